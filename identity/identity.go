@@ -1,0 +1,156 @@
+// Package identity says who is calling: devices and their signatures, tokens, roles, scopes, and
+// the Caller that every decision takes as an argument.
+//
+// It imports errs only. Its Service reads and writes through the Store interface and owns no
+// goroutine.
+package identity
+
+import (
+	"slices"
+	"strings"
+)
+
+// Role is the side of the gateway that a connection stands on.
+type Role string
+
+// The two roles.
+const (
+	RoleOperator Role = "operator"
+	RoleNode     Role = "node"
+)
+
+// Scope is one permission of an operator.
+type Scope string
+
+// The scopes of operators (protocol.md §5).
+const (
+	ScopeAdmin       Scope = "operator.admin"
+	ScopeRead        Scope = "operator.read"
+	ScopeWrite       Scope = "operator.write"
+	ScopeApprovals   Scope = "operator.approvals"
+	ScopePairing     Scope = "operator.pairing"
+	ScopeTalkSecrets Scope = "operator.talk.secrets"
+)
+
+// AllOperatorScopes is what the owner of the daemon holds.
+var AllOperatorScopes = []Scope{ScopeAdmin, ScopeRead, ScopeWrite, ScopeApprovals, ScopePairing}
+
+// Door is the way in.
+type Door uint8
+
+// The doors. DoorInternal is the daemon itself.
+const (
+	DoorInternal Door = iota
+	DoorGRPC
+	DoorREST
+	DoorLegacy
+)
+
+func (d Door) String() string {
+	return [...]string{"internal", "grpc", "rest", "legacy"}[d]
+}
+
+// Caller is who is making a call, as far as the daemon has verified it. It is passed by value and
+// never changed once a door has made it.
+type Caller struct {
+	Door   Door
+	Role   Role
+	Scopes []Scope
+	// DeviceID is the verified device, empty without one.
+	DeviceID string
+	// ConnID is the connection; unique per connection, empty for calls without one.
+	ConnID string
+	// NodeID is the registry id of a caller with role node.
+	NodeID string
+	// Principal is what an approval is bound to when there is no device: the local user
+	// ("local:1000"), or the connection ("conn:…"), which nobody else can be.
+	Principal string
+	// ClientID, ClientMode and DisplayName are what the client says of itself: for showing, never
+	// for deciding.
+	ClientID    string
+	ClientMode  string
+	DisplayName string
+	// Local says that the caller runs on this machine.
+	Local    bool
+	RemoteIP string
+}
+
+// Has reports whether an operator holds the scope. Admin holds every scope, write implies read. A
+// node holds none.
+func (c Caller) Has(s Scope) bool {
+	if c.Role != RoleOperator {
+		return false
+	}
+	for _, h := range c.Scopes {
+		if h == s || h == ScopeAdmin || (h == ScopeWrite && s == ScopeRead) {
+			return true
+		}
+	}
+	return false
+}
+
+// Name is what to show for the caller.
+func (c Caller) Name() string {
+	if c.DisplayName != "" {
+		return c.DisplayName
+	}
+	if c.ClientID != "" {
+		return c.ClientID
+	}
+	return c.Principal
+}
+
+// Subject is what an act of the caller is recorded under: facts the daemon has verified only.
+func (c Caller) Subject() string {
+	if c.DeviceID != "" {
+		return "device:" + c.DeviceID
+	}
+	return c.Principal
+}
+
+// Internal is the daemon acting for itself.
+func Internal() Caller {
+	return Caller{Door: DoorInternal, Role: RoleOperator, Scopes: AllOperatorScopes, Principal: "hanzod", Local: true}
+}
+
+// ScopesAllow reports whether the held scopes contain the wanted ones for a role (protocol.md
+// §4.7, scope containment). An empty wish always passes.
+func ScopesAllow(role Role, wanted, held []Scope) bool {
+	for _, w := range wanted {
+		if !scopeHeld(role, w, held) {
+			return false
+		}
+	}
+	return true
+}
+
+func scopeHeld(role Role, w Scope, held []Scope) bool {
+	if slices.Contains(held, w) {
+		return true
+	}
+	if role != RoleOperator {
+		return false
+	}
+	if slices.Contains(held, ScopeAdmin) && strings.HasPrefix(string(w), "operator.") {
+		return true
+	}
+	return w == ScopeRead && slices.Contains(held, ScopeWrite)
+}
+
+// SortedScopes returns the scopes sorted and without repeats.
+func SortedScopes(in []Scope) []Scope {
+	out := slices.Clone(in)
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// Union appends to a what b has more, keeping order.
+func Union[T comparable](a, b []T) []T {
+	out := slices.Clone(a)
+	for _, x := range b {
+		if !slices.Contains(out, x) {
+			out = append(out, x)
+		}
+	}
+	return out
+}
