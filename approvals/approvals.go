@@ -1,0 +1,233 @@
+// Package approvals holds the questions about what may run and their answers. An approval lets
+// exactly one thing happen exactly as shown, at most once, or nothing.
+//
+// States are explicit: pending, allowed, denied, consumed, expired. A record is on disk before
+// anybody hears of it, and a use is on disk before the command goes out. The package imports
+// leaves and its own sub-packages only; Service owns one goroutine, which expires what nobody
+// answered.
+package approvals
+
+import (
+	"context"
+	"time"
+
+	"github.com/hanzoai/hanzod/errs"
+	"github.com/hanzoai/hanzod/identity"
+)
+
+// Decision is an answer.
+type Decision string
+
+// The decisions; the empty one is no answer.
+const (
+	None        Decision = ""
+	AllowOnce   Decision = "allow-once"
+	AllowAlways Decision = "allow-always"
+	Deny        Decision = "deny"
+)
+
+// State is where an approval stands.
+type State string
+
+// The states.
+const (
+	Pending  State = "pending"
+	Allowed  State = "allowed"
+	Denied   State = "denied"
+	Consumed State = "consumed" // allowed once, and used
+	Expired  State = "expired"
+)
+
+// Plan is what a node said it would run, from system.run.prepare.
+type Plan struct {
+	Argv       []string
+	Cwd        *string
+	RawCommand *string
+	AgentID    *string
+	SessionKey *string
+}
+
+// Binding is what an approval covers. Nothing else runs under it.
+type Binding struct {
+	Argv       []string
+	Cwd        *string
+	AgentID    *string
+	SessionKey *string
+	// EnvHash is the SHA-256 in hex over the sorted environment overrides, nil without any.
+	EnvHash *string
+}
+
+// Requester is who asked: what a later use is compared with.
+type Requester struct {
+	DeviceID  string
+	ConnID    string
+	Principal string
+	ClientID  string
+}
+
+// Approval is a question and, once there is one, its answer.
+type Approval struct {
+	ID    string
+	State State
+	// Command is text for people: the plan's, else the caller's.
+	Command     string
+	CommandArgv []string // nil when the caller gave none
+	// EnvKeys are the names of the environment overrides, sorted for showing; nil for approvals
+	// that are not for a node.
+	EnvKeys      []string
+	Binding      *Binding
+	Plan         *Plan
+	Cwd          *string
+	NodeID       *string
+	Host         *string
+	Security     *string
+	Ask          *string
+	AgentID      *string
+	ResolvedPath *string
+	SessionKey   *string
+	TurnSource   TurnSource
+	CreatedAt    time.Time
+	ExpiresAt    time.Time
+	Requester    Requester
+	Decision     Decision
+	ResolvedAt   time.Time
+	// ResolvedBy is the name that the approver showed; ResolvedBySubject what the daemon verified.
+	ResolvedBy        string
+	ResolvedBySubject string
+	// Uses counts the runs it allowed; LastUsedAt is the last.
+	Uses       int
+	LastUsedAt time.Time
+}
+
+// TurnSource is the chat turn that led to the question. ThreadID is text or a number, as sent.
+type TurnSource struct {
+	Channel   *string
+	To        *string
+	AccountID *string
+	ThreadID  any
+}
+
+// RequestIn is the argument of Request.
+type RequestIn struct {
+	// ID is a name of the caller's choice, made up when empty.
+	ID           string
+	Command      string
+	CommandArgv  []string
+	Plan         *Plan
+	Env          map[string]string
+	Cwd          *string
+	NodeID       *string
+	Host         *string
+	Security     *string
+	Ask          *string
+	AgentID      *string
+	ResolvedPath *string
+	SessionKey   *string
+	TurnSource   TurnSource
+	// Timeout is DefaultTimeout when zero.
+	Timeout time.Duration
+}
+
+// ResolveIn is the argument of Resolve.
+type ResolveIn struct {
+	ID       string
+	Decision Decision
+}
+
+// ListIn is the argument of List.
+type ListIn struct {
+	// All adds decided and expired approvals, newest first, at most MaxListed.
+	All bool
+}
+
+// Requested and Resolved are the payloads of the events exec.approval.requested and
+// exec.approval.resolved.
+type (
+	Requested struct{ Approval Approval }
+	Resolved  struct{ Approval Approval }
+)
+
+// Audit is one row of the log of what was asked, decided and done.
+type Audit struct {
+	Seq  uint64
+	At   time.Time
+	Kind string // request, decision, use, refusal, expiry, policy
+	// Subject is who did it, as the daemon verified it.
+	Subject    string
+	ApprovalID string
+	NodeID     string
+	Command    string
+	Decision   Decision
+	// Reason says why a use was refused.
+	Reason string
+}
+
+// Store keeps approvals and the audit log. Writes are durable when they return nil.
+type Store interface {
+	// Approval returns one record, errs.NotFound when there is none.
+	Approval(id string) (Approval, error)
+	// PendingApprovals returns every record in state pending or allowed, in order of creation.
+	LiveApprovals() ([]Approval, error)
+	// RecentApprovals returns at most n records, newest first.
+	RecentApprovals(n int) ([]Approval, error)
+	// CreateApproval writes a new record with its audit row. It fails with errs.Exists when the id
+	// is taken.
+	CreateApproval(ctx context.Context, a Approval, row Audit) error
+	// UpdateApproval reads the record, lets change edit it, and writes it with the audit row that
+	// change returns. Nothing is written when change fails; its error is returned as it is.
+	UpdateApproval(ctx context.Context, id string, change func(*Approval) (Audit, error)) (Approval, error)
+	// AppendAudit writes a row that changes nothing else.
+	AppendAudit(ctx context.Context, row Audit) error
+	// PruneApprovals removes records that ended before the time, keeping at most max.
+	PruneApprovals(ctx context.Context, endedBefore time.Time, max int) (int, error)
+}
+
+// NodeFiles reaches the exec approvals file of a node. It is satisfied by nodes.
+type NodeFiles interface {
+	// InvokeInternal runs a command on a node past the command policy, which is for callers.
+	// Params and the answer are JSON text.
+	InvokeInternal(ctx context.Context, nodeID, command string, params []byte) ([]byte, error)
+}
+
+// The errors of this package.
+var (
+	ErrUnknown         = errs.Define(errs.NotFound, "approvals.unknown", "no such approval is pending")
+	ErrGone            = errs.Define(errs.NotFound, "approvals.gone", "the approval expired or does not exist")
+	ErrTaken           = errs.Define(errs.Exists, "approvals.taken", "an approval with this id is already there")
+	ErrDecision        = errs.Define(errs.Invalid, "approvals.decision", "the decision must be allow-once, allow-always or deny")
+	ErrIDRequired      = errs.Define(errs.Invalid, "approvals.id_required", "name an approval")
+	ErrIDTooLong       = errs.Define(errs.Invalid, "approvals.id_too_long", "the approval id is longer than 200 bytes")
+	ErrCommandRequired = errs.Define(errs.Invalid, "approvals.command_required", "name the command to approve")
+	ErrNodeRequired    = errs.Define(errs.Invalid, "approvals.node_required", "an approval for a node must name the node")
+	ErrPlanRequired    = errs.Define(errs.Invalid, "approvals.plan_required", "an approval for a node needs the plan from system.run.prepare")
+	ErrArgvRequired    = errs.Define(errs.Invalid, "approvals.argv_required", "an approval for a node must give the command as argv")
+	ErrTooLarge        = errs.Define(errs.Invalid, "approvals.too_large", "the command of an approval may be 256 KiB at the most")
+	ErrTimeoutRange    = errs.Define(errs.Invalid, "approvals.timeout_range", "an approval may stand from 1 ms to 7 days")
+	ErrTooMany         = errs.Define(errs.Exhausted, "approvals.too_many", "too many approvals are pending; decide some first")
+
+	// The refusals of a privileged run (nodes-approvals.md §2.3). Field runId names the approval.
+	ErrRawMismatch    = errs.Define(errs.Invalid, "approvals.raw_mismatch", "rawCommand does not match command")
+	ErrMissingCommand = errs.Define(errs.Invalid, "approvals.missing_command", "rawCommand needs command")
+	ErrMissingRunID   = errs.Define(errs.Invalid, "approvals.missing_run_id", "an approved run must name its approval in runId")
+	ErrUnknownRun     = errs.Define(errs.Denied, "approvals.run_unknown", "the approval is unknown or expired")
+	ErrRunExpired     = errs.Define(errs.Denied, "approvals.run_expired", "the approval expired")
+	ErrRunNoNode      = errs.Define(errs.Denied, "approvals.run_no_node", "the approval is not bound to a node")
+	ErrRunNode        = errs.Define(errs.Denied, "approvals.run_node", "the approval is for another node")
+	ErrRunDevice      = errs.Define(errs.Denied, "approvals.run_device", "the approval was given to another device")
+	ErrRunClient      = errs.Define(errs.Denied, "approvals.run_client", "the approval was given to another client")
+	ErrRunMismatch    = errs.Define(errs.Denied, "approvals.run_mismatch", "the approval is for something else")
+	ErrRunEnvMissing  = errs.Define(errs.Denied, "approvals.run_env_missing", "the approval covers no environment overrides")
+	ErrRunEnv         = errs.Define(errs.Denied, "approvals.run_env", "the environment overrides are not the approved ones")
+	ErrRunRequired    = errs.Define(errs.Denied, "approvals.run_required", "the run is not approved")
+
+	// The refusals of writing an exec approvals file.
+	ErrHashRequired = errs.Define(errs.Conflict, "approvals.hash_required", "say which version of the file the change starts from")
+	ErrFileChanged  = errs.Define(errs.Conflict, "approvals.file_changed", "the exec approvals file changed since it was read")
+	ErrFileInvalid  = errs.Define(errs.Invalid, "approvals.file_invalid", "this is no exec approvals file")
+	ErrFileRead     = errs.Define(errs.Unavailable, "approvals.file_read", "the exec approvals file cannot be read")
+	ErrNodeFile     = errs.Define(errs.Unavailable, "approvals.node_file", "the node's exec approvals file cannot be reached")
+)
+
+// Scope reminders for readers: Request, Wait, Resolve, Get, List and Watch need
+// operator.approvals, the files need operator.admin. The gate checks it before any method here.
+var _ = identity.ScopeApprovals

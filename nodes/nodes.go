@@ -1,0 +1,211 @@
+// Package nodes knows the machines and phones that offer commands: the registry of live links,
+// the policy of which commands a platform may offer, and invoke.
+//
+// It imports leaves only. Approvals reach it through Guard, paired devices through Paired. Readers
+// of the registry take an immutable snapshot; writers make the next one. The package owns no
+// goroutine: an invoke waits in its caller's.
+package nodes
+
+import (
+	"context"
+	"time"
+
+	"github.com/hanzoai/hanzod/errs"
+	"github.com/hanzoai/hanzod/identity"
+)
+
+// Node is one machine or app that offers commands.
+type Node struct {
+	ID              string
+	DisplayName     string
+	Platform        string
+	Version         string
+	CoreVersion     string
+	UIVersion       string
+	DeviceFamily    string
+	ModelIdentifier string
+	// RemoteIP is empty for local nodes.
+	RemoteIP string
+	// Caps and Commands are sorted and without repeats; Commands holds what the node declared and
+	// its platform allows.
+	Caps     []string
+	Commands []string
+	// Permissions is nil when the node sent none.
+	Permissions map[string]bool
+	PathEnv     string
+	// ConnectedAt is zero for nodes that are not connected.
+	ConnectedAt time.Time
+	Paired      bool
+	Connected   bool
+}
+
+// Link is one live connection of a node, made by a door. Its methods may be called concurrently.
+type Link interface {
+	// Invoke hands the node a request. It returns when the request is queued or written; an error
+	// means that the node will not see it.
+	Invoke(Request) error
+	// Close ends the connection. It does not wait.
+	Close(reason string)
+}
+
+// Request is an invoke on its way to a node.
+type Request struct {
+	ID      string
+	NodeID  string
+	Command string
+	// Params is JSON text, nil for none.
+	Params []byte
+	// Timeout is what the caller asked for, nil when it asked for nothing.
+	Timeout        *time.Duration
+	IdempotencyKey string
+}
+
+// NodeError is a node's own account of a failure.
+type NodeError struct {
+	// Code and Message are nil when the node left them out.
+	Code    *string
+	Message *string
+}
+
+// Guard decides on privileged commands and may rewrite their parameters. It is satisfied by
+// approvals.
+type Guard interface {
+	// GuardRun is asked before system.run goes to a node. It returns the parameters to send, as
+	// JSON text.
+	GuardRun(ctx context.Context, c identity.Caller, nodeID string, params []byte) ([]byte, error)
+}
+
+// Paired lists the paired devices with the role node. It is satisfied by identity.
+type Paired interface {
+	PairedNodes() []Node
+}
+
+// Store keeps the names that people gave to nodes.
+type Store interface {
+	// NodeName returns the given name, "" when there is none.
+	NodeName(id string) (string, error)
+	// SetNodeName is durable when it returns nil.
+	SetNodeName(ctx context.Context, id, name string) error
+}
+
+// ListIn and ListOut are the arguments and the result of List.
+type (
+	ListIn struct {
+		ConnectedOnly bool
+	}
+	ListOut struct {
+		At time.Time
+		// Nodes is in display order: connected first, then by name.
+		Nodes []Node
+	}
+)
+
+// DescribeIn and DescribeOut are the arguments and the result of Describe.
+type (
+	DescribeIn struct {
+		NodeID string
+	}
+	DescribeOut struct {
+		At   time.Time
+		Node Node
+	}
+)
+
+// RenameIn and RenameOut are the arguments and the result of Rename.
+type (
+	RenameIn struct {
+		NodeID      string
+		DisplayName string
+	}
+	RenameOut struct {
+		NodeID      string
+		DisplayName string
+	}
+)
+
+// InvokeIn and InvokeOut are the arguments and the result of Invoke.
+type (
+	InvokeIn struct {
+		NodeID  string
+		Command string
+		// Params is JSON text, nil for none.
+		Params []byte
+		// Timeout is DefaultTimeout when nil. Zero means no limit of its own: the wait ends with the
+		// answer, the link or the caller, at the latest after MaxTimeout.
+		Timeout *time.Duration
+		// IdempotencyKey names the call: a repetition gets the first answer, never a second run.
+		IdempotencyKey string
+	}
+	InvokeOut struct {
+		NodeID  string
+		Command string
+		// Payload is the node's answer as JSON text, nil when it sent none.
+		Payload []byte
+		// PayloadJSON is the text that the node sent, nil when it sent a value.
+		PayloadJSON *string
+	}
+)
+
+// ResultIn and ResultOut are the arguments and the result of Result.
+type (
+	ResultIn struct {
+		NodeID   string
+		InvokeID string
+		OK       bool
+		// Payload is JSON text, nil for none.
+		Payload     []byte
+		PayloadJSON *string
+		Error       *NodeError
+	}
+	ResultOut struct {
+		// Ignored says that nobody waits for this answer: late, unknown or another node's.
+		Ignored bool
+	}
+)
+
+// EventIn is the argument of Event.
+type EventIn struct {
+	NodeID string
+	Event  string
+	// Payload is JSON text, nil for none; PayloadJSON wins over it.
+	Payload     []byte
+	PayloadJSON *string
+}
+
+// Changed is the payload of the events node.connected, node.disconnected and node.renamed.
+type Changed struct {
+	Node Node
+}
+
+// Reported is the payload of the event node.event.
+type Reported struct {
+	NodeID  string
+	Event   string
+	Payload []byte
+}
+
+// The errors of this package. Fields name the occurrence.
+var (
+	ErrTargetRequired   = errs.Define(errs.Invalid, "nodes.target_required", "name a node and a command")
+	ErrNodeIDRequired   = errs.Define(errs.Invalid, "nodes.id_required", "name a node")
+	ErrNameRequired     = errs.Define(errs.Invalid, "nodes.name_required", "give a display name")
+	ErrNameTooLong      = errs.Define(errs.Invalid, "nodes.name_too_long", "the display name is longer than 200 characters")
+	ErrUnknown          = errs.Define(errs.NotFound, "nodes.unknown", "no such node is connected or paired")
+	ErrNotConnected     = errs.Define(errs.Unavailable, "nodes.not_connected", "the node is not connected")
+	ErrDisconnected     = errs.Define(errs.Unavailable, "nodes.disconnected", "the node disconnected before it answered")
+	ErrSend             = errs.Define(errs.Unavailable, "nodes.send", "the request could not be sent to the node")
+	ErrTimeout          = errs.Define(errs.Deadline, "nodes.timeout", "the node did not answer in time")
+	ErrNodeFailed       = errs.Define(errs.Unavailable, "nodes.failed", "the node could not do it")
+	ErrPolicyCommand    = errs.Define(errs.Invalid, "nodes.policy_command", "exec approvals of a node have operations of their own")
+	ErrNotAllowed       = errs.Define(errs.Denied, "nodes.not_allowed", "the command is not allowed on the node's platform (see gateway.nodes.allowCommands)")
+	ErrNotDeclared      = errs.Define(errs.Denied, "nodes.not_declared", "the node does not offer the command")
+	ErrNoCommands       = errs.Define(errs.Denied, "nodes.no_commands", "the node offers no commands")
+	ErrForeignNode      = errs.Define(errs.Denied, "nodes.foreign", "a node may speak for itself only")
+	ErrKeyReused        = errs.Define(errs.Conflict, "nodes.key_reused", "the idempotency key was used for a different call")
+	ErrAnswerGone       = errs.Define(errs.Conflict, "nodes.answer_gone", "the call ran, but its answer was too large to be kept for a repetition")
+	ErrTooManyInvokes   = errs.Define(errs.Exhausted, "nodes.too_many_invokes", "too many calls are waiting for nodes; try again later")
+	ErrTooManyNodes     = errs.Define(errs.Exhausted, "nodes.too_many_nodes", "too many nodes are connected")
+	ErrEventPayload     = errs.Define(errs.Invalid, "nodes.event_payload", "the event is larger than 256 KiB")
+	ErrTimeoutTooLong   = errs.Define(errs.Invalid, "nodes.timeout_range", "the timeout is negative or longer than 24 h")
+	ErrConnectionClosed = errs.Define(errs.Unavailable, "nodes.closing", "the gateway is stopping")
+)

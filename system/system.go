@@ -1,0 +1,136 @@
+// Package system answers for the daemon as a whole: health, status, presence, and the end of its
+// log.
+//
+// It imports leaves only; what it counts reaches it through Facts. Service owns one goroutine, which
+// refreshes the cached health.
+package system
+
+import (
+	"time"
+
+	"github.com/hanzoai/hanzod/errs"
+	"github.com/hanzoai/hanzod/identity"
+)
+
+// Heartbeat is how often an agent looks for work of its own.
+type Heartbeat struct {
+	Enabled bool
+	// Every is the text of the configuration, "30m" by default.
+	Every string
+	// Interval is zero when the heartbeat is off.
+	Interval    time.Duration
+	Prompt      string
+	Target      string
+	Model       string
+	AckMaxChars int
+}
+
+// Agent is one configured agent.
+type Agent struct {
+	ID           string
+	Name         string
+	Default      bool
+	Heartbeat    Heartbeat
+	SessionsPath string
+	SessionCount int
+}
+
+// Health says whether the daemon works (control-plane.md §1).
+type Health struct {
+	At             time.Time
+	Took           time.Duration
+	DefaultAgentID string
+	Agents         []Agent
+}
+
+// Status summarises the daemon.
+type Status struct {
+	Version          string
+	PID              int
+	Uptime           time.Duration
+	StateDir         string // empty for callers without the admin scope, as are the next two
+	ConfigPath       string
+	Socket           string
+	Listen           []string
+	AuthMode         string
+	Connections      int
+	NodesConnected   int
+	NodesKnown       int
+	ApprovalsPending int
+	DefaultAgentID   string
+	Agents           []Agent
+	// Admin says that the caller may see paths and session details.
+	Admin bool
+}
+
+// Facts are counted by others and wired at start. Every function is safe for concurrent use.
+type Facts struct {
+	Connections      func() int
+	NodesConnected   func() int
+	NodesKnown       func() int
+	ApprovalsPending func() int
+	Listen           func() []string
+	Agents           func() (agents []Agent, defaultID string)
+}
+
+// Presence is one party seen on the gateway (protocol.md §6.4).
+type Presence struct {
+	Host             string
+	IP               string
+	Version          string
+	Platform         string
+	DeviceFamily     string
+	ModelIdentifier  string
+	LastInputSeconds *int
+	Mode             string
+	Reason           string
+	DeviceID         string
+	Roles            []identity.Role
+	Scopes           []identity.Scope
+	InstanceID       string
+	Text             string
+	At               time.Time
+}
+
+// TailIn and TailOut are the arguments and the result of TailLogs.
+type (
+	TailIn struct {
+		// Cursor is a byte offset from an earlier answer, nil for the end of the file.
+		Cursor *int64
+		// Limit is the number of lines, 500 when zero, at most 5000.
+		Limit int
+		// MaxBytes is 250000 when zero, at most 1000000.
+		MaxBytes int
+	}
+	TailOut struct {
+		File      string
+		Cursor    int64
+		Size      int64
+		Lines     []string
+		Truncated bool
+		Reset     bool
+	}
+)
+
+// The payloads of the events of this package.
+type (
+	// HealthChanged is the payload of the event health.
+	HealthChanged struct{ Health Health }
+	// PresenceChanged is the payload of the event presence.
+	PresenceChanged struct{ Entries []Presence }
+	// Tick is the payload of the event tick.
+	Tick struct{ At time.Time }
+	// Shutdown is the payload of the event shutdown. RestartExpected is nil when no restart is
+	// planned.
+	Shutdown struct {
+		Reason          string
+		RestartExpected *time.Duration
+	}
+)
+
+// The errors of this package.
+var (
+	ErrLogRead   = errs.Define(errs.Unavailable, "system.log_read", "the log file cannot be read")
+	ErrLogRange  = errs.Define(errs.Invalid, "system.log_range", "limit goes from 1 to 5000 and maxBytes from 1 to 1000000")
+	ErrLocalOnly = errs.Define(errs.Denied, "system.local_only", "the shared secret is shown on the local socket only")
+)
