@@ -206,6 +206,6 @@ var (
 	ErrTooManyInvokes   = errs.Define(errs.Exhausted, "nodes.too_many_invokes", "too many calls are waiting for nodes; try again later")
 	ErrTooManyNodes     = errs.Define(errs.Exhausted, "nodes.too_many_nodes", "too many nodes are connected")
 	ErrEventPayload     = errs.Define(errs.Invalid, "nodes.event_payload", "the event is larger than 256 KiB")
-	ErrTimeoutTooLong   = errs.Define(errs.Invalid, "nodes.timeout_range", "the timeout is negative or longer than 24 h")
+	ErrTimeoutNegative  = errs.Define(errs.Invalid, "nodes.timeout_range", "the timeout is negative")
 	ErrConnectionClosed = errs.Define(errs.Unavailable, "nodes.closing", "the gateway is stopping")
 )

@@ -1,0 +1,25 @@
+package nodes
+
+import "time"
+
+const (
+	// DefaultTimeout is how long an invoke waits when the caller names no time (protocol.md §0;
+	// frozen).
+	DefaultTimeout = 30 * time.Second
+	// MaxTimeout bounds every wait, also the one that asked for no limit.
+	MaxTimeout = 24 * time.Hour
+	// maxNodes bounds the registry. A gateway has tens of nodes; 10,000 is what it promises to hold.
+	maxNodes = 10_000
+	// maxPending bounds the invokes that wait at one time, over all nodes.
+	maxPending = 10_000
+	// maxName bounds a display name, in characters.
+	maxName = 200
+	// maxEventPayload bounds what a node may report in one event, in bytes.
+	maxEventPayload = 256 << 10
+	// keptFor and keptMax bound the answers kept for repetitions (protocol.md §0, dedupe), and
+	// keptBytes their size together; an answer over keptEach is not kept.
+	keptFor   = 5 * time.Minute
+	keptMax   = 1000
+	keptBytes = 16 << 20
+	keptEach  = 256 << 10
+)

@@ -1,0 +1,255 @@
+package nodes
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
+
+	"github.com/hanzoai/hanzod/errs"
+	"github.com/hanzoai/hanzod/events"
+	"github.com/hanzoai/hanzod/identity"
+)
+
+// Service is the nodes domain. Its methods are safe for concurrent use.
+type Service struct {
+	reg     *registry
+	pending pendingSet
+	kept    keptSet
+	policy  *Policy
+	guard   Guard
+	paired  Paired
+	store   Store
+	bus     *events.Bus
+	now     func() time.Time
+}
+
+// Config is what the service needs.
+type Config struct {
+	Policy *Policy
+	Guard  Guard
+	Paired Paired
+	Store  Store
+	Bus    *events.Bus
+	Now    func() time.Time
+}
+
+// New returns the service.
+func New(cfg Config) *Service {
+	return &Service{
+		reg:     newRegistry(),
+		pending: pendingSet{m: map[string]*waiting{}},
+		kept:    keptSet{m: map[string]*call{}},
+		policy:  cfg.Policy, guard: cfg.Guard, paired: cfg.Paired, store: cfg.Store,
+		bus: cfg.Bus, now: cfg.Now,
+	}
+}
+
+// Attachment is one connection's hold on its place in the registry.
+type Attachment struct {
+	svc  *Service
+	id   string
+	gone atomic.Bool
+}
+
+func (a *Attachment) closed() bool { return a.gone.Load() }
+
+// Attach registers a connected node. A link that held the id before is closed: the newer one
+// wins. The declared commands are filtered by the policy of this moment. The caller must Detach
+// when the connection ends.
+func (s *Service) Attach(n Node, declared, caps []string, link Link) (*Attachment, Node, error) {
+	n.Connected, n.ConnectedAt = true, s.now()
+	n.Commands = s.policy.Filter(n.Platform, n.DeviceFamily, declared)
+	n.Caps = sortedSet(caps)
+	if name, err := s.store.NodeName(n.ID); err != nil {
+		return nil, Node{}, err
+	} else if name != "" {
+		n.DisplayName = name
+	}
+	a := &Attachment{svc: s, id: n.ID}
+	old, err := s.reg.put(&entry{node: n, link: link, own: a})
+	if err != nil {
+		return nil, Node{}, err
+	}
+	if old != nil {
+		s.end(old.own)
+		old.link.Close("replaced by a newer connection")
+	}
+	s.bus.Publish("node.connected", Changed{Node: n})
+	return a, n, nil
+}
+
+// end fails the calls that wait on an attachment.
+func (s *Service) end(a *Attachment) {
+	a.gone.Store(true)
+	for _, w := range s.pending.takeAll(a) {
+		w.done <- answer{err: ErrDisconnected}
+	}
+}
+
+// Detach takes the node out, unless a newer connection holds its id, and fails the calls that wait
+// on this one.
+func (a *Attachment) Detach() {
+	a.svc.end(a)
+	if n, ok := a.svc.reg.remove(a); ok {
+		n.Connected, n.ConnectedAt = false, time.Time{}
+		a.svc.bus.Publish("node.disconnected", Changed{Node: n})
+	}
+}
+
+func withCommand(err error, command string) error {
+	if e, ok := errs.As(err); ok {
+		return e.With("command", command)
+	}
+	return err
+}
+
+// known returns the live and paired nodes, unsorted.
+func (s *Service) known() map[string]Node {
+	live := s.reg.cur.Load().live
+	out := make(map[string]Node, len(live))
+	for id, e := range live {
+		out[id] = e.node
+	}
+	for _, p := range s.paired.PairedNodes() {
+		if n, ok := out[p.ID]; ok {
+			n.Paired = true
+			n.DisplayName = first(n.DisplayName, p.DisplayName)
+			n.Platform = first(n.Platform, p.Platform)
+			n.RemoteIP = first(n.RemoteIP, p.RemoteIP)
+			out[p.ID] = n
+			continue
+		}
+		p.Paired = true
+		if name, err := s.store.NodeName(p.ID); err == nil && name != "" {
+			p.DisplayName = name
+		}
+		out[p.ID] = p
+	}
+	return out
+}
+
+// List returns the connected and paired nodes (nodes-approvals.md §1.4).
+func (s *Service) List(_ context.Context, _ identity.Caller, in ListIn) (ListOut, error) {
+	known := s.known()
+	out := ListOut{At: s.now(), Nodes: make([]Node, 0, len(known))}
+	for _, n := range known {
+		if n.Connected || !in.ConnectedOnly {
+			out.Nodes = append(out.Nodes, n)
+		}
+	}
+	sortNodes(out.Nodes)
+	return out, nil
+}
+
+// Describe returns one node.
+func (s *Service) Describe(_ context.Context, _ identity.Caller, in DescribeIn) (DescribeOut, error) {
+	id := trim(in.NodeID)
+	if id == "" {
+		return DescribeOut{}, ErrNodeIDRequired
+	}
+	n, ok := s.known()[id]
+	if !ok {
+		return DescribeOut{}, ErrUnknown.With("node", id)
+	}
+	return DescribeOut{At: s.now(), Node: n}, nil
+}
+
+// Rename gives a connected or paired node a name that outlasts its connection.
+func (s *Service) Rename(ctx context.Context, _ identity.Caller, in RenameIn) (RenameOut, error) {
+	id, name := trim(in.NodeID), trim(in.DisplayName)
+	switch {
+	case id == "":
+		return RenameOut{}, ErrNodeIDRequired
+	case name == "":
+		return RenameOut{}, ErrNameRequired
+	case utf8.RuneCountInString(name) > maxName:
+		return RenameOut{}, ErrNameTooLong
+	}
+	n, ok := s.known()[id]
+	if !ok {
+		return RenameOut{}, ErrUnknown.With("node", id)
+	}
+	if err := s.store.SetNodeName(ctx, id, name); err != nil {
+		return RenameOut{}, err
+	}
+	s.reg.rename(id, name)
+	n.DisplayName = name
+	s.bus.Publish("node.renamed", Changed{Node: n})
+	return RenameOut{NodeID: id, DisplayName: name}, nil
+}
+
+// EventOut is the empty result of Event.
+type EventOut struct{}
+
+// Event takes what a node reports. Events that nobody handles are accepted all the same
+// (nodes-approvals.md §2.5).
+func (s *Service) Event(_ context.Context, c identity.Caller, in EventIn) (EventOut, error) {
+	if c.NodeID == "" || (in.NodeID != "" && in.NodeID != c.NodeID) {
+		return EventOut{}, ErrForeignNode
+	}
+	payload := in.Payload
+	if in.PayloadJSON != nil {
+		payload = []byte(*in.PayloadJSON)
+	}
+	if len(payload) > maxEventPayload {
+		return EventOut{}, ErrEventPayload
+	}
+	s.bus.Publish("node.event", Reported{NodeID: c.NodeID, Event: in.Event, Payload: payload})
+	return EventOut{}, nil
+}
+
+// Watch is a stream of changes. The reader closes Events.
+type Watch struct {
+	// Present is the nodes when the stream began, in display order.
+	Present []Node
+	// Events carries Changed payloads.
+	Events *events.Subscription
+}
+
+// Watch begins a stream: no change between Present and Events is lost.
+func (s *Service) Watch(ctx context.Context, c identity.Caller) (Watch, error) {
+	sub := s.bus.Subscribe(func(e events.Event) bool {
+		_, ok := e.Payload.(Changed)
+		return ok && events.Visible(c, e.Name)
+	})
+	list, err := s.List(ctx, c, ListIn{})
+	if err != nil {
+		sub.Close()
+		return Watch{}, err
+	}
+	return Watch{Present: list.Nodes, Events: sub}, nil
+}
+
+// Counts returns how many nodes are connected, and how many are known.
+func (s *Service) Counts() (connected, known int) {
+	return len(s.reg.cur.Load().live), len(s.known())
+}
+
+// Connected returns how many nodes are connected.
+func (s *Service) Connected() int { return len(s.reg.cur.Load().live) }
+
+// Name returns the display name of a node, "" when it is not known.
+func (s *Service) Name(id string) string { return s.known()[id].DisplayName }
+
+func first(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+func sortedSet(in []string) []string {
+	out := []string{}
+	for _, s := range in {
+		if s = strings.TrimSpace(s); s != "" {
+			out = append(out, s)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+func trim(s string) string { return strings.TrimSpace(s) }
