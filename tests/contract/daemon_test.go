@@ -31,6 +31,9 @@ var binary struct {
 }
 
 func TestMain(m *testing.M) {
+	if mode := os.Getenv(standInMode); mode != "" {
+		os.Exit(standIn(mode, os.Args[1:]))
+	}
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
 		if binary.dir != "" {
 			_ = os.RemoveAll(binary.dir)

@@ -27,6 +27,8 @@ type replayer struct {
 	old   []*conn // replaced by a later open of the same name
 	// mute are response ids that must not come, by connection (noResponse).
 	mute map[*conn][]any
+	// slack is the longest timeoutMs that the scenario has asked for: an answer may take as long.
+	slack time.Duration
 }
 
 // replay runs s against the daemon at 127.0.0.1:w.port. The error names the step.
@@ -192,6 +194,9 @@ func (r *replayer) send(c *conn, frame any) error {
 	}
 	if f, ok := filled.(*object); ok {
 		if p := f.obj("params"); p != nil {
+			if d, err := millis(p.vals["timeoutMs"]); err == nil {
+				r.slack = max(r.slack, d)
+			}
 			c.until(recvTimeout, func() bool { return c.nonce != "" || c.ended || p.obj("device") == nil })
 			c.mu.Lock()
 			nonce := c.nonce
@@ -239,7 +244,7 @@ func (r *replayer) recv(c *conn, step *object) error {
 	}
 	loose, _ := step.vals["loose"].(bool)
 	event := want.str("event")
-	limit := recvTimeout
+	limit := recvTimeout + r.slack
 	if event == "tick" {
 		limit = tickTimeout
 	}
