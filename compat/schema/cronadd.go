@@ -82,8 +82,7 @@ func normalizeSchedule(s *object) {
 		s.setString("kind", strings.ToLower(strings.TrimSpace(s.str("kind"))))
 	case "":
 		switch {
-		case s.has("kind") && s.str("kind") == "" && !s.isString("kind"):
-			// of another type: the schema says so
+		case s.has("kind") && !s.isString("kind"): // of another type: the schema says so
 		case s.has("at") || s.has("atMs"):
 			s.setString("kind", "at")
 		case s.has("everyMs"):
@@ -154,9 +153,12 @@ func moveDelivery(job, p *object) {
 	if v, ok := deliver.(wire.Value); ok && v.Kind() == wire.Bool && !v.Bool() {
 		d.setString("mode", "none")
 	}
-	for k, v := range map[string]any{"channel": channel, "to": to, "bestEffort": best} {
-		if v != nil {
-			d.put(k, v)
+	for _, m := range []struct {
+		name string
+		v    any
+	}{{"channel", channel}, {"to", to}, {"bestEffort", best}} {
+		if m.v != nil {
+			d.put(m.name, m.v)
 		}
 	}
 	job.put("delivery", d)

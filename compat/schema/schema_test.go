@@ -145,3 +145,35 @@ func TestHelloLists(t *testing.T) {
 	}
 	t.Fatal("recording of hello-features not found")
 }
+
+// TestValidator compares with what a JSON Schema validator in JavaScript says about generated parameters of every
+// method, worded by protocol.md §2.3: testdata/validator.json holds method, parameters and text.
+func TestValidator(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join("testdata", "validator.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cases [][3]string
+	if err := json.Unmarshal(data, &cases); err != nil {
+		t.Fatal(err)
+	}
+	refused, wrong := 0, 0
+	for _, c := range cases {
+		v, err := wire.Parse([]byte(c[1]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c[2] != "" {
+			refused++
+		}
+		if got := Validate(c[0], v); got != c[2] {
+			if wrong++; wrong <= 10 {
+				t.Errorf("%s %s\n got %s\nwant %s", c[0], c[1], got, c[2])
+			}
+		}
+	}
+	t.Logf("%d cases, %d refused, %d wrong", len(cases), refused, wrong)
+	if refused < len(cases)/5 {
+		t.Error("too few refusals")
+	}
+}

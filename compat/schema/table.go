@@ -41,7 +41,9 @@ func (l *lazyRule) get() *rule {
 	return l.rule
 }
 
-var frozenTable = sync.OnceValue(func() *table {
+var frozenTable = sync.OnceValue(loadTable)
+
+func loadTable() *table {
 	doc, err := wire.Parse(frozen)
 	if err != nil {
 		panic("schema: frozen.json: " + err.Error())
@@ -81,7 +83,7 @@ var frozenTable = sync.OnceValue(func() *table {
 		t.events = append(t.events, e.Str())
 	}
 	return t
-})
+}
 
 // Methods lists every method in the frozen order.
 func Methods() []Method { return slices.Clone(frozenTable().methods) }

@@ -115,7 +115,7 @@ func AppendString(dst []byte, s string) []byte {
 			}
 			dst = append(dst, s[from:i]...)
 			if r, n := surrogate(s[i:]); n > 0 {
-				dst = append(dst, '\\', 'u', hex[r>>12], hex[r>>8&15], hex[r>>4&15], hex[r&15])
+				dst = append(dst, '\\', 'u', hexDigits[r>>12], hexDigits[r>>8&15], hexDigits[r>>4&15], hexDigits[r&15])
 				i += n
 			} else {
 				dst = utf8.AppendRune(dst, utf8.RuneError)
@@ -139,7 +139,7 @@ func AppendString(dst []byte, s string) []byte {
 		case '\t':
 			dst = append(dst, `\t`...)
 		default:
-			dst = append(dst, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+			dst = append(dst, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
 		}
 		i++
 		from = i
@@ -148,7 +148,7 @@ func AppendString(dst []byte, s string) []byte {
 	return append(dst, '"')
 }
 
-const hex = "0123456789abcdef"
+const hexDigits = "0123456789abcdef"
 
 // surrogate decodes a surrogate written in three bytes (WTF-8) at the start of s; n is 0 when there is none.
 func surrogate(s string) (r rune, n int) {
