@@ -1,0 +1,144 @@
+package system
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hanzoai/hanzod/identity"
+)
+
+const (
+	// presenceTTL and presenceMax are frozen (protocol.md §0).
+	presenceTTL = 5 * time.Minute
+	presenceMax = 200
+)
+
+// PresenceTable is who was seen on the gateway lately. Its methods are safe for concurrent use.
+type PresenceTable struct {
+	now func() time.Time
+
+	mu      sync.Mutex
+	self    Presence
+	entries map[string]*presenceEntry
+	next    uint64
+	version uint64
+}
+
+type presenceEntry struct {
+	Presence
+	order uint64 // of first insertion
+}
+
+// NewPresence returns a table that holds the gateway itself.
+func NewPresence(self Presence, now func() time.Time) *PresenceTable {
+	return &PresenceTable{now: now, self: self, entries: map[string]*presenceEntry{}, version: 1}
+}
+
+// Key is what an entry stands under: the first that is not empty, in lower case.
+func Key(candidates ...string) string {
+	for _, c := range candidates {
+		if c != "" {
+			return strings.ToLower(c)
+		}
+	}
+	return ""
+}
+
+// Put brings in what is known of a party. Roles and scopes add up; the text stays when the new
+// one is empty.
+func (t *PresenceTable) Put(key string, p Presence) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.version++
+	p.At = t.now()
+	e, ok := t.entries[key]
+	if !ok {
+		t.prune(p.At)
+		t.next++
+		e = &presenceEntry{order: t.next}
+		t.entries[key] = e
+	}
+	p.Roles = identity.Union(e.Roles, p.Roles)
+	p.Scopes = identity.Union(e.Scopes, trimScopes(p.Scopes))
+	if p.Text == "" {
+		p.Text = e.Text
+	}
+	if p.Text == "" {
+		p.Text = "Node: " + p.Host + " · mode " + p.Mode
+	}
+	e.Presence = p
+}
+
+func trimScopes(in []identity.Scope) []identity.Scope {
+	var out []identity.Scope
+	for _, s := range in {
+		if s = identity.Scope(strings.TrimSpace(string(s))); s != "" {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// Leave marks a party as gone; it stays listed until it is too old.
+func (t *PresenceTable) Leave(key string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e, ok := t.entries[key]; ok {
+		t.version++
+		e.Reason, e.At = "disconnect", t.now()
+	}
+}
+
+// Version grows with every change.
+func (t *PresenceTable) Version() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.version
+}
+
+// prune takes out what is too old, and the oldest when there are too many. The caller holds mu.
+func (t *PresenceTable) prune(now time.Time) {
+	for k, e := range t.entries {
+		if now.Sub(e.At) > presenceTTL {
+			delete(t.entries, k)
+		}
+	}
+	for len(t.entries) >= presenceMax {
+		oldest := ""
+		for k, e := range t.entries {
+			if oldest == "" || e.At.Before(t.entries[oldest].At) {
+				oldest = k
+			}
+		}
+		delete(t.entries, oldest)
+	}
+}
+
+// List returns the entries, newest first, the gateway itself at the head; equal times stand in
+// order of first insertion.
+func (t *PresenceTable) List() []Presence {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := t.now()
+	rows := make([]*presenceEntry, 0, len(t.entries))
+	for _, e := range t.entries {
+		if now.Sub(e.At) <= presenceTTL {
+			rows = append(rows, e)
+		}
+	}
+	slices.SortFunc(rows, func(a, b *presenceEntry) int {
+		// Times on the wire are milliseconds.
+		return cmp.Or(cmp.Compare(b.At.UnixMilli(), a.At.UnixMilli()), cmp.Compare(a.order, b.order))
+	})
+	self := t.self
+	self.At = now
+	out := make([]Presence, 0, len(rows)+1)
+	out = append(out, self)
+	for _, e := range rows {
+		out = append(out, e.Presence)
+	}
+	return out
+}

@@ -1,0 +1,196 @@
+package system
+
+import (
+	"context"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/hanzoai/hanzod/events"
+	"github.com/hanzoai/hanzod/identity"
+)
+
+const (
+	// TickEvery is the heartbeat of connections (protocol.md §0; frozen).
+	TickEvery = 30 * time.Second
+	// healthFor is how long a health summary is served from the cache (protocol.md §6.5; frozen).
+	healthFor = time.Minute
+	// healthGap is the least time between two refreshes. Each is broadcast, and each connect and
+	// each health call asks for one, so this bounds what a burst of clients costs the others.
+	healthGap = time.Second
+	// presenceGap is the same for presence after disconnects.
+	presenceGap = 200 * time.Millisecond
+)
+
+// Config is what the service needs.
+type Config struct {
+	Version    string
+	StateDir   string
+	ConfigPath string
+	Socket     string
+	AuthMode   string
+	LogFile    string
+	Facts      Facts
+	Bus        *events.Bus
+	Presence   *PresenceTable
+	Now        func() time.Time
+}
+
+// Service answers for the daemon. Its methods are safe for concurrent use. Run must be running for
+// ticks and health events.
+type Service struct {
+	cfg     Config
+	started time.Time
+
+	mu      sync.Mutex
+	health  *Health // nil until the first refresh
+	version uint64
+
+	refresh  chan struct{}
+	presence chan struct{}
+}
+
+// New returns the service.
+func New(cfg Config) *Service {
+	return &Service{
+		cfg: cfg, started: cfg.Now(), version: 1,
+		refresh: make(chan struct{}, 1), presence: make(chan struct{}, 1),
+	}
+}
+
+// Run sends ticks, refreshes the health and announces presence, until ctx ends.
+func (s *Service) Run(ctx context.Context) {
+	tick := time.NewTicker(TickEvery)
+	defer tick.Stop()
+	regular := time.NewTicker(healthFor)
+	defer regular.Stop()
+	// A gate holds a signal back until its time has come.
+	refresh := gate{min: healthGap}
+	presence := gate{min: presenceGap}
+	s.look()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			s.cfg.Bus.Publish("tick", Tick{At: s.cfg.Now()})
+		case <-regular.C:
+			s.look()
+		case <-s.refresh:
+			refresh.ask()
+		case <-s.presence:
+			presence.ask()
+		case <-refresh.due():
+			refresh.open()
+			s.look()
+		case <-presence.due():
+			presence.open()
+			s.cfg.Bus.Publish("presence", PresenceChanged{Entries: s.cfg.Presence.List()})
+		}
+	}
+}
+
+// gate turns many signals into at most one per interval. The first passes at once.
+type gate struct {
+	min   time.Duration
+	last  time.Time
+	timer *time.Timer
+}
+
+func (g *gate) ask() {
+	if g.timer == nil {
+		g.timer = time.NewTimer(max(0, g.min-time.Since(g.last)))
+	}
+}
+
+func (g *gate) due() <-chan time.Time {
+	if g.timer == nil {
+		return nil
+	}
+	return g.timer.C
+}
+
+func (g *gate) open() { g.timer, g.last = nil, time.Now() }
+
+// look makes a new health summary and announces it.
+func (s *Service) look() {
+	began := s.cfg.Now()
+	agents, def := s.cfg.Facts.Agents()
+	h := Health{At: began, DefaultAgentID: def, Agents: agents}
+	h.Took = s.cfg.Now().Sub(began)
+	s.mu.Lock()
+	s.health = &h
+	s.version++
+	s.mu.Unlock()
+	s.cfg.Bus.Publish("health", HealthChanged{Health: h})
+}
+
+// RefreshHealth asks for a new summary. It does not wait.
+func (s *Service) RefreshHealth() {
+	select {
+	case s.refresh <- struct{}{}:
+	default:
+	}
+}
+
+// AnnouncePresence asks for a presence event. It does not wait.
+func (s *Service) AnnouncePresence() {
+	select {
+	case s.presence <- struct{}{}:
+	default:
+	}
+}
+
+// Health returns the cached summary and has it refreshed (protocol.md §6.5).
+func (s *Service) Health(_ context.Context, _ identity.Caller, probe bool) (Health, error) {
+	s.mu.Lock()
+	h := s.health
+	s.mu.Unlock()
+	if h == nil || probe || s.cfg.Now().Sub(h.At) > healthFor {
+		s.look()
+		s.mu.Lock()
+		h = s.health
+		s.mu.Unlock()
+		return *h, nil
+	}
+	s.RefreshHealth()
+	return *h, nil
+}
+
+// Cached returns the last summary, nil before the first.
+func (s *Service) Cached() *Health {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.health
+}
+
+// Versions returns the versions of presence and health. They start at 1 and only grow.
+func (s *Service) Versions() (presence, health uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cfg.Presence.Version(), s.version
+}
+
+// Uptime is the time since the start.
+func (s *Service) Uptime() time.Duration { return s.cfg.Now().Sub(s.started) }
+
+// Status summarises the daemon. Paths are for admins.
+func (s *Service) Status(_ context.Context, c identity.Caller) (Status, error) {
+	f := s.cfg.Facts
+	agents, def := f.Agents()
+	st := Status{
+		Version: s.cfg.Version, PID: os.Getpid(), Uptime: s.Uptime(), AuthMode: s.cfg.AuthMode,
+		Listen: f.Listen(), Connections: f.Connections(), NodesConnected: f.NodesConnected(),
+		NodesKnown: f.NodesKnown(), ApprovalsPending: f.ApprovalsPending(),
+		DefaultAgentID: def, Agents: agents, Admin: c.Has(identity.ScopeAdmin),
+	}
+	if st.Admin {
+		st.StateDir, st.ConfigPath, st.Socket = s.cfg.StateDir, s.cfg.ConfigPath, s.cfg.Socket
+	}
+	return st, nil
+}
+
+// Presence lists who was seen, newest first.
+func (s *Service) Presence(context.Context, identity.Caller) ([]Presence, error) {
+	return s.cfg.Presence.List(), nil
+}
