@@ -1,0 +1,275 @@
+package approvals
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/hanzoai/hanzod/approvals/policy"
+	"github.com/hanzoai/hanzod/errs"
+	"github.com/hanzoai/hanzod/identity"
+)
+
+// passed lists the parameters of system.run that reach a node, in the order they are written.
+// approved and approvalDecision are the gateway's to say (nodes-approvals.md §2.3).
+var passed = []string{
+	"command", "rawCommand", "cwd", "env", "timeoutMs", "needsScreenRecording", "agentId",
+	"sessionKey", "runId",
+}
+
+// runParams is the parameters of system.run. Values stay as they were sent; order is kept, with
+// new keys at the end.
+type runParams struct {
+	keys []string
+	raw  map[string]json.RawMessage
+}
+
+func parseRun(params []byte) (runParams, bool) {
+	var all map[string]json.RawMessage
+	if json.Unmarshal(params, &all) != nil || all == nil {
+		return runParams{}, false
+	}
+	p := runParams{raw: all}
+	for _, k := range passed {
+		if _, ok := all[k]; ok {
+			p.keys = append(p.keys, k)
+		}
+	}
+	return p, true
+}
+
+func (p *runParams) text(key string) (string, bool) {
+	var s string
+	if raw, ok := p.raw[key]; !ok || json.Unmarshal(raw, &s) != nil || raw[0] != '"' {
+		return "", false
+	}
+	return s, true
+}
+
+func (p *runParams) set(key string, v any) error {
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return err
+	}
+	p.raw[key] = bytes.TrimRight(buf.Bytes(), "\n")
+	if !slices.Contains(p.keys, key) {
+		p.keys = append(p.keys, key)
+	}
+	return nil
+}
+
+// setOr writes the text, or takes the key out when there is none.
+func (p *runParams) setOr(key string, v *string) error {
+	if v == nil {
+		p.keys = slices.DeleteFunc(p.keys, func(k string) bool { return k == key })
+		return nil
+	}
+	return p.set(key, *v)
+}
+
+func (p *runParams) encode() []byte {
+	out := []byte{'{'}
+	for i, k := range p.keys {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = append(append(append(out, '"'), k...), '"', ':')
+		out = append(out, p.raw[k]...)
+	}
+	return append(out, '}')
+}
+
+// argv is the command as words; entries that are no strings are written as they stand.
+func (p *runParams) argv() []string {
+	var items []json.RawMessage
+	if json.Unmarshal(p.raw["command"], &items) != nil {
+		return nil
+	}
+	argv := make([]string, len(items))
+	for i, it := range items {
+		if json.Unmarshal(it, &argv[i]) != nil || it[0] != '"' {
+			argv[i] = string(it)
+		}
+	}
+	return argv
+}
+
+// env is the environment overrides; entries that are no strings do not count.
+func (p *runParams) env() map[string]string {
+	var all map[string]json.RawMessage
+	if json.Unmarshal(p.raw["env"], &all) != nil {
+		return nil
+	}
+	out := map[string]string{}
+	for k, raw := range all {
+		var v string
+		if json.Unmarshal(raw, &v) == nil && raw[0] == '"' {
+			out[k] = v
+		}
+	}
+	return out
+}
+
+// claims reports whether the caller says that the run is approved.
+func (p *runParams) claims() bool {
+	if string(p.raw["approved"]) == "true" {
+		return true
+	}
+	d, _ := p.text("approvalDecision")
+	switch Decision(strings.TrimSpace(d)) {
+	case AllowOnce, AllowAlways:
+		return true
+	default:
+		return false
+	}
+}
+
+// GuardRun checks the parameters of system.run and rewrites them: a run that claims to be approved
+// gets exactly what was approved, or nothing (nodes-approvals.md §2.3). A use is on disk before it
+// returns.
+func (s *Service) GuardRun(ctx context.Context, c identity.Caller, nodeID string, params []byte) ([]byte, error) {
+	p, ok := parseRun(params)
+	if !ok {
+		return params, nil
+	}
+	if !p.claims() {
+		if err := checkText(&p); err != nil {
+			return nil, err
+		}
+		return p.encode(), nil
+	}
+	runID, _ := p.text("runId")
+	if runID = strings.TrimSpace(runID); runID == "" {
+		return nil, ErrMissingRunID
+	}
+	env := p.env()
+	var plan Plan
+	a, err := s.store.UpdateApproval(ctx, runID, func(a *Approval) (Audit, error) {
+		if err := s.usable(*a, c, nodeID, env); err != nil {
+			return Audit{}, err
+		}
+		plan = *a.Plan
+		a.Uses++
+		a.LastUsedAt = s.now()
+		if a.Decision == AllowOnce {
+			a.State = Consumed
+		}
+		return s.row("use", c, *a), nil
+	})
+	if err != nil {
+		return nil, s.refused(ctx, c, nodeID, runID, err)
+	}
+	s.update(a)
+	if err := p.set("command", plan.Argv); err != nil {
+		return nil, err
+	}
+	for _, f := range []struct {
+		key string
+		v   *string
+	}{
+		{"rawCommand", plan.RawCommand}, {"cwd", plan.Cwd}, {"agentId", plan.AgentID}, {"sessionKey", plan.SessionKey},
+	} {
+		if err := p.setOr(f.key, f.v); err != nil {
+			return nil, err
+		}
+	}
+	// The caller's claims are replaced by what the record says.
+	delete(p.raw, "approved")
+	delete(p.raw, "approvalDecision")
+	if err := p.set("approved", true); err != nil {
+		return nil, err
+	}
+	if err := p.set("approvalDecision", string(a.Decision)); err != nil {
+		return nil, err
+	}
+	return p.encode(), nil
+}
+
+// checkText refuses a run whose text for people is not what would run (nodes-approvals.md §3.4).
+func checkText(p *runParams) error {
+	var raw *string
+	if t, ok := p.text("rawCommand"); ok {
+		raw = &t
+	}
+	_, err := policy.CheckRawCommand(p.argv(), raw)
+	return err
+}
+
+// usable says why an approval does not cover a run, nil when it does. The order of the checks is
+// that of nodes-approvals.md §2.3.
+func (s *Service) usable(a Approval, c identity.Caller, nodeID string, env map[string]string) error {
+	now := s.now()
+	switch {
+	case s.forgotten(a):
+		return ErrUnknownRun
+	case now.After(a.ExpiresAt):
+		return ErrRunExpired
+	case a.NodeID == nil:
+		return ErrRunNoNode
+	case *a.NodeID != nodeID:
+		return ErrRunNode
+	case a.Requester.DeviceID != "" && a.Requester.DeviceID != c.DeviceID:
+		return ErrRunDevice
+	case a.Requester.DeviceID == "" && a.Requester.Principal != c.Principal:
+		return ErrRunClient
+	case a.Host == nil || strings.TrimSpace(*a.Host) != "node" || a.Plan == nil || a.Binding == nil,
+		!slices.Equal(a.Plan.Argv, a.Binding.Argv),
+		!same(a.Plan.Cwd, a.Binding.Cwd),
+		!same(a.Plan.AgentID, a.Binding.AgentID),
+		!same(a.Plan.SessionKey, a.Binding.SessionKey):
+		return ErrRunMismatch
+	}
+	hash, keys := policy.EnvHash(env)
+	switch {
+	case hash != nil && a.Binding.EnvHash == nil:
+		return ErrRunEnvMissing.With("envKeys", keys)
+	case !same(hash, a.Binding.EnvHash):
+		return ErrRunEnv.With("envKeys", keys, "expectedEnvHash", a.Binding.EnvHash, "actualEnvHash", hash)
+	}
+	if a.State != Allowed || (a.Decision != AllowOnce && a.Decision != AllowAlways) {
+		return ErrRunRequired
+	}
+	return nil
+}
+
+// forgotten reports whether an ended approval is past the time in which it is still known.
+func (s *Service) forgotten(a Approval) bool {
+	if a.State != Expired && a.State != Denied {
+		return false
+	}
+	end := a.ExpiresAt
+	if a.State == Denied {
+		end = a.ResolvedAt
+	}
+	return s.now().Sub(end) > endedFor
+}
+
+func same(a, b *string) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return *a == *b
+}
+
+// refused names the run in a refusal and leaves an audit row for it.
+func (s *Service) refused(ctx context.Context, c identity.Caller, nodeID, runID string, err error) error {
+	e, ok := errs.As(err)
+	if !ok || e.Class == errs.Unknown || e.Class == errs.Unavailable || e.Class == errs.Exhausted {
+		return err
+	}
+	if e.Class == errs.NotFound && !errors.Is(e, ErrUnknownRun) {
+		return ErrUnknownRun.With("runId", runID)
+	}
+	row := Audit{
+		At: s.now(), Kind: "refusal", Subject: c.Subject(), ApprovalID: runID, NodeID: nodeID, Reason: e.Code,
+	}
+	if err := s.store.AppendAudit(ctx, row); err != nil {
+		return err
+	}
+	return e.With("runId", runID)
+}

@@ -1,0 +1,28 @@
+package approvals
+
+import "time"
+
+const (
+	// DefaultTimeout is how long a question stands when the caller names no time (protocol.md §0;
+	// frozen). It counts from the request, not from the decision.
+	DefaultTimeout = 2 * time.Minute
+	// MaxTimeout bounds every question and with it every waiter.
+	MaxTimeout = 7 * 24 * time.Hour
+	// endedFor is how long an ended approval still answers those who wait for it (protocol.md §0;
+	// frozen).
+	endedFor = 15 * time.Second
+	// maxLive bounds the approvals that are pending or may still be used. A person cannot answer
+	// more; a program that asks more is at fault.
+	maxLive = 1000
+	// maxIDBytes and maxCommandBytes bound what one question may hold.
+	maxIDBytes      = 200
+	maxCommandBytes = 256 << 10
+	// MaxListed bounds a listing of past approvals.
+	MaxListed = 200
+	// keepEnded and keepMax bound the records of ended approvals on disk. The audit log has its own
+	// rows.
+	keepEnded = 30 * 24 * time.Hour
+	keepMax   = 10_000
+	// pruneEvery is how often they are swept.
+	pruneEvery = time.Hour
+)
