@@ -1,0 +1,137 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/hanzoai/hanzod/errs"
+)
+
+// Codes of failures that this package finds by itself; all others are the daemon's.
+const (
+	CodeCanceled        = "client.canceled"         // the caller gave up
+	CodeTimeout         = "client.timeout"          // the caller's own deadline passed
+	CodeLost            = "client.connection_lost"  // the daemon went away during a call
+	CodeForeignSocket   = "client.foreign_socket"   // the socket belongs to another user
+	CodeNodeRequired    = "client.node_required"    // no node was named
+	CodeNodeUnknown     = "client.node_unknown"     // no node has that name
+	CodeNodeAmbiguous   = "client.node_ambiguous"   // several nodes have that name
+	CodeApprovalDenied  = "client.approval_denied"  // an approver said no
+	CodeApprovalExpired = "client.approval_expired" // nobody answered in time
+	CodeBadAnswer       = "client.bad_answer"       // the node's answer is not understood
+	CodeOutcomeUnknown  = "client.outcome_unknown"  // the command may or may not have run
+)
+
+// Error is a call that failed. Find it with errors.As.
+type Error struct {
+	// Code is the daemon's stable name for the failure ("nodes.not_connected"), or one of the
+	// constants above. It is empty when the daemon gave none.
+	Code string
+	// Class says what kind of failure it is.
+	Class errs.Class
+	// Message is for people.
+	Message string
+	// Fields are facts about this occurrence.
+	Fields map[string]string
+	// Err is the cause, a gRPC status or a context error; nil for failures found here.
+	Err error
+}
+
+func (e *Error) Error() string { return e.Message }
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// NotRunning says that nothing answers at the socket. The call was not sent.
+type NotRunning struct {
+	Socket string
+	// Reason is what the system said.
+	Reason string
+}
+
+func (e *NotRunning) Error() string {
+	return fmt.Sprintf(`no daemon answers at %s; start it with "hanzod run"`, e.Socket)
+}
+
+// foreignSocket refuses a socket that another user could have put there.
+type foreignSocket struct{ text string }
+
+func (e *foreignSocket) Error() string { return e.text }
+
+// The marks of errors that come from dial. gRPC passes on their text, not their type.
+const (
+	dialMark    = "hanzod-client-dial: "
+	foreignMark = "hanzod-client-foreign: "
+)
+
+// classes maps gRPC codes to classes; runtime/rpc maps them the other way.
+var classes = map[codes.Code]errs.Class{
+	codes.InvalidArgument:    errs.Invalid,
+	codes.OutOfRange:         errs.Invalid,
+	codes.NotFound:           errs.NotFound,
+	codes.AlreadyExists:      errs.Exists,
+	codes.FailedPrecondition: errs.Conflict,
+	codes.Aborted:            errs.Conflict,
+	codes.Unauthenticated:    errs.Unauthenticated,
+	codes.PermissionDenied:   errs.Denied,
+	codes.ResourceExhausted:  errs.Exhausted,
+	codes.Unavailable:        errs.Unavailable,
+	codes.DeadlineExceeded:   errs.Deadline,
+	codes.Unknown:            errs.Unknown,
+	codes.DataLoss:           errs.Unknown,
+}
+
+// translate turns what a call returned into an error of this package.
+func (c *Client) translate(ctx context.Context, err error) error {
+	if err == nil || errors.Is(err, io.EOF) {
+		return err
+	}
+	st, ok := status.FromError(err)
+	if !ok {
+		return err
+	}
+	out := &Error{Class: classes[st.Code()], Message: st.Message(), Err: err}
+	for _, d := range st.Details() {
+		if info, ok := d.(*errdetails.ErrorInfo); ok {
+			out.Code, out.Fields = info.GetReason(), info.GetMetadata()
+			return out
+		}
+	}
+	switch {
+	case ctx.Err() != nil && st.Code() == codes.Canceled:
+		out.Code, out.Class, out.Message, out.Err = CodeCanceled, errs.Deadline, "canceled", ctx.Err()
+	case st.Code() == codes.DeadlineExceeded:
+		out.Code, out.Message, out.Err = CodeTimeout, "the daemon did not answer in time", context.DeadlineExceeded
+	case st.Code() == codes.Canceled:
+		// The daemon ended the call: it is stopping.
+		out.Code, out.Class = CodeLost, errs.Unavailable
+	case st.Code() == codes.Unavailable:
+		if _, reason, found := strings.Cut(st.Message(), foreignMark); found {
+			out.Code, out.Class, out.Message = CodeForeignSocket, errs.Denied, trimQuote(reason)
+			return out
+		}
+		if _, reason, found := strings.Cut(st.Message(), dialMark); found {
+			return &NotRunning{Socket: c.socket, Reason: trimQuote(reason)}
+		}
+		out.Code = CodeLost
+		out.Message = "the connection to the daemon was lost"
+	}
+	return out
+}
+
+// trimQuote removes the quotation mark that gRPC puts behind a dial error.
+func trimQuote(s string) string { return strings.TrimSuffix(s, `"`) }
+
+// code is the code of an Error, "" for other errors.
+func code(err error) string {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.Code
+	}
+	return ""
+}

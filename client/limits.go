@@ -1,0 +1,32 @@
+package client
+
+import "time"
+
+const (
+	// maxMessage bounds an answer: a node's answer may be 25 MiB (the frame limit of the legacy
+	// door), and arrives as text and as a value. A longer one fails the call.
+	maxMessage = 64 << 20
+	// dialTimeout bounds one attempt to connect; a local socket answers at once or never.
+	dialTimeout = 5 * time.Second
+	// redialFirst and redialMax bound the pauses between attempts to connect. They are short
+	// because a restarting daemon listens again within a second.
+	redialFirst = 50 * time.Millisecond
+	redialMax   = time.Second
+	// reconnectFor is how long a composed flow waits for a daemon that went away, and then for the
+	// node to come back to it. After that the flow fails and says so.
+	reconnectFor = 30 * time.Second
+	// invokeGrace is how much longer than the command itself the daemon waits for the node, so
+	// that a command that reaches its own limit is reported by the node and not by the daemon.
+	invokeGrace = 10 * time.Second
+	// prepareTimeout bounds system.run.prepare (nodes-approvals.md §3.17).
+	prepareTimeout = 15 * time.Second
+	// approvalTimeout is how long a question stands when the caller does not say (nodes-approvals.md §3.16).
+	approvalTimeout = 120 * time.Second
+	// waitGrace is how long past the end of a question its outcome is waited for.
+	waitGrace = 15 * time.Second
+	// minPrefix is the shortest beginning of a node id that names a node (nodes-approvals.md §1.5).
+	minPrefix = 6
+	// maxSocketPath is what sun_path holds on every supported system, without the final zero byte
+	// (darwin 104, linux 108).
+	maxSocketPath = 103
+)
