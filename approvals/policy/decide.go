@@ -1,0 +1,152 @@
+package policy
+
+import (
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+)
+
+// Verdict is the decision on one run. Reason and Message are empty when it may run.
+type Verdict struct {
+	Run bool
+	// Reason is the word for exec.denied, Message the text for the caller (nodes-approvals.md §4.3).
+	Reason  string
+	Message string
+}
+
+// Decide is the decision table of an executing machine (nodes-approvals.md §7.1). covered says that
+// the allow-list covers the command, shell that it is an inline shell, approved that an approval came
+// with it.
+func Decide(sec Security, ask Ask, covered, shell, approved bool) Verdict {
+	switch {
+	case sec != SecurityAllowlist && sec != SecurityFull:
+		return Verdict{Reason: "security=deny", Message: "SYSTEM_RUN_DISABLED: security=deny"}
+	case approved:
+		return Verdict{Run: true}
+	case ask != AskOff && ask != AskOnMiss:
+		return Verdict{Reason: "approval-required", Message: "SYSTEM_RUN_DENIED: approval required"}
+	case sec == SecurityFull || covered && !shell:
+		return Verdict{Run: true}
+	case ask == AskOnMiss:
+		return Verdict{Reason: "approval-required", Message: "SYSTEM_RUN_DENIED: approval required"}
+	}
+	v := Verdict{Reason: "allowlist-miss", Message: "SYSTEM_RUN_DENIED: allowlist miss"}
+	if shell && runtime.GOOS == "windows" {
+		v.Message += " (Windows shell wrappers like cmd.exe /c require approval; approve once/always or run with --ask on-miss|always)"
+	} else if shell {
+		v.Message += " (shell wrappers like sh/bash/zsh -c require approval; approve once/always or run with --ask on-miss|always)"
+	}
+	return v
+}
+
+// coverage is what the allow-list says about one argv.
+type coverage struct {
+	shell bool
+	// plain says that the argv is one executable that was found and is neither shell nor wrapper:
+	// the only thing that an allow-list can cover.
+	plain bool
+	// path is the executable as found, pinned the one that runs; set when plain.
+	path   string
+	pinned string
+	// entry is the first entry that covers it, nil when none does.
+	entry *Entry
+}
+
+func (f *File) cover(list []Entry, argv []string, cwd, pathEnv string) coverage {
+	if len(argv) == 0 || trim(argv[0]) == "" {
+		return coverage{}
+	}
+	if _, inline := findInlineShell(argv); inline {
+		return coverage{shell: true}
+	}
+	path, ok := f.Locate(argv[0], cwd, pathEnv)
+	if !ok || filepath.Clean(path) != path { // what is compared must be what runs
+		return coverage{}
+	}
+	real, ok := pinned(path)
+	if !ok || runsOthers(path) || runsOthers(real) {
+		return coverage{}
+	}
+	c := coverage{plain: true, path: path, pinned: real}
+	m := matcher{home: f.home, windows: runtime.GOOS == "windows"}
+	for i := range list {
+		if trim(list[i].Pattern) == "*" {
+			c.entry = &list[i]
+			return c
+		}
+	}
+	for i := range list {
+		if m.match(list[i].Pattern, path) {
+			c.entry = &list[i]
+			return c
+		}
+	}
+	return c
+}
+
+// runsOthers reports whether a program is a shell, a wrapper or a box of them: listing it would list
+// everything.
+func runsOthers(path string) bool {
+	name := programName(path)
+	return isShell(name) || isDispatcher(name) || slices.Contains(multiCall, name)
+}
+
+// Command reads the parameters command and rawCommand (JSON values, nil when absent) as ParseCommand
+// does.
+func (f *File) Command(command, raw []byte) (argv []string, text string, shell bool, err error) {
+	c, err := ParseCommand(command, raw)
+	return c.Argv, c.Text, c.Shell != nil, err
+}
+
+// Environment is SanitizeEnv.
+func (f *File) Environment(base []string, overrides map[string]string, inlineShell bool) (env, dropped []string) {
+	return SanitizeEnv(base, overrides, inlineShell)
+}
+
+// Admit decides on one run of an agent (nil is main). When it may run, reason is empty and run is
+// what to run: the argv as given, or with the real path in front when the allow-list covered it. A
+// file that cannot be read denies, with the error beside the refusal.
+func (f *File) Admit(agentID *string, argv []string, cwd, pathEnv string, approved bool) (run []string, reason, message string, err error) {
+	eff, err := f.Resolve(agentID, f.defaults)
+	c := coverage{}
+	if eff.Security == SecurityAllowlist {
+		c = f.cover(eff.Allowlist, argv, cwd, pathEnv)
+	} else {
+		_, c.shell = findInlineShell(argv)
+	}
+	v := Decide(eff.Security, eff.Ask, c.entry != nil, c.shell, approved)
+	if !v.Run {
+		return nil, v.Reason, v.Message, err
+	}
+	if c.entry != nil && !approved {
+		return append([]string{c.pinned}, argv[1:]...), "", "", nil
+	}
+	return argv, "", "", nil
+}
+
+// Record remembers a run that is about to happen: with always, the executable goes on the agent's
+// list; an entry of the agent's own list that covers it gets a stamp. Inline shells and wrappers are
+// never remembered, and nothing is in the modes deny and full (nodes-approvals.md §3.11, §4.3).
+func (f *File) Record(agentID *string, argv []string, cwd, pathEnv, text string, always bool) error {
+	eff, err := f.Resolve(agentID, f.defaults)
+	if err != nil || eff.Security != SecurityAllowlist {
+		return err
+	}
+	c := f.cover(eff.Allowlist, argv, cwd, pathEnv)
+	if !c.plain {
+		return nil
+	}
+	if always {
+		if err := f.AddAllow(agentID, c.path); err != nil {
+			return err
+		}
+	}
+	if c.entry == nil {
+		return nil
+	}
+	return f.Stamp(agentID, c.entry.Pattern, text, c.path)
+}
+
+// escapeFree reports whether a path can be stored as a pattern that matches itself alone.
+func escapeFree(path string) bool { return !strings.ContainsAny(path, "*?") }

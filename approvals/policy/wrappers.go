@@ -1,0 +1,217 @@
+package policy
+
+import (
+	"slices"
+	"strings"
+)
+
+// Programs that run what their arguments say (nodes-approvals.md §3.8). They are known by name, so
+// this is a help for people, not a fence: the fence is that only a plain argv can be on the list.
+var (
+	posixShells = []string{"ash", "bash", "dash", "fish", "ksh", "sh", "zsh"}
+	powerShells = []string{"powershell", "pwsh"}
+	multiCall   = []string{"busybox", "toybox", "coreutils"}
+	// opaque wrappers are never looked through.
+	opaque = []string{"chrt", "doas", "ionice", "setsid", "sudo", "taskset"}
+)
+
+// maxWrappers is how deep an inline shell is looked for.
+const maxWrappers = 4
+
+// options of a wrapper that is looked through.
+type options struct {
+	flags  []string // stand alone
+	valued []string // take =value or the next word
+	glued  bool     // the first valued option may have its value in the same word: -n5
+	digits bool     // -5 is an option
+	words  int      // words before the command
+}
+
+var wrappers = map[string]options{
+	"nice":    {valued: []string{"-n", "--adjustment", "--priority"}, glued: true, digits: true},
+	"nohup":   {flags: []string{"--help", "--version"}},
+	"stdbuf":  {valued: []string{"-i", "-o", "-e", "--input", "--output", "--error"}},
+	"timeout": {flags: []string{"--foreground", "--preserve-status", "-v", "--verbose"}, valued: []string{"-k", "--kill-after", "-s", "--signal"}, words: 1},
+}
+
+var envFlags = []string{"-i", "--ignore-environment", "-0", "--null"}
+var envValued = []string{"-u", "--unset", "-c", "--chdir", "-s", "--split-string", "--default-signal", "--ignore-signal", "--block-signal"}
+
+// programName is what a word is known by: its last path component in either notation, in lower case,
+// without .exe.
+func programName(word string) string {
+	word = trim(word)
+	posix := word[strings.LastIndexByte(word, '/')+1:]
+	win := word[strings.LastIndexAny(word, `/\:`)+1:]
+	if len(win) < len(posix) {
+		posix = win
+	}
+	return strings.TrimSuffix(fold(trim(posix)), ".exe")
+}
+
+func isShell(name string) bool {
+	return name == "cmd" || slices.Contains(posixShells, name) || slices.Contains(powerShells, name)
+}
+
+func isDispatcher(name string) bool {
+	_, known := wrappers[name]
+	return known || name == "env" || slices.Contains(opaque, name)
+}
+
+// unwrap returns the command inside a wrapper. modified says that env changes the environment
+// first.
+func unwrap(argv []string) (inner []string, modified, ok bool) {
+	name := programName(argv[0])
+	if name == "env" {
+		return unwrapEnv(argv)
+	}
+	o, known := wrappers[name]
+	if !known {
+		return nil, false, false
+	}
+	i := 1
+	for ; i < len(argv); i++ {
+		w := trim(argv[i])
+		if w == "--" {
+			i++
+			break
+		}
+		if !strings.HasPrefix(w, "-") || w == "-" {
+			break
+		}
+		flag, _, hasValue := strings.Cut(fold(w), "=")
+		switch {
+		case slices.Contains(o.flags, flag) && !hasValue:
+		case slices.Contains(o.valued, flag):
+			if !hasValue {
+				i++
+			}
+		case o.digits && strings.Trim(w[1:], "0123456789") == "":
+		case o.glued && strings.HasPrefix(w, o.valued[0]):
+		default:
+			return nil, false, false
+		}
+	}
+	i += o.words
+	if i >= len(argv) {
+		return nil, false, false
+	}
+	return argv[i:], false, true
+}
+
+func unwrapEnv(argv []string) (inner []string, modified, ok bool) {
+	i := 1
+	for ; i < len(argv); i++ {
+		w := trim(argv[i])
+		if w == "" {
+			continue
+		}
+		if w == "--" || w == "-" {
+			i++
+			break
+		}
+		if name, _, set := strings.Cut(w, "="); set && envName(name) {
+			modified = true
+			continue
+		}
+		if !strings.HasPrefix(w, "-") {
+			break
+		}
+		flag, _, hasValue := strings.Cut(fold(w), "=")
+		modified = true
+		switch {
+		case slices.Contains(envFlags, flag):
+		case slices.Contains(envValued, flag):
+			if !hasValue {
+				i++
+			}
+		case !strings.HasPrefix(flag, "--") && len(flag) > 2 && slices.Contains(envValued, flag[:2]):
+		default:
+			return nil, false, false
+		}
+	}
+	if i >= len(argv) {
+		return nil, false, false
+	}
+	return argv[i:], modified, true
+}
+
+// inlineShell is a command line that a shell in argv is given as text.
+type inlineShell struct {
+	payload string
+	// modified says that env changes the environment before the shell.
+	modified bool
+	// more says that words follow the payload, which the payload sees as $0, $1, ….
+	more bool
+}
+
+// findInlineShell looks for one, through wrappers and busybox.
+func findInlineShell(argv []string) (inlineShell, bool) {
+	modified := false
+	for depth := 0; depth < maxWrappers && len(argv) > 0; depth++ {
+		name := programName(argv[0])
+		switch {
+		case name == "busybox" || name == "toybox":
+			rest := argv[1:]
+			if len(rest) > 0 && trim(rest[0]) == "--" {
+				rest = rest[1:]
+			}
+			if len(rest) == 0 || !isShell(programName(rest[0])) {
+				return inlineShell{}, false
+			}
+			argv = rest
+		case isShell(name):
+			sh, ok := shellPayload(name, argv)
+			sh.modified = modified
+			return sh, ok
+		default:
+			inner, m, ok := unwrap(argv)
+			if !ok {
+				return inlineShell{}, false
+			}
+			argv, modified = inner, modified || m
+		}
+	}
+	return inlineShell{}, false
+}
+
+func shellPayload(name string, argv []string) (inlineShell, bool) {
+	at, payload := -1, ""
+scan:
+	for i := 1; i < len(argv); i++ {
+		w := fold(trim(argv[i]))
+		switch {
+		case name == "cmd":
+			if w == "/c" || w == "/k" {
+				payload = trim(strings.Join(argv[i+1:], " "))
+				return inlineShell{payload: payload}, payload != ""
+			}
+		case slices.Contains(powerShells, name):
+			if w == "-c" || w == "-command" || w == "--command" {
+				at = i + 1
+				break scan
+			}
+		case w == "--":
+			break scan
+		case w == "-c" || w == "-lc" || w == "--command":
+			at = i + 1
+			break scan
+		case strings.HasPrefix(w, "-") && !strings.Contains(w[1:], "-") && strings.Contains(w, "c"):
+			if glued := trim(argv[i])[strings.IndexByte(w, 'c')+1:]; trim(glued) != "" {
+				at, payload = i, glued
+			} else {
+				at = i + 1
+			}
+			break scan
+		}
+	}
+	if at < 0 || at >= len(argv) {
+		return inlineShell{}, false
+	}
+	if payload == "" {
+		payload = argv[at]
+	}
+	payload = trim(payload)
+	more := slices.ContainsFunc(argv[at+1:], func(s string) bool { return trim(s) != "" })
+	return inlineShell{payload: payload, more: more}, payload != ""
+}
