@@ -1,0 +1,185 @@
+package rpc
+
+import (
+	"context"
+
+	"github.com/hanzoai/hanzod/events"
+	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
+	"github.com/hanzoai/hanzod/nodes"
+)
+
+type nodesServer struct {
+	nodesv1.UnimplementedNodeServiceServer
+	s *Server
+}
+
+func (n *nodesServer) ListNodes(ctx context.Context, req *nodesv1.ListNodesRequest) (*nodesv1.ListNodesResponse, error) {
+	return call(ctx, req, listNodesFromProto, n.s.d.Nodes.List, listNodesToProto)
+}
+
+func (n *nodesServer) GetNode(ctx context.Context, req *nodesv1.GetNodeRequest) (*nodesv1.GetNodeResponse, error) {
+	return call(ctx, req, getNodeFromProto, n.s.d.Nodes.Describe, getNodeToProto)
+}
+
+func (n *nodesServer) RenameNode(ctx context.Context, req *nodesv1.RenameNodeRequest) (*nodesv1.RenameNodeResponse, error) {
+	return call(ctx, req, renameNodeFromProto, n.s.d.Nodes.Rename, renameNodeToProto)
+}
+
+func (n *nodesServer) Invoke(ctx context.Context, req *nodesv1.InvokeRequest) (*nodesv1.InvokeResponse, error) {
+	return call(ctx, req, invokeFromProto, n.s.d.Nodes.Invoke, invokeToProto)
+}
+
+func (n *nodesServer) ReportResult(ctx context.Context, req *nodesv1.ReportResultRequest) (*nodesv1.ReportResultResponse, error) {
+	return call(ctx, req, resultFromProto, n.s.d.Nodes.Result, resultToProto)
+}
+
+func (n *nodesServer) ReportEvent(ctx context.Context, req *nodesv1.ReportEventRequest) (*nodesv1.ReportEventResponse, error) {
+	return call(ctx, req, eventFromProto, n.s.d.Nodes.Event, eventToProto)
+}
+
+// changes says what the events of a node mean to a watcher.
+var changes = map[string]nodesv1.WatchNodesResponse_Change{
+	"node.connected":    nodesv1.WatchNodesResponse_CHANGE_CONNECTED,
+	"node.disconnected": nodesv1.WatchNodesResponse_CHANGE_DISCONNECTED,
+	"node.renamed":      nodesv1.WatchNodesResponse_CHANGE_RENAMED,
+}
+
+// WatchNodes sends the present nodes, then each change. A change that happened while the list was
+// read may be sent although the list shows it already.
+func (n *nodesServer) WatchNodes(_ *nodesv1.WatchNodesRequest, stream nodesv1.NodeService_WatchNodesServer) error {
+	ctx := stream.Context()
+	c, ok := callerFrom(ctx)
+	if !ok {
+		return errNoCaller
+	}
+	w, err := n.s.d.Nodes.Watch(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer w.Events.Close()
+	if err := open(stream); err != nil {
+		return err
+	}
+	send := func(change nodesv1.WatchNodesResponse_Change, node nodes.Node) error {
+		return stream.Send(&nodesv1.WatchNodesResponse{Change: change, Node: nodeToProto(node)})
+	}
+	for _, node := range w.Present {
+		if err := send(nodesv1.WatchNodesResponse_CHANGE_PRESENT, node); err != nil {
+			return err
+		}
+	}
+	return forward(ctx, w.Events, n.s.stateLost(c), func(e events.Event) error {
+		changed, ok := e.Payload.(nodes.Changed)
+		if !ok {
+			return nil
+		}
+		return send(changes[e.Name], changed.Node)
+	})
+}
+
+// nodeToProto cleans what the node said of itself: protobuf refuses a message with text that is not
+// UTF-8, and one odd name must not hide all nodes.
+func nodeToProto(n nodes.Node) *nodesv1.Node {
+	return &nodesv1.Node{
+		NodeId:          cleanText(n.ID),
+		DisplayName:     cleanText(n.DisplayName),
+		Platform:        cleanText(n.Platform),
+		Version:         cleanText(n.Version),
+		CoreVersion:     cleanText(n.CoreVersion),
+		UiVersion:       cleanText(n.UIVersion),
+		DeviceFamily:    cleanText(n.DeviceFamily),
+		ModelIdentifier: cleanText(n.ModelIdentifier),
+		RemoteIp:        cleanText(n.RemoteIP),
+		Caps:            cleanTexts(n.Caps),
+		Commands:        cleanTexts(n.Commands),
+		Permissions:     cleanKeys(n.Permissions),
+		PathEnv:         cleanText(n.PathEnv),
+		ConnectedAt:     timeToProto(n.ConnectedAt),
+		Paired:          n.Paired,
+		Connected:       n.Connected,
+	}
+}
+
+func listNodesFromProto(r *nodesv1.ListNodesRequest) (nodes.ListIn, error) {
+	return nodes.ListIn{ConnectedOnly: r.GetConnectedOnly()}, nil
+}
+
+func listNodesToProto(out nodes.ListOut) (*nodesv1.ListNodesResponse, error) {
+	r := &nodesv1.ListNodesResponse{Nodes: make([]*nodesv1.Node, len(out.Nodes))}
+	for i, n := range out.Nodes {
+		r.Nodes[i] = nodeToProto(n)
+	}
+	return r, nil
+}
+
+func getNodeFromProto(r *nodesv1.GetNodeRequest) (nodes.DescribeIn, error) {
+	return nodes.DescribeIn{NodeID: r.GetNodeId()}, nil
+}
+
+func getNodeToProto(out nodes.DescribeOut) (*nodesv1.GetNodeResponse, error) {
+	return &nodesv1.GetNodeResponse{Node: nodeToProto(out.Node)}, nil
+}
+
+func renameNodeFromProto(r *nodesv1.RenameNodeRequest) (nodes.RenameIn, error) {
+	return nodes.RenameIn{NodeID: r.GetNodeId(), DisplayName: r.GetDisplayName()}, nil
+}
+
+func renameNodeToProto(out nodes.RenameOut) (*nodesv1.RenameNodeResponse, error) {
+	return &nodesv1.RenameNodeResponse{NodeId: out.NodeID, DisplayName: out.DisplayName}, nil
+}
+
+func invokeFromProto(r *nodesv1.InvokeRequest) (nodes.InvokeIn, error) {
+	in := nodes.InvokeIn{NodeID: r.GetNodeId(), Command: r.GetCommand(), IdempotencyKey: r.GetIdempotencyKey()}
+	var err error
+	if in.Params, err = jsonFromValue(r.GetParams()); err != nil {
+		return nodes.InvokeIn{}, err
+	}
+	if in.Timeout, err = durationFromProto(r.GetTimeout()); err != nil {
+		return nodes.InvokeIn{}, err
+	}
+	return in, nil
+}
+
+// invokeToProto carries the answer. An answer that is no JSON value goes out as text alone when the
+// node sent it as text; the command did run, so such an answer is not thrown away.
+func invokeToProto(out nodes.InvokeOut) (*nodesv1.InvokeResponse, error) {
+	payload, err := valueFromJSON(out.Payload)
+	if err != nil && out.PayloadJSON == nil {
+		return nil, errAnswer.Wrap(err)
+	}
+	text, err := textToProto(out.PayloadJSON)
+	if err != nil {
+		return nil, errAnswer.Wrap(err)
+	}
+	return &nodesv1.InvokeResponse{NodeId: out.NodeID, Command: out.Command, Payload: payload, PayloadJson: text}, nil
+}
+
+func resultFromProto(r *nodesv1.ReportResultRequest) (nodes.ResultIn, error) {
+	payload, err := jsonFromValue(r.GetPayload())
+	if err != nil {
+		return nodes.ResultIn{}, err
+	}
+	in := nodes.ResultIn{
+		NodeID: r.GetNodeId(), InvokeID: r.GetInvokeId(), OK: r.GetOk(), Payload: payload, PayloadJSON: r.PayloadJson,
+	}
+	if e := r.GetError(); e != nil {
+		in.Error = &nodes.NodeError{Code: absentWhenEmpty(e.GetCode()), Message: absentWhenEmpty(e.GetMessage())}
+	}
+	return in, nil
+}
+
+func resultToProto(out nodes.ResultOut) (*nodesv1.ReportResultResponse, error) {
+	return &nodesv1.ReportResultResponse{Ignored: out.Ignored}, nil
+}
+
+func eventFromProto(r *nodesv1.ReportEventRequest) (nodes.EventIn, error) {
+	payload, err := jsonFromValue(r.GetPayload())
+	if err != nil {
+		return nodes.EventIn{}, err
+	}
+	return nodes.EventIn{NodeID: r.GetNodeId(), Event: r.GetEvent(), Payload: payload, PayloadJSON: r.PayloadJson}, nil
+}
+
+func eventToProto(nodes.EventOut) (*nodesv1.ReportEventResponse, error) {
+	return &nodesv1.ReportEventResponse{}, nil
+}

@@ -1,0 +1,226 @@
+// Package rpc is the gRPC door: it turns calls into domain calls and answers back, and holds the
+// interceptors that every modern call passes, REST included.
+//
+// It imports leaves, domains, ops, gate, gen and runtime/listen. Handlers translate and nothing
+// else: rules live in the domains, admission in the gate. The package owns no goroutine of its own;
+// gRPC and the in-process channel run the handlers.
+package rpc
+
+import (
+	"context"
+	"log/slog"
+	"math"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+
+	"github.com/hanzoai/hanzod/approvals"
+	"github.com/hanzoai/hanzod/approvals/policy"
+	"github.com/hanzoai/hanzod/errs"
+	"github.com/hanzoai/hanzod/events"
+	"github.com/hanzoai/hanzod/gate"
+	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
+	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
+	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
+	"github.com/hanzoai/hanzod/identity"
+	"github.com/hanzoai/hanzod/nodes"
+	"github.com/hanzoai/hanzod/ops"
+	"github.com/hanzoai/hanzod/system"
+)
+
+// Limits of the gRPC door.
+const (
+	// MaxMessage is the largest message in bytes, in and out: the frame limit of the legacy door, so
+	// that a node's answer fits through both (protocol.md §0). A larger one fails with
+	// ResourceExhausted.
+	MaxMessage = 26214400
+	// MaxStreams is how many watches may be open at once over all callers. Each holds a queue of
+	// events.QueueSize. One more is refused with ResourceExhausted.
+	MaxStreams = 1024
+	// maxCallsPerConn is how many calls one connection may have in flight; gRPC makes further ones
+	// wait in the client.
+	maxCallsPerConn = 512
+	// maxHeaderBytes bounds the metadata of a call.
+	maxHeaderBytes = 16 << 10
+	// maxClientName cuts what a client calls itself.
+	maxClientName = 64
+	// handshakeTimeout ends connections that do not speak HTTP/2.
+	handshakeTimeout = 10 * time.Second
+	// window is the flow control window of streams and connections. A fixed one spares the pings
+	// that measure the round trip, which a local socket does not need.
+	window = 1 << 20
+	// ioBuffer is the read buffer of a connection; calls are small.
+	ioBuffer = 16 << 10
+)
+
+// Nodes is what the door needs of nodes.Service.
+type Nodes interface {
+	List(context.Context, identity.Caller, nodes.ListIn) (nodes.ListOut, error)
+	Describe(context.Context, identity.Caller, nodes.DescribeIn) (nodes.DescribeOut, error)
+	Rename(context.Context, identity.Caller, nodes.RenameIn) (nodes.RenameOut, error)
+	Invoke(context.Context, identity.Caller, nodes.InvokeIn) (nodes.InvokeOut, error)
+	Result(context.Context, identity.Caller, nodes.ResultIn) (nodes.ResultOut, error)
+	Event(context.Context, identity.Caller, nodes.EventIn) (nodes.EventOut, error)
+	Watch(context.Context, identity.Caller) (nodes.Watch, error)
+}
+
+// Approvals is what the door needs of approvals.Service.
+type Approvals interface {
+	Request(context.Context, identity.Caller, approvals.RequestIn) (approvals.Approval, error)
+	Wait(ctx context.Context, c identity.Caller, id string) (approvals.Approval, error)
+	Resolve(context.Context, identity.Caller, approvals.ResolveIn) (approvals.Approval, error)
+	Get(ctx context.Context, c identity.Caller, id string) (approvals.Approval, error)
+	List(context.Context, identity.Caller, approvals.ListIn) ([]approvals.Approval, error)
+	Watch(context.Context, identity.Caller) (approvals.Watch, error)
+	GetFile(context.Context, identity.Caller) (policy.Snapshot, error)
+	SetFile(context.Context, identity.Caller, approvals.SetFileIn) (policy.Snapshot, error)
+	GetNodeFile(ctx context.Context, c identity.Caller, nodeID string) ([]byte, error)
+	SetNodeFile(context.Context, identity.Caller, approvals.SetNodeFileIn) ([]byte, error)
+}
+
+// System is what the door needs of system.Service.
+type System interface {
+	Health(ctx context.Context, c identity.Caller, probe bool) (system.Health, error)
+	Status(context.Context, identity.Caller) (system.Status, error)
+	Presence(context.Context, identity.Caller) ([]system.Presence, error)
+	TailLogs(context.Context, identity.Caller, system.TailIn) (system.TailOut, error)
+	FollowLogs(ctx context.Context, c identity.Caller, lines int, send func(line string) error) error
+}
+
+// Metrics counts calls and lost events.
+type Metrics interface {
+	// Observe counts one call. class is "ok" or the name of an error class.
+	Observe(door, op, class string, d time.Duration)
+	// EventsDropped counts events left out for a slow reader.
+	EventsDropped(door string, n uint64)
+}
+
+// Deps is what the door stands on. Every field is required.
+type Deps struct {
+	Catalogue *ops.Catalogue
+	Gate      *gate.Gate
+	Nodes     Nodes
+	Approvals Approvals
+	System    System
+	Bus       *events.Bus
+	// Render returns the payload of an event as JSON text in the shape of the legacy door, false
+	// for events that have none.
+	Render func(events.Event) ([]byte, bool)
+	// SharedSecret returns what remote clients present. It refuses callers that may not know it.
+	SharedSecret func(identity.Caller) (mode, secret string, err error)
+	// NodeName returns the name to show for a node, "" when it is unknown.
+	NodeName func(id string) string
+	Log      *slog.Logger
+	Metrics  Metrics
+}
+
+// Server is the gRPC door. Its methods may be called concurrently.
+type Server struct {
+	d       Deps
+	streams streams
+	health  *health.Server
+}
+
+// New returns a door that serves nobody yet.
+func New(d Deps) *Server {
+	s := &Server{d: d, health: health.NewServer()}
+	s.streams.live = map[*liveStream]struct{}{}
+	return s
+}
+
+// Register adds the services of hanzod to a gRPC server or an in-process channel. Whoever calls
+// them must pass UnaryInterceptor and StreamInterceptor: without them, every call fails.
+func (s *Server) Register(r grpc.ServiceRegistrar) {
+	systemv1.RegisterSystemServiceServer(r, &systemServer{s: s})
+	nodesv1.RegisterNodeServiceServer(r, &nodesServer{s: s})
+	approvalsv1.RegisterApprovalServiceServer(r, &approvalsServer{s: s})
+}
+
+// GRPC returns a server with everything registered: hanzod's services, the standard health service
+// and reflection. The owner serves it and, to stop, calls Stop, then GracefulStop, and after a
+// deadline of its own grpc.Server.Stop.
+func (s *Server) GRPC(creds credentials.TransportCredentials) *grpc.Server {
+	g := grpc.NewServer(
+		grpc.Creds(creds),
+		grpc.UnaryInterceptor(s.UnaryInterceptor()),
+		grpc.StreamInterceptor(s.StreamInterceptor()),
+		grpc.MaxRecvMsgSize(MaxMessage),
+		grpc.MaxSendMsgSize(MaxMessage),
+		grpc.MaxConcurrentStreams(maxCallsPerConn),
+		grpc.MaxHeaderListSize(maxHeaderBytes),
+		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.InitialWindowSize(window),
+		grpc.InitialConnWindowSize(window),
+		grpc.ReadBufferSize(ioBuffer),
+		grpc.WriteBufferSize(ioBuffer),
+		grpc.SharedWriteBuffer(true),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+	)
+	s.Register(g)
+	healthpb.RegisterHealthServer(g, s.health)
+	reflection.Register(g)
+	return g
+}
+
+// Stop ends every open stream with Unavailable, refuses new ones, and reports NOT_SERVING to the
+// standard health service. Unary calls go on: the owner of the listener drains them.
+func (s *Server) Stop() {
+	s.health.Shutdown()
+	s.streams.stop(errStopping)
+}
+
+// EndStreams ends the open streams of the callers that match says yes to, with Unauthenticated. It
+// is for credentials that were revoked.
+func (s *Server) EndStreams(match func(identity.Caller) bool) {
+	s.streams.end(match, errRevoked)
+}
+
+// The errors of this package.
+var (
+	errNoCaller = errs.Define(errs.Unauthenticated, "rpc.no_caller", "who is calling is not known on this connection")
+	errForeign  = errs.Define(errs.Unauthenticated, "rpc.foreign_user", "this socket serves the user that runs the daemon only")
+	errMethod   = errs.Define(errs.Denied, "rpc.method", "there is no such operation")
+	errStopping = errs.Define(errs.Unavailable, "rpc.stopping", "the daemon is stopping")
+	errRevoked  = errs.Define(errs.Unauthenticated, "rpc.revoked", "the credentials of this stream were revoked")
+	errStreams  = errs.Define(errs.Exhausted, "rpc.too_many_streams", "too many watches are open; close some")
+	errSlow     = errs.Define(errs.Exhausted, "rpc.slow_reader", "the reader was too slow and changes were lost; watch again")
+	errDuration = errs.Define(errs.Invalid, "rpc.duration", "a duration is out of range")
+	errValue    = errs.Define(errs.Invalid, "rpc.value", "a value cannot be written as JSON")
+	errAnswer   = errs.Define(errs.Conflict, "rpc.answer", "the call ran, but its answer cannot be carried as a JSON value")
+	errRender   = errs.Define(errs.Internal, "rpc.render", "an event could not be rendered")
+	errPanic    = errs.Define(errs.Internal, "rpc.panic", "a handler panicked")
+)
+
+// call is the shape of every unary handler: translate, call the domain as the caller, translate
+// back. Errors are mapped by the interceptor, so that refusals and answers share one mapping.
+func call[Req, In, Out, Resp any](
+	ctx context.Context, req Req,
+	from func(Req) (In, error),
+	do func(context.Context, identity.Caller, In) (Out, error),
+	to func(Out) (Resp, error),
+) (Resp, error) {
+	var none Resp
+	c, ok := callerFrom(ctx)
+	if !ok {
+		return none, errNoCaller
+	}
+	in, err := from(req)
+	if err != nil {
+		return none, err
+	}
+	out, err := do(ctx, c, in)
+	if err != nil {
+		return none, err
+	}
+	return to(out)
+}
+
+// clampInt32 carries a count into a 32-bit field.
+func clampInt32(n int) int32 {
+	return int32(max(math.MinInt32, min(math.MaxInt32, n)))
+}

@@ -1,0 +1,102 @@
+package rpc
+
+import (
+	"context"
+	"sync"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/hanzoai/hanzod/events"
+	"github.com/hanzoai/hanzod/identity"
+)
+
+// streams knows the open streams, so that they can be ended from outside.
+type streams struct {
+	mu      sync.Mutex
+	live    map[*liveStream]struct{} // at most MaxStreams
+	stopped error
+}
+
+type liveStream struct {
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	caller identity.Caller
+}
+
+func (s *streams) add(ctx context.Context, c identity.Caller) (*liveStream, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped != nil {
+		return nil, s.stopped
+	}
+	if len(s.live) >= MaxStreams {
+		return nil, errStreams
+	}
+	l := &liveStream{caller: c}
+	l.ctx, l.cancel = context.WithCancelCause(ctx)
+	s.live[l] = struct{}{}
+	return l, nil
+}
+
+func (s *streams) remove(l *liveStream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.live, l)
+	l.cancel(nil)
+}
+
+func (s *streams) end(match func(identity.Caller) bool, why error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for l := range s.live {
+		if match(l.caller) {
+			l.cancel(why)
+		}
+	}
+}
+
+func (s *streams) stop(why error) {
+	s.mu.Lock()
+	s.stopped = why
+	s.mu.Unlock()
+	s.end(func(identity.Caller) bool { return true }, why)
+}
+
+// open tells the client that the stream stands: from here on nothing is missed. The header is not
+// empty, because the in-process channel passes on no empty one.
+func open(stream grpc.ServerStream) error {
+	return stream.SendHeader(metadata.Pairs(OpenHeader, "open"))
+}
+
+// OpenHeader is the metadata that a stream sends once it misses nothing more.
+const OpenHeader = "hanzo-stream"
+
+// forward hands on events until the stream ends; it returns why. lost is told of dropped events and
+// decides whether to go on.
+func forward(ctx context.Context, sub *events.Subscription, lost func(n uint64) error, send func(events.Event) error) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case e := <-sub.C():
+			if n := sub.Dropped(); n > 0 {
+				if err := lost(n); err != nil {
+					return err
+				}
+			}
+			if err := send(e); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// stateLost is for streams of states: a reader that missed a change would hold a wrong picture for
+// ever, so the stream ends and the reader begins again with a fresh one.
+func (s *Server) stateLost(c identity.Caller) func(uint64) error {
+	return func(n uint64) error {
+		s.d.Metrics.EventsDropped(c.Door.String(), n)
+		return errSlow
+	}
+}
