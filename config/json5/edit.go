@@ -117,7 +117,7 @@ func fresh(data []byte, path []string, v *Node) ([]byte, error) {
 // chain wraps v in one object for each element of path.
 func chain(path []string, v *Node) *Node {
 	for _, key := range slices.Backward(path) {
-		m := []Member{{Key: strings.ToValidUTF8(key, "\ufffd"), Value: v}}
+		m := []Member{{Key: wellFormed(key), Value: v}}
 		v = &Node{Kind: Object, Members: m}
 	}
 	return v
@@ -135,7 +135,7 @@ func descend(n *Node, path []string) (at *Node, rest []string, err error) {
 		var child *Node
 		switch n.Kind {
 		case Object:
-			child = n.Get(strings.ToValidUTF8(key, "\ufffd"))
+			child = n.Get(wellFormed(key))
 		case Array:
 			j, err := strconv.Atoi(key)
 			if err != nil || j < 0 || j > len(n.Items) || strconv.Itoa(j) != key {
@@ -179,7 +179,7 @@ func (n *Node) spans() []span {
 // names reports whether the i-th span is what key names.
 func (n *Node) names(i int, key string) bool {
 	if n.Kind == Object {
-		return n.src[i].Key == strings.ToValidUTF8(key, "\ufffd")
+		return n.src[i].Key == wellFormed(key)
 	}
 	return strconv.Itoa(i) == key
 }

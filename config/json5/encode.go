@@ -91,7 +91,7 @@ func toNode(v any) (*Node, error) {
 	case bool:
 		return &Node{Kind: Bool, Bool: v}, nil
 	case string:
-		return &Node{Kind: String, Str: strings.ToValidUTF8(v, "\ufffd")}, nil
+		return &Node{Kind: String, Str: wellFormed(v)}, nil
 	case float64:
 		return &Node{Kind: Number, Num: v}, nil
 	case []any:
@@ -221,3 +221,6 @@ func (s style) writeText(b *strings.Builder, text string) {
 	}
 	b.WriteByte(s.quote)
 }
+
+// wellFormed is text as Parse would give it back: each byte that is not UTF-8 becomes U+FFFD.
+func wellFormed(text string) string { return string([]rune(text)) }

@@ -1,0 +1,209 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// credentials adds what the environment holds where the file has nothing (config.md §1).
+func (l *loader) credentials() {
+	a := &l.config.Gateway.Auth
+	l.config.bothSecrets = a.Mode == "" && a.Token.IsSet() && a.Password.IsSet()
+	if !a.Token.IsSet() {
+		_, v := first(l.env, "HANZOD_TOKEN", "OPENCLAW_GATEWAY_TOKEN", "BOT_GATEWAY_TOKEN")
+		a.Token = NewSecret(v)
+	}
+	if !a.Password.IsSet() {
+		_, v := first(l.env, "HANZOD_PASSWORD", "OPENCLAW_GATEWAY_PASSWORD", "BOT_GATEWAY_PASSWORD")
+		a.Password = NewSecret(v)
+	}
+}
+
+// AuthMode is how clients prove themselves: none, token, password, trusted-proxy or iam. Without a
+// configured mode it is password when there is one, else token (config.md §2).
+func (c *Config) AuthMode() string {
+	switch a := &c.Gateway.Auth; {
+	case a.Mode != "":
+		return a.Mode
+	case a.Password.IsSet():
+		return "password"
+	}
+	return "token"
+}
+
+// AllowTailscale reports whether an identity that Tailscale vouches for is accepted.
+func (c *Config) AllowTailscale() bool {
+	if v := c.Gateway.Auth.AllowTailscale; v != nil {
+		return *v
+	}
+	mode := c.AuthMode()
+	return c.Gateway.Tailscale.Mode == "serve" && mode != "password" && mode != "trusted-proxy"
+}
+
+// AllowedOrigins are the origins browser clients may come from. A daemon that listens beyond this
+// machine and names none gets those of its own port (config.md §2).
+func (c *Config) AllowedOrigins() []string {
+	u := &c.Gateway.ControlUI
+	if len(u.AllowedOrigins) > 0 || c.Gateway.Bind == "loopback" || u.DangerouslyAllowHostHeaderOriginFallback {
+		return slices.Clone(u.AllowedOrigins)
+	}
+	hosts := []string{"localhost", "127.0.0.1"}
+	if c.Gateway.Bind == "custom" && c.Gateway.CustomBindHost != "" {
+		hosts = append(hosts, c.Gateway.CustomBindHost)
+	}
+	out := make([]string, len(hosts))
+	for i, h := range hosts {
+		out[i] = "http://" + net.JoinHostPort(h, strconv.Itoa(c.Gateway.Port))
+	}
+	return out
+}
+
+// ListenHosts are the addresses to listen on, the first one required, a second one where the
+// machine has it (config.md §2 "Bind modes"). It asks the machine for its interfaces.
+func (c *Config) ListenHosts() ([]string, error) {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("cannot list the addresses of this machine: %w", err)
+	}
+	return c.listenHosts(addrs)
+}
+
+var tailnet = netip.MustParsePrefix("100.64.0.0/10")
+
+func (c *Config) listenHosts(addrs []net.Addr) ([]string, error) {
+	loopback := []string{"127.0.0.1"}
+	tail := ""
+	for _, a := range addrs {
+		p, err := netip.ParsePrefix(a.String())
+		switch {
+		case err != nil:
+		case p.Addr() == netip.IPv6Loopback():
+			loopback = []string{"127.0.0.1", "::1"}
+		case tail == "" && tailnet.Contains(p.Addr().Unmap()):
+			tail = p.Addr().Unmap().String()
+		}
+	}
+	g := &c.Gateway
+	switch g.Bind {
+	case "lan":
+		return []string{"0.0.0.0"}, nil
+	case "tailnet":
+		if tail != "" {
+			return []string{tail}, nil
+		}
+	case "custom":
+		host := strings.TrimSpace(g.CustomBindHost)
+		if host == "" {
+			return nil, refuse("gateway.bind=custom requires gateway.customBindHost")
+		}
+		addr, err := netip.ParseAddr(host)
+		if err != nil || !addr.Is4() {
+			return nil, refuse("gateway.bind=custom requires a valid IPv4 customBindHost (got %s)", quote(host))
+		}
+		return []string{addr.String()}, nil
+	}
+	return loopback, nil
+}
+
+// Refused is the error of a configuration that is well formed and must not be started with.
+type Refused struct{ Text string }
+
+func (e *Refused) Error() string { return e.Text }
+
+func refuse(format string, args ...any) error { return &Refused{fmt.Sprintf(format, args...)} }
+
+// CheckStart tells why the daemon may not start with this configuration, or nil; the error is
+// a *Refused. Call it after EnsureToken. The order and texts are those of config.md §2, with this program's variable names.
+func (c *Config) CheckStart() error {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return fmt.Errorf("cannot list the addresses of this machine: %w", err)
+	}
+	return c.checkStart(addrs)
+}
+
+func (c *Config) checkStart(addrs []net.Addr) error {
+	g, mode := &c.Gateway, c.AuthMode()
+	if g.Mode == "remote" {
+		return refuse("Gateway start blocked: set gateway.mode=local (current: remote).")
+	}
+	if c.bothSecrets {
+		return refuse("Invalid config: gateway.auth.token and gateway.auth.password are both set and gateway.auth.mode is not. Set gateway.auth.mode to token or password.")
+	}
+	hosts, err := c.listenHosts(addrs)
+	if err != nil {
+		return err
+	}
+	loopback := isLoopback(hosts[0])
+
+	secret := false
+	switch mode {
+	case "token":
+		if secret = g.Auth.Token.IsSet(); !secret && !c.AllowTailscale() {
+			return refuse("gateway auth mode is token, but no token was configured (set gateway.auth.token or HANZOD_TOKEN)")
+		}
+	case "password":
+		if secret = g.Auth.Password.IsSet(); !secret {
+			return refuse("gateway auth mode is password, but no password was configured (set gateway.auth.password or HANZOD_PASSWORD)")
+		}
+	case "trusted-proxy":
+		if g.Auth.TrustedProxy == nil {
+			return refuse("gateway auth mode is trusted-proxy, but gateway.auth.trustedProxy is missing (set gateway.auth.trustedProxy.userHeader)")
+		}
+	case "iam":
+		if g.Auth.IAM == nil {
+			return refuse("gateway auth mode is iam, but gateway.auth.iam is missing (set gateway.auth.iam.serverUrl and gateway.auth.iam.clientId)")
+		}
+	}
+	if g.Tailscale.Mode == "funnel" && mode != "password" {
+		return refuse("tailscale funnel requires gateway auth mode=password (set gateway.auth.password or HANZOD_PASSWORD)")
+	}
+	if g.Tailscale.Mode != "off" && !loopback {
+		return refuse("tailscale serve/funnel requires gateway bind=loopback (127.0.0.1)")
+	}
+	if !loopback && !secret && mode != "trusted-proxy" && mode != "iam" {
+		return refuse("refusing to bind gateway to %s without auth (set gateway.auth.token/password, or set HANZOD_TOKEN/HANZOD_PASSWORD)",
+			net.JoinHostPort(hosts[0], strconv.Itoa(g.Port)))
+	}
+	if mode == "trusted-proxy" {
+		if len(g.TrustedProxies) == 0 {
+			return refuse("gateway auth mode=trusted-proxy requires gateway.trustedProxies to be configured with at least one proxy IP")
+		}
+		if loopback && !slices.ContainsFunc(g.TrustedProxies, func(p netip.Prefix) bool { return p.Addr().IsLoopback() }) {
+			return refuse("gateway auth mode=trusted-proxy with bind=loopback requires gateway.trustedProxies to include 127.0.0.1, ::1, or a loopback CIDR")
+		}
+	}
+	return c.checkHooks(mode)
+}
+
+func isLoopback(host string) bool {
+	addr, err := netip.ParseAddr(host)
+	return err == nil && addr.IsLoopback()
+}
+
+func (c *Config) checkHooks(mode string) error {
+	h := &c.Hooks
+	if !h.Enabled {
+		return nil
+	}
+	text, key := "hooks.defaultSessionKey must match hooks.allowedSessionKeyPrefixes", h.DefaultSessionKey
+	if key == "" {
+		text, key = "hooks.allowedSessionKeyPrefixes must include 'hook:' when hooks.defaultSessionKey is unset", "hook:"
+	}
+	switch {
+	case h.Path == "/":
+		return refuse("hooks.path may not be '/'")
+	case !h.Token.IsSet():
+		return refuse("hooks.enabled requires hooks.token")
+	case len(h.AllowedSessionKeyPrefixes) > 0 &&
+		!slices.ContainsFunc(h.AllowedSessionKeyPrefixes, func(p string) bool { return strings.HasPrefix(key, p) }):
+		return refuse("%s", text)
+	case mode == "token" && c.Gateway.Auth.Token.Equal(h.Token.Reveal()):
+		return refuse("Invalid config: hooks.token must not match gateway auth token. Set a distinct hooks.token for hook ingress.")
+	}
+	return nil
+}

@@ -1,0 +1,229 @@
+// Package config reads the daemon's configuration: one file in the legacy gateway's JSON5 format
+// and key names, checked once and turned into typed values.
+//
+// It may import the standard library and config/json5, and starts no goroutine. A *Config is not
+// changed after Load, except by EnsureToken, and may then be read from any goroutine.
+package config
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/hanzoai/hanzod/config/json5"
+)
+
+// DefaultPort is the TCP port when nothing names another (config.md §1).
+const DefaultPort = 18789
+
+// Limits of what is read. More is refused with an issue, never cut off.
+const (
+	maxFileBytes    = 16 << 20 // the file itself; the largest real ones hold a few hundred kilobytes
+	maxIncludeBytes = 2 << 20  // each included file (control-plane.md §4)
+	maxIncludeDepth = 10       // files between the main one and the deepest (control-plane.md §4)
+	maxIncludes     = 256      // included files altogether, so that ten levels cannot multiply
+	maxNodes        = 1 << 20  // values of the merged tree, for the same reason
+)
+
+// Options says where to look. The zero value reads the process environment.
+type Options struct {
+	// Path is the file named by --config; StateDir the directory named by --state-dir.
+	Path, StateDir string
+	// Env looks a variable up; absent and empty are the same. Nil means os.Getenv.
+	Env func(string) string
+	// Port and Bind override the file and the environment when set. Port 0 asks for a free port.
+	Port *int
+	Bind string
+}
+
+// Config is everything the daemon was told. Secrets in it print as "[redacted]".
+type Config struct {
+	// Path is the config file, whether it exists or not; Exists says which.
+	Path   string
+	Exists bool
+	// Hash is the lower-case hex SHA-256 of the file's text, of the empty text when it is missing.
+	Hash string
+	// StateDir is where the daemon keeps its state, Home the home directory paths with ~ mean.
+	StateDir, Home string
+	// LegacyDir is a state directory of the older product that exists and that nobody named, or "".
+	LegacyDir string
+
+	Gateway    Gateway
+	Logging    Logging
+	Session    Session
+	Agents     Agents
+	Tools      Tools
+	CanvasHost CanvasHost
+	NodeHost   NodeHost
+	Hooks      Hooks
+	Discovery  Discovery
+	Update     Update
+	Browser    Browser
+	// EnvVars are the variables that the file's env section sets for the commands of this daemon.
+	// They are only handed out here; names that could take over a process are left out.
+	EnvVars map[string]string
+
+	tree *json5.Node
+	// bothSecrets notes that the file holds a token and a password and no mode.
+	bothSecrets bool
+}
+
+// Load finds, reads and checks the configuration. A missing file gives the defaults. A file that
+// does not hold is refused as a whole with an *Invalid that lists everything wrong with it; other
+// errors mean that the file could not be read.
+func Load(opts Options) (*Config, error) {
+	if opts.Env == nil {
+		opts.Env = os.Getenv
+	}
+	c := &Config{}
+	if err := c.locate(opts); err != nil {
+		return nil, err
+	}
+	text, err := readFile(c.Path, maxFileBytes)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return nil, fmt.Errorf("cannot read the config file: %w", err)
+	default:
+		c.Exists = true
+	}
+	sum := sha256.Sum256(text)
+	c.Hash = hex.EncodeToString(sum[:])
+
+	l := &loader{config: c, env: opts.Env, origin: map[*json5.Node]string{}}
+	if c.tree = l.parse(text); c.tree != nil {
+		c.EnvVars = l.envVars(c.tree)
+		l.substitute(c.tree, "")
+	}
+	if len(l.issues) == 0 {
+		l.read(c.tree)
+		l.override(opts)
+		l.resolveSecrets()
+		l.credentials()
+	}
+	if len(l.issues) > 0 {
+		return nil, &Invalid{Path: c.Path, Issues: l.issues}
+	}
+	return c, nil
+}
+
+// Section returns the checked tree of a top-level key that has no typed form here, or nil. It holds
+// secrets as plain text: never print it.
+func (c *Config) Section(key string) *json5.Node { return c.tree.Get(key) }
+
+// String names the file and shows no content.
+func (c *Config) String() string { return "config " + c.Path }
+
+// GoString is String, so that no verb of fmt shows the content.
+func (c *Config) GoString() string { return c.String() }
+
+// Format is String for every verb.
+func (c *Config) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(c.String())) }
+
+// LogValue is String in structured logs.
+func (c *Config) LogValue() slog.Value { return slog.StringValue(c.String()) }
+
+// loader turns the text of one configuration into values and collects what is wrong with it.
+type loader struct {
+	config   *Config
+	env      func(string) string
+	issues   []Issue
+	origin   map[*json5.Node]string // file of the nodes that came from another file than the main one
+	includes int
+	nodes    int
+	secrets  []pending
+}
+
+// parse reads the text of the main file and what it includes; nil after an issue.
+func (l *loader) parse(text []byte) *json5.Node {
+	if !l.config.Exists {
+		return &json5.Node{Kind: json5.Object}
+	}
+	root, err := json5.Parse(text)
+	if err != nil {
+		l.syntax(err, "")
+		return nil
+	}
+	root = l.include(root, includeSite{file: l.config.Path})
+	if root != nil && root.Kind != json5.Object {
+		l.fail("", root, "Expected object, got "+root.Kind.String())
+		return nil
+	}
+	return root
+}
+
+func (l *loader) syntax(err error, file string) {
+	is := Issue{Message: "JSON5 parse failed: SyntaxError: " + err.Error(), File: file}
+	var se *json5.SyntaxError
+	if errors.As(err, &se) {
+		is.Line, is.Col = se.Line, se.Col
+	}
+	l.issues = append(l.issues, is)
+}
+
+// override applies flags and environment, which win over the file.
+func (l *loader) override(opts Options) {
+	g := &l.config.Gateway
+	if name, v := first(l.env, "HANZOD_PORT", "OPENCLAW_GATEWAY_PORT", "CLAWDBOT_GATEWAY_PORT"); v != "" {
+		port, err := strconv.Atoi(v)
+		if err != nil || port < 1 || port > 65535 {
+			l.fail(name, nil, "Expected integer 1..65535, got "+quote(v))
+		}
+		g.Port = port
+	}
+	if opts.Port != nil {
+		if g.Port = *opts.Port; g.Port < 0 || g.Port > 65535 {
+			l.fail("--port", nil, fmt.Sprintf("Expected integer 0..65535, got %d", g.Port))
+		}
+	}
+	if opts.Bind != "" {
+		bind, ok := bindMode(opts.Bind)
+		if !ok {
+			l.fail("--bind", nil, wrongChoice(opts.Bind, bindModes))
+		}
+		g.Bind = bind
+	}
+	if name, v := first(l.env, "HANZOD_LOG_LEVEL", "OPENCLAW_LOG_LEVEL"); v != "" {
+		if !contains(logLevels, v) {
+			l.fail(name, nil, wrongChoice(v, logLevels))
+		}
+		l.config.Logging.Level, l.config.Logging.ConsoleLevel = v, v
+	}
+	if canvas := &l.config.CanvasHost; canvas.Port == 0 && g.Port > 0 && g.Port <= 65531 {
+		canvas.Port = g.Port + 4 // derived ports, config.md §1
+	}
+}
+
+// readFile reads a regular file of at most limit bytes.
+func readFile(path string, limit int64) ([]byte, error) {
+	// Asked before opening, which would wait for the writer of a named pipe.
+	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return readAll(f, limit)
+}
+
+func readAll(f *os.File, limit int64) ([]byte, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", filepath.Base(f.Name()))
+	}
+	if st.Size() > limit {
+		return nil, fmt.Errorf("%s is larger than %d bytes", filepath.Base(f.Name()), limit)
+	}
+	return readLimited(f, limit)
+}

@@ -1,0 +1,304 @@
+package config
+
+import (
+	"net/netip"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/hanzoai/hanzod/config/json5"
+)
+
+var (
+	bindModes = []string{"auto", "lan", "loopback", "custom", "tailnet"}
+	logLevels = []string{"silent", "fatal", "error", "warn", "info", "debug", "trace"}
+)
+
+// later are the top-level objects whose features read them from Section (config.md §3).
+var later = []string{
+	"meta", "env", "wizard", "diagnostics", "cli", "ui", "secrets", "auth", "acp", "models", "broadcast",
+	"audio", "media", "messages", "commands", "approvals", "cron", "web", "channels", "talk", "memory",
+	"skills", "plugins",
+}
+
+// read fills the typed sections from the tree, over their defaults.
+func (l *loader) read(tree *json5.Node) {
+	c := l.config
+	root := object{l: l, n: tree, known: new([]string)}
+	root.typed("$schema", json5.String)
+	root.raw(json5.Array, "bindings")
+	root.raw(json5.Object, later...)
+	l.gateway(root.object("gateway"), &c.Gateway)
+	l.logging(root.object("logging"), &c.Logging)
+	l.agents(root.object("agents"), &c.Agents)
+
+	c.Session.Scope = "per-sender"
+	session := root.object("session")
+	session.choice("scope", &c.Session.Scope, "per-sender", "global")
+	session.typed("mainKey", json5.String) // accepted and without effect, see MainKey
+
+	l.exec(root.object("tools").object("exec"), &c.Tools.Exec)
+	l.canvas(root.object("canvasHost"), &c.CanvasHost)
+	l.hooks(root.object("hooks"), &c.Hooks)
+
+	c.NodeHost.BrowserProxy = true
+	proxy := root.object("nodeHost").object("browserProxy")
+	proxy.bool("enabled", &c.NodeHost.BrowserProxy)
+	proxy.strs("allowProfiles", &c.NodeHost.AllowProfiles)
+
+	c.Discovery.MDNS = "minimal"
+	discovery := root.object("discovery")
+	discovery.object("mdns").choice("mode", &c.Discovery.MDNS, "off", "minimal", "full")
+	discovery.object("wideArea").bool("enabled", &c.Discovery.WideArea)
+
+	c.Update.CheckOnStart = true
+	update := root.object("update")
+	update.choice("channel", &c.Update.Channel, "stable", "beta", "dev")
+	update.bool("checkOnStart", &c.Update.CheckOnStart)
+	update.object("auto").bool("enabled", &c.Update.Auto)
+
+	c.Browser.Enabled = true
+	root.object("browser").bool("enabled", &c.Browser.Enabled)
+	root.strict()
+}
+
+func (l *loader) gateway(o object, g *Gateway) {
+	*g = Gateway{
+		Port: DefaultPort, Bind: "loopback", TLS: TLS{AutoGenerate: true}, ControlUI: ControlUI{Enabled: true},
+		Nodes: Nodes{BrowserMode: "off"}, Tailscale: Tailscale{Mode: "off"},
+		Reload: Reload{Mode: "hybrid", DebounceMs: 300}, ChannelHealthCheckMinutes: 5,
+	}
+	o.int("port", 1, 65535, &g.Port)
+	o.choice("mode", &g.Mode, "local", "remote")
+	if n := o.typed("bind", json5.String); n != nil {
+		if bind, ok := bindMode(n.Str); ok {
+			g.Bind = bind
+		} else {
+			l.fail("gateway.bind", n, wrongChoice(n.Str, bindModes)).AllowedValues = bindModes
+		}
+	}
+	o.str("customBindHost", &g.CustomBindHost)
+	l.controlUI(o.object("controlUi"), &g.ControlUI)
+	l.auth(o.object("auth"), &g.Auth)
+	g.TrustedProxies = o.prefixes("trustedProxies")
+	o.bool("allowRealIpFallback", &g.AllowRealIPFallback)
+
+	tools := o.object("tools")
+	tools.strs("deny", &g.Tools.Deny)
+	tools.strs("allow", &g.Tools.Allow)
+	tools.strict()
+
+	o.int("channelHealthCheckMinutes", 0, noBound, &g.ChannelHealthCheckMinutes)
+
+	tailscale := o.object("tailscale")
+	tailscale.choice("mode", &g.Tailscale.Mode, "off", "serve", "funnel")
+	tailscale.bool("resetOnExit", &g.Tailscale.ResetOnExit)
+	tailscale.strict()
+
+	remote, isRemote := o.object("remote"), func() bool { return g.Mode == "remote" }
+	remote.str("url", &g.Remote.URL)
+	remote.choice("transport", &g.Remote.Transport, "ssh", "direct")
+	remote.secret("token", &g.Remote.Token, isRemote)
+	remote.secret("password", &g.Remote.Password, isRemote)
+	remote.str("tlsFingerprint", &g.Remote.TLSFingerprint)
+	remote.str("sshTarget", &g.Remote.SSHTarget)
+	remote.str("sshIdentity", &g.Remote.SSHIdentity)
+	remote.strict()
+
+	reload := o.object("reload")
+	reload.choice("mode", &g.Reload.Mode, "off", "restart", "hot", "hybrid")
+	reload.integer("debounceMs", 0, noBound, &g.Reload.DebounceMs)
+	reload.strict()
+
+	tls := o.object("tls")
+	tls.bool("enabled", &g.TLS.Enabled)
+	tls.bool("autoGenerate", &g.TLS.AutoGenerate)
+	tls.file("certPath", &g.TLS.CertPath)
+	tls.file("keyPath", &g.TLS.KeyPath)
+	tls.file("caPath", &g.TLS.CAPath)
+	tls.strict()
+
+	l.http(o.object("http"), &g.HTTP)
+
+	nodes := o.object("nodes")
+	nodes.strs("allowCommands", &g.Nodes.AllowCommands)
+	nodes.strs("denyCommands", &g.Nodes.DenyCommands)
+	browser := nodes.object("browser")
+	browser.choice("mode", &g.Nodes.BrowserMode, "auto", "manual", "off")
+	browser.str("node", &g.Nodes.BrowserNode)
+	browser.strict()
+	nodes.strict()
+
+	o.raw(json5.Object, "marketplace", "requestRateLimit")
+	o.strict()
+}
+
+// bindMode reads a bind mode; host names, as older files have them, mean a mode (config.md §13).
+func bindMode(s string) (string, bool) {
+	switch strings.ToLower(strings.TrimSpace(s)) {
+	case "0.0.0.0", "::", "[::]", "*":
+		return "lan", true
+	case "127.0.0.1", "::1", "[::1]", "localhost":
+		return "loopback", true
+	}
+	return s, contains(bindModes, s)
+}
+
+func (l *loader) controlUI(o object, u *ControlUI) {
+	o.bool("enabled", &u.Enabled)
+	o.str("basePath", &u.BasePath)
+	if u.BasePath = strings.Trim(strings.TrimSpace(u.BasePath), "/"); u.BasePath != "" {
+		u.BasePath = "/" + u.BasePath
+	}
+	o.file("root", &u.Root)
+	o.strs("allowedOrigins", &u.AllowedOrigins)
+	o.bool("allowInsecureAuth", &u.AllowInsecureAuth)
+	o.bool("dangerouslyDisableDeviceAuth", &u.DangerouslyDisableDeviceAuth)
+	o.bool("dangerouslyAllowHostHeaderOriginFallback", &u.DangerouslyAllowHostHeaderOriginFallback)
+	o.strict()
+}
+
+func (l *loader) auth(o object, a *Auth) {
+	o.choice("mode", &a.Mode, "none", "token", "password", "trusted-proxy", "iam")
+	o.secret("token", &a.Token, nil)
+	o.secret("password", &a.Password, nil)
+	if n := o.typed("allowTailscale", json5.Bool); n != nil {
+		a.AllowTailscale = &n.Bool
+	}
+	if limit := o.object("rateLimit"); limit.n != nil {
+		r := &RateLimit{MaxAttempts: 10, WindowMs: 60_000, LockoutMs: 300_000, ExemptLoopback: true}
+		limit.int("maxAttempts", 1, noBound, &r.MaxAttempts)
+		limit.integer("windowMs", 1, noBound, &r.WindowMs)
+		limit.integer("lockoutMs", 1, noBound, &r.LockoutMs)
+		limit.bool("exemptLoopback", &r.ExemptLoopback)
+		limit.strict()
+		a.RateLimit = r
+	}
+	if proxy := o.object("trustedProxy"); proxy.n != nil {
+		a.TrustedProxy = &TrustedProxy{}
+		proxy.required("userHeader", &a.TrustedProxy.UserHeader)
+		proxy.strs("requiredHeaders", &a.TrustedProxy.RequiredHeaders)
+		proxy.strs("allowUsers", &a.TrustedProxy.AllowUsers)
+		proxy.strict()
+	}
+	if iam := o.object("iam"); iam.n != nil {
+		a.IAM = &IAM{}
+		iam.required("serverUrl", &a.IAM.ServerURL)
+		iam.required("clientId", &a.IAM.ClientID)
+		iam.secret("clientSecret", &a.IAM.ClientSecret, func() bool { return a.Mode == "iam" })
+		iam.str("orgName", &a.IAM.OrgName)
+		iam.str("appName", &a.IAM.AppName)
+		iam.strs("scopes", &a.IAM.Scopes)
+		iam.str("jwksUrl", &a.IAM.JWKSURL)
+		iam.strs("superAdmins", &a.IAM.SuperAdmins)
+		iam.strict()
+	}
+	o.strict()
+}
+
+// required reads a string that must be there and must not be blank.
+func (o object) required(key string, into *string) {
+	o.str(key, into)
+	n := o.n.Get(key)
+	if n == nil {
+		n = o.n
+	} else if n.Kind != json5.String {
+		return
+	}
+	if strings.TrimSpace(*into) == "" {
+		o.l.fail(join(o.path, key), n, "Expected non-empty string")
+	}
+}
+
+// prefixes reads a list of addresses and CIDR blocks.
+func (o object) prefixes(key string) []netip.Prefix {
+	var list []string
+	o.strs(key, &list)
+	var out []netip.Prefix
+	for i, s := range list {
+		p, err := netip.ParsePrefix(strings.TrimSpace(s))
+		if err != nil {
+			addr, err := netip.ParseAddr(strings.TrimSpace(s))
+			if err != nil {
+				o.l.fail(join(join(o.path, key), strconv.Itoa(i)), o.n.Get(key), "Expected IP address or CIDR block, got "+quote(s))
+				continue
+			}
+			addr = addr.Unmap().WithZone("")
+			p = netip.PrefixFrom(addr, addr.BitLen())
+		}
+		out = append(out, p.Masked())
+	}
+	return out
+}
+
+func (l *loader) http(o object, h *HTTP) {
+	endpoints := o.object("endpoints")
+	endpoints.object("chatCompletions").bool("enabled", &h.ChatCompletions)
+	endpoints.object("responses").bool("enabled", &h.Responses)
+	endpoints.strict()
+	headers := o.object("securityHeaders")
+	if n := headers.take("strictTransportSecurity"); n != nil {
+		switch {
+		case n.Kind == json5.String:
+			h.StrictTransportSecurity = strings.TrimSpace(n.Str)
+		case n.Kind != json5.Bool || n.Bool:
+			headers.want("strictTransportSecurity", "string or false", n)
+		}
+		if strings.ContainsAny(h.StrictTransportSecurity, "\r\n\x00") {
+			l.fail(join(headers.path, "strictTransportSecurity"), n, "Expected one line")
+		}
+	}
+	headers.strict()
+	o.strict()
+}
+
+func (l *loader) logging(o object, g *Logging) {
+	*g = Logging{
+		Level: "info", ConsoleLevel: "info", RedactSensitive: "tools", MaxFileBytes: 500 << 20,
+		File: filepath.Join(l.config.StateDir, "logs", "hanzod.log"),
+	}
+	o.choice("level", &g.Level, logLevels...)
+	o.file("file", &g.File)
+	o.integer("maxFileBytes", 1, noBound, &g.MaxFileBytes)
+	o.choice("consoleLevel", &g.ConsoleLevel, logLevels...)
+	o.choice("consoleStyle", &g.ConsoleStyle, "pretty", "compact", "json")
+	o.choice("redactSensitive", &g.RedactSensitive, "off", "tools")
+	o.strs("redactPatterns", &g.RedactPatterns)
+	o.strict()
+}
+
+func (l *loader) exec(o object, e *Exec) {
+	e.TimeoutSec = 1800
+	o.choice("host", &e.Host, "sandbox", "gateway", "node")
+	o.choice("security", &e.Security, "deny", "allowlist", "full")
+	o.choice("ask", &e.Ask, "off", "on-miss", "always")
+	o.str("node", &e.Node)
+	o.strs("pathPrepend", &e.PathPrepend)
+	o.strs("safeBins", &e.SafeBins)
+	o.int("timeoutSec", 1, noBound, &e.TimeoutSec)
+}
+
+func (l *loader) canvas(o object, h *CanvasHost) {
+	*h = CanvasHost{Enabled: true, LiveReload: true}
+	h.Root = filepath.Join(l.config.Workspace(l.config.DefaultAgentID()), "canvas")
+	o.bool("enabled", &h.Enabled)
+	o.file("root", &h.Root)
+	o.int("port", 1, 65535, &h.Port) // 0 until override derives it
+	o.bool("liveReload", &h.LiveReload)
+}
+
+func (l *loader) hooks(o object, h *Hooks) {
+	*h = Hooks{Path: "/hooks", MaxBodyBytes: 256 << 10}
+	o.bool("enabled", &h.Enabled)
+	o.secret("token", &h.Token, func() bool { return h.Enabled })
+	o.str("path", &h.Path)
+	o.str("defaultSessionKey", &h.DefaultSessionKey)
+	o.bool("allowRequestSessionKey", &h.AllowRequestSessionKey)
+	o.strs("allowedSessionKeyPrefixes", &h.AllowedSessionKeyPrefixes)
+	o.strs("allowedAgentIds", &h.AllowedAgentIDs)
+	o.integer("maxBodyBytes", 1, noBound, &h.MaxBodyBytes)
+	if strings.TrimSpace(h.Path) == "" {
+		h.Path = "/hooks"
+	}
+	h.Path = "/" + strings.Trim(strings.TrimSpace(h.Path), "/")
+}

@@ -1,0 +1,219 @@
+package config
+
+import "net/netip"
+
+// The typed sections. Each field says its key and default where the name does not; config.md §4 to
+// §9 describe them. Times named …Ms are milliseconds.
+
+// Gateway is the section gateway: where and how the daemon listens.
+type Gateway struct {
+	Port                      int    // 18789
+	Mode                      string // local or remote; unset counts as local
+	Bind                      string // auto, lan, loopback (default), custom, tailnet
+	CustomBindHost            string // IPv4 address, for bind custom
+	Auth                      Auth
+	TrustedProxies            []netip.Prefix // whose forwarded headers count
+	AllowRealIPFallback       bool
+	TLS                       TLS
+	ControlUI                 ControlUI
+	Nodes                     Nodes
+	HTTP                      HTTP
+	Tailscale                 Tailscale
+	Remote                    Remote
+	Reload                    Reload
+	ChannelHealthCheckMinutes int // 5; 0 is off
+	Tools                     ToolsInvoke
+}
+
+// Auth is gateway.auth. AuthMode of Config tells the mode that results.
+type Auth struct {
+	Mode            string // none, token, password, trusted-proxy, iam, or "" when unset
+	Token, Password Secret
+	AllowTailscale  *bool         // nil when unset
+	RateLimit       *RateLimit    // nil when the section is absent
+	TrustedProxy    *TrustedProxy // nil when the section is absent
+	IAM             *IAM          // nil when the section is absent
+}
+
+// RateLimit is gateway.auth.rateLimit: failed attempts per address.
+type RateLimit struct {
+	MaxAttempts    int   // 10
+	WindowMs       int64 // 60000
+	LockoutMs      int64 // 300000
+	ExemptLoopback bool  // true
+}
+
+// TrustedProxy is gateway.auth.trustedProxy.
+type TrustedProxy struct {
+	UserHeader                  string
+	RequiredHeaders, AllowUsers []string
+}
+
+// IAM is gateway.auth.iam, an OpenID Connect server.
+type IAM struct {
+	ServerURL, ClientID, OrgName, AppName, JWKSURL string
+	ClientSecret                                   Secret
+	Scopes, SuperAdmins                            []string
+}
+
+// TLS is gateway.tls.
+type TLS struct {
+	Enabled                   bool
+	AutoGenerate              bool // true
+	CertPath, KeyPath, CAPath string
+}
+
+// ControlUI is gateway.controlUi.
+type ControlUI struct {
+	Enabled                                  bool   // true
+	BasePath                                 string // "" or with a leading and no trailing slash
+	Root                                     string
+	AllowedOrigins                           []string
+	AllowInsecureAuth                        bool
+	DangerouslyDisableDeviceAuth             bool
+	DangerouslyAllowHostHeaderOriginFallback bool
+}
+
+// Nodes is gateway.nodes.
+type Nodes struct {
+	AllowCommands, DenyCommands []string
+	BrowserMode                 string // auto, manual, off (default)
+	BrowserNode                 string
+}
+
+// HTTP is gateway.http. StrictTransportSecurity is the header's value, empty for none.
+type HTTP struct {
+	StrictTransportSecurity string
+	ChatCompletions         bool // endpoint enabled
+	Responses               bool // endpoint enabled
+}
+
+// Tailscale is gateway.tailscale.
+type Tailscale struct {
+	Mode        string // off (default), serve, funnel
+	ResetOnExit bool
+}
+
+// Remote is gateway.remote, used by clients.
+type Remote struct {
+	URL, Transport, TLSFingerprint, SSHTarget, SSHIdentity string
+	Token, Password                                        Secret
+}
+
+// Reload is gateway.reload.
+type Reload struct {
+	Mode       string // off, restart, hot, hybrid (default)
+	DebounceMs int64  // 300
+}
+
+// ToolsInvoke is gateway.tools: what POST /tools/invoke may call.
+type ToolsInvoke struct{ Deny, Allow []string }
+
+// Logging is the section logging.
+type Logging struct {
+	Level           string // silent, fatal, error, warn, info (default), debug, trace
+	File            string // <state>/logs/hanzod.log
+	MaxFileBytes    int64  // 500 MiB
+	ConsoleLevel    string // info
+	ConsoleStyle    string // pretty, compact, json, or "" for the terminal to decide
+	RedactSensitive string // off, tools (default)
+	RedactPatterns  []string
+}
+
+// Session is the part of the section session that is not read by its own feature.
+type Session struct {
+	Scope string // per-sender (default), global
+}
+
+// Agents is the section agents.
+type Agents struct {
+	Defaults AgentDefaults
+	List     []Agent
+}
+
+// AgentDefaults is agents.defaults.
+type AgentDefaults struct {
+	Workspace string
+	Heartbeat Heartbeat
+}
+
+// Agent is an entry of agents.list. Heartbeat is the defaults' with the entry's own laid over it.
+type Agent struct {
+	ID, Name, Workspace string
+	Default             bool
+	OwnHeartbeat        bool // the entry has a heartbeat section
+	Heartbeat           Heartbeat
+}
+
+// Heartbeat is agents.defaults.heartbeat or an agent's (control-plane.md §3).
+type Heartbeat struct {
+	Every                     string // 30m; a bare number is minutes, 0 is off
+	Model, Session            string
+	Target                    string // none
+	DirectPolicy              string // allow (default), block
+	To, AccountID             string
+	Prompt                    string
+	AckMaxChars               int // 300
+	ActiveStart, ActiveEnd    string
+	ActiveTimezone            string
+	SuppressToolErrorWarnings bool
+	LightContext              bool
+	IncludeReasoning          bool
+}
+
+// Tools is the section tools, as far as it is typed.
+type Tools struct{ Exec Exec }
+
+// Exec is tools.exec. Host, Security and Ask are empty when unset: their defaults depend on each
+// other (config.md §7).
+type Exec struct {
+	Host     string // sandbox, gateway, node
+	Security string // deny, allowlist, full
+	Ask      string // off, on-miss, always
+	Node     string
+	// PathPrepend and SafeBins adjust what a command finds and what needs no approval.
+	PathPrepend, SafeBins []string
+	TimeoutSec            int // 1800
+}
+
+// CanvasHost is the section canvasHost. Port is 0 when the gateway's port is free to choose.
+type CanvasHost struct {
+	Enabled    bool   // true
+	Root       string // <workspace of the default agent>/canvas
+	Port       int    // gateway port + 4
+	LiveReload bool   // true
+}
+
+// NodeHost is the section nodeHost.
+type NodeHost struct {
+	BrowserProxy  bool // true
+	AllowProfiles []string
+}
+
+// Hooks is the section hooks, without its mappings.
+type Hooks struct {
+	Enabled                   bool
+	Token                     Secret
+	Path                      string // /hooks
+	DefaultSessionKey         string
+	AllowRequestSessionKey    bool
+	AllowedSessionKeyPrefixes []string
+	AllowedAgentIDs           []string
+	MaxBodyBytes              int64 // 262144
+}
+
+// Discovery is the section discovery.
+type Discovery struct {
+	WideArea bool
+	MDNS     string // off, minimal (default), full
+}
+
+// Update is the section update.
+type Update struct {
+	Channel      string // stable, beta, dev, or "" when unset
+	CheckOnStart bool   // true
+	Auto         bool
+}
+
+// Browser is the section browser, as far as it is typed.
+type Browser struct{ Enabled bool }

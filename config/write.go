@@ -1,0 +1,96 @@
+package config
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/hanzoai/hanzod/config/json5"
+)
+
+// tokenBytes is the length of a generated token before it is written in hex (config.md §2).
+const tokenBytes = 24
+
+// EnsureToken gives a daemon in token mode a token when nothing holds one: a random token is
+// written with the mode to the config file, whose comments and layout stay, and to c. It does
+// nothing in another auth mode and for gateway.mode remote. The file appears as a whole or not at
+// all. A file changed since Load is not overwritten.
+//
+// It must not run at the same time as anything that reads c.
+func EnsureToken(c *Config) (generated bool, err error) {
+	if c.Gateway.Mode == "remote" || c.AuthMode() != "token" || c.Gateway.Auth.Token.IsSet() {
+		return false, nil
+	}
+	path := c.Path
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real // a link to the file stays a link
+	}
+	text, err := readFile(path, maxFileBytes)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("cannot read the config file to add a token: %w", err)
+	}
+	sum := sha256.Sum256(text)
+	if hex.EncodeToString(sum[:]) != c.Hash {
+		return false, fmt.Errorf("%s changed while the daemon was starting: start it again", c.Path)
+	}
+	random := make([]byte, tokenBytes)
+	if _, err := rand.Read(random); err != nil {
+		return false, fmt.Errorf("cannot make a token: %w", err)
+	}
+	token := hex.EncodeToString(random)
+	out, err := json5.Set(text, []string{"gateway", "auth", "mode"}, "token")
+	if err == nil {
+		out, err = json5.Set(out, []string{"gateway", "auth", "token"}, token)
+	}
+	if err != nil {
+		return false, fmt.Errorf("cannot add a token to %s: %w; set gateway.auth.token there or HANZOD_TOKEN", c.Path, err)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return false, fmt.Errorf("cannot make the config directory: %w", err)
+	}
+	if err := WriteFileAtomic(path, out, 0o600); err != nil {
+		return false, fmt.Errorf("cannot save the new token (set gateway.auth.token or HANZOD_TOKEN instead): %w", err)
+	}
+	sum = sha256.Sum256(out)
+	c.Hash, c.Exists = hex.EncodeToString(sum[:]), true
+	c.Gateway.Auth.Mode, c.Gateway.Auth.Token = "token", NewSecret(token)
+	return true, nil
+}
+
+// WriteFileAtomic replaces the file at path by data: whoever reads it, also after a crash, finds
+// the old content or the new one. On return the content is on disk. The directory must exist; a
+// symbolic link at path is replaced, not followed. perm has no meaning on Windows.
+func WriteFileAtomic(path string, data []byte, perm fs.FileMode) (err error) {
+	dir := filepath.Dir(path)
+	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".tmp-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = f.Close()
+			_ = os.Remove(f.Name())
+		}
+	}()
+	if err := f.Chmod(perm); err != nil && !ignoreChmod {
+		return err
+	}
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
