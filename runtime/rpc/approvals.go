@@ -247,7 +247,7 @@ func setNodeFileFromProto(r *approvalsv1.SetNodePolicyFileRequest) (approvals.Se
 func policyToProto(f policy.Snapshot) (*approvalsv1.PolicyFile, error) {
 	file, err := structFromJSON(f.File)
 	if err != nil {
-		return nil, approvals.ErrFileRead.Wrap(err)
+		return nil, errFile.Wrap(err)
 	}
 	return &approvalsv1.PolicyFile{Path: f.Path, Exists: f.Exists, Hash: f.Hash, File: file}, nil
 }
@@ -262,14 +262,14 @@ func nodePolicyToProto(answer []byte) (*approvalsv1.PolicyFile, error) {
 		File   json.RawMessage `json:"file"`
 	}
 	if err := json.Unmarshal(answer, &in); err != nil {
-		return nil, approvals.ErrNodeFile.Wrap(err)
+		return nil, errNodeFile.Wrap(err)
 	}
 	if string(in.File) == "null" {
 		in.File = nil
 	}
 	file, err := structFromJSON(in.File)
 	if err != nil {
-		return nil, approvals.ErrNodeFile.Wrap(err)
+		return nil, errNodeFile.Wrap(err)
 	}
 	return &approvalsv1.PolicyFile{Path: in.Path, Exists: in.Exists, Hash: in.Hash, File: file}, nil
 }

@@ -193,6 +193,8 @@ var (
 	errValue    = errs.Define(errs.Invalid, "rpc.value", "a value cannot be written as JSON")
 	errAnswer   = errs.Define(errs.Conflict, "rpc.answer", "the call ran, but its answer cannot be carried as a JSON value")
 	errRender   = errs.Define(errs.Internal, "rpc.render", "an event could not be rendered")
+	errFile     = errs.Define(errs.Unavailable, "rpc.policy_file", "the exec approvals file cannot be carried as a JSON object")
+	errNodeFile = errs.Define(errs.Unavailable, "rpc.node_policy_file", "the answer of the node is no exec approvals file")
 	errPanic    = errs.Define(errs.Internal, "rpc.panic", "a handler panicked")
 )
 

@@ -39,6 +39,12 @@ const (
 	unknownText  = "; the outcome is unknown: look at the current state before you try again"
 )
 
+// Status maps an error of another door that speaks gRPC's statuses too; nil stays nil.
+func Status(err error) *status.Status {
+	st, _ := statusOf(err)
+	return st
+}
+
 // statusOf maps an error to what the caller gets and to the class that metrics count it under. The
 // status is nil for success.
 func statusOf(err error) (*status.Status, string) {

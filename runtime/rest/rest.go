@@ -1,0 +1,289 @@
+// Package rest is the handler of the TCP port: probes, metrics, the OpenAPI document, REST, and the
+// way to the legacy WebSocket door.
+//
+// REST is the gRPC door in JSON: grpc-gateway translates, and an in-process channel runs the same
+// handlers behind the same interceptors, with the caller that the bearer token proved and never
+// with the trust of the local socket. The package imports identity, ops, gate, gen and runtime/rpc.
+// It owns no goroutine; net/http and the in-process channel run the handlers.
+//
+// JSON is proto JSON: camelCase names, 64-bit integers as strings, times in RFC 3339, durations as
+// "3.5s". Plain fields are always there, zero, empty list and empty map included, so that scripts
+// find the keys they expect; optional fields and messages are left out when absent. Unknown fields
+// in a request are refused. Errors are RFC 9457 problems. A stream is one JSON object a line
+// (application/x-ndjson), or server-sent events when the request accepts text/event-stream; when it
+// fails on the way, its last object is {"error": problem}, as an event named "error".
+package rest
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	gwruntime "github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"google.golang.org/grpc"
+
+	"github.com/hanzoai/hanzod/gate"
+	"github.com/hanzoai/hanzod/gen/openapi"
+	"github.com/hanzoai/hanzod/identity"
+	"github.com/hanzoai/hanzod/ops"
+)
+
+// Limits of the port.
+const (
+	// MaxBody is the largest request body in bytes, the message limit of the gRPC door. A larger one
+	// is answered 413.
+	MaxBody = 26214400
+	// bodyTimeout is how long a body may take to arrive, then 408.
+	bodyTimeout = 30 * time.Second
+	// writeTimeout is how long a reader may leave a part of an answer lying; then its connection
+	// ends. It counts anew for each part of a stream.
+	writeTimeout = 30 * time.Second
+	// headerTimeout and idleTimeout end connections that send no request.
+	headerTimeout = 10 * time.Second
+	idleTimeout   = 2 * time.Minute
+	// maxHeaderBytes bounds the header of a request.
+	maxHeaderBytes = 32 << 10
+)
+
+// RPC is what the door needs of the gRPC door.
+type RPC interface {
+	Register(grpc.ServiceRegistrar)
+	UnaryInterceptor() grpc.UnaryServerInterceptor
+	StreamInterceptor() grpc.StreamServerInterceptor
+}
+
+// Deps is what the handler stands on. Fields are required unless they say otherwise.
+type Deps struct {
+	RPC RPC
+	// Legacy takes WebSocket upgrades, on any path (protocol.md §1.2).
+	Legacy http.Handler
+	// Metrics serves the metrics page to those who may read it.
+	Metrics http.Handler
+	// Bearer finds the caller that a token stands for. The door fills in where it came from.
+	Bearer func(ctx context.Context, token, remoteIP string) (identity.Caller, error)
+	Gate   *gate.Gate
+	// Ready returns "ready", "starting" or "stopping".
+	Ready func() string
+	// RemoteIP returns the address of the client; nil takes the address of the peer.
+	RemoteIP func(*http.Request) string
+	// Loopback says that the port is bound to loopback only. Then the Host header must name a
+	// loopback address or one of Hosts, so that no web page reaches the daemon by a name of its own.
+	Loopback bool
+	// Hosts are further names of this daemon, without port.
+	Hosts []string
+	// HSTS is the value of Strict-Transport-Security, empty for none.
+	HSTS string
+	Log  *slog.Logger
+}
+
+type server struct {
+	d     Deps
+	mux   *gwruntime.ServeMux
+	hsts  []string
+	hosts map[string]bool
+	etag  string
+}
+
+// New returns the handler of the port. It fails only when the routes of two RPCs clash.
+func New(d Deps) (http.Handler, error) {
+	s := &server{d: d, hosts: map[string]bool{}}
+	if d.HSTS != "" {
+		s.hsts = []string{d.HSTS}
+	}
+	for _, h := range d.Hosts {
+		s.hosts[strings.ToLower(h)] = true
+	}
+	sum := sha256.Sum256(openapi.Document)
+	s.etag = `"` + hex.EncodeToString(sum[:8]) + `"`
+	var err error
+	if s.mux, err = s.gateway(); err != nil {
+		return nil, fmt.Errorf("register the REST routes: %w", err)
+	}
+	return s, nil
+}
+
+// NewServer returns an HTTP server with the limits of the port around the handler. Its owner
+// serves it and shuts it down.
+func NewServer(h http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+}
+
+// The headers that every response carries (protocol.md §1.6). They are shared and never changed.
+var (
+	nosniff     = []string{"nosniff"}
+	noReferrer  = []string{"no-referrer"}
+	permissions = []string{"camera=(), microphone=(), geolocation=()"}
+	noStore     = []string{"no-store"}
+	jsonType    = []string{"application/json; charset=utf-8"}
+	textType    = []string{"text/plain; charset=utf-8"}
+)
+
+// readers are the methods that read.
+const readers = "GET, HEAD"
+
+func (s *server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	h := rw.Header()
+	h["X-Content-Type-Options"] = nosniff
+	h["Referrer-Policy"] = noReferrer
+	h["Permissions-Policy"] = permissions
+	if s.hsts != nil {
+		h["Strict-Transport-Security"] = s.hsts
+	}
+	if isUpgrade(r) {
+		s.d.Legacy.ServeHTTP(rw, r)
+		return
+	}
+	w := &writer{ResponseWriter: rw}
+	defer s.recover(w, r)
+	switch r.URL.Path {
+	case "/health", "/healthz":
+		probe(w, r, http.StatusOK, `{"ok":true,"status":"live"}`)
+	case "/ready", "/readyz":
+		switch state := s.d.Ready(); state {
+		case "ready":
+			probe(w, r, http.StatusOK, `{"ok":true,"status":"ready"}`)
+		case "stopping":
+			probe(w, r, http.StatusServiceUnavailable, `{"ok":false,"status":"stopping"}`)
+		default:
+			probe(w, r, http.StatusServiceUnavailable, `{"ok":false,"status":"starting"}`)
+		}
+	case "/openapi.json":
+		s.document(w, r)
+	case "/metrics":
+		s.metrics(w, r)
+	default:
+		if strings.HasPrefix(r.URL.Path, "/v1/") {
+			s.mux.ServeHTTP(w, r)
+			return
+		}
+		text(w, http.StatusNotFound, "Not Found")
+	}
+}
+
+// isUpgrade recognises the requests that become WebSockets.
+func isUpgrade(r *http.Request) bool {
+	return r.Method == http.MethodGet && strings.EqualFold(r.Header.Get("Upgrade"), "websocket")
+}
+
+// recover answers 500 for a panic, where an answer is still possible.
+func (s *server) recover(w *writer, r *http.Request) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+		panic(p)
+	}
+	s.d.Log.ErrorContext(r.Context(), "a handler of the TCP port panicked", "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
+	if w.wrote {
+		panic(http.ErrAbortHandler) // a cut connection is the only way left to say it
+	}
+	writeProblem(w, problem{Status: http.StatusInternalServerError, Detail: "internal error; the log of the daemon says more", Code: "internal"})
+}
+
+func probe(w http.ResponseWriter, r *http.Request, status int, body string) {
+	h := w.Header()
+	h["Cache-Control"] = noStore
+	if !reads(w, r) {
+		return
+	}
+	h["Content-Type"] = jsonType
+	w.WriteHeader(status)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write([]byte(body))
+	}
+}
+
+// reads answers 405 to all but GET and HEAD.
+func reads(w http.ResponseWriter, r *http.Request) bool {
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		return true
+	}
+	w.Header().Set("Allow", readers)
+	text(w, http.StatusMethodNotAllowed, "Method Not Allowed")
+	return false
+}
+
+func text(w http.ResponseWriter, status int, body string) {
+	w.Header()["Content-Type"] = textType
+	w.WriteHeader(status)
+	_, _ = w.Write([]byte(body))
+}
+
+func (s *server) document(w http.ResponseWriter, r *http.Request) {
+	if !reads(w, r) {
+		return
+	}
+	h := w.Header()
+	h["Content-Type"] = jsonType
+	h.Set("ETag", s.etag)
+	h.Set("Cache-Control", "no-cache")
+	http.ServeContent(w, r, "openapi.json", time.Time{}, bytes.NewReader(openapi.Document))
+}
+
+// metricsOperation is the facts of reading the metrics page, which is no RPC.
+var metricsOperation = &ops.Operation{Role: identity.RoleOperator, Scope: identity.ScopeRead}
+
+func (s *server) metrics(w http.ResponseWriter, r *http.Request) {
+	if !reads(w, r) {
+		return
+	}
+	c, err := s.guard(r)
+	if err == nil {
+		err = s.d.Gate.Admit(c, metricsOperation)
+	}
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	s.d.Metrics.ServeHTTP(w, r)
+}
+
+func (s *server) remoteIP(r *http.Request) string {
+	if s.d.RemoteIP != nil {
+		return s.d.RemoteIP(r)
+	}
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
+}
+
+// writer remembers that the header went out and swallows a second one, which the gateway writes
+// when a stream fails after it was opened.
+type writer struct {
+	http.ResponseWriter
+	wrote bool
+	sse   bool
+}
+
+func (w *writer) WriteHeader(status int) {
+	if !w.wrote {
+		w.wrote = true
+		w.ResponseWriter.WriteHeader(status)
+	}
+}
+
+func (w *writer) Write(b []byte) (int, error) {
+	w.wrote = true
+	return w.ResponseWriter.Write(b)
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (w *writer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
