@@ -1,0 +1,458 @@
+package store
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"reflect"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/hanzoai/hanzod/approvals"
+	"github.com/hanzoai/hanzod/errs"
+)
+
+// pruneChunk bounds the approvals removed in one transaction, so that other writes do not wait
+// for thousands of them.
+const pruneChunk = 256
+
+// approvalRecord is one approval. A slice that is not nil stays so even when it is empty.
+type approvalRecord struct {
+	State             approvals.State    `json:"state,omitzero"`
+	Command           string             `json:"command,omitzero"`
+	CommandArgv       []string           `json:"command_argv,omitzero"`
+	EnvKeys           []string           `json:"env_keys,omitzero"`
+	Binding           *bindingRecord     `json:"binding,omitzero"`
+	Plan              *planRecord        `json:"plan,omitzero"`
+	Cwd               *string            `json:"cwd,omitzero"`
+	NodeID            *string            `json:"node_id,omitzero"`
+	Host              *string            `json:"host,omitzero"`
+	Security          *string            `json:"security,omitzero"`
+	Ask               *string            `json:"ask,omitzero"`
+	AgentID           *string            `json:"agent_id,omitzero"`
+	ResolvedPath      *string            `json:"resolved_path,omitzero"`
+	SessionKey        *string            `json:"session_key,omitzero"`
+	TurnSource        turnSourceRecord   `json:"turn_source,omitzero"`
+	CreatedAt         time.Time          `json:"created_at,omitzero"`
+	ExpiresAt         time.Time          `json:"expires_at,omitzero"`
+	Requester         requesterRecord    `json:"requester,omitzero"`
+	Decision          approvals.Decision `json:"decision,omitzero"`
+	ResolvedAt        time.Time          `json:"resolved_at,omitzero"`
+	ResolvedBy        string             `json:"resolved_by,omitzero"`
+	ResolvedBySubject string             `json:"resolved_by_subject,omitzero"`
+	Uses              int                `json:"uses,omitzero"`
+	LastUsedAt        time.Time          `json:"last_used_at,omitzero"`
+}
+
+type bindingRecord struct {
+	Argv       []string `json:"argv,omitzero"`
+	Cwd        *string  `json:"cwd,omitzero"`
+	AgentID    *string  `json:"agent_id,omitzero"`
+	SessionKey *string  `json:"session_key,omitzero"`
+	EnvHash    *string  `json:"env_hash,omitzero"`
+}
+
+type planRecord struct {
+	Argv       []string `json:"argv,omitzero"`
+	Cwd        *string  `json:"cwd,omitzero"`
+	RawCommand *string  `json:"raw_command,omitzero"`
+	AgentID    *string  `json:"agent_id,omitzero"`
+	SessionKey *string  `json:"session_key,omitzero"`
+}
+
+type turnSourceRecord struct {
+	Channel   *string `json:"channel,omitzero"`
+	To        *string `json:"to,omitzero"`
+	AccountID *string `json:"account_id,omitzero"`
+	// ThreadID is JSON text, so that a number keeps its digits.
+	ThreadID rawJSON `json:"thread_id,omitzero"`
+}
+
+// rawJSON is json.RawMessage as text, which makes the structs that hold it comparable.
+type rawJSON string
+
+func (r rawJSON) MarshalJSON() ([]byte, error) { return []byte(r), nil }
+
+func (r *rawJSON) UnmarshalJSON(b []byte) error {
+	*r = rawJSON(b)
+	return nil
+}
+
+type requesterRecord struct {
+	DeviceID  string `json:"device_id,omitzero"`
+	ConnID    string `json:"conn_id,omitzero"`
+	Principal string `json:"principal,omitzero"`
+	ClientID  string `json:"client_id,omitzero"`
+}
+
+// auditRecord is one row of the audit log.
+type auditRecord struct {
+	At         time.Time          `json:"at,omitzero"`
+	Kind       string             `json:"kind,omitzero"`
+	Subject    string             `json:"subject,omitzero"`
+	ApprovalID string             `json:"approval_id,omitzero"`
+	NodeID     string             `json:"node_id,omitzero"`
+	Command    string             `json:"command,omitzero"`
+	Decision   approvals.Decision `json:"decision,omitzero"`
+	Reason     string             `json:"reason,omitzero"`
+}
+
+func encodeApproval(a approvals.Approval) ([]byte, error) {
+	rec := approvalRecord{
+		State: a.State, Command: a.Command, CommandArgv: a.CommandArgv, EnvKeys: a.EnvKeys,
+		Cwd: a.Cwd, NodeID: a.NodeID, Host: a.Host, Security: a.Security, Ask: a.Ask,
+		AgentID: a.AgentID, ResolvedPath: a.ResolvedPath, SessionKey: a.SessionKey,
+		TurnSource: turnSourceRecord{Channel: a.TurnSource.Channel, To: a.TurnSource.To, AccountID: a.TurnSource.AccountID},
+		CreatedAt:  utc(a.CreatedAt), ExpiresAt: utc(a.ExpiresAt),
+		Requester: requesterRecord(a.Requester),
+		Decision:  a.Decision, ResolvedAt: utc(a.ResolvedAt),
+		ResolvedBy: a.ResolvedBy, ResolvedBySubject: a.ResolvedBySubject,
+		Uses: a.Uses, LastUsedAt: utc(a.LastUsedAt),
+	}
+	if a.Binding != nil {
+		b := bindingRecord(*a.Binding)
+		rec.Binding = &b
+	}
+	if a.Plan != nil {
+		p := planRecord(*a.Plan)
+		rec.Plan = &p
+	}
+	if id := a.TurnSource.ThreadID; id != nil {
+		if !validText(reflect.ValueOf(id)) {
+			return nil, ErrText
+		}
+		text, err := json.Marshal(id)
+		if err != nil {
+			return nil, errs.Wrap(errs.Invalid, "the thread id is neither text nor a number", err)
+		}
+		rec.TurnSource.ThreadID = rawJSON(text)
+	}
+	return encode(rec)
+}
+
+func decodeApproval(key, value []byte) (approvals.Approval, error) {
+	var rec approvalRecord
+	if err := decode(bucketApprovals, key, value, &rec); err != nil {
+		return approvals.Approval{}, err
+	}
+	a := approvals.Approval{
+		ID: string(key), State: rec.State, Command: rec.Command, CommandArgv: rec.CommandArgv,
+		EnvKeys: rec.EnvKeys, Cwd: rec.Cwd, NodeID: rec.NodeID, Host: rec.Host,
+		Security: rec.Security, Ask: rec.Ask, AgentID: rec.AgentID,
+		ResolvedPath: rec.ResolvedPath, SessionKey: rec.SessionKey,
+		TurnSource: approvals.TurnSource{
+			Channel: rec.TurnSource.Channel, To: rec.TurnSource.To, AccountID: rec.TurnSource.AccountID,
+		},
+		CreatedAt: utc(rec.CreatedAt), ExpiresAt: utc(rec.ExpiresAt),
+		Requester: approvals.Requester(rec.Requester),
+		Decision:  rec.Decision, ResolvedAt: utc(rec.ResolvedAt),
+		ResolvedBy: rec.ResolvedBy, ResolvedBySubject: rec.ResolvedBySubject,
+		Uses: rec.Uses, LastUsedAt: utc(rec.LastUsedAt),
+	}
+	if rec.Binding != nil {
+		b := approvals.Binding(*rec.Binding)
+		a.Binding = &b
+	}
+	if rec.Plan != nil {
+		p := approvals.Plan(*rec.Plan)
+		a.Plan = &p
+	}
+	if rec.TurnSource.ThreadID != "" {
+		d := json.NewDecoder(bytes.NewReader([]byte(rec.TurnSource.ThreadID)))
+		d.UseNumber()
+		if err := d.Decode(&a.TurnSource.ThreadID); err != nil {
+			return approvals.Approval{}, recordError(bucketApprovals, key, "its thread id is no JSON")
+		}
+	}
+	return a, nil
+}
+
+func encodeAudit(row approvals.Audit) ([]byte, error) {
+	return encode(auditRecord{
+		At: utc(row.At), Kind: row.Kind, Subject: row.Subject, ApprovalID: row.ApprovalID,
+		NodeID: row.NodeID, Command: row.Command, Decision: row.Decision, Reason: row.Reason,
+	})
+}
+
+func decodeAudit(key, value []byte) (approvals.Audit, error) {
+	if len(key) != 8 {
+		return approvals.Audit{}, recordError(bucketAudit, key, "its key is no sequence number")
+	}
+	var rec auditRecord
+	if err := decode(bucketAudit, key, value, &rec); err != nil {
+		return approvals.Audit{}, err
+	}
+	return approvals.Audit{
+		Seq: binary.BigEndian.Uint64(key), At: utc(rec.At), Kind: rec.Kind, Subject: rec.Subject,
+		ApprovalID: rec.ApprovalID, NodeID: rec.NodeID, Command: rec.Command,
+		Decision: rec.Decision, Reason: rec.Reason,
+	}, nil
+}
+
+// live reports whether an approval is in the index of those that may still matter.
+func live(s approvals.State) bool { return s == approvals.Pending || s == approvals.Allowed }
+
+// Approval implements approvals.Store.
+func (s *Store) Approval(id string) (a approvals.Approval, err error) {
+	err = s.view(func(tx *bolt.Tx) (err error) {
+		v := tx.Bucket(bucketApprovals).Get([]byte(id))
+		if v == nil {
+			return approvals.ErrUnknown
+		}
+		a, err = decodeApproval([]byte(id), v)
+		return err
+	})
+	return a, err
+}
+
+// LiveApprovals implements approvals.Store.
+func (s *Store) LiveApprovals() ([]approvals.Approval, error) {
+	var all []approvals.Approval
+	err := s.view(func(tx *bolt.Tx) error {
+		records := tx.Bucket(bucketApprovals)
+		return tx.Bucket(bucketApprovalsLive).ForEach(func(k, _ []byte) error {
+			a, err := decodeApproval(idIn(k), records.Get(idIn(k)))
+			all = append(all, a)
+			return err
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return all, nil
+}
+
+// RecentApprovals implements approvals.Store.
+func (s *Store) RecentApprovals(n int) ([]approvals.Approval, error) {
+	var all []approvals.Approval
+	err := s.view(func(tx *bolt.Tx) error {
+		records := tx.Bucket(bucketApprovals)
+		c := tx.Bucket(bucketApprovalsByTime).Cursor()
+		for k, _ := c.Last(); k != nil && len(all) < n; k, _ = c.Prev() {
+			a, err := decodeApproval(idIn(k), records.Get(idIn(k)))
+			if err != nil {
+				return err
+			}
+			all = append(all, a)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return all, nil
+}
+
+// CreateApproval implements approvals.Store. The row gets the next sequence number, whatever number
+// it came with; so in all methods here.
+func (s *Store) CreateApproval(ctx context.Context, a approvals.Approval, row approvals.Audit) error {
+	key, err := keyOf(a.ID)
+	if err != nil {
+		return err
+	}
+	value, err := encodeApproval(a)
+	if err != nil {
+		return err
+	}
+	rowValue, err := encodeAudit(row)
+	if err != nil {
+		return err
+	}
+	return s.w.do(ctx, func(t *txn) error {
+		if t.get(bucketApprovals, key) != nil {
+			return approvals.ErrTaken
+		}
+		if err := t.put(bucketApprovals, key, value); err != nil {
+			return err
+		}
+		at := timeKey(a.CreatedAt, a.ID)
+		if err := t.put(bucketApprovalsByTime, at, nil); err != nil {
+			return err
+		}
+		if live(a.State) {
+			if err := t.put(bucketApprovalsLive, at, nil); err != nil {
+				return err
+			}
+		}
+		return t.appendAudit(rowValue)
+	})
+}
+
+// UpdateApproval implements approvals.Store. Change may run more than once, each time on the
+// approval as it is stored, and not in the caller's goroutine; it calls no method of the store. It
+// may change neither the id nor the time of creation.
+func (s *Store) UpdateApproval(ctx context.Context, id string, change func(*approvals.Approval) (approvals.Audit, error)) (approvals.Approval, error) {
+	key := []byte(id)
+	var out approvals.Approval
+	err := s.w.do(ctx, func(t *txn) error {
+		old := t.get(bucketApprovals, key)
+		if old == nil {
+			return approvals.ErrUnknown
+		}
+		a, err := decodeApproval(key, old)
+		if err != nil {
+			return err
+		}
+		wasLive, created := live(a.State), a.CreatedAt
+		row, err := change(&a)
+		if err != nil {
+			return err
+		}
+		if a.ID != id || !a.CreatedAt.Equal(created) {
+			return errs.New(errs.Internal, "a change may not give an approval another id or time of creation")
+		}
+		value, err := encodeApproval(a)
+		if err != nil {
+			return err
+		}
+		rowValue, err := encodeAudit(row)
+		if err != nil {
+			return err
+		}
+		// What the caller gets is what a later read gives, and shares no memory with change's own.
+		if out, err = decodeApproval(key, value); err != nil {
+			return err
+		}
+		if err := t.put(bucketApprovals, key, value); err != nil {
+			return err
+		}
+		switch isLive, at := live(a.State), timeKey(created, id); {
+		case wasLive && !isLive:
+			err = t.delete(bucketApprovalsLive, at)
+		case isLive && !wasLive:
+			err = t.put(bucketApprovalsLive, at, nil)
+		}
+		return cmp.Or(err, t.appendAudit(rowValue))
+	})
+	if err != nil {
+		return approvals.Approval{}, err
+	}
+	return out, nil
+}
+
+// AppendAudit implements approvals.Store.
+func (s *Store) AppendAudit(ctx context.Context, row approvals.Audit) error {
+	value, err := encodeAudit(row)
+	if err != nil {
+		return err
+	}
+	return s.w.do(ctx, func(t *txn) error { return t.appendAudit(value) })
+}
+
+func (t *txn) appendAudit(value []byte) error {
+	n, err := t.next(bucketAudit)
+	if err != nil {
+		return err
+	}
+	return t.put(bucketAudit, seqKey(n), value)
+}
+
+// Audit returns at most n rows of the audit log with a sequence number above the given one, in
+// order.
+func (s *Store) Audit(after uint64, n int) ([]approvals.Audit, error) {
+	var rows []approvals.Audit
+	err := s.view(func(tx *bolt.Tx) error {
+		c := tx.Bucket(bucketAudit).Cursor()
+		for k, v := c.Seek(seqKey(after + 1)); k != nil && len(rows) < n; k, v = c.Next() {
+			row, err := decodeAudit(k, v)
+			if err != nil {
+				return err
+			}
+			rows = append(rows, row)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return rows, nil
+}
+
+// PruneApprovals implements approvals.Store: of the approvals that are over it removes those that
+// ended before the time, and the oldest of the others as long as more than max approvals are kept.
+// It never removes a live one. It returns how many it removed, also with an error. The audit log
+// keeps its rows.
+func (s *Store) PruneApprovals(ctx context.Context, endedBefore time.Time, max int) (int, error) {
+	removed := 0
+	for {
+		keys, err := s.prunable(endedBefore, max)
+		if err != nil || len(keys) == 0 {
+			return removed, err
+		}
+		n := 0
+		err = s.w.do(ctx, func(t *txn) error {
+			n = 0
+			for _, at := range keys {
+				key := idIn(at)
+				v := t.get(bucketApprovals, key)
+				if v == nil {
+					continue
+				}
+				// It was over a moment ago; that it still is, is decided here.
+				if a, err := decodeApproval(key, v); err != nil {
+					return err
+				} else if live(a.State) {
+					continue
+				}
+				if err := cmp.Or(t.delete(bucketApprovals, key), t.delete(bucketApprovalsByTime, at)); err != nil {
+					return err
+				}
+				n++
+			}
+			return nil
+		})
+		if err != nil {
+			return removed, err
+		}
+		removed += n
+		if len(keys) < pruneChunk || n == 0 {
+			return removed, nil
+		}
+	}
+}
+
+// prunable returns the keys in approvals_by_time of the next approvals to remove, at most
+// pruneChunk, the oldest first.
+func (s *Store) prunable(endedBefore time.Time, max int) ([][]byte, error) {
+	var keys [][]byte
+	err := s.view(func(tx *bolt.Tx) error {
+		records, index := tx.Bucket(bucketApprovals), tx.Bucket(bucketApprovalsByTime)
+		excess := index.Stats().KeyN - max
+		last := timeKey(endedBefore, "")
+		c := index.Cursor()
+		for k, _ := c.First(); k != nil && len(keys) < pruneChunk; k, _ = c.Next() {
+			// What was created later ended later.
+			if excess <= 0 && bytes.Compare(k, last) >= 0 {
+				break
+			}
+			a, err := decodeApproval(idIn(k), records.Get(idIn(k)))
+			if err != nil {
+				return err
+			}
+			if live(a.State) || (excess <= 0 && !endOf(a).Before(endedBefore)) {
+				continue
+			}
+			keys = append(keys, bytes.Clone(k))
+			excess--
+		}
+		return nil
+	})
+	return keys, err
+}
+
+// endOf is when an approval that is over ended: with its last use, its answer or its time.
+func endOf(a approvals.Approval) time.Time {
+	end := a.CreatedAt
+	if a.State == approvals.Expired {
+		end = a.ExpiresAt
+	}
+	for _, t := range []time.Time{a.ResolvedAt, a.LastUsedAt} {
+		if t.After(end) {
+			end = t
+		}
+	}
+	return end
+}

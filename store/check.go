@@ -1,0 +1,107 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// maxComplaints bounds what Check reports; a damaged file may have one for every page.
+const maxComplaints = 20
+
+// Check reads the whole database: the pages, every record, and whether the indexes say what the
+// records say. Writes wait meanwhile. Nil means that all is well.
+func (s *Store) Check(ctx context.Context) error {
+	return s.w.do(ctx, func(t *txn) error {
+		var found []error
+		complain := func(err error) {
+			if err != nil && len(found) < maxComplaints {
+				found = append(found, err)
+			}
+		}
+		for err := range t.tx.Check() {
+			complain(err)
+		}
+		complain(checkRecords(t.tx, complain))
+		return errors.Join(found...)
+	})
+}
+
+func checkRecords(tx *bolt.Tx, complain func(error)) error {
+	err := errors.Join(
+		tx.Bucket(bucketDevices).ForEach(func(k, v []byte) error {
+			_, err := decodeDevice(k, v)
+			complain(err)
+			return nil
+		}),
+		tx.Bucket(bucketNodeNames).ForEach(func(k, v []byte) error {
+			complain(decode(bucketNodeNames, k, v, &nodeNameRecord{}))
+			return nil
+		}),
+		checkApprovals(tx, complain),
+		checkAudit(tx, complain),
+	)
+	return err
+}
+
+// checkApprovals compares both indexes with the records: each record is where it belongs, and
+// nothing else is there.
+func checkApprovals(tx *bolt.Tx, complain func(error)) error {
+	byTime, liveOnes := tx.Bucket(bucketApprovalsByTime), tx.Bucket(bucketApprovalsLive)
+	all, alive := 0, 0
+	err := tx.Bucket(bucketApprovals).ForEach(func(k, v []byte) error {
+		a, err := decodeApproval(k, v)
+		if err != nil {
+			complain(err)
+			return nil
+		}
+		at := timeKey(a.CreatedAt, a.ID)
+		all++
+		if !has(byTime, at) {
+			complain(fmt.Errorf("approval %s is missing in %s", printable(k), bucketApprovalsByTime))
+		}
+		if live(a.State) {
+			alive++
+		}
+		if has(liveOnes, at) != live(a.State) {
+			complain(fmt.Errorf("approval %s is %s, and %s says otherwise", printable(k), a.State, bucketApprovalsLive))
+		}
+		return nil
+	})
+	for index, want := range map[*bolt.Bucket]int{byTime: all, liveOnes: alive} {
+		if n := index.Stats().KeyN; n != want {
+			complain(fmt.Errorf("an index of the approvals has %d entries for %d records", n, want))
+		}
+	}
+	return err
+}
+
+// checkAudit demands that sequence numbers run from 1 without a gap.
+func checkAudit(tx *bolt.Tx, complain func(error)) error {
+	b := tx.Bucket(bucketAudit)
+	var last uint64
+	err := b.ForEach(func(k, v []byte) error {
+		row, err := decodeAudit(k, v)
+		complain(err)
+		if err == nil && row.Seq != last+1 {
+			complain(fmt.Errorf("the audit log goes from row %d to row %d", last, row.Seq))
+		}
+		if len(k) == 8 {
+			last = binary.BigEndian.Uint64(k)
+		}
+		return nil
+	})
+	if b.Sequence() != last {
+		complain(fmt.Errorf("the audit log ends at row %d and counts %d", last, b.Sequence()))
+	}
+	return err
+}
+
+func has(b *bolt.Bucket, key []byte) bool {
+	k, _ := b.Cursor().Seek(key)
+	return bytes.Equal(k, key)
+}

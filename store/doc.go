@@ -1,0 +1,56 @@
+// Package store keeps the state of the daemon on disk, in one bbolt file. Nothing else imports
+// bbolt.
+//
+// It may import the leaves and the domains, whose Store interfaces *Store satisfies: nodes.Store,
+// approvals.Store and the device store of identity. It owns one goroutine, which makes every
+// commit; Close waits for it.
+//
+// # Files
+//
+//	<dir>/            0700
+//	  hanzod.db       0600  the database
+//	  hanzod.db.new   0600  a database being made; left over only by a crash, then made anew
+//	  hanzod.lock     0600  locked by the kernel for as long as a daemon has the store open; its
+//	                        text names the holder for people and decides nothing
+//
+// # Schema
+//
+// The root holds these buckets:
+//
+//	meta
+//	  schema                       8 bytes big endian: number of the last migration that ran
+//	devices
+//	  <device id>                  record: one paired device with its tokens (secrets)
+//	node_names
+//	  <node id>                    record: the name that people gave the node
+//	approvals
+//	  <approval id>                record: one approval
+//	approvals_by_time              every approval, in order of creation
+//	  <created> <approval id>      nothing
+//	approvals_live                 those pending or allowed, in order of creation
+//	  <created> <approval id>      nothing
+//	audit                          append only
+//	  <sequence>                   record: one row; 8 bytes big endian, from 1, without gaps
+//
+// <created> is the time in nanoseconds since 1970, 8 bytes big endian. A record is one byte, the
+// version of its layout, and then a JSON object whose layout is the struct with the same name in
+// the file of its domain. The key is not repeated in the record.
+//
+// # Rules for changing it
+//
+// A new field gets a name of its own and a zero value that means what its absence meant before;
+// that needs nothing else. A field that changes its meaning needs the next record version, and the
+// decoder keeps reading the old one. A new bucket, or another key layout, needs a migration: a
+// function of its own at the end of the list in schema.go, and a file in testdata from before it
+// with a test. The files there are never written again.
+//
+// # Writes
+//
+// A write waits in a bounded queue. The writer takes all that wait, runs them in one transaction
+// and answers after the sync; while it syncs, the next ones gather. So a lone write costs exactly
+// one commit and many writes share one, without a timer. A nil error means that the write is on
+// disk. Any other error means that it is not, unless its class is errs.Unknown.
+//
+// After a failed commit the store refuses every later write and calls Options.OnFatal once: what
+// the kernel did with the pages of a failed sync cannot be known, so the daemon has to start anew.
+package store

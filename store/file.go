@@ -1,0 +1,217 @@
+package store
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/hanzoai/hanzod/errs"
+)
+
+const (
+	fileName = "hanzod.db"
+	newName  = "hanzod.db.new"
+
+	// fileLockTimeout is how long bbolt tries its own lock. Ours is held, so only a tool that looks
+	// into the file can have it; the second start must be over in 200 ms.
+	fileLockTimeout = 100 * time.Millisecond
+)
+
+// boltOptions are those of every open. The free list is not written but found again when opening,
+// which makes commits smaller.
+func boltOptions(noSync bool) *bolt.Options {
+	return &bolt.Options{
+		Timeout:        fileLockTimeout,
+		FreelistType:   bolt.FreelistMapType,
+		NoFreelistSync: true,
+		NoStatistics:   true,
+		NoSync:         noSync,
+	}
+}
+
+// openFile opens the database of a locked directory, or makes it, and brings it to the schema of
+// this program. It returns the schema it found.
+func openFile(dir string, noSync bool) (db *bolt.DB, from uint64, err error) {
+	path := filepath.Join(dir, fileName)
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		if err := createFile(dir); err != nil {
+			return nil, 0, cannotOpen(path, fmt.Errorf("making the database: %w", err))
+		}
+	case err != nil:
+		return nil, 0, cannotOpen(path, err)
+	default:
+		if err := inspect(path, info); err != nil {
+			return nil, 0, err
+		}
+		if info.Mode().Perm()&0o077 != 0 {
+			if err := os.Chmod(path, 0o600); err != nil {
+				return nil, 0, cannotOpen(path, err)
+			}
+		}
+	}
+	db, err = openBolt(path, boltOptions(noSync))
+	if err != nil {
+		return nil, 0, openError(path, err)
+	}
+	if from, err = migrate(db); err != nil {
+		return nil, 0, errors.Join(cannotOpen(path, err), db.Close())
+	}
+	return db, from, nil
+}
+
+// createFile makes an empty database beside its place and moves it there, so that a crash leaves
+// none or a whole one.
+func createFile(dir string) error {
+	tmp, path := filepath.Join(dir, newName), filepath.Join(dir, fileName)
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	db, err := openBolt(tmp, boltOptions(false))
+	if err != nil {
+		return err
+	}
+	_, err = migrate(db)
+	if err := errors.Join(err, db.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+// inspect looks at a file before anything may change it: is it whole, is it ours, is it of a
+// schema that this program knows. It reads every page, as bbolt does right after when it looks for
+// free pages; but bbolt ends the process when it finds a damaged one.
+func inspect(path string, info os.FileInfo) error {
+	if !info.Mode().IsRegular() {
+		return foreign(path, "it is not a regular file")
+	}
+	if info.Size() == 0 {
+		return foreign(path, "it is empty")
+	}
+	o := boltOptions(false)
+	o.ReadOnly = true
+	db, err := openBolt(path, o)
+	if err != nil {
+		return openError(path, err)
+	}
+	var schema uint64
+	var known bool
+	err = withFaults(func() error {
+		return db.View(func(tx *bolt.Tx) error {
+			if schema, known = schemaOf(tx); !known || schema > uint64(len(migrations)) {
+				return nil
+			}
+			var sum byte
+			return walk(tx.Cursor(), tx.Bucket, 0, &sum)
+		})
+	})
+	if cerr := db.Close(); err == nil {
+		err = cerr
+	}
+	switch {
+	case err != nil:
+		return corrupt(path, err)
+	case !known:
+		return foreign(path, "it holds something else")
+	case schema > uint64(len(migrations)):
+		e := ErrNewer.With("path", path, "schema", schema, "known", uint64(len(migrations)))
+		return e.WithText(fmt.Sprintf(
+			"%s was written by a newer hanzod (schema %d; this one knows %d); install that version again, or restore a backup from before the upgrade",
+			path, schema, len(migrations)))
+	}
+	return nil
+}
+
+// maxNesting bounds the buckets in buckets; ours are not nested.
+const maxNesting = 8
+
+// walk reads all keys below a cursor, and both ends of their values into sum. It demands that keys
+// grow, which they cannot on a page that leads back to an earlier one.
+func walk(c *bolt.Cursor, bucket func([]byte) *bolt.Bucket, depth int, sum *byte) error {
+	if depth > maxNesting {
+		return errors.New("buckets are nested too deep")
+	}
+	var last []byte
+	for k, v := c.First(); k != nil; k, v = c.Next() {
+		if last != nil && bytes.Compare(last, k) >= 0 {
+			return errors.New("keys are out of order")
+		}
+		last = k
+		if v != nil {
+			if len(v) > 0 {
+				*sum += v[0] + v[len(v)-1]
+			}
+			continue
+		}
+		b := bucket(k)
+		if b == nil {
+			return fmt.Errorf("bucket %q is missing", k)
+		}
+		if err := walk(b.Cursor(), b.Bucket, depth+1, sum); err != nil {
+			return fmt.Errorf("bucket %q: %w", k, err)
+		}
+	}
+	return nil
+}
+
+// openBolt opens a file; a panic of bbolt over damaged pages becomes an error. Such a file stays
+// open until the process ends, which is what the daemon does next.
+func openBolt(path string, o *bolt.Options) (db *bolt.DB, err error) {
+	err = withFaults(func() (err error) {
+		db, err = bolt.Open(path, 0o600, o)
+		return err
+	})
+	return db, err
+}
+
+// errDamaged is a panic or a memory fault while reading pages.
+var errDamaged = errors.New("damaged pages")
+
+// withFaults runs fn; a panic or a fault on memory that a damaged page points to, or that the file
+// is too short for, becomes an error.
+func withFaults(fn func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%w: %v", errDamaged, r)
+		}
+	}()
+	return fn()
+}
+
+func openError(path string, err error) error {
+	switch {
+	case errors.Is(err, bolt.ErrInvalid), errors.Is(err, bolt.ErrVersionMismatch):
+		return foreign(path, err.Error())
+	case errors.Is(err, bolt.ErrChecksum), errors.Is(err, errDamaged):
+		return corrupt(path, err)
+	case errors.Is(err, bolt.ErrTimeout):
+		return ErrOpen.With("path", path).WithText(fmt.Sprintf(
+			"%s is locked by a program that is not hanzod; end it and start again", path))
+	}
+	return cannotOpen(path, err)
+}
+
+func cannotOpen(path string, err error) *errs.Error {
+	return ErrOpen.With("path", path).WithText("cannot open " + path).Wrap(err)
+}
+
+func foreign(path, why string) *errs.Error {
+	return ErrForeign.With("path", path).WithText(fmt.Sprintf(
+		"%s is no database of hanzod (%s) and was left as it is; move it away, or restore a backup", path, why))
+}
+
+func corrupt(path string, err error) *errs.Error {
+	return ErrCorrupt.With("path", path).WithText(fmt.Sprintf(
+		"%s is damaged and was left as it is; restore a backup, or move it away to start empty", path)).Wrap(err)
+}

@@ -1,0 +1,62 @@
+package store
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/hanzoai/hanzod/errs"
+)
+
+// FuzzRecords gives every decoder any bytes. It never panics; what it refuses it names; what it
+// takes it can write again, and reads the same.
+func FuzzRecords(f *testing.F) {
+	a, _ := encodeApproval(schema1Approval())
+	d, _ := encodeDevice(schema1Device())
+	r, _ := encodeAudit(row("request", "first"))
+	for _, seed := range [][]byte{a, d, r, nil, {1}, {2, '{', '}'}, []byte("\x01{}"), []byte("\x01null"),
+		[]byte("\x01{\"turn_source\":{\"thread_id\":{\"a\":[1,2]}}}"),
+		[]byte("\x01{\"created_at\":\"9999-12-31T23:59:59.999999999+14:00\"}"),
+		[]byte("\x01{\"tokens\":{\"x\":{}},\"scopes\":[],\"uses\":-1}"),
+		[]byte("\x01{\"command\":\"\xff\\ud800\"}"),
+		append([]byte("\x01"), bytes.Repeat([]byte("["), 20000)...)} {
+		f.Add([]byte("12345678"), seed)
+	}
+	f.Fuzz(func(t *testing.T, key, value []byte) {
+		refused := func(err error) {
+			e, ok := errs.As(err)
+			if !ok || e.Code != ErrRecord.Code || e.Field("bucket") == "" || e.Field("key") != printable(key) {
+				t.Errorf("%v does not name the record", err)
+			}
+		}
+		if x, err := decodeApproval(key, value); err != nil {
+			refused(err)
+		} else if again, err := encodeApproval(x); err == nil {
+			y, err := decodeApproval(key, again)
+			if err != nil || !cmp.Equal(x, y) {
+				t.Errorf("approval: %v\n%s", err, cmp.Diff(x, y))
+			}
+		}
+		if x, err := decodeDevice(key, value); err != nil {
+			refused(err)
+		} else if again, err := encodeDevice(x); err == nil {
+			y, err := decodeDevice(key, again)
+			if err != nil || !cmp.Equal(x, y) {
+				t.Errorf("device: %v\n%s", err, cmp.Diff(x, y))
+			}
+		}
+		if x, err := decodeAudit(key, value); err != nil {
+			refused(err)
+		} else if again, err := encodeAudit(x); err == nil {
+			y, err := decodeAudit(key, again)
+			if err != nil || x != y {
+				t.Errorf("audit: %v\n%s", err, cmp.Diff(x, y))
+			}
+		}
+		var n nodeNameRecord
+		if err := decode(bucketNodeNames, key, value, &n); err != nil {
+			refused(err)
+		}
+	})
+}

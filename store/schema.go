@@ -1,0 +1,91 @@
+package store
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// The buckets; see the package comment for what is in them.
+var (
+	bucketMeta            = []byte("meta")
+	bucketDevices         = []byte("devices")
+	bucketNodeNames       = []byte("node_names")
+	bucketApprovals       = []byte("approvals")
+	bucketApprovalsByTime = []byte("approvals_by_time")
+	bucketApprovalsLive   = []byte("approvals_live")
+	bucketAudit           = []byte("audit")
+
+	keySchema = []byte("schema")
+
+	// buckets are all that a database of the newest schema has.
+	buckets = [][]byte{
+		bucketMeta, bucketDevices, bucketNodeNames, bucketApprovals, bucketApprovalsByTime,
+		bucketApprovalsLive, bucketAudit,
+	}
+)
+
+// migrations bring a database from schema i to i+1. An entry is never changed once it is released:
+// add the next one.
+var migrations = []func(*bolt.Tx) error{
+	migrateTo1,
+}
+
+// migrateTo1 makes the buckets of the first schema.
+func migrateTo1(tx *bolt.Tx) error {
+	for _, name := range []string{
+		"meta", "devices", "node_names", "approvals", "approvals_by_time", "approvals_live", "audit",
+	} {
+		if _, err := tx.CreateBucket([]byte(name)); err != nil {
+			return fmt.Errorf("bucket %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// schemaOf reads the schema number of a database; known is false when it is none of ours. An empty
+// database has schema 0.
+func schemaOf(tx *bolt.Tx) (n uint64, known bool) {
+	meta := tx.Bucket(bucketMeta)
+	if meta == nil {
+		k, _ := tx.Cursor().First()
+		return 0, k == nil
+	}
+	v := meta.Get(keySchema)
+	if len(v) != 8 {
+		return 0, false
+	}
+	return binary.BigEndian.Uint64(v), true
+}
+
+// migrate runs what is missing, in one transaction: all of it or nothing. It returns the schema it
+// found, and makes sure that every bucket is there afterwards.
+func migrate(db *bolt.DB) (from uint64, err error) {
+	to := uint64(len(migrations))
+	err = db.View(func(tx *bolt.Tx) error {
+		from, _ = schemaOf(tx)
+		return nil
+	})
+	if err == nil && from < to {
+		err = db.Update(func(tx *bolt.Tx) error {
+			for i, step := range migrations[from:] {
+				if err := step(tx); err != nil {
+					return fmt.Errorf("migration to schema %d: %w", from+uint64(i)+1, err)
+				}
+			}
+			return tx.Bucket(bucketMeta).Put(keySchema, binary.BigEndian.AppendUint64(nil, to))
+		})
+	}
+	if err != nil {
+		return from, err
+	}
+	return from, db.View(func(tx *bolt.Tx) error {
+		for _, name := range buckets {
+			if tx.Bucket(name) == nil {
+				return fmt.Errorf("the bucket %s is missing; restore a backup", name)
+			}
+		}
+		return nil
+	})
+}

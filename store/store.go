@@ -1,0 +1,97 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/hanzoai/hanzod/approvals"
+	"github.com/hanzoai/hanzod/identity"
+	"github.com/hanzoai/hanzod/nodes"
+	"github.com/hanzoai/hanzod/store/internal/testhook"
+)
+
+// Options are what a store needs from outside. Their zero values are fit for use.
+type Options struct {
+	// Now is the clock, time.Now when nil. It is asked when the store opens, never in a transaction.
+	Now func() time.Time
+	// Log hears of migrations and of the write error that stopped the store; nothing when nil.
+	Log *slog.Logger
+	// OnFatal is called once, after the first failed commit, when its callers have been answered.
+	// The daemon has to stop then. It runs in the store's goroutine: it must not wait for Close.
+	OnFatal func(error)
+}
+
+// Store is the open state of the daemon. Its methods may be called concurrently.
+//
+// Reads see the last commit. Methods that write return when the write is on disk; see the package
+// comment for their errors.
+type Store struct {
+	dir   string
+	db    *bolt.DB
+	lock  *dirLock
+	w     *writer
+	close func() error
+}
+
+var (
+	_ nodes.Store     = (*Store)(nil)
+	_ approvals.Store = (*Store)(nil)
+	_ identity.Store  = (*Store)(nil)
+)
+
+// Open opens the store in a directory and makes both when they are missing. Of several processes
+// one gets it; the others fail at once with ErrLocked. A file that is damaged, not ours or of a
+// newer hanzod is left as it is (ErrCorrupt, ErrForeign, ErrNewer). The context limits nothing
+// later.
+func Open(ctx context.Context, dir string, opts Options) (*Store, error) {
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, cannotOpen(dir, err)
+	}
+	lock, err := lockDir(dir, opts.Now())
+	if err != nil {
+		return nil, err
+	}
+	db, from, err := openFile(dir, testhook.NoSync(ctx))
+	if err != nil {
+		return nil, errors.Join(err, lock.release())
+	}
+	if to := uint64(len(migrations)); from < to {
+		opts.Log.Info("store migrated", "path", filepath.Join(dir, fileName), "from", from, "to", to)
+	}
+	s := &Store{dir: dir, db: db, lock: lock}
+	s.w = newWriter(db, func(err error) {
+		opts.Log.Error("store stopped", "path", filepath.Join(dir, fileName), "err", err)
+		if opts.OnFatal != nil {
+			opts.OnFatal(err)
+		}
+	})
+	s.close = sync.OnceValue(func() error {
+		s.w.close()
+		return errors.Join(s.db.Close(), s.lock.release())
+	})
+	return s, nil
+}
+
+// Dir is the state directory.
+func (s *Store) Dir() string { return s.dir }
+
+// Close finishes the writes that were accepted, waits for running reads, closes the file and frees
+// the lock. Later calls of any method fail with ErrClosed; a second Close returns what the first
+// did.
+func (s *Store) Close() error { return s.close() }

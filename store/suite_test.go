@@ -1,0 +1,678 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/hanzoai/hanzod/approvals"
+	"github.com/hanzoai/hanzod/errs"
+	"github.com/hanzoai/hanzod/identity"
+	"github.com/hanzoai/hanzod/nodes"
+)
+
+// stores is what the domains demand of a store. The suite below is written against it alone.
+type stores interface {
+	nodes.Store
+	approvals.Store
+	identity.Store
+	Audit(after uint64, n int) ([]approvals.Audit, error)
+}
+
+// TestSuite runs every rule of the Store interfaces on a store, and then looks at what another
+// process would find.
+func TestSuite(t *testing.T) {
+	for name, test := range map[string]func(*testing.T, func(*testing.T) stores){
+		"node names":          testNodeNames,
+		"devices":             testDevices,
+		"device change fails": testDeviceChangeFails,
+		"approval life":       testApprovalLife,
+		"approval taken":      testApprovalTaken,
+		"approval order":      testApprovalOrder,
+		"approval refusals":   testApprovalRefusals,
+		"audit":               testAudit,
+		"prune by age":        testPruneByAge,
+		"prune by number":     testPruneByNumber,
+		"prune many":          testPruneMany,
+		"bad ids and text":    testBadText,
+		"ended context":       testEndedContext,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			// reopened gives the same store to a new daemon.
+			var s *Store
+			reopened := func(t *testing.T) stores {
+				if s != nil {
+					check(t, s)
+					if err := s.Close(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				s = open(t, dir)
+				return s
+			}
+			test(t, reopened)
+			check(t, s)
+		})
+	}
+}
+
+func testNodeNames(t *testing.T, reopened func(*testing.T) stores) {
+	s := reopened(t)
+	ctx := t.Context()
+	want := func(id, name string) {
+		t.Helper()
+		if got, err := s.NodeName(id); got != name || err != nil {
+			t.Fatalf("name of %q: %q, %v; want %q", id, got, err, name)
+		}
+	}
+	want("n1", "")
+	want("", "")
+	for _, name := range []string{"Kitchen", "Küche 🍳 <b>&", "Küche 🍳 <b>&"} {
+		if err := s.SetNodeName(ctx, "n1", name); err != nil {
+			t.Fatal(err)
+		}
+		want("n1", name)
+	}
+	s = reopened(t)
+	want("n1", "Küche 🍳 <b>&")
+	for range 2 {
+		if err := s.SetNodeName(ctx, "n1", ""); err != nil {
+			t.Fatal(err)
+		}
+		want("n1", "")
+	}
+}
+
+func testDevices(t *testing.T, reopened func(*testing.T) stores) {
+	s := reopened(t)
+	ctx := t.Context()
+	if _, ok, err := s.Device("d1"); ok || err != nil {
+		t.Fatalf("a device out of nothing: %t, %v", ok, err)
+	}
+	for _, id := range []string{"d2", "d1"} {
+		d, err := s.UpdateDevice(ctx, id, func(d *identity.Device, exists bool) error {
+			if exists || d.ID != id {
+				t.Errorf("a new device: exists %t, %+v", exists, d)
+			}
+			d.DisplayName, d.CreatedAt = "name of "+id, start
+			d.Tokens = map[identity.Role]identity.DeviceToken{identity.RoleNode: {Token: "secret-" + id, Role: identity.RoleNode}}
+			return nil
+		})
+		if err != nil || d.DisplayName != "name of "+id {
+			t.Fatalf("%+v, %v", d, err)
+		}
+	}
+	s = reopened(t)
+	d, err := s.UpdateDevice(ctx, "d1", func(d *identity.Device, exists bool) error {
+		if !exists || d.Tokens[identity.RoleNode].Token != "secret-d1" {
+			t.Errorf("a known device: exists %t, %+v", exists, d)
+		}
+		tok := d.Tokens[identity.RoleNode]
+		tok.RevokedAt = start.Add(time.Hour)
+		d.Tokens[identity.RoleNode] = tok
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, ok, err := s.Device("d1")
+	if !ok || err != nil || !cmp.Equal(got, d) || got.Tokens[identity.RoleNode].RevokedAt.IsZero() {
+		t.Fatalf("%+v, %t, %v", got, ok, err)
+	}
+	all, err := s.Devices()
+	if err != nil || len(all) != 2 || all[0].ID != "d1" || all[1].ID != "d2" {
+		t.Fatalf("%+v, %v", all, err)
+	}
+	for i, want := range []bool{true, false} {
+		if had, err := s.DeleteDevice(ctx, "d1"); had != want || err != nil {
+			t.Fatalf("deletion %d: %t, %v", i, had, err)
+		}
+	}
+	if had, err := s.DeleteDevice(ctx, ""); had || err != nil {
+		t.Fatalf("deletion without an id: %t, %v", had, err)
+	}
+	if _, ok, err := s.Device("d1"); ok || err != nil {
+		t.Fatalf("a deleted device: %t, %v", ok, err)
+	}
+}
+
+func testDeviceChangeFails(t *testing.T, reopened func(*testing.T) stores) {
+	s := reopened(t)
+	ctx := t.Context()
+	mine := errors.New("mine")
+	_, err := s.UpdateDevice(ctx, "d1", func(d *identity.Device, _ bool) error {
+		d.DisplayName = "x"
+		return mine
+	})
+	if err != mine {
+		t.Fatalf("error %v, want the change's own", err)
+	}
+	_, err = s.UpdateDevice(ctx, "d1", func(d *identity.Device, _ bool) error {
+		d.ID = "d2"
+		return nil
+	})
+	wantClass(t, err, errs.Internal)
+	_, err = s.UpdateDevice(ctx, "d1", func(*identity.Device, bool) error { panic("at the change") })
+	wantClass(t, err, errs.Internal)
+	if all, err := s.Devices(); len(all) != 0 || err != nil {
+		t.Fatalf("%+v, %v", all, err)
+	}
+}
+
+// pending makes a question, created so many seconds after the start.
+func pending(id string, second int) approvals.Approval {
+	return approvals.Approval{
+		ID: id, State: approvals.Pending, Command: "uname -a", CommandArgv: []string{"uname", "-a"},
+		CreatedAt: start.Add(time.Duration(second) * time.Second),
+		ExpiresAt: start.Add(time.Duration(second)*time.Second + time.Minute),
+		Requester: approvals.Requester{Principal: "local:1000"},
+	}
+}
+
+func row(kind, id string) approvals.Audit {
+	return approvals.Audit{At: start, Kind: kind, Subject: "local:1000", ApprovalID: id}
+}
+
+// decide returns a change that answers.
+func decide(state approvals.State, d approvals.Decision, at time.Time) func(*approvals.Approval) (approvals.Audit, error) {
+	return func(a *approvals.Approval) (approvals.Audit, error) {
+		if a.State != approvals.Pending {
+			return approvals.Audit{}, approvals.ErrGone
+		}
+		a.State, a.Decision, a.ResolvedAt = state, d, at
+		r := row("decision", a.ID)
+		r.Decision = d
+		return r, nil
+	}
+}
+
+func ids(as []approvals.Approval) string {
+	var out []string
+	for _, a := range as {
+		out = append(out, a.ID)
+	}
+	return strings.Join(out, " ")
+}
+
+func create(tb testing.TB, s stores, as ...approvals.Approval) {
+	tb.Helper()
+	for _, a := range as {
+		if err := s.CreateApproval(tb.Context(), a, row("request", a.ID)); err != nil {
+			tb.Fatal(err)
+		}
+	}
+}
+
+func wantLive(tb testing.TB, s stores, want string) {
+	tb.Helper()
+	all, err := s.LiveApprovals()
+	if got := ids(all); got != want || err != nil {
+		tb.Fatalf("live: %q, %v; want %q", got, err, want)
+	}
+}
+
+func wantRecent(tb testing.TB, s stores, n int, want string) {
+	tb.Helper()
+	all, err := s.RecentApprovals(n)
+	if got := ids(all); got != want || err != nil {
+		tb.Fatalf("the last %d: %q, %v; want %q", n, got, err, want)
+	}
+}
+
+func testApprovalLife(t *testing.T, reopened func(*testing.T) stores) {
+	s := reopened(t)
+	ctx := t.Context()
+	_, err := s.Approval("a")
+	wantClass(t, err, errs.NotFound)
+	_, err = s.UpdateApproval(ctx, "a", decide(approvals.Allowed, approvals.AllowOnce, start))
+	wantClass(t, err, errs.NotFound)
+
+	a := pending("a", 0)
+	create(t, s, a)
+	s = reopened(t)
+	got, err := s.Approval("a")
+	if err != nil || !cmp.Equal(got, a) {
+		t.Fatalf("%v\n%s", err, cmp.Diff(a, got))
+	}
+	wantLive(t, s, "a")
+
+	got, err = s.UpdateApproval(ctx, "a", decide(approvals.Allowed, approvals.AllowOnce, start.Add(time.Second)))
+	if err != nil || got.State != approvals.Allowed || got.Decision != approvals.AllowOnce {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	wantLive(t, s, "a")
+	_, err = s.UpdateApproval(ctx, "a", decide(approvals.Denied, approvals.Deny, start))
+	if err != error(approvals.ErrGone) {
+		t.Fatalf("error %v, want the change's own", err)
+	}
+	got, err = s.UpdateApproval(ctx, "a", func(a *approvals.Approval) (approvals.Audit, error) {
+		a.State, a.Uses, a.LastUsedAt = approvals.Consumed, 1, start.Add(2*time.Second)
+		return row("use", "a"), nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s = reopened(t)
+	wantLive(t, s, "")
+	stored, err := s.Approval("a")
+	if err != nil || !cmp.Equal(got, stored) || stored.Uses != 1 {
+		t.Fatalf("%v\n%s", err, cmp.Diff(got, stored))
+	}
+	// Back to life: the indexes follow the record whatever the change does.
+	if _, err := s.UpdateApproval(ctx, "a", func(a *approvals.Approval) (approvals.Audit, error) {
+		a.State = approvals.Pending
+		return row("request", "a"), nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	wantLive(t, s, "a")
+	rows, err := s.Audit(0, 10)
+	var kinds []string
+	for _, r := range rows {
+		kinds = append(kinds, r.Kind)
+	}
+	if want := []string{"request", "decision", "use", "request"}; err != nil || !slices.Equal(kinds, want) {
+		t.Fatalf("audit %v, %v; want %v", kinds, err, want)
+	}
+}
+
+func testApprovalTaken(t *testing.T, reopened func(*testing.T) stores) {
+	s := reopened(t)
+	create(t, s, pending("a", 0))
+	other := pending("a", 5)
+	other.Command = "rm -rf /"
+	err := s.CreateApproval(t.Context(), other, row("request", "a"))
+	wantClass(t, err, errs.Exists)
+	wantIs(t, err, approvals.ErrTaken)
+	if got, err := s.Approval("a"); err != nil || got.Command != "uname -a" {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	if rows, err := s.Audit(0, 10); len(rows) != 1 || err != nil {
+		t.Fatalf("%+v, %v", rows, err)
+	}
+}
+
+func testApprovalOrder(t *testing.T, reopened func(*testing.T) stores) {
+	s := reopened(t)
+	wantRecent(t, s, 5, "")
+	create(t, s, pending("z", 1), pending("a", 2), pending("m", 0), pending("b", 2))
+	if _, err := s.UpdateApproval(t.Context(), "a", decide(approvals.Denied, approvals.Deny, start)); err != nil {
+		t.Fatal(err)
+	}
+	wantLive(t, s, "m z b")
+	wantRecent(t, s, 10, "b a z m")
+	wantRecent(t, s, 2, "b a")
+	wantRecent(t, s, 0, "")
+	s = reopened(t)
+	wantLive(t, s, "m z b")
+}
+
+func testApprovalRefusals(t *testing.T, reopened func(*testing.T) stores) {
+	s := reopened(t)
+	ctx := t.Context()
+	create(t, s, pending("a", 0))
+	for name, change := range map[string]func(*approvals.Approval){
+		"other id":   func(a *approvals.Approval) { a.ID = "b" },
+		"other time": func(a *approvals.Approval) { a.CreatedAt = start.Add(time.Hour) },
+		"panic":      func(*approvals.Approval) { panic("at the change") },
+	} {
+		_, err := s.UpdateApproval(ctx, "a", func(a *approvals.Approval) (approvals.Audit, error) {
+			change(a)
+			return row("decision", "a"), nil
+		})
+		if err == nil || errs.ClassOf(err) != errs.Internal {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if got, err := s.Approval("a"); err != nil || !cmp.Equal(got, pending("a", 0)) {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	if rows, _ := s.Audit(0, 10); len(rows) != 1 {
+		t.Fatalf("a refused change left a row: %+v", rows)
+	}
+}
+
+func testAudit(t *testing.T, reopened func(*testing.T) stores) {
+	s := reopened(t)
+	full := approvals.Audit{
+		Seq: 99, At: start, Kind: "refusal", Subject: "device:d", ApprovalID: "a", NodeID: "n",
+		Command: "system.run", Decision: approvals.Deny, Reason: "another node",
+	}
+	for range 3 {
+		if err := s.AppendAudit(t.Context(), full); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s = reopened(t)
+	if err := s.AppendAudit(t.Context(), full); err != nil {
+		t.Fatal(err)
+	}
+	rows, err := s.Audit(1, 2)
+	if err != nil || len(rows) != 2 {
+		t.Fatalf("%+v, %v", rows, err)
+	}
+	for i, r := range rows {
+		want := full
+		want.Seq = uint64(i) + 2
+		if diff := cmp.Diff(want, r); diff != "" {
+			t.Error(diff)
+		}
+	}
+	if rows, err := s.Audit(4, 10); len(rows) != 0 || err != nil {
+		t.Fatalf("%+v, %v", rows, err)
+	}
+}
+
+// ended makes an approval that is over since a second after the start.
+func ended(id string, created, end int) approvals.Approval {
+	a := pending(id, created)
+	a.State, a.Decision, a.ResolvedAt = approvals.Denied, approvals.Deny, start.Add(time.Duration(end)*time.Second)
+	return a
+}
+
+func prune(tb testing.TB, s stores, second, max, want int) {
+	tb.Helper()
+	n, err := s.PruneApprovals(tb.Context(), start.Add(time.Duration(second)*time.Second), max)
+	if n != want || err != nil {
+		tb.Fatalf("pruned %d, %v; want %d", n, err, want)
+	}
+}
+
+func testPruneByAge(t *testing.T, reopened func(*testing.T) stores) {
+	s := reopened(t)
+	expired := pending("expired", 2)
+	expired.State = approvals.Expired
+	create(t, s, ended("old", 0, 10), pending("live", 1), expired, ended("late", 3, 500), ended("new", 100, 101))
+	prune(t, s, 10, 100, 0)
+	prune(t, s, 11, 100, 1)
+	wantRecent(t, s, 10, "new late expired live")
+	prune(t, s, 63, 100, 1)
+	wantRecent(t, s, 10, "new late live")
+	s = reopened(t)
+	prune(t, s, 9999, 100, 2)
+	wantRecent(t, s, 10, "live")
+	wantLive(t, s, "live")
+}
+
+func testPruneByNumber(t *testing.T, reopened func(*testing.T) stores) {
+	s := reopened(t)
+	create(t, s, pending("l1", 0), ended("e1", 1, 1), ended("e2", 2, 2), pending("l2", 3), ended("e3", 4, 4))
+	prune(t, s, 0, 5, 0)
+	prune(t, s, 0, 4, 1)
+	wantRecent(t, s, 10, "e3 l2 e2 l1")
+	prune(t, s, 0, 1, 2)
+	wantRecent(t, s, 10, "l2 l1")
+	prune(t, s, 9999, -1, 0)
+	wantLive(t, s, "l1 l2")
+	if rows, err := s.Audit(0, 10); len(rows) != 5 || err != nil {
+		t.Fatalf("the audit log lost rows: %d, %v", len(rows), err)
+	}
+}
+
+func testPruneMany(t *testing.T, reopened func(*testing.T) stores) {
+	s := reopened(t)
+	for i := range 3*pruneChunk + 5 {
+		create(t, s, ended(fmt.Sprintf("e%04d", i), i, i))
+	}
+	create(t, s, pending("live", 1))
+	prune(t, s, 0, 7, 3*pruneChunk+5+1-7)
+	if all, err := s.RecentApprovals(100); len(all) != 7 || err != nil {
+		t.Fatalf("%d, %v", len(all), err)
+	}
+	wantLive(t, s, "live")
+}
+
+func testBadText(t *testing.T, reopened func(*testing.T) stores) {
+	s := reopened(t)
+	ctx := t.Context()
+	bad := "\xff"
+	with := func(change func(*approvals.Approval)) error {
+		a := pending("a", 0)
+		change(&a)
+		return s.CreateApproval(ctx, a, row("request", a.ID))
+	}
+	for name, err := range map[string]error{
+		"approval id":      with(func(a *approvals.Approval) { a.ID = bad }),
+		"argument":         with(func(a *approvals.Approval) { a.CommandArgv = []string{"echo", bad} }),
+		"bound argument":   with(func(a *approvals.Approval) { a.Binding = &approvals.Binding{Argv: []string{bad}} }),
+		"directory":        with(func(a *approvals.Approval) { a.Cwd = &bad }),
+		"thread":           with(func(a *approvals.Approval) { a.TurnSource.ThreadID = bad }),
+		"no approval id":   with(func(a *approvals.Approval) { a.ID = "" }),
+		"long approval id": with(func(a *approvals.Approval) { a.ID = strings.Repeat("x", maxID+1) }),
+		"thread of a kind": with(func(a *approvals.Approval) { a.TurnSource.ThreadID = func() {} }),
+		"node name":        s.SetNodeName(ctx, "n", bad),
+		"no node":          s.SetNodeName(ctx, "", "x"),
+		"audit row":        s.AppendAudit(ctx, approvals.Audit{Reason: bad}),
+	} {
+		if err == nil || errs.ClassOf(err) != errs.Invalid {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	_, err := s.UpdateDevice(ctx, "d", func(d *identity.Device, _ bool) error {
+		d.Roles = []identity.Role{identity.Role(bad)}
+		return nil
+	})
+	wantClass(t, err, errs.Invalid)
+	_, err = s.UpdateDevice(ctx, "", func(*identity.Device, bool) error { return nil })
+	wantClass(t, err, errs.Invalid)
+	wantRecent(t, s, 10, "")
+}
+
+func testEndedContext(t *testing.T, reopened func(*testing.T) stores) {
+	s := reopened(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	err := s.CreateApproval(ctx, pending("a", 0), row("request", "a"))
+	wantClass(t, err, errs.Deadline)
+	wantIs(t, err, context.Canceled)
+	wantRecent(t, s, 10, "")
+}
+
+// fill gives every field below v a value of its own.
+func fill(v reflect.Value, n *int) {
+	*n++
+	switch v.Kind() {
+	case reflect.String:
+		v.SetString(fmt.Sprintf("text %d", *n))
+	case reflect.Int:
+		v.SetInt(int64(*n))
+	case reflect.Uint64:
+		v.SetUint(uint64(*n))
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fill(v.Elem(), n)
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 2, 2))
+		fill(v.Index(0), n)
+		fill(v.Index(1), n)
+	case reflect.Map:
+		v.Set(reflect.MakeMap(v.Type()))
+		k, e := reflect.New(v.Type().Key()).Elem(), reflect.New(v.Type().Elem()).Elem()
+		fill(k, n)
+		fill(e, n)
+		v.SetMapIndex(k, e)
+	case reflect.Interface:
+		v.Set(reflect.ValueOf(json.Number("12345678901234567890")))
+	case reflect.Struct:
+		if v.Type() == timeType {
+			v.Set(reflect.ValueOf(start.Add(time.Duration(*n) * time.Second)))
+			return
+		}
+		for i := range v.NumField() {
+			fill(v.Field(i), n)
+		}
+	default:
+		panic(v.Kind())
+	}
+}
+
+// TestEveryFieldIsKept fails when a domain type gets a field that its record does not carry.
+func TestEveryFieldIsKept(t *testing.T) {
+	n := 0
+	t.Run("approval", func(t *testing.T) {
+		var want approvals.Approval
+		fill(reflect.ValueOf(&want).Elem(), &n)
+		v, err := encodeApproval(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := decodeApproval([]byte(want.ID), v)
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Fatal(err, diff)
+		}
+	})
+	t.Run("device", func(t *testing.T) {
+		var want identity.Device
+		fill(reflect.ValueOf(&want).Elem(), &n)
+		v, err := encodeDevice(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := decodeDevice([]byte(want.ID), v)
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Fatal(err, diff)
+		}
+	})
+	t.Run("audit", func(t *testing.T) {
+		var want approvals.Audit
+		fill(reflect.ValueOf(&want).Elem(), &n)
+		v, err := encodeAudit(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := decodeAudit(seqKey(want.Seq), v)
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Fatal(err, diff)
+		}
+	})
+}
+
+// TestNothingAndEmpty: nil and empty mean different things in an approval.
+func TestNothingAndEmpty(t *testing.T) {
+	for name, want := range map[string]approvals.Approval{
+		"nothing": {ID: "a"},
+		"empty": {
+			ID: "a", CommandArgv: []string{}, EnvKeys: []string{}, Cwd: ptr(""),
+			Binding: &approvals.Binding{Argv: []string{}, EnvHash: ptr("")},
+			Plan:    &approvals.Plan{Argv: []string{""}}, TurnSource: approvals.TurnSource{ThreadID: ""},
+		},
+		"markup": {ID: "a", Command: "a <b> & \u2028 \ufffd \\ufffd \x00", TurnSource: approvals.TurnSource{ThreadID: "<&>"}},
+	} {
+		v, err := encodeApproval(want)
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		got, err := decodeApproval([]byte("a"), v)
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Error(name, err, diff)
+		}
+	}
+	// Numbers of any Go type come back with their digits; local time comes back as UTC.
+	a := approvals.Approval{ID: "a", CreatedAt: start.In(time.FixedZone("x", 3600)), TurnSource: approvals.TurnSource{ThreadID: 42}}
+	v, err := encodeApproval(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := decodeApproval([]byte("a"), v)
+	if err != nil || got.TurnSource.ThreadID != json.Number("42") || got.CreatedAt != start {
+		t.Fatalf("%+v, %v", got, err)
+	}
+}
+
+// TestDamagedRecord: a record that cannot be read names its bucket and key, not its contents, and
+// does not hide the others.
+func TestDamagedRecord(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	create(t, s, pending("bad", 0), pending("good", 1))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	edit(t, dir, func(tx *bolt.Tx) error {
+		return errors.Join(
+			tx.Bucket(bucketApprovals).Put([]byte("bad"), []byte("\x01{\"command\":12 secret")),
+			tx.Bucket(bucketDevices).Put([]byte("d\x00"), []byte("\x02{}")),
+			tx.Bucket(bucketNodeNames).Put([]byte("n"), nil),
+		)
+	})
+	s = open(t, dir)
+	if _, err := s.Approval("good"); err != nil {
+		t.Fatal(err)
+	}
+	_, one := s.Approval("bad")
+	_, listed := s.LiveApprovals()
+	_, recent := s.RecentApprovals(9)
+	_, devices := s.Devices()
+	_, name := s.NodeName("n")
+	_, changed := s.UpdateApproval(t.Context(), "bad", func(*approvals.Approval) (approvals.Audit, error) {
+		t.Error("a change of a record that cannot be read")
+		return approvals.Audit{}, nil
+	})
+	for _, c := range []struct {
+		err         error
+		bucket, key string
+	}{
+		{one, "approvals", `"bad"`}, {listed, "approvals", `"bad"`}, {recent, "approvals", `"bad"`},
+		{changed, "approvals", `"bad"`}, {devices, "devices", "0x6400"}, {name, "node_names", `"n"`},
+	} {
+		wantIs(t, c.err, ErrRecord)
+		wantClass(t, c.err, errs.Internal)
+		e, _ := errs.As(c.err)
+		if e.Field("bucket") != c.bucket || e.Field("key") != c.key || !strings.Contains(c.err.Error(), c.key) {
+			t.Errorf("%v: fields %v, want %s %s", c.err, e.Fields, c.bucket, c.key)
+		}
+		if strings.Contains(c.err.Error(), "secret") {
+			t.Errorf("the error shows the record: %v", c.err)
+		}
+	}
+	err := s.Check(t.Context())
+	for _, want := range []string{`"bad" in approvals`, "0x6400 in devices", `"n" in node_names`} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("check: %v\nlacks %s", err, want)
+		}
+	}
+}
+
+// TestCheckFindsWrongIndexes makes every kind of disagreement.
+func TestCheckFindsWrongIndexes(t *testing.T) {
+	at := timeKey(start, "a")
+	for name, c := range map[string]struct {
+		spoil func(*bolt.Tx) error
+		want  string
+	}{
+		"not in time":   {func(tx *bolt.Tx) error { return tx.Bucket(bucketApprovalsByTime).Delete(at) }, "missing in approvals_by_time"},
+		"not live":      {func(tx *bolt.Tx) error { return tx.Bucket(bucketApprovalsLive).Delete(at) }, "approvals_live says otherwise"},
+		"gone but live": {func(tx *bolt.Tx) error { return tx.Bucket(bucketApprovals).Delete([]byte("a")) }, "1 entries for 0 records"},
+		"lost row":      {func(tx *bolt.Tx) error { return tx.Bucket(bucketAudit).Delete(seqKey(1)) }, "from row 0 to row 2"},
+		"lost end":      {func(tx *bolt.Tx) error { return tx.Bucket(bucketAudit).Delete(seqKey(2)) }, "ends at row 1 and counts 2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			s := open(t, dir)
+			create(t, s, pending("a", 0))
+			if err := s.AppendAudit(t.Context(), row("policy", "")); err != nil {
+				t.Fatal(err)
+			}
+			check(t, s)
+			s.Close()
+			edit(t, dir, c.spoil)
+			err := open(t, dir).Check(t.Context())
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Fatalf("%v, want %q", err, c.want)
+			}
+		})
+	}
+}
