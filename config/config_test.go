@@ -1,0 +1,446 @@
+package config
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// vars is an environment of its own, with a home below the test's directory.
+type vars map[string]string
+
+func (v vars) get(name string) string { return v[name] }
+
+func write(t testing.TB, path, text string) string {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// load loads text as the config file of a new home, with env given as name, value pairs.
+func load(t testing.TB, text string, env ...string) (*Config, error) {
+	t.Helper()
+	home := realDir(t)
+	v := vars{"HOME": home}
+	for i := 0; i+1 < len(env); i += 2 {
+		v[env[i]] = env[i+1]
+	}
+	return Load(Options{Path: write(t, filepath.Join(home, "c", "config.json"), text), Env: v.get})
+}
+
+// realDir is a new directory without links in its path.
+func realDir(t testing.TB) string {
+	t.Helper()
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func mustLoad(t testing.TB, text string, env ...string) *Config {
+	t.Helper()
+	c, err := load(t, text, env...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// issues are the lines of the error that name what is wrong.
+func issues(t testing.TB, err error) []string {
+	t.Helper()
+	var inv *Invalid
+	if !errors.As(err, &inv) {
+		t.Fatalf("got %v, want an *Invalid", err)
+	}
+	lines := strings.Split(err.Error(), "\n")
+	if want := "Invalid config at " + inv.Path + ":"; lines[0] != want {
+		t.Errorf("first line %q, want %q", lines[0], want)
+	}
+	if want := "Correct this and start again; the file was not changed."; lines[len(lines)-1] != want {
+		t.Errorf("last line %q, want %q", lines[len(lines)-1], want)
+	}
+	return lines[1 : len(lines)-1]
+}
+
+func TestRecordedConfigsLoad(t *testing.T) {
+	n := 0
+	err := filepath.WalkDir("../fixtures/gateway", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || filepath.Ext(path) != ".json" {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		var fixture struct {
+			Gateway struct {
+				Config json.RawMessage `json:"config"`
+			} `json:"gateway"`
+		}
+		if json.Unmarshal(data, &fixture) != nil || fixture.Gateway.Config == nil {
+			return nil
+		}
+		n++
+		text := strings.ReplaceAll(string(fixture.Gateway.Config), `"$port"`, "18999")
+		c, err := load(t, strings.ReplaceAll(text, "$home", "~"))
+		if err != nil {
+			t.Errorf("%s: %v", path, err)
+			return nil
+		}
+		if err := c.CheckStart(); err != nil {
+			t.Errorf("%s: %v", path, err)
+		}
+		if b := c.Beat("main"); c.Gateway.Port != 18999 || !b.Enabled || b.Every != "0m" || b.EveryMs != nil {
+			t.Errorf("%s: port %d, heartbeat %+v", path, c.Gateway.Port, b)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n < 100 {
+		t.Fatalf("only %d recordings with a config found", n)
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	home := realDir(t)
+	c, err := Load(Options{Env: vars{"HOME": home}.get})
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := filepath.Join(home, ".hanzo", "hanzod")
+	if c.Exists || c.StateDir != state || c.Path != filepath.Join(state, "config.json") || c.LegacyDir != "" {
+		t.Errorf("places: %+v", []any{c.Exists, c.StateDir, c.Path, c.LegacyDir})
+	}
+	if want := "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"; c.Hash != want {
+		t.Errorf("hash %s", c.Hash)
+	}
+	wantGateway := Gateway{
+		Port: 18789, Bind: "loopback", TLS: TLS{AutoGenerate: true}, ControlUI: ControlUI{Enabled: true},
+		Nodes: Nodes{BrowserMode: "off"}, Tailscale: Tailscale{Mode: "off"},
+		Reload: Reload{Mode: "hybrid", DebounceMs: 300}, ChannelHealthCheckMinutes: 5,
+	}
+	if d := cmp.Diff(wantGateway, c.Gateway, cmp.AllowUnexported(Secret{})); d != "" {
+		t.Error(d)
+	}
+	wantLog := Logging{
+		Level: "info", File: filepath.Join(state, "logs", "hanzod.log"), MaxFileBytes: 500 << 20,
+		ConsoleLevel: "info", RedactSensitive: "tools",
+	}
+	if d := cmp.Diff(wantLog, c.Logging); d != "" {
+		t.Error(d)
+	}
+	wantCanvas := CanvasHost{Enabled: true, LiveReload: true, Port: 18793, Root: filepath.Join(state, "workspace", "canvas")}
+	if d := cmp.Diff(wantCanvas, c.CanvasHost); d != "" {
+		t.Error(d)
+	}
+	ms := int64(1_800_000)
+	wantBeat := Beat{Enabled: true, Every: "30m", EveryMs: &ms, Prompt: defaultPrompt, Target: "none", AckMaxChars: 300}
+	if d := cmp.Diff(wantBeat, c.Beat(c.DefaultAgentID())); d != "" {
+		t.Error(d)
+	}
+	if c.AuthMode() != "token" || c.DefaultAgentID() != "main" || c.MainKey() != "main" || c.SessionScope() != "per-sender" ||
+		!cmp.Equal(c.AgentIDs(), []string{"main"}) || c.Section("models") != nil || !c.Browser.Enabled || c.Discovery.MDNS != "minimal" {
+		t.Error("effective values")
+	}
+}
+
+func TestEverythingTyped(t *testing.T) {
+	c := mustLoad(t, `// a whole one
+{
+  $schema: 'x', meta: {}, channels: {telegram: {botToken: 'b'}}, bindings: [],
+  gateway: {
+    port: 19001, mode: 'local', bind: '0.0.0.0',
+    auth: {mode: 'token', token: 'T', allowTailscale: true, rateLimit: {maxAttempts: 3},
+      trustedProxy: {userHeader: 'x-user', allowUsers: ['a']}, iam: {serverUrl: 'https://i', clientId: 'c', clientSecret: 'S'}},
+    trustedProxies: ['10.0.0.1', '192.168.1.7/16', '::1'], allowRealIpFallback: true,
+    tls: {enabled: true, certPath: '~/c.pem'}, controlUi: {basePath: 'ui/', allowedOrigins: ['https://a']},
+    nodes: {allowCommands: ['x'], denyCommands: ['y'], browser: {mode: 'auto', node: 'n'}},
+    http: {securityHeaders: {strictTransportSecurity: 'max-age=1'}, endpoints: {responses: {enabled: true}}},
+    tailscale: {mode: 'off'}, remote: {url: 'wss://r', token: 'R'}, reload: {mode: 'off', debounceMs: 5},
+    channelHealthCheckMinutes: 0, tools: {deny: ['d']}, marketplace: {}, requestRateLimit: {},
+  },
+  logging: {level: 'debug', file: '~/l.log', maxFileBytes: 10, consoleLevel: 'warn', consoleStyle: 'json', redactSensitive: 'off', redactPatterns: ['x']},
+  session: {mainKey: 'other', scope: 'global'},
+  agents: {defaults: {workspace: '~/w', heartbeat: {every: '1h30m', target: 'last', ackMaxChars: 5}},
+    list: [{id: 'A b', name: ' Ann '}, {id: 'two', default: true, workspace: '/ws2', heartbeat: {every: 15, prompt: ' go '}}]},
+  tools: {exec: {host: 'node', security: 'full', ask: 'always', node: 'n1', safeBins: ['ls']}},
+  canvasHost: {enabled: false, port: 1}, nodeHost: {browserProxy: {enabled: false}},
+  hooks: {enabled: true, token: 'H', path: 'in/'}, discovery: {wideArea: {enabled: true}, mdns: {mode: 'off'}},
+  update: {checkOnStart: false, channel: 'beta', auto: {enabled: true}}, browser: {enabled: false},
+}`)
+	g := c.Gateway
+	home := c.Home
+	for _, v := range []struct {
+		name      string
+		got, want any
+	}{
+		{"port", g.Port, 19001}, {"bind", g.Bind, "lan"}, {"token", g.Auth.Token.Reveal(), "T"},
+		{"rate", *g.Auth.RateLimit, RateLimit{3, 60000, 300000, true}},
+		{"iam", g.Auth.IAM.ClientSecret.Reveal(), "S"}, {"user", g.Auth.TrustedProxy.UserHeader, "x-user"},
+		{"proxies", fmt.Sprint(g.TrustedProxies), "[10.0.0.1/32 192.168.0.0/16 ::1/128]"},
+		{"base path", g.ControlUI.BasePath, "/ui"}, {"cert", g.TLS.CertPath, filepath.Join(home, "c.pem")},
+		{"hsts", g.HTTP, HTTP{StrictTransportSecurity: "max-age=1", Responses: true}},
+		{"nodes", g.Nodes, Nodes{[]string{"x"}, []string{"y"}, "auto", "n"}},
+		{"remote", g.Remote.Token.Reveal(), "R"}, {"reload", g.Reload, Reload{"off", 5}},
+		{"health", g.ChannelHealthCheckMinutes, 0}, {"log", c.Logging.File, filepath.Join(home, "l.log")},
+		{"scope", c.SessionScope(), "global"}, {"main key", c.MainKey(), "main"},
+		{"ids", c.AgentIDs(), []string{"a-b", "two"}}, {"default", c.DefaultAgentID(), "two"}, {"name", c.AgentName("A B"), "Ann"},
+		{"workspace", c.Workspace("two"), abs(t, "/ws2")}, {"other workspace", c.Workspace("a-b"), filepath.Join(c.StateDir, "workspace-a-b")},
+		{"exec", c.Tools.Exec, Exec{Host: "node", Security: "full", Ask: "always", Node: "n1", SafeBins: []string{"ls"}, TimeoutSec: 1800}},
+		{"canvas", c.CanvasHost, CanvasHost{Port: 1, Root: filepath.Join(abs(t, "/ws2"), "canvas"), LiveReload: true}},
+		{"hooks", []any{c.Hooks.Enabled, c.Hooks.Path, c.Hooks.Token.Reveal()}, []any{true, "/in", "H"}},
+		{"discovery", c.Discovery, Discovery{true, "off"}}, {"update", c.Update, Update{"beta", false, true}},
+		{"browser", c.Browser.Enabled, false}, {"node host", c.NodeHost.BrowserProxy, false},
+		{"raw", c.Section("channels").At("telegram", "botToken").Str, "b"}, {"tailscale", c.AllowTailscale(), true},
+		{"origins", c.AllowedOrigins(), []string{"https://a"}},
+	} {
+		if d := cmp.Diff(v.want, v.got); d != "" {
+			t.Errorf("%s: %s", v.name, d)
+		}
+	}
+	ms := int64(900_000)
+	if d := cmp.Diff(Beat{true, "15", &ms, "go", "last", "", 5}, c.Beat("two")); d != "" {
+		t.Error(d)
+	}
+	if b := c.Beat("a-b"); b.Enabled || b.Every != "disabled" || b.EveryMs != nil || b.Target != "last" {
+		t.Errorf("%+v", b)
+	}
+}
+
+func abs(t testing.TB, path string) string {
+	t.Helper()
+	p, err := filepath.Abs(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestWrong(t *testing.T) {
+	for _, c := range []struct {
+		name, in string
+		want     []string
+	}{
+		{"port", "{\n gateway: {\n  port: 'abc'}}", []string{`- gateway.port: Expected integer 1..65535, got "abc" (line 3)`}},
+		{"port 0", "{gateway:{port:0}}", []string{`- gateway.port: Expected integer 1..65535, got 0 (line 1)`}},
+		{"port fraction", "{gateway:{port:1.5}}", []string{`- gateway.port: Expected integer 1..65535, got 1.5 (line 1)`}},
+		{"port NaN", "{gateway:{port:NaN}}", []string{`- gateway.port: Expected integer 1..65535, got NaN (line 1)`}},
+		{"unknown key", "{gateway:{prot:1}}", []string{`- gateway: Unrecognized key: "prot" (did you mean "port"?) (line 1)`}},
+		{"unknown keys", "{gateway:{zzzzzz:1,\nauthh:{}}}", []string{`- gateway: Unrecognized keys: "zzzzzz", "authh" (did you mean "auth"?) (line 1)`}},
+		{"unknown at the root", "{\ngatway:{}}", []string{`- Unrecognized key: "gatway" (did you mean "gateway"?) (line 2)`}},
+		{"moved", "{telegram:{},gateway:{token:'x'}}", []string{
+			`- gateway: Unrecognized key: "token" (moved to gateway.auth.token) (line 1)`,
+			`- Unrecognized key: "telegram" (moved to channels.telegram) (line 1)`}},
+		{"logging strict", "{logging:{levle:'x'}}", []string{`- logging: Unrecognized key: "levle" (did you mean "level"?) (line 1)`}},
+		{"choice", "{gateway:{mode:'both'}}", []string{`- gateway.mode: Invalid value "both", expected one of "local", "remote" (line 1)`}},
+		{"bind", "{gateway:{bind:'10.0.0.1'}}", []string{`- gateway.bind: Invalid value "10.0.0.1", expected one of "auto", "lan", "loopback", "custom", "tailnet" (line 1)`}},
+		{"container", "{gateway:'hidden',agents:[],bindings:{},channels:1}", []string{
+			`- bindings: Expected array, got object (line 1)`,
+			`- channels: Expected object, got number (line 1)`,
+			`- gateway: Expected object, got string (line 1)`,
+			`- agents: Expected object, got array (line 1)`}},
+		{"null", "{gateway:{auth:null,port:null}}", []string{
+			`- gateway.port: Expected integer 1..65535, got null (line 1)`,
+			`- gateway.auth: Expected object, got null (line 1)`}},
+		{"secret", "{gateway:{auth:{token:12345}}}", []string{`- gateway.auth.token: Expected string or secret reference, got number (line 1)`}},
+		{"list", "{gateway:{nodes:{allowCommands:['a',\n1]}}}", []string{`- gateway.nodes.allowCommands.1: Expected string, got number (line 2)`}},
+		{"proxy", "{gateway:{trustedProxies:['nope']}}", []string{`- gateway.trustedProxies.0: Expected IP address or CIDR block, got "nope" (line 1)`}},
+		{"required", "{gateway:{auth:{trustedProxy:{},iam:{serverUrl:' '}}}}", []string{
+			`- gateway.auth.trustedProxy.userHeader: Expected non-empty string (line 1)`,
+			`- gateway.auth.iam.serverUrl: Expected non-empty string (line 1)`,
+			`- gateway.auth.iam.clientId: Expected non-empty string (line 1)`}},
+		{"hsts", "{gateway:{http:{securityHeaders:{strictTransportSecurity:true}}}}", []string{`- gateway.http.securityHeaders.strictTransportSecurity: Expected string or false, got true (line 1)`}},
+		{"duration", "{agents:{defaults:{heartbeat:{every:'soon'}}}}", []string{`- agents.defaults.heartbeat.every: invalid duration (use ms, s, m, h, d), got "soon" (line 1)`}},
+		{"agent", "{agents:{list:[{},1]}}", []string{
+			`- agents.list.0.id: Expected non-empty string (line 1)`,
+			`- agents.list.1: Expected object, got number (line 1)`}},
+		{"root", "[1]", []string{`- Expected object, got array (line 1)`}},
+		{"syntax", "{\n  a: ]", []string{`- JSON5 parse failed: SyntaxError: JSON5: invalid character ']' at 2:6 (line 2)`}},
+		{"empty file", "", []string{`- JSON5 parse failed: SyntaxError: JSON5: invalid end of input at 1:1 (line 1)`}},
+		{"missing variables", "{env:{vars:{A:'x'}},gateway:{auth:{token:'${NOPE}',password:'${A}${B_2}'}}}", []string{
+			`- gateway.auth.token: Missing env var "NOPE" referenced at config path: gateway.auth.token (line 1)`,
+			`- gateway.auth.password: Missing env var "B_2" referenced at config path: gateway.auth.password (line 1)`}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := load(t, c.in)
+			if d := cmp.Diff(c.want, issues(t, err)); d != "" {
+				t.Fatal(d)
+			}
+		})
+	}
+}
+
+func TestOverridesWrong(t *testing.T) {
+	port := 70000
+	_, err := Load(Options{Env: vars{"HOME": t.TempDir(), "HANZOD_PORT": "x", "OPENCLAW_LOG_LEVEL": "loud"}.get, Port: &port, Bind: "all"})
+	want := []string{
+		`- HANZOD_PORT: Expected integer 1..65535, got "x"`,
+		`- --port: Expected integer 0..65535, got 70000`,
+		`- --bind: Invalid value "all", expected one of "auto", "lan", "loopback", "custom", "tailnet"`,
+		`- OPENCLAW_LOG_LEVEL: Invalid value "loud", expected one of "silent", "fatal", "error", "warn", "info", "debug", "trace"`,
+	}
+	if d := cmp.Diff(want, issues(t, err)); d != "" {
+		t.Fatal(d)
+	}
+}
+
+func TestPlaces(t *testing.T) {
+	home := realDir(t)
+	j := func(parts ...string) string { return filepath.Join(append([]string{home}, parts...)...) }
+	write(t, j(".clawdbot", "x"), "")
+	write(t, j("old", "clawdbot.json"), "{}")
+	write(t, j("both", "openclaw.json"), "{}")
+	write(t, j("both", "config.json"), "{}")
+	for _, c := range []struct {
+		name              string
+		opts              Options
+		env               vars
+		state, path, left string
+	}{
+		{"default", Options{}, vars{}, j(".hanzo", "hanzod"), j(".hanzo", "hanzod", "config.json"), j(".clawdbot")},
+		{"flags", Options{StateDir: "~/s", Path: j("f.json")}, vars{"HANZOD_STATE_DIR": j("no"), "HANZOD_CONFIG_PATH": j("no")}, j("s"), j("f.json"), j(".clawdbot")},
+		{"ours", Options{}, vars{"HANZOD_STATE_DIR": j("a"), "OPENCLAW_STATE_DIR": j("b")}, j("a"), j("a", "config.json"), j(".clawdbot")},
+		{"legacy", Options{}, vars{"OPENCLAW_STATE_DIR": j("b"), "CLAWDBOT_STATE_DIR": j("c")}, j("b"), j("b", "config.json"), j(".clawdbot")},
+		{"older", Options{}, vars{"CLAWDBOT_STATE_DIR": "~/c"}, j("c"), j("c", "config.json"), j(".clawdbot")},
+		{"legacy directory named", Options{}, vars{"OPENCLAW_STATE_DIR": j(".clawdbot")}, j(".clawdbot"), j(".clawdbot", "config.json"), ""},
+		{"legacy file name", Options{}, vars{"OPENCLAW_STATE_DIR": j("old")}, j("old"), j("old", "clawdbot.json"), j(".clawdbot")},
+		{"our name first", Options{}, vars{"OPENCLAW_STATE_DIR": j("both")}, j("both"), j("both", "config.json"), j(".clawdbot")},
+		{"our variable, our name", Options{}, vars{"HANZOD_STATE_DIR": j("old")}, j("old"), j("old", "config.json"), j(".clawdbot")},
+		{"paths", Options{}, vars{"HANZOD_CONFIG_PATH": j("1"), "OPENCLAW_CONFIG_PATH": j("2")}, j(".hanzo", "hanzod"), j("1"), j(".clawdbot")},
+		{"legacy path", Options{}, vars{"CLAWDBOT_CONFIG_PATH": j("3")}, j(".hanzo", "hanzod"), j("3"), j(".clawdbot")},
+		{"home", Options{}, vars{"OPENCLAW_HOME": j("h")}, j("h", ".hanzo", "hanzod"), j("h", ".hanzo", "hanzod", "config.json"), ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			env := vars{"HOME": home}
+			for k, v := range c.env {
+				env[k] = v
+			}
+			c.opts.Env = env.get
+			got, err := Load(c.opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff([]string{c.state, c.path, c.left}, []string{got.StateDir, got.Path, got.LegacyDir}); d != "" {
+				t.Fatal(d)
+			}
+		})
+	}
+}
+
+func TestEnvironmentPrecedence(t *testing.T) {
+	one := 1
+	for _, c := range []struct {
+		name, in string
+		env      vars
+		opts     Options
+		check    func(*Config) any
+		want     any
+	}{
+		{"port of the file", "{gateway:{port:5}}", nil, Options{}, func(c *Config) any { return c.Gateway.Port }, 5},
+		{"port ours", "{gateway:{port:5}}", vars{"HANZOD_PORT": "6", "OPENCLAW_GATEWAY_PORT": "7"}, Options{}, func(c *Config) any { return c.Gateway.Port }, 6},
+		{"port legacy", "{gateway:{port:5}}", vars{"CLAWDBOT_GATEWAY_PORT": "8", "OPENCLAW_GATEWAY_PORT": "7"}, Options{}, func(c *Config) any { return c.Gateway.Port }, 7},
+		{"port flag", "{gateway:{port:5}}", vars{"HANZOD_PORT": "6"}, Options{Port: &one}, func(c *Config) any { return c.Gateway.Port }, 1},
+		{"canvas port follows", "{}", vars{"HANZOD_PORT": "6"}, Options{}, func(c *Config) any { return c.CanvasHost.Port }, 10},
+		{"bind flag", "{gateway:{bind:'lan'}}", nil, Options{Bind: "loopback"}, func(c *Config) any { return c.Gateway.Bind }, "loopback"},
+		{"token of the file", "{gateway:{auth:{token:'f'}}}", vars{"HANZOD_TOKEN": "h"}, Options{}, token, "f"},
+		{"token ours", "{}", vars{"HANZOD_TOKEN": " h ", "OPENCLAW_GATEWAY_TOKEN": "o"}, Options{}, token, "h"},
+		{"token legacy", "{}", vars{"BOT_GATEWAY_TOKEN": "b", "OPENCLAW_GATEWAY_TOKEN": "o"}, Options{}, token, "o"},
+		{"token last", "{}", vars{"BOT_GATEWAY_TOKEN": "b", "CLAWDBOT_GATEWAY_TOKEN": "c"}, Options{}, token, "b"},
+		{"token not from there", "{}", vars{"CLAWDBOT_GATEWAY_TOKEN": "c"}, Options{}, token, ""},
+		{"password", "{}", vars{"BOT_GATEWAY_PASSWORD": "b"}, Options{}, func(c *Config) any { return c.Gateway.Auth.Password.Reveal() }, "b"},
+		{"password makes the mode", "{}", vars{"OPENCLAW_GATEWAY_PASSWORD": "b"}, Options{}, func(c *Config) any { return c.AuthMode() }, "password"},
+		{"log level", "{logging:{level:'warn'}}", vars{"HANZOD_LOG_LEVEL": "trace"}, Options{}, func(c *Config) any { return c.Logging.Level + c.Logging.ConsoleLevel }, "tracetrace"},
+		{"variable", "{gateway:{auth:{token:'a-${T}-$${T}-${t}-$T'}}}", vars{"T": "x"}, Options{}, token, "a-x-${T}-${t}-$T"},
+		{"variable of the file", "{env:{T:'1',vars:{T:'2',U:'${V}'}},gateway:{auth:{token:'${T}${U}'}}}", vars{"V": "v"}, Options{}, token, "2v"},
+		{"the environment first", "{env:{vars:{T:'2'}},gateway:{auth:{token:'${T}'}}}", vars{"T": "e"}, Options{}, token, "e"},
+		{"variables handed out", "{env:{A:'1',shellEnv:{},vars:{PATH:'x',Ld_preload:'y',B:'2',DYLD_X:'z'}}}", nil, Options{}, func(c *Config) any { return c.EnvVars }, map[string]string{"A": "1", "B": "2"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			env := vars{"HOME": realDir(t)}
+			for k, v := range c.env {
+				env[k] = v
+			}
+			c.opts.Env = env.get
+			c.opts.Path = write(t, filepath.Join(env["HOME"], "c.json"), c.in)
+			got, err := Load(c.opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(c.want, c.check(got)); d != "" {
+				t.Fatal(d)
+			}
+		})
+	}
+}
+
+func token(c *Config) any { return c.Gateway.Auth.Token.Reveal() }
+
+func TestUnreadable(t *testing.T) {
+	dir := realDir(t)
+	if _, err := Load(Options{Path: dir, Env: vars{"HOME": dir}.get}); err == nil || !strings.Contains(err.Error(), "not a regular file") {
+		t.Errorf("a directory: %v", err)
+	}
+	if runtime.GOOS == "windows" || os.Getuid() == 0 {
+		return
+	}
+	path := write(t, filepath.Join(dir, "c.json"), "{}")
+	if err := os.Chmod(path, 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(Options{Path: path, Env: vars{"HOME": dir}.get}); !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("a closed file: %v", err)
+	}
+}
+
+func FuzzLoad(f *testing.F) {
+	for _, s := range []string{
+		"{}", "{gateway:{port:1,auth:{token:'${A}'}}}", "{$include:'b.json',gateway:{}}", "{agents:{list:[{id:'a',heartbeat:{every:'1h'}}]}}",
+		"{gateway:{auth:{token:{source:'env',id:'A'}}},secrets:{providers:{default:{source:'env'}}}}", "{hooks:{enabled:true,token:'x'}}",
+	} {
+		f.Add(s)
+	}
+	home := realDir(f)
+	path := filepath.Join(home, "config.json")
+	write(f, filepath.Join(home, "b.json"), "{gateway:{bind:'lan'},logging:{}}")
+	f.Fuzz(func(t *testing.T, text string) {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, err := Load(Options{Path: path, Env: vars{"HOME": home, "A": "value"}.get})
+		if err != nil {
+			_ = err.Error()
+			return
+		}
+		_, _ = c.ListenHosts()
+		_ = c.CheckStart()
+		for _, id := range c.AgentIDs() {
+			_, _ = c.Beat(id), c.Workspace(id)
+		}
+		if before := c.Gateway.Auth.Token.IsSet(); !before {
+			generated, err := EnsureToken(c)
+			if err == nil && generated {
+				again, err := Load(Options{Path: path, Env: vars{"HOME": home, "A": "value"}.get})
+				if err != nil || again.Gateway.Auth.Token.Reveal() != c.Gateway.Auth.Token.Reveal() {
+					t.Fatalf("%q with a token: %v", text, err)
+				}
+			}
+		}
+	})
+}
