@@ -1,0 +1,425 @@
+package compat
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
+
+	"github.com/coder/websocket"
+	"github.com/google/uuid"
+
+	"github.com/hanzoai/hanzod/compat/schema"
+	"github.com/hanzoai/hanzod/compat/wire"
+	"github.com/hanzoai/hanzod/identity"
+	"github.com/hanzoai/hanzod/nodes"
+)
+
+// conn is one client. Its reading goroutine owns it; other goroutines only queue frames, ask for
+// its end, or wait in a call of its own.
+type conn struct {
+	door  *Door
+	ws    *websocket.Conn
+	nc    net.Conn
+	peer  peer
+	id    string
+	nonce string
+
+	// caller and what follows are set by the handshake, before any other goroutine knows the
+	// connection.
+	caller      identity.Caller
+	presenceKey string
+	node        *nodes.Attachment
+	greeted     bool
+	// ctx ends with the connection: its waiting calls end with it.
+	ctx    context.Context
+	cancel context.CancelFunc
+	calls  sync.WaitGroup
+
+	inFlight     atomic.Int32
+	unauthorized int // calls outside the role, in a row; the reading goroutine's own
+	pinging      atomic.Bool
+	lastHeard    atomic.Int64 // Unix milliseconds
+
+	out outbox
+}
+
+// frame is a message to send. An event has a head and a tail around the number that counts this
+// client's events, so that its text is encoded once for all clients.
+type frame struct {
+	head []byte
+	tail []byte // nil for frames without a number
+	seq  uint64
+}
+
+func (f frame) size() int { return len(f.head) + len(f.tail) }
+
+// outbox is what waits to be sent.
+type outbox struct {
+	mu      sync.Mutex
+	queue   []frame
+	bytes   int
+	seq     uint64
+	busy    bool // somebody is writing
+	held    bool // nothing is sent before hello
+	closing bool // nothing is queued any more
+}
+
+func newConn(d *Door, p peer) *conn {
+	c := &conn{door: d, peer: p, id: uuid.NewString(), nonce: uuid.NewString()}
+	c.ctx, c.cancel = context.WithCancel(d.ctx)
+	c.heard()
+	return c
+}
+
+func (c *conn) heard() { c.lastHeard.Store(time.Now().UnixMilli()) }
+
+func (c *conn) silentFor() time.Duration {
+	return time.Duration(time.Now().UnixMilli()-c.lastHeard.Load()) * time.Millisecond
+}
+
+var (
+	// errTooLarge ends a connection whose message is over the limit.
+	errTooLarge = errors.New("message over the limit")
+	// errEnded says that the connection was ended while reading.
+	errEnded = errors.New("connection ended")
+)
+
+// scratch are the buffers that messages are read into before they are copied at their size.
+var scratch = sync.Pool{New: func() any { b := make([]byte, 4<<10); return &b }}
+
+// read returns the next message.
+func (c *conn) read(limit int) ([]byte, error) {
+	// The connection's own end unblocks this; a context that can end would cost a timer a message.
+	typ, r, err := c.ws.Reader(context.Background()) //nolint:contextcheck // see above
+	if err != nil {
+		return nil, err
+	}
+	bp := scratch.Get().(*[]byte)
+	defer scratch.Put(bp)
+	buf, n := *bp, 0
+	for {
+		if n == len(buf) {
+			// Grow a copy of its own: the pool keeps small buffers.
+			bigger := make([]byte, min(2*len(buf), limit+1))
+			copy(bigger, buf)
+			buf = bigger
+		}
+		m, err := r.Read(buf[n:])
+		n += m
+		if n > limit {
+			return nil, errTooLarge
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	c.heard()
+	data := append(make([]byte, 0, n), buf[:n]...)
+	if typ == websocket.MessageText && !utf8.Valid(data) {
+		c.end(websocket.StatusInvalidFramePayloadData, "")
+		return nil, errEnded
+	}
+	return data, nil
+}
+
+// serve runs the connection from its first frame to its end.
+func (c *conn) serve() {
+	defer c.finish()
+	c.send(challenge(c.nonce, c.door.cfg.Now()))
+	timer := time.AfterFunc(handshakeTimeout, func() { c.end(websocket.StatusNormalClosure, "") })
+	ok := c.handshake()
+	timer.Stop()
+	if !ok {
+		return
+	}
+	for {
+		data, err := c.read(maxPayload)
+		if err != nil {
+			if errors.Is(err, errTooLarge) {
+				c.end(websocket.StatusMessageTooBig, "")
+			}
+			return
+		}
+		req, ferr := schema.ParseRequest(data)
+		if ferr != nil {
+			if !ferr.NotJSON {
+				c.send(wire.AppendErrorRawID(nil, ferr.ID, wire.ErrorShape{Code: codeInvalid, Message: ferr.Text}))
+			}
+			continue
+		}
+		if !c.dispatch(req) {
+			return
+		}
+	}
+}
+
+// finish leaves every place that knows the connection. Nothing of it is left when it returns.
+func (c *conn) finish() {
+	c.cancel()
+	c.door.remove(c)
+	if c.node != nil {
+		c.node.Detach()
+	}
+	c.out.mu.Lock()
+	c.out.closing = true
+	c.out.queue, c.out.bytes = nil, 0
+	c.out.mu.Unlock()
+	_ = c.ws.CloseNow() // the peer is gone, or was told
+	c.calls.Wait()
+	if c.presenceKey != "" {
+		c.door.cfg.Presence.Leave(c.presenceKey)
+		c.door.cfg.System.AnnouncePresence()
+	}
+}
+
+// end closes the connection with a code. Only the first end counts. It waits for the closing
+// handshake, bounded by the library to seconds; reading then fails.
+func (c *conn) end(code websocket.StatusCode, reason string) {
+	c.out.mu.Lock()
+	if c.out.closing {
+		c.out.mu.Unlock()
+		return
+	}
+	c.out.closing = true
+	c.out.mu.Unlock()
+	_ = c.nc.SetWriteDeadline(time.Now().Add(writeTimeout))
+	_ = c.ws.Close(code, wire.TruncateUTF8(reason, wire.MaxCloseReason)) // a peer that does not answer is dropped
+}
+
+// shutdown is end for a service that stops: the closing handshake is cut short.
+func (c *conn) shutdown(code websocket.StatusCode, reason string) {
+	timer := time.AfterFunc(closeWait, c.abort)
+	defer timer.Stop()
+	c.drained()
+	c.end(code, reason)
+}
+
+// drained waits until the queue was written, as far as closeWait allows.
+func (c *conn) drained() {
+	deadline := time.Now().Add(closeWait)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for time.Now().Before(deadline) {
+		c.out.mu.Lock()
+		idle := !c.out.busy && len(c.out.queue) == 0
+		c.out.mu.Unlock()
+		if idle {
+			return
+		}
+		<-tick.C
+	}
+}
+
+// abort drops the network connection; everything that uses it fails at once.
+func (c *conn) abort() { _ = c.nc.Close() }
+
+// send queues a frame, and writes it in this goroutine when nothing else waits: that saves a
+// hand-over for each answer. The caller is the connection's own, so a slow client keeps only
+// itself waiting.
+func (c *conn) send(data []byte) {
+	o := &c.out
+	o.mu.Lock()
+	if o.closing {
+		o.mu.Unlock()
+		return
+	}
+	if o.busy || o.held || len(o.queue) > 0 {
+		c.enqueue(frame{head: data})
+		o.mu.Unlock()
+		return
+	}
+	o.busy = true
+	o.mu.Unlock()
+	if err := c.write(frame{head: data}); err != nil {
+		c.writeFailed()
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.busy = false
+	c.startDrain()
+}
+
+// push queues a frame for the writing goroutine. It never waits, so that a stranger to the
+// connection may call it.
+func (c *conn) push(f frame) {
+	c.out.mu.Lock()
+	defer c.out.mu.Unlock()
+	if !c.out.closing {
+		c.enqueue(f)
+	}
+}
+
+// enqueue appends to the queue. The caller holds out.mu. A queue over its bound ends the
+// connection: frames that are not droppable may not be lost silently.
+func (c *conn) enqueue(f frame) {
+	o := &c.out
+	if o.bytes+f.size() > maxBuffered+maxPayload {
+		o.closing = true
+		o.queue, o.bytes = nil, 0
+		c.abort()
+		return
+	}
+	o.queue = append(o.queue, f)
+	o.bytes += f.size()
+	c.startDrain()
+}
+
+// startDrain makes a goroutine write the queue when there is one. The caller holds out.mu.
+func (c *conn) startDrain() {
+	o := &c.out
+	if o.busy || o.held || len(o.queue) == 0 {
+		return
+	}
+	o.busy = true
+	c.spawn(c.drain)
+}
+
+func (c *conn) drain() {
+	o := &c.out
+	for {
+		o.mu.Lock()
+		if len(o.queue) == 0 {
+			o.busy = false
+			o.queue = nil
+			o.mu.Unlock()
+			return
+		}
+		f := o.queue[0]
+		o.queue[0] = frame{}
+		o.queue = o.queue[1:]
+		o.bytes -= f.size()
+		o.mu.Unlock()
+		if err := c.write(f); err != nil {
+			c.writeFailed()
+			return
+		}
+	}
+}
+
+// assembled are the buffers in which events get their number.
+var assembled = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
+
+func (c *conn) write(f frame) error {
+	if err := c.nc.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		return err
+	}
+	if f.tail == nil {
+		return c.ws.Write(context.Background(), websocket.MessageText, f.head) //nolint:contextcheck // the deadline bounds it
+	}
+	bp := assembled.Get().(*[]byte)
+	buf := append((*bp)[:0], f.head...)
+	buf = strconv.AppendUint(buf, f.seq, 10)
+	buf = append(buf, f.tail...)
+	err := c.ws.Write(context.Background(), websocket.MessageText, buf) //nolint:contextcheck // the deadline bounds it
+	if cap(buf) <= 64<<10 {
+		*bp = buf
+		assembled.Put(bp)
+	}
+	return err
+}
+
+// writeFailed ends a connection that cannot be written to.
+func (c *conn) writeFailed() {
+	c.out.mu.Lock()
+	c.out.closing = true
+	c.out.queue, c.out.bytes = nil, 0
+	c.out.busy = false
+	c.out.mu.Unlock()
+	c.abort()
+}
+
+// hold keeps frames back until release, so that hello is the first one after the challenge.
+func (c *conn) hold() {
+	c.out.mu.Lock()
+	c.out.held = true
+	c.out.mu.Unlock()
+}
+
+// release sends hello and then what was held back.
+func (c *conn) release(hello []byte) {
+	o := &c.out
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.held = false
+	o.queue = append([]frame{{head: hello}}, o.queue...)
+	o.bytes += len(hello)
+	c.startDrain()
+}
+
+// event queues an event that the client may see. A client that does not keep up loses droppable
+// events, which it can tell from the gap in the numbers; any other event ends its connection
+// (protocol.md §6.2).
+func (c *conn) event(e *rendered) {
+	o := &c.out
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closing {
+		return
+	}
+	o.seq++
+	if o.bytes > maxBuffered {
+		if e.droppable {
+			c.door.dropped()
+			return
+		}
+		c.spawn(c.slow)
+		return
+	}
+	c.enqueue(frame{head: e.head, tail: e.tail, seq: o.seq})
+}
+
+// slow ends a connection whose client does not read.
+func (c *conn) slow() {
+	timer := time.AfterFunc(closeWait, c.abort)
+	defer timer.Stop()
+	c.end(websocket.StatusPolicyViolation, "slow consumer")
+}
+
+// Invoke implements nodes.Link.
+func (c *conn) Invoke(r nodes.Request) error {
+	payload, err := encodeInvoke(r)
+	if err != nil {
+		return err
+	}
+	c.out.mu.Lock()
+	defer c.out.mu.Unlock()
+	if c.out.closing {
+		return net.ErrClosed
+	}
+	c.enqueue(frame{head: wire.AppendEvent(nil, "node.invoke.request", payload, wire.Opt[uint64]{}, wire.Opt[wire.StateVersion]{})})
+	return nil
+}
+
+// Close implements nodes.Link: a newer connection took the node's place.
+func (c *conn) Close(reason string) {
+	c.out.mu.Lock()
+	defer c.out.mu.Unlock()
+	if c.out.closing {
+		return
+	}
+	c.spawn(func() {
+		timer := time.AfterFunc(closeWait, c.abort)
+		defer timer.Stop()
+		c.end(websocket.StatusPolicyViolation, reason)
+	})
+}
+
+// spawn starts a goroutine that the door waits for. The caller holds out.mu and the connection is
+// not closing: its reading goroutine still counts, so the door is not done waiting.
+func (c *conn) spawn(f func()) {
+	c.door.wg.Add(1)
+	go func() {
+		defer c.door.wg.Done()
+		f()
+	}()
+}

@@ -1,0 +1,266 @@
+package compat
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/hanzoai/hanzod/approvals"
+	"github.com/hanzoai/hanzod/compat/methods"
+	"github.com/hanzoai/hanzod/compat/schema"
+	"github.com/hanzoai/hanzod/compat/wire"
+	"github.com/hanzoai/hanzod/errs"
+	"github.com/hanzoai/hanzod/gate"
+	"github.com/hanzoai/hanzod/identity"
+	"github.com/hanzoai/hanzod/nodes"
+	"github.com/hanzoai/hanzod/ops"
+)
+
+// DefaultPort is the port of the original.
+const DefaultPort = 18789
+
+// request is one call on its way through the door.
+type request struct {
+	conn   *conn
+	id     string
+	op     *ops.Operation
+	params wire.Value
+	began  time.Time
+	// nodeFile marks the methods that word a node that is not there in their own way.
+	nodeFile bool
+}
+
+// binding is how a method is served.
+type binding struct {
+	// waits says that the call may take long: it gets a goroutine of its own.
+	waits bool
+	// normalize is what the original forgives before it validates; nil for nothing.
+	normalize func(wire.Value) wire.Value
+	serve     func(ctx context.Context, r request)
+}
+
+// unary binds a domain method between two codecs.
+func unary[In, Out any](
+	from func(wire.Value) (In, error), method func(context.Context, identity.Caller, In) (Out, error), to func(Out) any,
+) binding {
+	return binding{serve: func(ctx context.Context, r request) {
+		in, err := from(r.params)
+		if err != nil {
+			r.fail(wire.ErrorShape{Code: codeInvalid, Message: "invalid " + r.op.Legacy + " params: " + err.Error()}, errs.Invalid)
+			return
+		}
+		out, err := method(ctx, r.conn.caller, in)
+		if err != nil {
+			r.failed(err)
+			return
+		}
+		r.ok(to(out))
+	}}
+}
+
+// waiting marks a binding as one that may take long.
+func waiting(b binding) binding {
+	b.waits = true
+	return b
+}
+
+func forgiving(b binding, normalize func(wire.Value) wire.Value) binding {
+	b.normalize = normalize
+	return b
+}
+
+// none is the codec of methods without parameters.
+func none(wire.Value) (struct{}, error) { return struct{}{}, nil }
+
+// plain adapts a domain method without arguments.
+func plain[Out any](f func(context.Context, identity.Caller) (Out, error)) func(context.Context, identity.Caller, struct{}) (Out, error) {
+	return func(ctx context.Context, c identity.Caller, _ struct{}) (Out, error) { return f(ctx, c) }
+}
+
+// bind is the table of served methods.
+func (d *Door) bind() map[string]binding {
+	n, a, s := d.cfg.Nodes, d.cfg.Approvals, d.cfg.System
+	return map[string]binding{
+		"health":          unary(methods.HealthFromLegacy, s.Health, methods.HealthToLegacy),
+		"status":          unary(none, plain(s.Status), methods.StatusToLegacy),
+		"system-presence": unary(none, plain(s.Presence), methods.PresenceToLegacy),
+		"logs.tail":       waiting(unary(methods.TailFromLegacy, s.TailLogs, methods.TailToLegacy)),
+
+		"node.list":          unary(methods.NodeListFromLegacy, n.List, methods.NodeListToLegacy),
+		"node.describe":      unary(methods.NodeDescribeFromLegacy, n.Describe, methods.NodeDescribeToLegacy),
+		"node.rename":        waiting(unary(methods.NodeRenameFromLegacy, n.Rename, methods.NodeRenameToLegacy)),
+		"node.invoke":        waiting(unary(methods.NodeInvokeFromLegacy, n.Invoke, methods.NodeInvokeToLegacy)),
+		"node.invoke.result": forgiving(unary(methods.NodeResultFromLegacy, n.Result, methods.NodeResultToLegacy), methods.NormalizeNodeResult),
+		"node.event":         unary(methods.NodeEventFromLegacy, n.Event, methods.NodeEventToLegacy),
+
+		"exec.approval.request":      waiting(binding{serve: d.requestApproval}),
+		"exec.approval.waitDecision": waiting(unary(methods.ApprovalWaitFromLegacy, a.Wait, methods.ApprovalDecidedToLegacy)),
+		"exec.approval.resolve":      waiting(unary(methods.ApprovalResolveFromLegacy, a.Resolve, methods.ApprovalResolveToLegacy)),
+		"exec.approvals.get":         waiting(unary(none, plain(a.GetFile), methods.PolicyFileToLegacy)),
+		"exec.approvals.set":         waiting(unary(methods.PolicySetFromLegacy, a.SetFile, methods.PolicyFileToLegacy)),
+		"exec.approvals.node.get":    waiting(nodeFile(unary(methods.NodePolicyGetFromLegacy, a.GetNodeFile, methods.NodePolicyToLegacy))),
+		"exec.approvals.node.set":    waiting(nodeFile(unary(methods.NodePolicySetFromLegacy, a.SetNodeFile, methods.NodePolicyToLegacy))),
+	}
+}
+
+// requestApproval asks, answers "accepted" when two answers are wanted, and answers again when
+// there is a decision (nodes-approvals.md §3.16).
+func (d *Door) requestApproval(ctx context.Context, r request) {
+	in, twoPhase, err := methods.ApprovalRequestFromLegacy(r.params)
+	if err != nil {
+		r.fail(wire.ErrorShape{Code: codeInvalid, Message: "invalid " + r.op.Legacy + " params: " + err.Error()}, errs.Invalid)
+		return
+	}
+	a, err := d.cfg.Approvals.Request(ctx, r.conn.caller, in)
+	if err != nil {
+		r.failed(err)
+		return
+	}
+	if twoPhase {
+		r.conn.send(wire.AppendResult(nil, r.id, wire.MustMarshal(methods.ApprovalAcceptedToLegacy(a))))
+	}
+	done, err := d.cfg.Approvals.Wait(ctx, r.conn.caller, a.ID)
+	if err != nil {
+		r.failed(err)
+		return
+	}
+	r.ok(methods.ApprovalDecidedToLegacy(done))
+}
+
+// nodeFile words a node that is not there as the exec.approvals.node methods do
+// (nodes-approvals.md §3.15).
+func nodeFile(b binding) binding {
+	serve := b.serve
+	b.serve = func(ctx context.Context, r request) {
+		r.nodeFile = true
+		serve(ctx, r)
+	}
+	return b
+}
+
+// dispatch serves one request. It returns false when the connection ends.
+func (c *conn) dispatch(req wire.Request) bool {
+	d := c.door
+	op, _ := d.cfg.Catalogue.ByLegacy(req.Method)
+	r := request{conn: c, id: req.ID, op: op, began: time.Now()}
+	if req.Method == "connect" {
+		op = nil
+	}
+	if err := d.cfg.Gate.Admit(c.caller, op); err != nil {
+		r.failed(err)
+		return c.countUnauthorized(err)
+	}
+	c.unauthorized = 0
+	if op == nil {
+		text := "unknown method: " + req.Method
+		if req.Method == "connect" {
+			text = "connect is only valid as the first request"
+		}
+		r.fail(wire.ErrorShape{Code: codeInvalid, Message: text}, errs.Invalid)
+		return true
+	}
+	b, served := d.methods[req.Method]
+	r.params = req.ParamsOrEmpty()
+	if b.normalize != nil {
+		r.params = b.normalize(r.params)
+	}
+	if problem := schema.Check(req.Method, r.params); problem != "" {
+		r.fail(wire.ErrorShape{Code: codeInvalid, Message: problem}, errs.Invalid)
+		return true
+	}
+	if !served {
+		r.fail(wire.ErrorShape{
+			Code: codeUnavailable, Message: req.Method + " is not served by this version of hanzod yet",
+		}, errs.Unavailable)
+		return true
+	}
+	if !b.waits {
+		b.serve(c.ctx, r)
+		return true
+	}
+	if c.inFlight.Add(1) > maxInFlight {
+		c.inFlight.Add(-1)
+		r.fail(wire.ErrorShape{
+			Code: codeUnavailable, Message: "too many calls of this connection are waiting; try again later", Retryable: true,
+		}, errs.Exhausted)
+		return true
+	}
+	c.calls.Add(1)
+	go func() {
+		defer c.calls.Done()
+		defer c.inFlight.Add(-1)
+		b.serve(c.ctx, r)
+	}()
+	return true
+}
+
+// countUnauthorized ends a connection that keeps calling what its role may not (protocol.md §5).
+func (c *conn) countUnauthorized(err error) bool {
+	e, ok := errs.As(err)
+	if !ok || e.Code != gate.ErrRole.Code {
+		c.unauthorized = 0
+		return true
+	}
+	if c.unauthorized++; c.unauthorized <= maxUnauthorized {
+		return true
+	}
+	c.end(websocket.StatusPolicyViolation, "repeated unauthorized calls")
+	return false
+}
+
+func (r request) observe(class string) {
+	if m := r.conn.door.cfg.Metrics; m != nil {
+		name := "unknown"
+		if r.op != nil {
+			name = r.op.Name()
+		}
+		m.Observe("legacy", name, class, time.Since(r.began))
+	}
+}
+
+// ok answers with a result; nil leaves the payload out.
+func (r request) ok(result any) {
+	var payload []byte
+	if result != nil {
+		var err error
+		if payload, err = wire.Marshal(result); err != nil {
+			r.failed(errs.Wrap(errs.Internal, "encode the answer", err))
+			return
+		}
+	}
+	r.conn.send(wire.AppendResult(nil, r.id, payload))
+	r.observe("ok")
+}
+
+// failed answers with a domain error.
+func (r request) failed(err error) {
+	class := errs.ClassOf(err)
+	if class == errs.Internal || class == errs.Unknown {
+		if r.conn.ctx.Err() != nil {
+			return // the client is gone
+		}
+		r.conn.door.cfg.Log.Error("a call failed", "method", r.methodName(), "error", err)
+	}
+	shape := shapeOf(err)
+	if r.nodeFile && errors.Is(err, nodes.ErrNotConnected) {
+		shape = nodeFault("NOT_CONNECTED", "node not connected")
+	}
+	if r.nodeFile && errors.Is(err, approvals.ErrNodeRequired) {
+		shape.Message = "nodeId required"
+	}
+	r.fail(shape, class)
+}
+
+func (r request) fail(e wire.ErrorShape, class errs.Class) {
+	r.conn.send(wire.AppendError(nil, r.id, e))
+	r.observe(class.String())
+}
+
+func (r request) methodName() string {
+	if r.op == nil {
+		return "unknown"
+	}
+	return r.op.Name()
+}

@@ -1,0 +1,234 @@
+// Package compat is the legacy door: the frozen JSON WebSocket protocol, version 3
+// (protocol.md). It translates and asks the gate; every rule lives in a domain.
+//
+// Frames and schemas are in wire and schema, codecs in methods. Each connection has one goroutine
+// that reads and answers quick calls; a call that waits has one of its own while it waits, and a
+// connection with frames to send has one that writes until none are left. All of them end with the
+// connection, and Door.Close waits for them.
+package compat
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/hanzoai/hanzod/approvals"
+	"github.com/hanzoai/hanzod/events"
+	"github.com/hanzoai/hanzod/gate"
+	"github.com/hanzoai/hanzod/identity"
+	"github.com/hanzoai/hanzod/nodes"
+	"github.com/hanzoai/hanzod/ops"
+	"github.com/hanzoai/hanzod/system"
+)
+
+// Config is what the door needs.
+type Config struct {
+	Catalogue *ops.Catalogue
+	Gate      *gate.Gate
+	Identity  *identity.Service
+	Nodes     *nodes.Service
+	Approvals *approvals.Service
+	System    *system.Service
+	Presence  *system.PresenceTable
+	Bus       *events.Bus
+	Log       *slog.Logger
+	Metrics   Metrics
+
+	// Version is the release that hello-ok names.
+	Version    string
+	ConfigPath string
+	StateDir   string
+	Port       int
+	// MainKey, SessionScope and DefaultAgent describe sessions to clients.
+	MainKey      string
+	SessionScope string
+	DefaultAgent string
+	// Canvas says that a canvas host address is offered.
+	Canvas bool
+	// Proxies decides where clients really come from.
+	Proxies Proxies
+	// Origins decides which web pages may connect.
+	Origins Origins
+	// VoiceWake is the triggers that greet a node.
+	VoiceWake []string
+	Now       func() time.Time
+}
+
+// Metrics counts calls. A nil one counts nothing.
+type Metrics interface {
+	// Observe counts one answered call; class is "ok" or an error class.
+	Observe(door, op, class string, took time.Duration)
+	// EventDropped counts an event left out for a slow client.
+	EventDropped(door string)
+}
+
+// Door serves the legacy protocol. It is an http.Handler for upgrade requests.
+type Door struct {
+	cfg     Config
+	methods map[string]binding
+
+	mu     sync.Mutex
+	conns  map[*conn]struct{}
+	closed bool
+	wg     sync.WaitGroup
+	// ctx ends when the door closes: every waiting call ends with it.
+	ctx    context.Context
+	cancel context.CancelFunc
+}
+
+// New returns the door and attaches it to the bus.
+func New(cfg Config) *Door {
+	d := &Door{cfg: cfg, conns: map[*conn]struct{}{}}
+	//nolint:contextcheck // the door's own lifetime, ended by Close
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	d.methods = d.bind()
+	cfg.Bus.Sink(d.deliver)
+	return d
+}
+
+// ServeHTTP upgrades the request. It returns as soon as the connection has its own goroutine, so
+// that the server's buffers are given back.
+func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	d.mu.Lock()
+	closed := d.closed
+	if !closed {
+		d.wg.Add(1)
+	}
+	d.mu.Unlock()
+	if closed {
+		http.Error(w, "service restart", http.StatusServiceUnavailable)
+		return
+	}
+	c, err := d.accept(w, r)
+	if err != nil {
+		d.wg.Done()
+		d.cfg.Log.Debug("an upgrade failed", "error", err)
+		return
+	}
+	go func() {
+		defer d.wg.Done()
+		c.serve()
+	}()
+}
+
+func (d *Door) accept(w http.ResponseWriter, r *http.Request) (*conn, error) {
+	cw := &hijackWriter{ResponseWriter: w}
+	opts := &websocket.AcceptOptions{
+		// The origin is judged in the handshake, where the answer is a frame that clients can show.
+		InsecureSkipVerify: true,
+		CompressionMode:    websocket.CompressionDisabled,
+	}
+	if offered := r.Header.Values("Sec-WebSocket-Protocol"); len(offered) > 0 {
+		opts.Subprotocols = firstProtocol(offered[0])
+	}
+	c := newConn(d, peerOf(d.cfg.Proxies, r))
+	opts.OnPongReceived = func(context.Context, []byte) { c.heard() }
+	ws, err := websocket.Accept(cw, r, opts)
+	if err != nil {
+		return nil, err
+	}
+	ws.SetReadLimit(-1) // the door has a limit of its own, with the close code that clients know
+	c.ws, c.nc = ws, cw.nc
+	return c, nil
+}
+
+// add lets a connection receive events. It fails when the door is closing.
+func (d *Door) add(c *conn) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return false
+	}
+	d.conns[c] = struct{}{}
+	return true
+}
+
+func (d *Door) remove(c *conn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.conns, c)
+}
+
+// Connections returns how many clients are connected.
+func (d *Door) Connections() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.conns)
+}
+
+// Run asks silent nodes whether they are there, until ctx ends.
+func (d *Door) Run(ctx context.Context) {
+	tick := time.NewTicker(pingEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			d.pingNodes()
+		}
+	}
+}
+
+func (d *Door) pingNodes() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return
+	}
+	for c := range d.conns {
+		if c.caller.Role != identity.RoleNode || c.silentFor() < pingAfter || !c.pinging.CompareAndSwap(false, true) {
+			continue
+		}
+		d.wg.Add(1)
+		go func() {
+			defer d.wg.Done()
+			defer c.pinging.Store(false)
+			ctx, cancel := context.WithTimeout(d.ctx, pingWait)
+			defer cancel()
+			if err := c.ws.Ping(ctx); err != nil && d.ctx.Err() == nil {
+				d.cfg.Log.Warn("a node is silent and counts as gone", "node", c.caller.NodeID, "silent", c.silentFor().String())
+				c.abort()
+			}
+		}()
+	}
+}
+
+// Close tells every client that the service stops, closes the connections with 1012 and waits for
+// their goroutines, at most until ctx ends.
+func (d *Door) Close(ctx context.Context) {
+	d.mu.Lock()
+	d.closed = true
+	conns := make([]*conn, 0, len(d.conns))
+	for c := range d.conns {
+		conns = append(conns, c)
+	}
+	d.wg.Add(len(conns))
+	d.mu.Unlock()
+	for _, c := range conns {
+		go func() {
+			defer d.wg.Done()
+			c.shutdown(websocket.StatusServiceRestart, "service restart")
+		}()
+	}
+	done := make(chan struct{})
+	go func() {
+		d.wg.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+	d.cancel()
+	d.mu.Lock()
+	for c := range d.conns {
+		c.abort()
+	}
+	d.mu.Unlock()
+	<-done
+}

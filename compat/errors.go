@@ -1,0 +1,355 @@
+package compat
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/hanzoai/hanzod/approvals"
+	"github.com/hanzoai/hanzod/approvals/policy"
+	"github.com/hanzoai/hanzod/compat/wire"
+	"github.com/hanzoai/hanzod/errs"
+	"github.com/hanzoai/hanzod/gate"
+	"github.com/hanzoai/hanzod/identity"
+	"github.com/hanzoai/hanzod/nodes"
+	"github.com/hanzoai/hanzod/system"
+)
+
+// The five legacy codes, less the two that were never sent (protocol.md §2.2).
+const (
+	codeInvalid     = "INVALID_REQUEST"
+	codeUnavailable = "UNAVAILABLE"
+	codeNotPaired   = "NOT_PAIRED"
+)
+
+// wording is how the original says an error: its code, its text, and its details.
+type wording struct {
+	code    string
+	message string
+	// build replaces the two above when they depend on the occurrence.
+	build func(e *errs.Error) wire.ErrorShape
+}
+
+func invalid(message string) wording     { return wording{code: codeInvalid, message: message} }
+func unavailable(message string) wording { return wording{code: codeUnavailable, message: message} }
+
+func built(f func(e *errs.Error) wire.ErrorShape) wording { return wording{build: f} }
+
+// deviceAuth is a failed device proof (protocol.md §4.5).
+func deviceAuth(message, code, reason string) wording {
+	return built(func(*errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{Code: codeInvalid, Message: message, Details: wire.MustMarshal(struct {
+			Code   string `json:"code"`
+			Reason string `json:"reason"`
+		}{code, reason})}
+	})
+}
+
+type codeDetails struct {
+	Code string `json:"code"`
+}
+
+// runRefusal is a refused system.run (nodes-approvals.md §2.3).
+func runRefusal(code, message string) wording {
+	return built(func(e *errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{Code: codeInvalid, Message: message, Details: wire.MustMarshal(struct {
+			Code  string           `json:"code"`
+			RunID wire.Opt[string] `json:"runId,omitzero"`
+		}{code, wire.NonZero(e.Field("runId"))})}
+	})
+}
+
+func notAllowed(reason string, text func(e *errs.Error) string) wording {
+	return built(func(e *errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{Code: codeInvalid, Message: text(e), Details: wire.MustMarshal(struct {
+			Reason  string `json:"reason"`
+			Command string `json:"command"`
+		}{reason, e.Field("command")})}
+	})
+}
+
+func platform(e *errs.Error) string {
+	if p := e.Field("platform"); p != "" {
+		return p
+	}
+	return "unknown"
+}
+
+type nodeErrorShape struct {
+	Code    wire.Opt[string] `json:"code,omitzero"`
+	Message wire.Opt[string] `json:"message,omitzero"`
+}
+
+type nodeErrorDetails struct {
+	NodeError wire.Opt[nodeErrorShape] `json:"nodeError"`
+}
+
+func nodeFault(code, message string) wire.ErrorShape {
+	return wire.ErrorShape{
+		Code: codeUnavailable, Message: code + ": " + message,
+		Details: wire.MustMarshal(nodeErrorDetails{wire.Some(nodeErrorShape{wire.Some(code), wire.Some(message)})}),
+	}
+}
+
+func optOf(s *string) wire.Opt[string] {
+	if s == nil {
+		return wire.Opt[string]{}
+	}
+	return wire.Some(*s)
+}
+
+// nodeFailed is a node's own error (nodes-approvals.md §2.1, row 10).
+func nodeFailed(e *errs.Error) wire.ErrorShape {
+	own, ok := e.Fields["nodeError"].(nodes.NodeError)
+	if !ok {
+		return wire.ErrorShape{
+			Code: codeUnavailable, Message: "node invoke failed",
+			Details: wire.MustMarshal(nodeErrorDetails{wire.NullOf[nodeErrorShape]()}),
+		}
+	}
+	message := "node invoke failed"
+	if own.Message != nil && *own.Message != "" {
+		message = *own.Message
+	}
+	if own.Code != nil && *own.Code != "" {
+		message = *own.Code + ": " + message
+	}
+	return wire.ErrorShape{
+		Code: codeUnavailable, Message: message,
+		Details: wire.MustMarshal(nodeErrorDetails{wire.Some(nodeErrorShape{optOf(own.Code), optOf(own.Message)})}),
+	}
+}
+
+func envRefusal(code, message string, hashes bool) wording {
+	return built(func(e *errs.Error) wire.ErrorShape {
+		d := struct {
+			Code     string            `json:"code"`
+			RunID    wire.Opt[string]  `json:"runId,omitzero"`
+			EnvKeys  wire.List[string] `json:"envKeys"`
+			Expected wire.Opt[string]  `json:"expectedEnvHash,omitzero"`
+			Actual   wire.Opt[string]  `json:"actualEnvHash,omitzero"`
+		}{Code: code, RunID: wire.NonZero(e.Field("runId"))}
+		d.EnvKeys, _ = e.Fields["envKeys"].([]string)
+		if hashes {
+			expected, _ := e.Fields["expectedEnvHash"].(*string)
+			actual, _ := e.Fields["actualEnvHash"].(*string)
+			d.Expected, d.Actual = wire.SomeOrNull(expected), wire.SomeOrNull(actual)
+		}
+		return wire.ErrorShape{Code: codeInvalid, Message: message, Details: wire.MustMarshal(d)}
+	})
+}
+
+// words has the legacy text of every error a domain defines. A test demands that none is missing.
+var words = map[string]wording{
+	gate.ErrRole.Code: built(func(e *errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{Code: codeInvalid, Message: "unauthorized role: " + e.Field("role")}
+	}),
+	gate.ErrScope.Code: built(func(e *errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{Code: codeInvalid, Message: "missing scope: " + e.Field("scope")}
+	}),
+
+	identity.ErrDeviceID.Code:       deviceAuth("device identity mismatch", "DEVICE_AUTH_DEVICE_ID_MISMATCH", "device-id-mismatch"),
+	identity.ErrSignatureStale.Code: deviceAuth("device signature expired", "DEVICE_AUTH_SIGNATURE_EXPIRED", "device-signature-stale"),
+	identity.ErrNonceMissing.Code:   deviceAuth("device nonce required", "DEVICE_AUTH_NONCE_REQUIRED", "device-nonce-missing"),
+	identity.ErrNonceMismatch.Code:  deviceAuth("device nonce mismatch", "DEVICE_AUTH_NONCE_MISMATCH", "device-nonce-mismatch"),
+	identity.ErrSignature.Code:      deviceAuth("device signature invalid", "DEVICE_AUTH_SIGNATURE_INVALID", "device-signature"),
+	identity.ErrAuth.Code:           invalid("unauthorized"),
+	identity.ErrDeviceRequired.Code: built(func(*errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{
+			Code: codeNotPaired, Message: "device identity required",
+			Details: wire.MustMarshal(codeDetails{"DEVICE_IDENTITY_REQUIRED"}),
+		}
+	}),
+	identity.ErrControlUIDevice.Code: built(func(*errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{
+			Code: codeInvalid, Message: "control ui requires device identity (use HTTPS or localhost secure context)",
+			Details: wire.MustMarshal(codeDetails{"CONTROL_UI_DEVICE_IDENTITY_REQUIRED"}),
+		}
+	}),
+	identity.ErrPairingRequired.Code: built(func(e *errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{Code: codeNotPaired, Message: "pairing required", Details: wire.MustMarshal(struct {
+			Code      string           `json:"code"`
+			RequestID wire.Opt[string] `json:"requestId,omitzero"`
+			Reason    string           `json:"reason"`
+		}{"PAIRING_REQUIRED", wire.NonZero(e.Field("requestId")), e.Field("reason")})}
+	}),
+	identity.ErrTooManyPending.Code:    unavailable("too many devices wait for approval; decide on some first"),
+	identity.ErrTooManyDevices.Code:    unavailable("too many devices are paired; remove some first"),
+	identity.ErrBearerRequired.Code:    invalid("unauthorized"),
+	identity.ErrBearerNotAccepted.Code: invalid("unauthorized"),
+
+	nodes.ErrTargetRequired.Code: invalid("nodeId and command required"),
+	nodes.ErrNodeIDRequired.Code: invalid("nodeId required"),
+	nodes.ErrNameRequired.Code:   invalid("displayName required"),
+	nodes.ErrNameTooLong.Code:    invalid("displayName must not be longer than 200 characters"),
+	nodes.ErrUnknown.Code:        invalid("unknown nodeId"),
+	nodes.ErrNotConnected.Code: built(func(*errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{Code: codeUnavailable, Message: "node not connected", Details: wire.MustMarshal(codeDetails{"NOT_CONNECTED"})}
+	}),
+	nodes.ErrDisconnected.Code: built(func(e *errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{Code: codeUnavailable, Message: "Error: node disconnected (" + e.Field("command") + ")"}
+	}),
+	nodes.ErrSend.Code: built(func(*errs.Error) wire.ErrorShape {
+		return nodeFault("UNAVAILABLE", "failed to send invoke to node")
+	}),
+	nodes.ErrTimeout.Code: built(func(*errs.Error) wire.ErrorShape {
+		return nodeFault("TIMEOUT", "node invoke timed out")
+	}),
+	nodes.ErrNodeFailed.Code: built(nodeFailed),
+	nodes.ErrPolicyCommand.Code: built(func(e *errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{
+			Code: codeInvalid, Message: "node.invoke does not allow system.execApprovals.*; use exec.approvals.node.*",
+			Details: wire.MustMarshal(struct {
+				Command string `json:"command"`
+			}{e.Field("command")}),
+		}
+	}),
+	nodes.ErrNotAllowed.Code: notAllowed("command not allowlisted", func(e *errs.Error) string {
+		return `node command not allowed: "` + e.Field("command") + `" is not in the allowlist for platform "` + platform(e) + `"`
+	}),
+	nodes.ErrNotDeclared.Code: notAllowed("command not declared by node", func(e *errs.Error) string {
+		return "node command not allowed: the node (platform: " + platform(e) + `) does not support "` + e.Field("command") + `"`
+	}),
+	nodes.ErrNoCommands.Code: notAllowed("node did not declare commands", func(*errs.Error) string {
+		return "node command not allowed: the node did not declare any supported commands"
+	}),
+	nodes.ErrForeignNode.Code:      invalid("nodeId mismatch"),
+	nodes.ErrKeyReused.Code:        invalid("idempotencyKey was used for a different call"),
+	nodes.ErrAnswerGone.Code:       unavailable("the call ran, but its answer was too large to be kept for a repetition"),
+	nodes.ErrTooManyInvokes.Code:   unavailable("too many calls are waiting for nodes; try again later"),
+	nodes.ErrTooManyNodes.Code:     unavailable("too many nodes are connected"),
+	nodes.ErrEventPayload.Code:     invalid("node event payload is larger than 256 KiB"),
+	nodes.ErrTimeoutNegative.Code:  invalid("timeoutMs must not be negative"),
+	nodes.ErrConnectionClosed.Code: unavailable("the gateway is stopping"),
+
+	approvals.ErrUnknown.Code:         invalid("unknown approval id"),
+	approvals.ErrGone.Code:            invalid("approval expired or not found"),
+	approvals.ErrTaken.Code:           invalid("approval id already pending"),
+	approvals.ErrDecision.Code:        invalid("invalid decision"),
+	approvals.ErrIDRequired.Code:      invalid("id is required"),
+	approvals.ErrIDTooLong.Code:       invalid("approval id is longer than 200 bytes"),
+	approvals.ErrCommandRequired.Code: invalid("command is required"),
+	approvals.ErrNodeRequired.Code:    invalid("nodeId is required for host=node"),
+	approvals.ErrPlanRequired.Code:    invalid("systemRunPlan is required for host=node"),
+	approvals.ErrArgvRequired.Code:    invalid("commandArgv is required for host=node"),
+	approvals.ErrTooLarge.Code:        invalid("the command of an approval may be 256 KiB at the most"),
+	approvals.ErrTimeoutRange.Code:    invalid("timeoutMs must be from 1 ms to 7 days"),
+	approvals.ErrTooMany.Code:         unavailable("too many approvals are pending; decide some first"),
+
+	approvals.ErrMissingRunID.Code:  runRefusal("MISSING_RUN_ID", "approval override requires params.runId"),
+	approvals.ErrUnknownRun.Code:    runRefusal("UNKNOWN_APPROVAL_ID", "unknown or expired approval id"),
+	approvals.ErrRunExpired.Code:    runRefusal("APPROVAL_EXPIRED", "approval expired"),
+	approvals.ErrRunNoNode.Code:     runRefusal("APPROVAL_NODE_BINDING_MISSING", "approval id missing node binding"),
+	approvals.ErrRunNode.Code:       runRefusal("APPROVAL_NODE_MISMATCH", "approval id not valid for this node"),
+	approvals.ErrRunDevice.Code:     runRefusal("APPROVAL_DEVICE_MISMATCH", "approval id not valid for this device"),
+	approvals.ErrRunClient.Code:     runRefusal("APPROVAL_CLIENT_MISMATCH", "approval id not valid for this client"),
+	approvals.ErrRunMismatch.Code:   runRefusal("APPROVAL_REQUEST_MISMATCH", "approval id does not match request"),
+	approvals.ErrRunEnvMissing.Code: envRefusal("APPROVAL_ENV_BINDING_MISSING", "approval id missing env binding for requested env overrides", false),
+	approvals.ErrRunEnv.Code:        envRefusal("APPROVAL_ENV_MISMATCH", "approval id env binding mismatch", true),
+	approvals.ErrRunRequired.Code:   runRefusal("APPROVAL_REQUIRED", "approval required"),
+
+	policy.ErrRawMismatch.Code: built(func(e *errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{
+			Code: codeInvalid, Message: "INVALID_REQUEST: rawCommand does not match command",
+			Details: wire.MustMarshal(struct {
+				Code       string `json:"code"`
+				RawCommand string `json:"rawCommand"`
+				Inferred   string `json:"inferred"`
+			}{"RAW_COMMAND_MISMATCH", e.Field("rawCommand"), e.Field("inferred")}),
+		}
+	}),
+	policy.ErrMissingCommand.Code: built(func(*errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{
+			Code: codeInvalid, Message: "rawCommand requires params.command",
+			Details: wire.MustMarshal(codeDetails{"MISSING_COMMAND"}),
+		}
+	}),
+	policy.ErrHashRequired.Code: invalid("exec approvals base hash required; re-run exec.approvals.get and retry"),
+	policy.ErrChanged.Code:      invalid("exec approvals changed since last load; re-run exec.approvals.get and retry"),
+	policy.ErrInvalid.Code:      invalid("exec approvals file is required"),
+	policy.ErrRead.Code:         unavailable("exec approvals file cannot be read or written"),
+	policy.ErrCorrupt.Code:      unavailable("exec approvals file is damaged or of a newer version; repair or remove it"),
+	policy.ErrUnstable.Code:     invalid("approval requires a stable executable path"),
+
+	system.ErrLogRead.Code: built(func(e *errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{Code: codeUnavailable, Message: cut("log read failed: " + e.Error())}
+	}),
+	system.ErrLogRange.Code:  invalid("invalid logs.tail params: limit or maxBytes is out of range"),
+	system.ErrLocalOnly.Code: invalid("the shared secret is shown on the local socket only"),
+}
+
+// shapeOf words an error for the legacy wire. Errors without words of their own go by their
+// class; what is a fault of ours says nothing of its inside.
+func shapeOf(err error) wire.ErrorShape {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return wire.ErrorShape{Code: codeUnavailable, Message: "Error: " + err.Error()}
+	}
+	e, ok := errs.As(err)
+	if !ok {
+		return wire.ErrorShape{Code: codeUnavailable, Message: "Error: internal error"}
+	}
+	if w, ok := words[e.Code]; ok {
+		if w.build != nil {
+			return w.build(e)
+		}
+		return wire.ErrorShape{Code: w.code, Message: w.message}
+	}
+	switch e.Class {
+	case errs.Invalid, errs.NotFound, errs.Exists, errs.Conflict, errs.Denied, errs.Unauthenticated:
+		return wire.ErrorShape{Code: codeInvalid, Message: cut(e.Text)}
+	case errs.Internal:
+		return wire.ErrorShape{Code: codeUnavailable, Message: "Error: internal error"}
+	default:
+		return wire.ErrorShape{Code: codeUnavailable, Message: cut("Error: " + e.Text)}
+	}
+}
+
+// maxErrorText is where the original cuts the text of an exception (protocol.md §2.2).
+const maxErrorText = 240
+
+func cut(s string) string {
+	if r := []rune(s); len(r) > maxErrorText {
+		return string(r[:maxErrorText]) + "..."
+	}
+	return s
+}
+
+// authShape words a failed shared secret (protocol.md §4.3).
+func authShape(reason string, a identity.Attempt) wire.ErrorShape {
+	tokenHint, passwordHint := "provide gateway auth token", "provide gateway auth password"
+	switch {
+	case a.ClientMode == "cli":
+		tokenHint = "set gateway.remote.token to match gateway.auth.token"
+		passwordHint = "set gateway.remote.password to match gateway.auth.password"
+	case a.ControlUI || a.Webchat:
+		tokenHint = "open the dashboard URL and paste the token in Control UI settings"
+		passwordHint = "enter the password in Control UI settings"
+	}
+	code, text := "AUTH_UNAUTHORIZED", ""
+	switch reason {
+	case "token_missing":
+		code, text = "AUTH_TOKEN_MISSING", "gateway token missing ("+tokenHint+")"
+	case "token_mismatch":
+		code, text = "AUTH_TOKEN_MISMATCH", "gateway token mismatch ("+tokenHint+")"
+	case "token_missing_config":
+		code, text = "AUTH_TOKEN_NOT_CONFIGURED", "gateway token not configured on gateway (set gateway.auth.token)"
+	case "password_missing":
+		code, text = "AUTH_PASSWORD_MISSING", "gateway password missing ("+passwordHint+")"
+	case "password_mismatch":
+		code, text = "AUTH_PASSWORD_MISMATCH", "gateway password mismatch ("+passwordHint+")"
+	case "password_missing_config":
+		code, text = "AUTH_PASSWORD_NOT_CONFIGURED", "gateway password not configured on gateway (set gateway.auth.password)"
+	case "device_token_mismatch":
+		code, text = "AUTH_DEVICE_TOKEN_MISMATCH", "device token mismatch (rotate/reissue device token)"
+	case "":
+		code = "AUTH_REQUIRED"
+	}
+	message := "unauthorized"
+	if text != "" {
+		message += ": " + text
+	}
+	return wire.ErrorShape{Code: codeInvalid, Message: message, Details: wire.MustMarshal(struct {
+		Code       string           `json:"code"`
+		AuthReason wire.Opt[string] `json:"authReason,omitzero"`
+	}{code, wire.NonZero(strings.TrimSpace(reason))})}
+}

@@ -1,0 +1,132 @@
+package compat
+
+import (
+	"sync"
+
+	"github.com/hanzoai/hanzod/approvals"
+	"github.com/hanzoai/hanzod/compat/methods"
+	"github.com/hanzoai/hanzod/compat/schema"
+	"github.com/hanzoai/hanzod/compat/wire"
+	"github.com/hanzoai/hanzod/events"
+	"github.com/hanzoai/hanzod/identity"
+	"github.com/hanzoai/hanzod/nodes"
+	"github.com/hanzoai/hanzod/system"
+)
+
+// rendered is an event as every client gets it, but for the number that counts its own events.
+type rendered struct {
+	head, tail []byte
+	droppable  bool
+}
+
+// Payload writes the payload of an event as legacy JSON. It also knows the events that only the
+// other doors deliver. ok is false for payloads without a form.
+func Payload(e events.Event) (payload []byte, ok bool) {
+	shape, ok := shapeOfEvent(e)
+	if !ok {
+		return nil, false
+	}
+	b, err := wire.Marshal(shape)
+	if err != nil {
+		return nil, false
+	}
+	return b, true
+}
+
+func shapeOfEvent(e events.Event) (any, bool) {
+	switch p := e.Payload.(type) {
+	case system.Tick:
+		return methods.TickToLegacy(p), true
+	case system.HealthChanged:
+		return methods.HealthToLegacy(p.Health), true
+	case system.PresenceChanged:
+		return methods.PresenceChangedToLegacy(p), true
+	case system.Shutdown:
+		return methods.ShutdownToLegacy(p), true
+	case approvals.Requested:
+		return methods.ApprovalRequestedToLegacy(p), true
+	case approvals.Resolved:
+		return methods.ApprovalResolvedToLegacy(p), true
+	case identity.PairingRequested:
+		return methods.PairingRequestedToLegacy(p), true
+	case identity.PairingResolved:
+		return methods.PairingResolvedToLegacy(p), true
+	case nodes.Changed:
+		return methods.NodeChangedToLegacy(p), true
+	case nodes.Reported:
+		return methods.NodeReportedToLegacy(p), true
+	default:
+		return nil, false
+	}
+}
+
+// legacyEvents are the names that this door delivers: the frozen list and no other.
+var legacyEvents = sync.OnceValue(func() map[string]bool {
+	out := map[string]bool{}
+	for _, n := range schema.HelloEvents() {
+		out[n] = true
+	}
+	return out
+})
+
+// deliver hands an event to every client that may see it. It is the door's sink on the bus: it
+// queues and never waits.
+func (d *Door) deliver(e events.Event) {
+	if !legacyEvents()[e.Name] {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.conns) == 0 {
+		return
+	}
+	payload, ok := Payload(e)
+	if !ok {
+		d.cfg.Log.Error("an event has no legacy form", "event", e.Name)
+		return
+	}
+	head := wire.AppendEvent(nil, e.Name, payload, wire.Opt[uint64]{}, wire.Opt[wire.StateVersion]{})
+	r := &rendered{
+		head: append(head[:len(head)-1], `,"seq":`...), tail: []byte{'}'}, droppable: events.Droppable(e.Name),
+	}
+	if e.Name == "presence" || e.Name == "health" {
+		presence, health := d.cfg.System.Versions()
+		withState := wire.AppendEvent(nil, "", nil, wire.Opt[uint64]{}, wire.Some(wire.StateVersion{Presence: presence, Health: health}))
+		r.tail = withState[len(`{"type":"event","event":""`):]
+	}
+	for c := range d.conns {
+		if events.Visible(c.caller, e.Name) {
+			c.event(r)
+		}
+	}
+}
+
+func (d *Door) dropped() {
+	if d.cfg.Metrics != nil {
+		d.cfg.Metrics.EventDropped("legacy")
+	}
+}
+
+// features is what hello-ok lists: the frozen names, whoever asks.
+var features = sync.OnceValue(func() wire.Raw {
+	return wire.MustMarshal(struct {
+		Methods []string `json:"methods"`
+		Events  []string `json:"events"`
+	}{schema.HelloMethods(), schema.HelloEvents()})
+})
+
+// presenceRows is the presence table for hello.
+func (d *Door) presenceRows() any { return methods.PresenceToLegacy(d.cfg.Presence.List()) }
+
+// healthRow is the cached health for hello, {} before the first look.
+func (d *Door) healthRow() any {
+	h := d.cfg.System.Cached()
+	if h == nil {
+		return struct{}{}
+	}
+	return methods.HealthToLegacy(*h)
+}
+
+func encodeInvoke(r nodes.Request) ([]byte, error) {
+	return wire.Marshal(methods.InvokeRequestToLegacy(r))
+}

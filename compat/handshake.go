@@ -1,0 +1,386 @@
+package compat
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/hanzoai/hanzod/compat/schema"
+	"github.com/hanzoai/hanzod/compat/wire"
+	"github.com/hanzoai/hanzod/errs"
+	"github.com/hanzoai/hanzod/identity"
+	"github.com/hanzoai/hanzod/nodes"
+	"github.com/hanzoai/hanzod/system"
+)
+
+type clientParams struct {
+	ID              string           `json:"id"`
+	DisplayName     wire.Opt[string] `json:"displayName"`
+	Version         string           `json:"version"`
+	Platform        string           `json:"platform"`
+	DeviceFamily    wire.Opt[string] `json:"deviceFamily"`
+	ModelIdentifier wire.Opt[string] `json:"modelIdentifier"`
+	Mode            string           `json:"mode"`
+	InstanceID      wire.Opt[string] `json:"instanceId"`
+}
+
+type deviceParams struct {
+	ID        string   `json:"id"`
+	PublicKey string   `json:"publicKey"`
+	Signature string   `json:"signature"`
+	SignedAt  wire.Int `json:"signedAt"`
+	Nonce     string   `json:"nonce"`
+}
+
+type authParams struct {
+	Token       wire.Opt[string] `json:"token"`
+	DeviceToken wire.Opt[string] `json:"deviceToken"`
+	Password    wire.Opt[string] `json:"password"`
+}
+
+type connectParams struct {
+	MinProtocol wire.Int               `json:"minProtocol"`
+	MaxProtocol wire.Int               `json:"maxProtocol"`
+	Client      clientParams           `json:"client"`
+	Caps        []string               `json:"caps"`
+	Commands    []string               `json:"commands"`
+	Permissions map[string]bool        `json:"permissions"`
+	PathEnv     wire.Opt[string]       `json:"pathEnv"`
+	Role        wire.Opt[string]       `json:"role"`
+	Scopes      []string               `json:"scopes"`
+	Device      wire.Opt[deviceParams] `json:"device"`
+	Auth        wire.Opt[authParams]   `json:"auth"`
+}
+
+func (p connectParams) controlUI() bool {
+	return p.Client.ID == "openclaw-control-ui" || p.Client.ID == "bot-control-ui"
+}
+
+func (p connectParams) webchat() bool {
+	return p.Client.Mode == "webchat" || p.Client.ID == "webchat-ui"
+}
+
+// challenge is the first frame of every connection (protocol.md §3.1).
+func challenge(nonce string, now time.Time) []byte {
+	payload := wire.AppendString([]byte(`{"nonce":`), nonce)
+	payload = strconv.AppendInt(append(payload, `,"ts":`...), now.UnixMilli(), 10)
+	return wire.AppendEvent(nil, "connect.challenge", append(payload, '}'), wire.Opt[uint64]{}, wire.Opt[wire.StateVersion]{})
+}
+
+// refusal is a handshake that ends: what the client is told, and how the connection closes.
+type refusal struct {
+	shape wire.ErrorShape
+	code  websocket.StatusCode
+}
+
+func refuse(message string) *refusal {
+	return &refusal{wire.ErrorShape{Code: codeInvalid, Message: message}, websocket.StatusPolicyViolation}
+}
+
+// handshake reads the first frame and lets the client in or ends the connection (protocol.md §2.4,
+// §3).
+func (c *conn) handshake() bool {
+	data, err := c.read(maxFirst)
+	if err != nil {
+		if errors.Is(err, errTooLarge) {
+			c.end(websocket.StatusMessageTooBig, "")
+		}
+		return false
+	}
+	req, ferr := schema.ParseRequest(data)
+	switch {
+	case ferr != nil && ferr.NotJSON:
+		c.end(websocket.StatusNormalClosure, "")
+		return false
+	case ferr != nil:
+		c.end(websocket.StatusPolicyViolation, "invalid request frame")
+		return false
+	}
+	if r := c.connect(req); r != nil {
+		c.door.cfg.Log.Info("a client was not let in", "reason", r.shape.Message, "ip", c.peer.reported)
+		c.send(wire.AppendError(nil, req.ID, r.shape))
+		c.end(r.code, r.shape.Message)
+		return false
+	}
+	return true
+}
+
+// connect is protocol.md §3.1 from the frame to hello.
+func (c *conn) connect(req wire.Request) *refusal {
+	if req.Method != "connect" {
+		return refuse("invalid handshake: first request must be connect")
+	}
+	if problem := schema.Check("connect", req.Params); problem != "" {
+		return refuse(problem)
+	}
+	var p connectParams
+	if err := wire.Decode(req.Params, &p); err != nil {
+		return refuse("invalid connect params: " + err.Error())
+	}
+	if p.MinProtocol > Protocol || p.MaxProtocol < Protocol {
+		return &refusal{
+			wire.ErrorShape{Code: codeInvalid, Message: "protocol mismatch", Details: wire.Raw(`{"expectedProtocol":` + strconv.Itoa(Protocol) + `}`)},
+			websocket.StatusProtocolError,
+		}
+	}
+	role := identity.Role(p.Role.Or(string(identity.RoleOperator)))
+	if role != identity.RoleOperator && role != identity.RoleNode {
+		return refuse("invalid role")
+	}
+	browser := p.controlUI() || p.webchat()
+	if ((c.peer.hasOrigin && !c.peer.forwarded) || browser) && !c.door.cfg.Origins.allows(c.peer) {
+		return refuse("origin not allowed (open the Control UI from the gateway host or allow it in gateway.controlUi.allowedOrigins)")
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, handshakeTimeout)
+	defer cancel()
+	attempt := c.attempt(p, role)
+	adm, err := c.door.cfg.Identity.Admit(ctx, attempt)
+	if err != nil {
+		return c.notAdmitted(err, attempt)
+	}
+	return c.admitted(req.ID, p, role, adm)
+}
+
+func (c *conn) attempt(p connectParams, role identity.Role) identity.Attempt {
+	auth := p.Auth.Or(authParams{})
+	a := identity.Attempt{
+		Role: role, ClientID: p.Client.ID, ClientMode: p.Client.Mode,
+		DisplayName: p.Client.DisplayName.Or(""), Platform: p.Client.Platform,
+		DeviceFamily: p.Client.DeviceFamily.Or(""),
+		Token:        auth.Token.Or(""), DeviceToken: auth.DeviceToken.Or(""), Password: auth.Password.Or(""),
+		Nonce: c.nonce, Local: c.peer.local, RemoteIP: c.peer.reported, HasOrigin: c.peer.hasOrigin,
+		ControlUI: p.controlUI(), Webchat: p.webchat(),
+	}
+	for _, s := range p.Scopes {
+		a.Scopes = append(a.Scopes, identity.Scope(s))
+	}
+	if d, ok := p.Device.Get(); ok {
+		a.Device = &identity.Proof{
+			ID: d.ID, PublicKey: d.PublicKey, Signature: d.Signature, SignedAt: int64(d.SignedAt), Nonce: d.Nonce,
+		}
+	}
+	return a
+}
+
+// notAdmitted words a refusal of identity.
+func (c *conn) notAdmitted(err error, a identity.Attempt) *refusal {
+	if e, ok := errs.As(err); ok && errors.Is(e, identity.ErrAuth) {
+		return &refusal{authShape(e.Field("reason"), a), websocket.StatusPolicyViolation}
+	}
+	if errs.ClassOf(err) == errs.Internal || errs.ClassOf(err) == errs.Unknown {
+		c.door.cfg.Log.Error("a connect failed", "error", err)
+	}
+	return &refusal{shapeOf(err), websocket.StatusPolicyViolation}
+}
+
+// admitted makes the caller, registers it everywhere and greets it.
+func (c *conn) admitted(id string, p connectParams, role identity.Role, adm identity.Admission) *refusal {
+	d := c.door
+	instance := strings.TrimSpace(p.Client.InstanceID.Or(""))
+	c.caller = identity.Caller{
+		Door: identity.DoorLegacy, Role: role, DeviceID: adm.DeviceID, ConnID: c.id,
+		Principal: "conn:" + c.id, ClientID: p.Client.ID, ClientMode: p.Client.Mode,
+		DisplayName: p.Client.DisplayName.Or(""), Local: c.peer.local, RemoteIP: c.peer.reported,
+	}
+	if role == identity.RoleOperator {
+		c.caller.Scopes = adm.Scopes
+	} else {
+		c.caller.NodeID = adm.DeviceID
+		for _, alt := range []string{instance, p.Client.ID} {
+			if c.caller.NodeID == "" {
+				c.caller.NodeID = alt
+			}
+		}
+	}
+	c.hold()
+	if !d.add(c) {
+		return &refusal{wire.ErrorShape{Code: codeUnavailable, Message: "the gateway is stopping"}, websocket.StatusServiceRestart}
+	}
+	if role == identity.RoleNode {
+		n := nodes.Node{
+			ID: c.caller.NodeID, DisplayName: c.caller.DisplayName, Platform: adm.Platform,
+			Version: p.Client.Version, DeviceFamily: adm.DeviceFamily,
+			ModelIdentifier: p.Client.ModelIdentifier.Or(""), RemoteIP: c.peer.reported,
+			Permissions: p.Permissions, PathEnv: p.PathEnv.Or(""), Paired: adm.Paired,
+		}
+		att, _, err := d.cfg.Nodes.Attach(n, p.Commands, p.Caps, c)
+		if err != nil {
+			return &refusal{shapeOf(err), websocket.StatusPolicyViolation}
+		}
+		c.node = att
+	}
+	if p.Client.Mode != "cli" {
+		c.presence(p, role, adm, instance)
+	}
+	hello, err := c.hello(adm)
+	if err != nil {
+		return &refusal{shapeOf(err), websocket.StatusPolicyViolation}
+	}
+	c.release(wire.AppendResult(nil, id, hello))
+	if role == identity.RoleNode {
+		greeting := wire.MustMarshal(voiceWake{Triggers: d.cfg.VoiceWake})
+		c.push(frame{head: wire.AppendEvent(nil, "voicewake.changed", greeting, wire.Opt[uint64]{}, wire.Opt[wire.StateVersion]{})})
+	}
+	d.cfg.System.RefreshHealth()
+	d.cfg.Log.Info("a client connected", "role", string(role), "client", p.Client.ID, "mode", p.Client.Mode,
+		"conn", c.id, "device", adm.DeviceID, "ip", c.peer.reported)
+	return nil
+}
+
+type voiceWake struct {
+	Triggers wire.List[string] `json:"triggers"`
+}
+
+// presence lists the client (protocol.md §6.4).
+func (c *conn) presence(p connectParams, role identity.Role, adm identity.Admission, instance string) {
+	entry := system.Presence{
+		Host: p.Client.DisplayName.Or(p.Client.ID), IP: c.peer.reported, Version: p.Client.Version,
+		Platform: adm.Platform, DeviceFamily: adm.DeviceFamily,
+		ModelIdentifier: p.Client.ModelIdentifier.Or(""), Mode: p.Client.Mode, Reason: "connect",
+		DeviceID: adm.DeviceID, Roles: []identity.Role{role}, Scopes: c.caller.Scopes,
+		InstanceID: adm.DeviceID,
+	}
+	if entry.InstanceID == "" {
+		entry.InstanceID = instance
+	}
+	c.presenceKey = system.Key(adm.DeviceID, instance, c.id)
+	c.door.cfg.Presence.Put(c.presenceKey, entry)
+}
+
+// capability is a fresh canvas capability.
+func capability() (string, error) {
+	var b [capabilityBytes]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return "", err
+	}
+	return base64.RawURLEncoding.EncodeToString(b[:]), nil
+}
+
+// canvasURL is where the client reaches the canvas host (protocol.md §3.3), "" when it is off.
+func (c *conn) canvasURL() (string, error) {
+	if !c.door.cfg.Canvas {
+		return "", nil
+	}
+	scheme, fallback := "http", "80"
+	if c.peer.https {
+		scheme, fallback = "https", "443"
+	}
+	host := hostname(c.peer.host)
+	if host == "" {
+		host, _, _ = net.SplitHostPort(c.peer.localAddr)
+	}
+	port := strconv.Itoa(c.door.cfg.Port)
+	if c.door.cfg.Port == DefaultPort {
+		port = fallback
+		if _, p, err := net.SplitHostPort(c.peer.host); err == nil && p != "" {
+			port = p
+		}
+	}
+	out := scheme + "://" + net.JoinHostPort(host, port)
+	if c.caller.Role != identity.RoleNode {
+		return out, nil
+	}
+	token, err := capability()
+	if err != nil {
+		return "", err
+	}
+	return out + "/__openclaw__/cap/" + token, nil
+}
+
+type helloServer struct {
+	Version string `json:"version"`
+	ConnID  string `json:"connId"`
+}
+
+type helloSessions struct {
+	DefaultAgentID string `json:"defaultAgentId"`
+	MainKey        string `json:"mainKey"`
+	MainSessionKey string `json:"mainSessionKey"`
+	Scope          string `json:"scope"`
+}
+
+type helloVersions struct {
+	Presence uint64 `json:"presence"`
+	Health   uint64 `json:"health"`
+}
+
+type helloSnapshot struct {
+	Presence        any           `json:"presence"`
+	Health          any           `json:"health"`
+	StateVersion    helloVersions `json:"stateVersion"`
+	UptimeMs        int64         `json:"uptimeMs"`
+	ConfigPath      string        `json:"configPath"`
+	StateDir        string        `json:"stateDir"`
+	SessionDefaults helloSessions `json:"sessionDefaults"`
+	AuthMode        string        `json:"authMode"`
+}
+
+type helloAuth struct {
+	DeviceToken string            `json:"deviceToken"`
+	Role        string            `json:"role"`
+	Scopes      wire.List[string] `json:"scopes"`
+	IssuedAtMs  int64             `json:"issuedAtMs"`
+}
+
+type helloPolicy struct {
+	MaxPayload       int   `json:"maxPayload"`
+	MaxBufferedBytes int   `json:"maxBufferedBytes"`
+	TickIntervalMs   int64 `json:"tickIntervalMs"`
+}
+
+type helloOK struct {
+	Type          string              `json:"type"`
+	Protocol      int                 `json:"protocol"`
+	Server        helloServer         `json:"server"`
+	Features      wire.Raw            `json:"features"`
+	Snapshot      helloSnapshot       `json:"snapshot"`
+	CanvasHostURL wire.Opt[string]    `json:"canvasHostUrl,omitzero"`
+	Auth          wire.Opt[helloAuth] `json:"auth,omitzero"`
+	Policy        helloPolicy         `json:"policy"`
+}
+
+// hello writes hello-ok (protocol.md §3.3).
+func (c *conn) hello(adm identity.Admission) ([]byte, error) {
+	d := c.door
+	canvas, err := c.canvasURL()
+	if err != nil {
+		return nil, errs.Wrap(errs.Internal, "make a canvas capability", err)
+	}
+	presence, health := d.cfg.System.Versions()
+	out := helloOK{
+		Type: "hello-ok", Protocol: Protocol,
+		Server:   helloServer{Version: d.cfg.Version, ConnID: c.id},
+		Features: features(),
+		Snapshot: helloSnapshot{
+			Presence: d.presenceRows(), Health: d.healthRow(),
+			StateVersion: helloVersions{presence, health}, UptimeMs: d.cfg.System.Uptime().Milliseconds(),
+			ConfigPath: d.cfg.ConfigPath, StateDir: d.cfg.StateDir,
+			SessionDefaults: helloSessions{
+				DefaultAgentID: d.cfg.DefaultAgent, MainKey: d.cfg.MainKey,
+				MainSessionKey: "agent:" + d.cfg.DefaultAgent + ":" + d.cfg.MainKey, Scope: d.cfg.SessionScope,
+			},
+			AuthMode: string(d.cfg.Identity.Mode()),
+		},
+		CanvasHostURL: wire.NonZero(canvas),
+		Policy:        helloPolicy{maxPayload, maxBuffered, system.TickEvery.Milliseconds()},
+	}
+	if adm.Issued != nil {
+		auth := helloAuth{
+			DeviceToken: adm.Issued.Token, Role: string(adm.Issued.Role), IssuedAtMs: adm.Issued.At.UnixMilli(),
+		}
+		for _, s := range adm.Issued.Scopes {
+			auth.Scopes = append(auth.Scopes, string(s))
+		}
+		slices.Sort(auth.Scopes)
+		out.Auth = wire.Some(auth)
+	}
+	return wire.Marshal(out)
+}

@@ -1,0 +1,34 @@
+package compat
+
+import "time"
+
+const (
+	// Protocol is the version this door speaks.
+	Protocol = 3
+	// maxPayload is the largest message in either direction, announced in hello-ok (protocol.md §0;
+	// frozen).
+	maxPayload = 25 << 20
+	// maxFirst is the largest message of a client that has not connected yet: a connect frame is a
+	// few kilobytes, and a stranger gets no more memory than this.
+	maxFirst = 64 << 10
+	// maxBuffered is how many bytes may wait for one client, announced in hello-ok (frozen). Past it
+	// droppable events are left out and others end the connection.
+	maxBuffered = 50 << 20
+	// handshakeTimeout counts from the opened socket (frozen).
+	handshakeTimeout = 10 * time.Second
+	// writeTimeout is how long one write may take before the client counts as gone.
+	writeTimeout = 15 * time.Second
+	// maxInFlight is how many calls of one connection may wait at one time. The next one is refused.
+	maxInFlight = 512
+	// maxUnauthorized is how many calls outside its role a connection may make in a row (frozen).
+	maxUnauthorized = 10
+	// pingAfter is how long a node may be silent before it is asked whether it is there, pingWait
+	// how long its answer may take. Together with pingEvery they stay below two heartbeats.
+	pingAfter = 20 * time.Second
+	pingWait  = 20 * time.Second
+	pingEvery = 5 * time.Second
+	// closeWait is how long a closing handshake may take at shutdown.
+	closeWait = 2 * time.Second
+	// capabilityBytes is the entropy of a canvas capability (protocol.md §3.3).
+	capabilityBytes = 18
+)
