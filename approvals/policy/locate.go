@@ -24,11 +24,11 @@ func locate(word, cwd, pathEnv, home string) (string, bool) {
 	word = matcher{home: home}.expand(word)
 	if strings.ContainsRune(word, '/') || strings.ContainsRune(word, filepath.Separator) {
 		if !filepath.IsAbs(word) {
-			dir := trim(cwd)
-			if dir == "" {
-				dir, _ = os.Getwd()
+			abs, err := filepath.Abs(filepath.Join(trim(cwd), word))
+			if err != nil {
+				return "", false
 			}
-			word = filepath.Join(dir, word)
+			word = abs
 		}
 		return executable(word)
 	}

@@ -1,0 +1,35 @@
+//go:build !windows
+
+package host
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"syscall"
+)
+
+const foldNames = false
+
+// group is the process group of a command. A child that makes a session of its own leaves it and is
+// not killed.
+type group struct{ cmd *exec.Cmd }
+
+func newGroup(cmd *exec.Cmd) group {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	return group{cmd}
+}
+
+func (g group) kill() error {
+	err := syscall.Kill(-g.cmd.Process.Pid, syscall.SIGKILL)
+	if errors.Is(err, syscall.ESRCH) {
+		return os.ErrProcessDone
+	}
+	return err
+}
+
+// writable reports whether this process may change what is in a directory.
+func writable(dir string) bool {
+	const wOK = 2
+	return syscall.Access(dir, wOK) == nil
+}

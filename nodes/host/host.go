@@ -1,0 +1,314 @@
+// Package host runs commands on this machine for a gateway: the node side of system.run and its
+// relatives (nodes-approvals.md §4).
+//
+// It imports the errs leaf and the standard library. What may run is decided by a Policy, which the
+// exec approvals file satisfies. The package owns no goroutine beyond a call of Handle: when Handle
+// returns, the command has ended or, after a normal end, has left children of its own behind.
+package host
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/hanzoai/hanzod/errs"
+)
+
+// Limits.
+const (
+	// MaxRuns is how many commands run at once; beyond it a run is refused with UNAVAILABLE.
+	MaxRuns = 32
+	// OutputCap is how many bytes of both streams together are kept; the rest is read and dropped
+	// (nodes-approvals.md §4.3).
+	OutputCap = 200_000
+	// maxEventText bounds the command and the output in an event, in characters.
+	maxEventText = 20_000
+	// maxRunTime bounds timeoutMs; more is cut to it.
+	maxRunTime = 24 * time.Hour
+	// maxBins is how many names system.which answers at once.
+	maxBins = 1000
+	// pipeGrace is how long output of children is waited for after the command itself has ended.
+	pipeGrace = 2 * time.Second
+)
+
+// Policy decides what may run. It is satisfied by *policy.File of approvals.
+type Policy interface {
+	// Command reads the JSON values of the parameters command and rawCommand, nil when absent, and
+	// returns the argv, its text for people and whether it is an inline shell.
+	Command(command, raw []byte) (argv []string, text string, shell bool, err error)
+	// Environment makes the environment of a run out of the host's and the caller's overrides.
+	Environment(base []string, overrides map[string]string, inlineShell bool) (env, dropped []string)
+	// Locate finds an executable. An empty cwd is the process's.
+	Locate(word, cwd, pathEnv string) (path string, ok bool)
+	// Pin puts the real path of the executable in front of a plain argv.
+	Pin(argv []string, cwd, pathEnv string) ([]string, error)
+	// Admit decides; a reason is a refusal. agentID nil is the main agent.
+	Admit(agentID *string, argv []string, cwd, pathEnv string, approved bool) (run []string, reason, message string, err error)
+	// Record remembers a run, with always for good.
+	Record(agentID *string, argv []string, cwd, pathEnv, text string, always bool) error
+	// SnapshotJSON and SetJSON read and replace the policy.
+	SnapshotJSON() ([]byte, error)
+	SetJSON(file []byte, base *string) ([]byte, error)
+}
+
+// Config of New. Policy is required.
+type Config struct {
+	Policy Policy
+	// Env returns the host's own environment; os.Environ.
+	Env func() []string
+	// MaxRuns and OutputCap replace the constants of the same names when they are positive.
+	MaxRuns   int
+	OutputCap int
+	Log       *slog.Logger
+}
+
+// Host serves the commands of this machine. Its methods may be called concurrently.
+type Host struct {
+	policy Policy
+	env    func() []string
+	cap    int
+	log    *slog.Logger
+	runs   chan struct{} // holds one token per running command
+
+	spawn       func(context.Context, job) outcome // exec, but for tests
+	beforeSpawn func()                             // for tests
+}
+
+// Request is one invoke.
+type Request struct {
+	ID      string
+	Command string
+	// ParamsJSON is nil when the gateway sent none.
+	ParamsJSON *string
+	// Emit sends an event (exec.finished, exec.denied) with its payload as JSON text, before the
+	// result is returned. Nil drops it.
+	Emit func(event, payloadJSON string)
+}
+
+// Error is a failure as the gateway is told.
+type Error struct {
+	Code    string
+	Message string
+}
+
+// Result is the answer to an invoke. PayloadJSON is nil and Error set when OK is false.
+type Result struct {
+	OK          bool
+	PayloadJSON *string
+	Error       *Error
+}
+
+// New returns a host.
+func New(c Config) *Host {
+	h := &Host{policy: c.Policy, env: c.Env, cap: c.OutputCap, log: c.Log}
+	if h.env == nil {
+		h.env = os.Environ
+	}
+	if h.cap <= 0 {
+		h.cap = OutputCap
+	}
+	if h.log == nil {
+		h.log = slog.New(slog.DiscardHandler)
+	}
+	if c.MaxRuns <= 0 {
+		c.MaxRuns = MaxRuns
+	}
+	h.runs = make(chan struct{}, c.MaxRuns)
+	h.spawn = h.exec
+	return h
+}
+
+// Commands are the names that Handle serves (nodes-approvals.md §4.1). Desktop and browser control
+// are not offered.
+func (h *Host) Commands() []string {
+	return []string{"system.run.prepare", "system.run", "system.which", "system.execApprovals.get", "system.execApprovals.set"}
+}
+
+// Caps are the capabilities to announce.
+func (h *Host) Caps() []string { return []string{"system"} }
+
+// PathEnv is the PATH in which executables are looked for.
+func (h *Host) PathEnv() string {
+	env, _ := h.policy.Environment(h.env(), nil, false)
+	return lookup(env, "PATH")
+}
+
+// Handle serves one invoke. It returns when the command has ended; ending ctx kills the command with
+// its children.
+func (h *Host) Handle(ctx context.Context, r Request) Result {
+	if r.Emit == nil {
+		r.Emit = func(string, string) {}
+	}
+	serve := map[string]func(context.Context, Request, params) Result{
+		"system.run":               h.run,
+		"system.run.prepare":       h.prepare,
+		"system.which":             h.which,
+		"system.execApprovals.set": h.setPolicy,
+	}[r.Command]
+	if r.Command == "system.execApprovals.get" {
+		return policyResult(h.policy.SnapshotJSON())
+	}
+	if serve == nil {
+		return failed("UNAVAILABLE", "command not supported")
+	}
+	if r.ParamsJSON == nil || *r.ParamsJSON == "" {
+		return invalid("Error: INVALID_REQUEST: paramsJSON required")
+	}
+	if !json.Valid([]byte(*r.ParamsJSON)) {
+		return invalid("SyntaxError: paramsJSON is not valid JSON")
+	}
+	var p params
+	_ = json.Unmarshal([]byte(*r.ParamsJSON), &p) // anything but an object has no parameters
+	return serve(ctx, r, p)
+}
+
+func (h *Host) which(_ context.Context, _ Request, p params) Result {
+	var bins []json.RawMessage
+	if p["bins"] == nil || json.Unmarshal(p["bins"], &bins) != nil || bins == nil {
+		return invalid("Error: INVALID_REQUEST: bins required")
+	}
+	if len(bins) > maxBins {
+		return invalid(fmt.Sprintf("Error: INVALID_REQUEST: at most %d bins at once", maxBins))
+	}
+	path := h.PathEnv()
+	found, seen := []byte(`{"bins":{`), map[string]bool{}
+	for _, raw := range bins {
+		var name string
+		if json.Unmarshal(raw, &name) != nil {
+			continue
+		}
+		name = strings.TrimSpace(name)
+		if name == "" || seen[name] || strings.ContainsAny(name, `/\`) || strings.HasPrefix(name, "~") {
+			continue
+		}
+		seen[name] = true
+		if at, ok := h.policy.Locate(name, "", path); ok {
+			if found[len(found)-1] != '{' {
+				found = append(found, ',')
+			}
+			found = append(append(append(found, encode(name)...), ':'), encode(at)...)
+		}
+	}
+	return done(append(found, "}}"...))
+}
+
+func (h *Host) setPolicy(_ context.Context, _ Request, p params) Result {
+	file := p["file"]
+	if len(file) == 0 || file[0] != '{' {
+		return invalid("Error: INVALID_REQUEST: exec approvals file required")
+	}
+	return policyResult(h.policy.SetJSON(file, p.text("baseHash")))
+}
+
+// policyResult words what the policy says (nodes-approvals.md §3.15, node texts).
+func policyResult(snapshot []byte, err error) Result {
+	if err == nil {
+		return done(snapshot)
+	}
+	code := ""
+	if e, ok := errs.As(err); ok {
+		code = e.Code
+	}
+	switch code {
+	case "policy.hash_required":
+		return invalid("Error: INVALID_REQUEST: exec approvals base hash required; reload and retry")
+	case "policy.changed":
+		return invalid("Error: INVALID_REQUEST: exec approvals changed; reload and retry")
+	}
+	return invalid("Error: INVALID_REQUEST: " + err.Error())
+}
+
+func done(payload []byte) Result {
+	s := string(payload)
+	return Result{OK: true, PayloadJSON: &s}
+}
+
+func invalid(message string) Result { return failed("INVALID_REQUEST", message) }
+
+func failed(code, message string) Result { return Result{Error: &Error{Code: code, Message: message}} }
+
+// params are the members of the parameters object.
+type params map[string]json.RawMessage
+
+// text returns a string parameter, nil when it is absent, blank or no string.
+func (p params) text(key string) *string {
+	var s *string
+	if p[key] == nil || json.Unmarshal(p[key], &s) != nil || s == nil {
+		return nil
+	}
+	t := strings.TrimSpace(*s)
+	if t == "" {
+		return nil
+	}
+	return &t
+}
+
+func (p params) isTrue(key string) bool { return string(p[key]) == "true" }
+
+// strings returns the members of an object parameter that are strings.
+func (p params) strings(key string) map[string]string {
+	var members map[string]json.RawMessage
+	if json.Unmarshal(p[key], &members) != nil {
+		return nil
+	}
+	out := make(map[string]string, len(members))
+	for k, raw := range members {
+		var s *string
+		if json.Unmarshal(raw, &s) == nil && s != nil {
+			out[k] = *s
+		}
+	}
+	return out
+}
+
+// millis returns a positive number of milliseconds as a duration, 0 for anything else.
+func (p params) millis(key string) time.Duration {
+	var n float64
+	if p[key] == nil || json.Unmarshal(p[key], &n) != nil || n <= 0 {
+		return 0
+	}
+	if n >= float64(maxRunTime/time.Millisecond) {
+		return maxRunTime
+	}
+	return max(time.Duration(n*float64(time.Millisecond)), 1)
+}
+
+func orEmpty(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}
+
+// encode writes JSON without escaping <, > and &.
+func encode(v any) []byte {
+	var b strings.Builder
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		panic(err) // strings, numbers and booleans only: a fault of this package
+	}
+	return []byte(strings.TrimSuffix(b.String(), "\n"))
+}
+
+func newUUID() string {
+	var b [16]byte
+	rand.Read(b[:]) // never fails
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
+// lookup returns a variable of an environment; on Windows the case of names does not count.
+func lookup(env []string, name string) string {
+	for _, kv := range env {
+		if k, v, _ := strings.Cut(kv, "="); k == name || foldNames && strings.EqualFold(k, name) {
+			return v
+		}
+	}
+	return ""
+}
