@@ -66,8 +66,9 @@ type Config struct {
 	Update     Update
 	Browser    Browser
 	// EnvVars are the variables that the file's env section sets for the commands of this daemon.
-	// They are only handed out here; names that could take over a process are left out.
-	EnvVars map[string]string
+	// They are only handed out here; names that could take over a process are left out. Many hold API
+	// keys, so all of them are secrets.
+	EnvVars map[string]Secret
 
 	tree *json5.Node
 	// bothSecrets notes that the file holds a token and a password and no mode.

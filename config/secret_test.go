@@ -15,7 +15,7 @@ import (
 const hidden = "swordfish-0123456789"
 
 func TestSecretsNeverPrint(t *testing.T) {
-	c := mustLoad(t, "{gateway:{auth:{token:'"+hidden+"',iam:{serverUrl:'u',clientId:'c',clientSecret:'"+hidden+"'}},remote:{password:'"+hidden+"'}},hooks:{token:'"+hidden+"'},models:{apiKey:'"+hidden+"'}}")
+	c := mustLoad(t, "{gateway:{auth:{token:'"+hidden+"',iam:{serverUrl:'u',clientId:'c',clientSecret:'"+hidden+"'}},remote:{password:'"+hidden+"'}},hooks:{token:'"+hidden+"'},env:{vars:{K:'"+hidden+"'}},models:{apiKey:'"+hidden+"'}}")
 	type wrapped struct {
 		S       Secret
 		private Secret

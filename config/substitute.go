@@ -25,8 +25,8 @@ func (l *loader) substitute(n *json5.Node, path string) {
 			if v := l.env(name); v != "" {
 				return v
 			}
-			if v := l.config.EnvVars[name]; v != "" {
-				return v
+			if v := l.config.EnvVars[name]; v.IsSet() {
+				return v.Reveal()
 			}
 			l.fail(path, n, `Missing env var "`+name+`" referenced at config path: `+path)
 			return ""
@@ -61,8 +61,8 @@ func unsafeName(name string) bool {
 
 // envVars collects env.vars and the string keys directly under env. A value that itself refers to
 // a variable is left out when that variable is missing; substitute reports it.
-func (l *loader) envVars(root *json5.Node) map[string]string {
-	vars := map[string]string{}
+func (l *loader) envVars(root *json5.Node) map[string]Secret {
+	vars := map[string]Secret{}
 	add := func(n *json5.Node) {
 		if n == nil || n.Kind != json5.Object {
 			return
@@ -81,7 +81,7 @@ func (l *loader) envVars(root *json5.Node) map[string]string {
 				return v
 			})
 			if !missing {
-				vars[m.Key] = v
+				vars[m.Key] = NewSecret(v)
 			}
 		}
 	}

@@ -46,6 +46,10 @@ func Set(data []byte, path []string, value any) ([]byte, error) {
 	return checked(out)
 }
 
+// maxRepeats bounds how often a key that Delete removes may be repeated, because each cut copies the
+// text.
+const maxRepeats = 1000
+
 // Delete returns data without the value at path, its key and the comma that separated it. Comments
 // around it stay. When the path leads nowhere the error is ErrNotFound; a *SyntaxError tells that
 // data is not JSON5. The document itself (an empty path) cannot be deleted.
@@ -66,13 +70,15 @@ func Delete(data []byte, path []string) ([]byte, error) {
 	}
 	key := path[len(path)-1]
 	spans := parent.spans()
-	out, found := data, false
+	out, cuts := data, 0
 	// Backwards, so that the places in front of a cut stay right; a repeated key goes altogether.
 	for i := len(spans) - 1; i >= 0; i-- {
 		if !parent.names(i, key) {
 			continue
 		}
-		found = true
+		if cuts++; cuts > maxRepeats {
+			return nil, fmt.Errorf("json5: %q is repeated more than %d times", key, maxRepeats)
+		}
 		last := i == len(spans)-1
 		start, from := parent.Start.Offset+1, true
 		if i > 0 {
@@ -81,7 +87,7 @@ func Delete(data []byte, path []string) ([]byte, error) {
 		out = cut(out, start, spans[i], from, last)
 		spans = slices.Delete(spans, i, i+1)
 	}
-	if !found {
+	if cuts == 0 {
 		return nil, ErrNotFound
 	}
 	return checked(out)

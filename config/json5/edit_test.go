@@ -120,6 +120,9 @@ func TestDelete(t *testing.T) {
 			t.Errorf("%s %s: %v", c.in, c.path, err)
 		}
 	}
+	if _, err := Delete([]byte("{"+strings.Repeat("a:1,", maxRepeats+1)+"}"), []string{"a"}); err == nil {
+		t.Error("a key repeated beyond the limit was deleted")
+	}
 	if _, err := Delete([]byte("{}"), nil); err == nil {
 		t.Error("the document was deleted")
 	}
