@@ -29,13 +29,31 @@ const (
 	CodeOutcomeUnknown  = "client.outcome_unknown"  // the command may or may not have run
 )
 
+// Class says what kind of failure an error is; the classes are those of errs.
+type Class = errs.Class
+
+// The classes, for programs that import this package alone.
+const (
+	Internal        = errs.Internal
+	Invalid         = errs.Invalid
+	NotFound        = errs.NotFound
+	Exists          = errs.Exists
+	Conflict        = errs.Conflict
+	Unauthenticated = errs.Unauthenticated
+	Denied          = errs.Denied
+	Exhausted       = errs.Exhausted
+	Unavailable     = errs.Unavailable
+	Deadline        = errs.Deadline
+	Unknown         = errs.Unknown
+)
+
 // Error is a call that failed. Find it with errors.As.
 type Error struct {
 	// Code is the daemon's stable name for the failure ("nodes.not_connected"), or one of the
 	// constants above. It is empty when the daemon gave none.
 	Code string
 	// Class says what kind of failure it is.
-	Class errs.Class
+	Class Class
 	// Message is for people.
 	Message string
 	// Fields are facts about this occurrence.

@@ -58,14 +58,14 @@ func matchesNode(n *nodesv1.Node, query string) bool {
 	if n.GetRemoteIp() == query || n.GetDisplayName() == query {
 		return true
 	}
-	if name := normalName(n.GetDisplayName()); name != "" && name == normalName(query) {
+	if name := Slug(n.GetDisplayName()); name != "" && name == Slug(query) {
 		return true
 	}
 	return len(query) >= minPrefix && strings.HasPrefix(n.GetNodeId(), query)
 }
 
-// normalName is a name in lower case with everything outside a–z and 0–9 as single dashes.
-func normalName(s string) string {
+// Slug is a name as MatchNode compares it: in lower case, with everything outside a–z and 0–9 as single dashes.
+func Slug(s string) string {
 	var b strings.Builder
 	gap := false
 	for _, r := range strings.ToLower(s) {

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hanzoai/hanzod/client"
+)
+
+// The exit codes. Those from 64 on are the ones of sysexits.h that come closest.
+const (
+	exitFailed   = 1
+	exitUsage    = 2
+	exitNotFound = 66
+	exitNoDaemon = 69
+	exitConflict = 73
+	exitUnknown  = 74
+	exitLater    = 75
+	exitDenied   = 77
+	exitDeadline = 124
+	exitNotRun   = 127
+	exitSignal   = 128
+	exitInt      = 130
+)
+
+func exitCodesTopic() *cobra.Command {
+	return &cobra.Command{
+		Use:   "exit-codes",
+		Short: "What the exit codes mean",
+		Long: `hanzoctl ends with one of these codes:
+
+    0  done
+    1  failed for another reason
+    2  the command line or the request is wrong
+   66  no such node or approval
+   69  no daemon answers at the socket
+   73  the state does not allow it: already there, or changed meanwhile
+   74  the outcome is not known: look before you repeat it
+   75  not now, later may work: node not connected, a limit reached, nobody
+       answered the approval
+   77  not allowed: by the daemon, or denied by an approver
+  124  no answer or no end in time
+  130  interrupted
+
+"hanzoctl nodes run" ends with the exit code of the command on the node, and
+otherwise with one of the codes above, or
+
+  127  the command did not start
+128+n  the command was ended by signal n; 128 when the node does not say which
+
+A command may use these codes itself: "-o json" tells them apart.`,
+	}
+}
+
+// codeError is an error that brings its own exit code. An empty text prints nothing.
+type codeError struct {
+	code int
+	text string
+	err  error
+}
+
+func (e *codeError) Error() string {
+	if e.err != nil {
+		return e.err.Error()
+	}
+	return e.text
+}
+
+func (e *codeError) Unwrap() error { return e.err }
+
+func usage(err error) error { return &codeError{code: exitUsage, err: err} }
+
+func usagef(format string, args ...any) error { return usage(fmt.Errorf(format, args...)) }
+
+var classCodes = map[client.Class]int{
+	client.Internal:        exitFailed,
+	client.Invalid:         exitUsage,
+	client.NotFound:        exitNotFound,
+	client.Exists:          exitConflict,
+	client.Conflict:        exitConflict,
+	client.Unauthenticated: exitDenied,
+	client.Denied:          exitDenied,
+	client.Exhausted:       exitLater,
+	client.Unavailable:     exitLater,
+	client.Deadline:        exitDeadline,
+	client.Unknown:         exitUnknown,
+}
+
+// exitCode is the exit code for an error.
+func exitCode(err error) int {
+	if err == nil {
+		return 0
+	}
+	if e, ok := errors.AsType[*codeError](err); ok {
+		return e.code
+	}
+	if _, ok := errors.AsType[*client.NotRunning](err); ok {
+		return exitNoDaemon
+	}
+	if e, ok := errors.AsType[*client.Error](err); ok {
+		if e.Code == client.CodeLost {
+			return exitNoDaemon
+		}
+		return classCodes[e.Class]
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return exitDeadline
+	}
+	return exitFailed
+}
+
+// hints say what to do next, by error code; an entry that ends in a dot stands for all codes that
+// begin so.
+var hints = map[string]string{
+	client.CodeNodeUnknown:   "see the nodes with: hanzoctl nodes list",
+	client.CodeNodeAmbiguous: "name it by its id: hanzoctl nodes list",
+	client.CodeNodeRequired:  "see the nodes with: hanzoctl nodes list",
+	client.CodeLost:          "see whether the daemon runs with: hanzoctl health",
+	"nodes.not_connected":    "see the nodes with: hanzoctl nodes list",
+	"nodes.not_declared":     "see its commands with: hanzoctl nodes describe NODE",
+	"nodes.timeout":          "give it longer with --timeout",
+	client.CodeTimeout:       "give it longer with --timeout",
+	"approvals.unknown":      "see what is pending with: hanzoctl approve",
+	"approvals.gone":         "see what is pending with: hanzoctl approve",
+	"approvals.file_changed": "read it again with: hanzoctl approvals get",
+}
+
+// report prints an error and returns the exit code.
+func (a *app) report(ctx context.Context, err error) int {
+	if err == nil {
+		return 0
+	}
+	if ctx.Err() != nil {
+		if e, ok := errors.AsType[*codeError](err); ok && e.text != "" {
+			fmt.Fprintln(a.stderr, "hanzoctl: "+Text(e.text))
+		}
+		return exitInt
+	}
+	if text := err.Error(); text != "" {
+		fmt.Fprintln(a.stderr, "hanzoctl: "+Text(text))
+	}
+	code := exitCode(err)
+	if e, ok := errors.AsType[*client.Error](err); ok && hints[e.Code] != "" {
+		fmt.Fprintln(a.stderr, hints[e.Code])
+	} else if code == exitUsage && !a.running {
+		fmt.Fprintln(a.stderr, `see "`+a.helpFor()+`"`)
+	}
+	return code
+}
+
+// helpFor is the help command for the words that were typed, as far as they are commands.
+func (a *app) helpFor() string {
+	cmd, _, err := a.root().Find(a.args)
+	if err != nil {
+		return "hanzoctl --help"
+	}
+	return cmd.CommandPath() + " --help"
+}

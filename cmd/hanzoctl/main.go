@@ -1,0 +1,23 @@
+// Command hanzoctl is the command line of hanzod: it asks a running daemon over its local socket
+// and prints the answer.
+//
+// It imports client and gen and links nothing of the daemon. One file holds one noun. It owns two
+// goroutines while approve is interactive, which read keys and the daemon's changes.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() { os.Exit(Main()) }
+
+// Main runs the command of this process and returns its exit code.
+func Main() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv}
+	return a.run(ctx, os.Args[1:])
+}

@@ -1,0 +1,311 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/hanzoai/hanzod/client"
+	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
+)
+
+const (
+	// invokeTimeout is how long a node may take for an invoke (nodes-approvals.md §2.1).
+	invokeTimeout = 30 * time.Second
+	// answerGrace is how much longer than the node this program waits for the daemon to say so.
+	answerGrace = 5 * time.Second
+	// maxInput bounds what is read from a file or from stdin: the daemon takes no larger request.
+	maxInput = 4 << 20
+)
+
+func (a *app) nodesCmd() *cobra.Command {
+	c := group("nodes", "List nodes, and run commands on them", `  hanzoctl nodes list
+  hanzoctl nodes run build-box -- uname -a`,
+		a.nodesListCmd(), a.nodesDescribeCmd(), a.nodesRenameCmd(), a.nodesInvokeCmd(), a.nodesRunCmd(), a.nodesWatchCmd())
+	c.Aliases = []string{"node"}
+	return c
+}
+
+func connected(n *nodesv1.Node) string {
+	switch {
+	case n.GetConnected():
+		return "connected"
+	case n.GetPaired():
+		return "offline"
+	}
+	return "gone"
+}
+
+func (a *app) nodesListCmd() *cobra.Command {
+	var only bool
+	c := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List connected and paired nodes", Args: cobra.NoArgs,
+		Example: `  hanzoctl nodes list
+  hanzoctl nodes list --connected -q
+  hanzoctl nodes list -o json`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.call(cmd, callTimeout, func(ctx context.Context, c *client.Client) error {
+				out, err := c.Nodes.ListNodes(ctx, &nodesv1.ListNodesRequest{ConnectedOnly: only})
+				if err != nil {
+					return err
+				}
+				l := list{whole: out, head: "ID\tNAME\tSTATE\tPLATFORM\tVERSION\tADDRESS\tSINCE", none: "no nodes are connected or paired"}
+				for _, n := range out.GetNodes() {
+					l.items = append(l.items, n)
+					l.ids = append(l.ids, n.GetNodeId())
+				}
+				l.row = func(i int) string {
+					n := out.GetNodes()[i]
+					since := ""
+					if n.GetConnectedAt() != nil {
+						since = span(time.Since(n.GetConnectedAt().AsTime()))
+					}
+					return cells(shortID(n.GetNodeId()), n.GetDisplayName(), connected(n), n.GetPlatform(), n.GetVersion(), n.GetRemoteIp(), since)
+				}
+				return a.printList(l)
+			})
+		}}
+	c.Flags().BoolVar(&only, "connected", false, "connected nodes only")
+	return c
+}
+
+func (a *app) nodesDescribeCmd() *cobra.Command {
+	return &cobra.Command{Use: "describe NODE", Aliases: []string{"get"}, Short: "Show one node", Args: cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeNode,
+		Example: `  hanzoctl nodes describe build-box
+  hanzoctl nodes describe b0b1b2 -o yaml`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.call(cmd, callTimeout, func(ctx context.Context, c *client.Client) error {
+				n, err := c.ResolveNode(ctx, args[0])
+				if err != nil {
+					return err
+				}
+				out, err := c.Nodes.GetNode(ctx, &nodesv1.GetNodeRequest{NodeId: n.GetNodeId()})
+				if err != nil {
+					return err
+				}
+				return a.printOne(out.GetNode(), n.GetNodeId(), nodeRows(out.GetNode())...)
+			})
+		}}
+}
+
+func nodeRows(n *nodesv1.Node) []string {
+	rows := []string{cells("id", n.GetNodeId()), cells("name", n.GetDisplayName()), cells("state", connected(n))}
+	for _, f := range [][2]string{
+		{"platform", n.GetPlatform()}, {"version", n.GetVersion()}, {"core version", n.GetCoreVersion()},
+		{"ui version", n.GetUiVersion()}, {"device family", n.GetDeviceFamily()}, {"model", n.GetModelIdentifier()},
+		{"address", n.GetRemoteIp()}, {"caps", strings.Join(n.GetCaps(), " ")}, {"commands", strings.Join(n.GetCommands(), " ")},
+		{"permissions", permissions(n.GetPermissions())}, {"path", n.GetPathEnv()},
+	} {
+		if f[1] != "" {
+			rows = append(rows, cells(f[0], f[1]))
+		}
+	}
+	if t := n.GetConnectedAt(); t != nil {
+		rows = append(rows, cells("connected since", t.AsTime().Local().Format(time.DateTime)))
+	}
+	return rows
+}
+
+func permissions(m map[string]bool) string {
+	var out []string
+	for k, v := range m {
+		if v {
+			out = append(out, k)
+		} else {
+			out = append(out, "no "+k)
+		}
+	}
+	slices.Sort(out)
+	return strings.Join(out, ", ")
+}
+
+func (a *app) nodesRenameCmd() *cobra.Command {
+	return &cobra.Command{Use: "rename NODE NAME", Short: "Give a node a name", Args: cobra.ExactArgs(2),
+		ValidArgsFunction: a.completeNode,
+		Example:           `  hanzoctl nodes rename b0b1b2 "build box"`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.call(cmd, callTimeout, func(ctx context.Context, c *client.Client) error {
+				n, err := c.ResolveNode(ctx, args[0])
+				if err != nil {
+					return err
+				}
+				out, err := c.Nodes.RenameNode(ctx, &nodesv1.RenameNodeRequest{NodeId: n.GetNodeId(), DisplayName: args[1]})
+				if err != nil {
+					return err
+				}
+				return a.printOne(out, out.GetNodeId(), Text(fmt.Sprintf("%s is now called %s", shortID(out.GetNodeId()), out.GetDisplayName())))
+			})
+		}}
+}
+
+func (a *app) nodesInvokeCmd() *cobra.Command {
+	var params, key string
+	var timeout time.Duration
+	c := &cobra.Command{Use: "invoke NODE COMMAND", Short: "Call one command of a node and print its answer as JSON", Args: cobra.ExactArgs(2),
+		ValidArgsFunction: a.completeInvoke,
+		Long: `Call one command of a node and print its answer as JSON.
+
+Two calls with the same --idempotency-key are one: the second gets the answer of the
+first.`,
+		Example: `  hanzoctl nodes invoke build-box system.which --params '{"bins":["git"]}'
+  hanzoctl nodes invoke phone camera.snap --params @snap.json --timeout 1m
+  echo '{"bins":["git"]}' | hanzoctl nodes invoke build-box system.which --params -`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req := &nodesv1.InvokeRequest{Command: args[1], IdempotencyKey: key, Timeout: durationpb.New(timeout)}
+			if params != "" {
+				text, err := a.readArg(params)
+				if err != nil {
+					return err
+				}
+				req.Params = &structpb.Value{}
+				if err := protojson.Unmarshal(text, req.Params); err != nil {
+					return usagef("--params is no JSON: %s", jsonFault(text))
+				}
+			}
+			if timeout < 0 {
+				return usagef("--timeout must not be negative")
+			}
+			a.timeoutSet = false // it bounds the node; the daemon is given a little longer to say so
+			limit := time.Duration(0)
+			if timeout > 0 {
+				limit = timeout + answerGrace
+			}
+			return a.call(cmd, limit, func(ctx context.Context, c *client.Client) error {
+				n, err := c.ResolveNode(ctx, args[0])
+				if err != nil {
+					return err
+				}
+				req.NodeId = n.GetNodeId()
+				out, err := c.Nodes.Invoke(ctx, req)
+				if err != nil {
+					return err
+				}
+				payload, err := client.Payload(out)
+				if err != nil {
+					return err
+				}
+				return a.printValue(json.RawMessage(payload))
+			})
+		}}
+	c.Flags().StringVar(&params, "params", "", "parameters: JSON, @file, or - for stdin")
+	c.Flags().DurationVar(&timeout, "timeout", invokeTimeout, "how long the node may take; 0 is no limit")
+	c.Flags().StringVar(&key, "idempotency-key", "", "name of this call, so that a repetition does not run it again")
+	return c
+}
+
+func (a *app) completeInvoke(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+	if len(args) != 1 {
+		return a.completeNode(cmd, args, toComplete)
+	}
+	return a.complete(cmd, func(ctx context.Context, c *client.Client) []string {
+		n, err := c.ResolveNode(ctx, args[0])
+		if err != nil {
+			return nil
+		}
+		return n.GetCommands()
+	})
+}
+
+// readArg reads an argument that is text itself, @file, or - for stdin.
+func (a *app) readArg(arg string) ([]byte, error) {
+	name, isFile := strings.CutPrefix(arg, "@")
+	switch {
+	case arg == "-":
+		return readAll(a.stdin, "stdin")
+	case isFile:
+		return readFile(name)
+	}
+	return []byte(arg), nil
+}
+
+func readFile(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, usage(err)
+	}
+	defer f.Close()
+	return readAll(f, name)
+}
+
+func readAll(r io.Reader, name string) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(r, maxInput+1))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	if len(b) > maxInput {
+		return nil, usagef("%s is larger than %d MiB", name, maxInput>>20)
+	}
+	return b, nil
+}
+
+// jsonFault says where JSON goes wrong, in the words of the standard library.
+func jsonFault(b []byte) string {
+	var v any
+	if err := json.Unmarshal(b, &v); err != nil {
+		return err.Error()
+	}
+	return "a name is used twice, or text is not valid UTF-8"
+}
+
+var changes = map[nodesv1.WatchNodesResponse_Change]string{
+	nodesv1.WatchNodesResponse_CHANGE_PRESENT:      "present",
+	nodesv1.WatchNodesResponse_CHANGE_CONNECTED:    "connected",
+	nodesv1.WatchNodesResponse_CHANGE_DISCONNECTED: "disconnected",
+	nodesv1.WatchNodesResponse_CHANGE_RENAMED:      "renamed",
+}
+
+func (a *app) nodesWatchCmd() *cobra.Command {
+	var count int
+	c := &cobra.Command{Use: "watch", Short: "Print the nodes, and then each change", Args: cobra.NoArgs,
+		Example: `  hanzoctl nodes watch
+  hanzoctl nodes watch -o jsonl`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.call(cmd, 0, func(ctx context.Context, c *client.Client) error {
+				s, err := c.Nodes.WatchNodes(ctx, &nodesv1.WatchNodesRequest{})
+				if err != nil {
+					return err
+				}
+				return each(s, count, func(m *nodesv1.WatchNodesResponse) error {
+					n := m.GetNode()
+					line := fmt.Sprintf("%-12s  %s  %s", changes[m.GetChange()], shortID(n.GetNodeId()), Text(n.GetDisplayName()))
+					return a.printItem(m, n.GetNodeId(), line)
+				})
+			})
+		}}
+	countFlag(c, &count)
+	return c
+}
+
+func countFlag(c *cobra.Command, count *int) {
+	c.Flags().IntVar(count, "count", 0, "stop after so many; 0 goes on until interrupted")
+}
+
+// each hands on what a stream brings: count messages, or all until the stream ends.
+func each[M any, P interface {
+	*M
+	proto.Message
+}](s interface{ Recv() (P, error) }, count int, f func(P) error) error {
+	for n := 1; ; n++ {
+		m, err := s.Recv()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := f(m); err != nil || n == count {
+			return err
+		}
+	}
+}
