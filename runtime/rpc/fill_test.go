@@ -1,0 +1,381 @@
+package rpc
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/hanzoai/hanzod/approvals"
+	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
+	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
+	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
+)
+
+// The fill tests hold every codec to every field. A value with all fields set is converted; then
+// one field at a time is cleared, and the result must change, or the field must be named as
+// dropped. A name that is dropped no more fails too.
+
+// outbound is one codec from the domain to the contract.
+type outbound struct {
+	name    string
+	in      any
+	convert func(any) (proto.Message, error)
+	dropped []string
+}
+
+func out[D any, P proto.Message](name string, to func(D) (P, error), dropped ...string) outbound {
+	var in D
+	return outbound{name, in, func(v any) (proto.Message, error) { return to(v.(D)) }, dropped}
+}
+
+func TestOutboundCarriesEveryField(t *testing.T) {
+	s := &Server{d: Deps{NodeName: func(id string) string { return "name of " + id }}}
+	approval := func(a approvals.Approval) (*approvalsv1.Approval, error) { return s.approvalToProto(a), nil }
+	heartbeat := []string{"Prompt", "Model", "AckMaxChars"}
+	for _, c := range []outbound{
+		out("nodes.ListOut", listNodesToProto, "At"),
+		out("nodes.DescribeOut", getNodeToProto, "At"),
+		out("nodes.RenameOut", renameNodeToProto),
+		out("nodes.InvokeOut", invokeToProto),
+		out("nodes.ResultOut", resultToProto),
+		out("approvals.Approval", approval,
+			// The plan is how the binding came to be; the rest is for the daemon and its audit log.
+			"Plan.Argv[0]", "Plan.Cwd", "Plan.RawCommand", "Plan.AgentID", "Plan.SessionKey", "Plan",
+			"TurnSource.Channel", "TurnSource.To", "TurnSource.AccountID", "TurnSource.ThreadID",
+			// requested_by is the strongest of these.
+			"Requester.ConnID", "Requester.Principal", "Requester.ClientID",
+			"ResolvedBySubject", "Uses", "LastUsedAt"),
+		out("policy.Snapshot", policyToProto),
+		out("system.Health", healthToProto, prefixed("Agents[0].Heartbeat.", heartbeat)...),
+		out("system.Status", statusToProto, append(prefixed("Agents[0].Heartbeat.", heartbeat),
+			"DefaultAgentID", "Admin", "Agents[0].Name", "Agents[0].Default", "Agents[0].SessionsPath")...),
+		out("[]system.Presence", presenceToProto, "[0].LastInputSeconds"),
+		out("system.TailOut", tailToProto),
+		out("sharedSecret", secretToProto),
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			full := reflect.New(reflect.TypeOf(c.in)).Elem()
+			fill(t, full, "", new(int))
+			all, err := c.convert(full.Interface())
+			if err != nil {
+				t.Fatal(err)
+			}
+			dropped := map[string]bool{}
+			for _, d := range c.dropped {
+				dropped[d] = true
+			}
+			for _, path := range leaves(full, "") {
+				less := reflect.New(full.Type()).Elem()
+				fill(t, less, "", new(int))
+				clearAt(less, "", path)
+				some, err := c.convert(less.Interface())
+				if err != nil {
+					t.Fatalf("without %s: %v", path, err)
+				}
+				if carried := !proto.Equal(all, some); carried == dropped[path] {
+					t.Errorf("%s: carried %v, named as dropped %v", path, carried, dropped[path])
+				}
+				delete(dropped, path)
+			}
+			for path := range dropped {
+				t.Errorf("%s is named as dropped and does not exist", path)
+			}
+		})
+	}
+}
+
+func prefixed(prefix string, in []string) []string {
+	out := make([]string, len(in))
+	for i, s := range in {
+		out[i] = prefix + s
+	}
+	return out
+}
+
+var (
+	timeType  = reflect.TypeFor[time.Time]()
+	bytesType = reflect.TypeFor[[]byte]()
+)
+
+// fill sets every field below v, each to something else.
+func fill(t *testing.T, v reflect.Value, path string, n *int) {
+	*n++
+	switch {
+	case v.Type() == timeType:
+		v.Set(reflect.ValueOf(time.Unix(int64(*n), 0)))
+		return
+	case v.Type() == bytesType:
+		v.SetBytes(fmt.Appendf(nil, `{"n":%d}`, *n))
+		return
+	case v.Type() == reflect.TypeFor[approvals.State]():
+		v.SetString(string(approvals.Denied))
+		return
+	case v.Type() == reflect.TypeFor[approvals.Decision]():
+		v.SetString(string(approvals.AllowAlways))
+		return
+	}
+	switch v.Kind() {
+	case reflect.String:
+		v.SetString(fmt.Sprintf("text %d", *n))
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Int, reflect.Int64, reflect.Int32:
+		v.SetInt(int64(*n))
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fill(t, v.Elem(), path, n)
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+		fill(t, v.Index(0), path+"[0]", n)
+	case reflect.Map:
+		key, val := reflect.New(v.Type().Key()).Elem(), reflect.New(v.Type().Elem()).Elem()
+		fill(t, key, path, n)
+		fill(t, val, path, n)
+		v.Set(reflect.MakeMap(v.Type()))
+		v.SetMapIndex(key, val)
+	case reflect.Interface:
+		v.Set(reflect.ValueOf(fmt.Sprintf("text %d", *n)))
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if f := v.Type().Field(i); f.IsExported() {
+				fill(t, v.Field(i), path+"."+f.Name, n)
+			} else {
+				set := reflect.NewAt(f.Type, v.Field(i).Addr().UnsafePointer()).Elem()
+				fill(t, set, path+"."+f.Name, n)
+			}
+		}
+	default:
+		t.Fatalf("%s: fill cannot set a %s", path, v.Kind())
+	}
+}
+
+// walk calls f for every field that can be cleared, inner ones before the one that holds them.
+func walk(v reflect.Value, path string, f func(path string, v reflect.Value)) {
+	switch {
+	case v.Type() == timeType || v.Type() == bytesType:
+		f(path, v)
+	case v.Kind() == reflect.Pointer && v.Elem().Kind() == reflect.Struct:
+		walk(v.Elem(), path, f)
+		f(path, v)
+	case v.Kind() == reflect.Struct:
+		for i := range v.NumField() {
+			field := v.Type().Field(i)
+			set := reflect.NewAt(field.Type, v.Field(i).Addr().UnsafePointer()).Elem()
+			walk(set, strings.TrimPrefix(path+"."+field.Name, "."), f)
+		}
+	case v.Kind() == reflect.Slice:
+		walk(v.Index(0), path+"[0]", f)
+	default:
+		f(path, v)
+	}
+}
+
+func leaves(v reflect.Value, path string) []string {
+	var out []string
+	walk(v, path, func(p string, _ reflect.Value) { out = append(out, p) })
+	return out
+}
+
+func clearAt(v reflect.Value, path, at string) {
+	walk(v, path, func(p string, x reflect.Value) {
+		if p == at {
+			x.SetZero()
+		}
+	})
+}
+
+// Absent and empty text are two things wherever the contract can tell them apart.
+func TestAbsentIsNotEmpty(t *testing.T) {
+	empty := ""
+	full := reflect.New(reflect.TypeFor[approvals.Approval]()).Elem()
+	fill(t, full, "", new(int))
+	s := &Server{d: Deps{NodeName: func(string) string { return "" }}}
+	for _, path := range leaves(full, "") {
+		a := reflect.New(full.Type()).Elem()
+		fill(t, a, "", new(int))
+		isText := false
+		walk(a, "", func(p string, x reflect.Value) {
+			if p == path && x.Type() == reflect.TypeFor[*string]() {
+				isText = true
+				x.Set(reflect.ValueOf(&empty))
+			}
+		})
+		if !isText || strings.HasPrefix(path, "Plan") || strings.HasPrefix(path, "TurnSource") {
+			continue
+		}
+		with := s.approvalToProto(a.Interface().(approvals.Approval))
+		clearAt(a, "", path)
+		if without := s.approvalToProto(a.Interface().(approvals.Approval)); proto.Equal(with, without) {
+			t.Errorf("%s: absent and empty look the same", path)
+		}
+	}
+}
+
+// inbound is one codec from the contract to the domain.
+type inbound struct {
+	name    string
+	in      proto.Message
+	convert func(proto.Message) (any, error)
+	dropped []string
+}
+
+func in[P proto.Message, D any](name string, from func(P) (D, error), dropped ...string) inbound {
+	var p P
+	return inbound{name, p, func(m proto.Message) (any, error) { return from(m.(P)) }, dropped}
+}
+
+func TestInboundCarriesEveryField(t *testing.T) {
+	for _, c := range []inbound{
+		in("ListNodesRequest", listNodesFromProto),
+		in("GetNodeRequest", getNodeFromProto),
+		in("RenameNodeRequest", renameNodeFromProto),
+		in("InvokeRequest", invokeFromProto),
+		in("ReportResultRequest", resultFromProto),
+		in("ReportEventRequest", eventFromProto),
+		in("RequestApprovalRequest", requestFromProto),
+		in("WaitApprovalRequest", idFromProto[*approvalsv1.WaitApprovalRequest]),
+		in("GetApprovalRequest", idFromProto[*approvalsv1.GetApprovalRequest]),
+		in("ResolveApprovalRequest", resolveFromProto),
+		in("ListApprovalsRequest", listApprovalsFromProto),
+		in("SetPolicyFileRequest", setFileFromProto),
+		in("GetNodePolicyFileRequest", nodeIDFromProto),
+		in("SetNodePolicyFileRequest", setNodeFileFromProto),
+		in("GetHealthRequest", healthFromProto),
+		in("TailLogsRequest", tailFromProto),
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dropped := map[string]bool{}
+			for _, d := range c.dropped {
+				dropped[d] = true
+			}
+			full := c.in.ProtoReflect().New()
+			fillMessage(t, full, new(int))
+			all, err := c.convert(full.Interface())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, path := range messageLeaves(full, "") {
+				less := proto.Clone(full.Interface())
+				clearField(less.ProtoReflect(), path)
+				some, err := c.convert(less)
+				if err != nil {
+					t.Fatalf("without %s: %v", path, err)
+				}
+				if carried := !cmp.Equal(all, some); carried == dropped[path] {
+					t.Errorf("%s: carried %v, named as dropped %v", path, carried, dropped[path])
+				}
+			}
+		})
+	}
+}
+
+// known are messages that count as one value.
+func known(m protoreflect.MessageDescriptor, n int) proto.Message {
+	switch m.FullName() {
+	case "google.protobuf.Value":
+		return structpb.NewNumberValue(float64(n))
+	case "google.protobuf.Struct":
+		return &structpb.Struct{Fields: map[string]*structpb.Value{"n": structpb.NewNumberValue(float64(n))}}
+	case "google.protobuf.Duration":
+		return durationpb.New(time.Duration(n) * time.Second)
+	case "google.protobuf.Timestamp":
+		return timestamppb.New(time.Unix(int64(n), 0))
+	}
+	return nil
+}
+
+func fillMessage(t *testing.T, m protoreflect.Message, n *int) {
+	fields := m.Descriptor().Fields()
+	for i := range fields.Len() {
+		f := fields.Get(i)
+		*n++
+		text := protoreflect.ValueOfString(fmt.Sprintf("text %d", *n))
+		switch {
+		case f.IsMap():
+			m.Mutable(f).Map().Set(text.MapKey(), text)
+		case f.IsList():
+			m.Mutable(f).List().Append(text)
+		case f.Message() != nil:
+			if v := known(f.Message(), *n); v != nil {
+				m.Set(f, protoreflect.ValueOfMessage(v.ProtoReflect()))
+			} else {
+				fillMessage(t, m.Mutable(f).Message(), n)
+			}
+		default:
+			switch f.Kind() {
+			case protoreflect.StringKind:
+				m.Set(f, text)
+			case protoreflect.BoolKind:
+				m.Set(f, protoreflect.ValueOfBool(true))
+			case protoreflect.EnumKind:
+				m.Set(f, protoreflect.ValueOfEnum(1))
+			case protoreflect.Uint64Kind:
+				m.Set(f, protoreflect.ValueOfUint64(uint64(*n)))
+			case protoreflect.Uint32Kind:
+				m.Set(f, protoreflect.ValueOfUint32(uint32(*n)))
+			default:
+				t.Fatalf("%s: fill cannot set a %s", f.FullName(), f.Kind())
+			}
+		}
+	}
+}
+
+func messageLeaves(m protoreflect.Message, path string) []string {
+	var out []string
+	fields := m.Descriptor().Fields()
+	for i := range fields.Len() {
+		f := fields.Get(i)
+		p := strings.TrimPrefix(path+"."+string(f.Name()), ".")
+		out = append(out, p)
+		if f.Message() != nil && !f.IsMap() && !f.IsList() && known(f.Message(), 0) == nil {
+			out = append(out, messageLeaves(m.Get(f).Message(), p)...)
+		}
+	}
+	return out
+}
+
+func clearField(m protoreflect.Message, path string) {
+	name, rest, more := strings.Cut(path, ".")
+	f := m.Descriptor().Fields().ByName(protoreflect.Name(name))
+	if more {
+		clearField(m.Mutable(f).Message(), rest)
+		return
+	}
+	m.Clear(f)
+}
+
+// Zero that was said is not taken for absent, and nothing out of range is cut.
+func TestInboundRanges(t *testing.T) {
+	zero, huge, far := uint32(0), uint32(1)<<31, uint64(1)<<63
+	for name, err := range map[string]error{
+		"limit 0":            second(tailFromProto(&systemv1.TailLogsRequest{Limit: &zero})),
+		"limit 2^31":         second(tailFromProto(&systemv1.TailLogsRequest{Limit: &huge})),
+		"max_bytes 0":        second(tailFromProto(&systemv1.TailLogsRequest{MaxBytes: &zero})),
+		"cursor 2^63":        second(tailFromProto(&systemv1.TailLogsRequest{Cursor: &far})),
+		"approval timeout 0": second(requestFromProto(&approvalsv1.RequestApprovalRequest{Timeout: durationpb.New(0)})),
+		"odd duration":       second(invokeFromProto(&nodesv1.InvokeRequest{Timeout: &durationpb.Duration{Seconds: 1, Nanos: -1}})),
+	} {
+		if err == nil {
+			t.Errorf("%s is taken", name)
+		}
+	}
+	invoke, err := invokeFromProto(&nodesv1.InvokeRequest{Timeout: durationpb.New(0)})
+	if err != nil || invoke.Timeout == nil || *invoke.Timeout != 0 {
+		t.Errorf("an invoke timeout of 0 became %v, %v", invoke.Timeout, err)
+	}
+	resolve, err := resolveFromProto(&approvalsv1.ResolveApprovalRequest{Decision: 99})
+	if err != nil || resolve.Decision != approvals.None {
+		t.Errorf("an unknown decision became %q, %v", resolve.Decision, err)
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
