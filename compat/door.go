@@ -62,8 +62,8 @@ type Config struct {
 type Metrics interface {
 	// Observe counts one answered call; class is "ok" or an error class.
 	Observe(door, op, class string, took time.Duration)
-	// EventDropped counts an event left out for a slow client.
-	EventDropped(door string)
+	// EventsDropped counts events left out for a slow client.
+	EventsDropped(door string, n uint64)
 }
 
 // Door serves the legacy protocol. It is an http.Handler for upgrade requests.

@@ -103,7 +103,7 @@ func (d *Door) deliver(e events.Event) {
 
 func (d *Door) dropped() {
 	if d.cfg.Metrics != nil {
-		d.cfg.Metrics.EventDropped("legacy")
+		d.cfg.Metrics.EventsDropped("legacy", 1)
 	}
 }
 

@@ -172,3 +172,11 @@ func (h *hijackWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	h.nc = nc
 	return nc, rw, err
 }
+
+// ClientIP returns the address of a client as far as it is known, "" when it is not.
+func (p Proxies) ClientIP(r *http.Request) string {
+	if ip := peerOf(p, r).ip; ip.IsValid() {
+		return ip.String()
+	}
+	return ""
+}

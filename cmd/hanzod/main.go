@@ -1,0 +1,210 @@
+// Command hanzod is the daemon, and the node host that connects to one.
+//
+// It holds flags and wiring only: what it runs is in runtime.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hanzoai/hanzod/config"
+	"github.com/hanzoai/hanzod/runtime"
+	"github.com/hanzoai/hanzod/store"
+)
+
+// The exit codes of hanzod.
+const (
+	exitFailure = 1  // anything without a code of its own
+	exitUsage   = 2  // a wrong flag or argument
+	exitConfig  = 78 // the configuration, or a state that is another daemon's: a restart does not help
+)
+
+func main() { os.Exit(Main()) }
+
+// Main runs the command of this process and returns its exit code.
+func Main() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := rootCmd(os.Stdout, os.Stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintln(os.Stderr, "hanzod: "+err.Error())
+	var usage usageError
+	var invalid *config.Invalid
+	var refused *config.Refused
+	switch {
+	case errors.As(err, &usage):
+		return exitUsage
+	case errors.As(err, &invalid), errors.As(err, &refused), errors.Is(err, store.ErrLocked):
+		return exitConfig
+	default:
+		return exitFailure
+	}
+}
+
+// usageError is a wrong command line.
+type usageError struct{ error }
+
+func rootCmd(out, errOut io.Writer) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "hanzod",
+		Short: "The runtime of a personal AI assistant",
+		Long: `hanzod is the one runtime a personal AI assistant needs on a machine: a gateway that
+operators and nodes connect to, and a node host that runs approved commands.
+
+Talk to a running daemon with hanzoctl.`,
+		Example: `  hanzod run --node       start the daemon with a node host for this machine
+  hanzod node --host box  offer this machine to the gateway on another one`,
+		SilenceErrors: true, SilenceUsage: true,
+	}
+	root.SetOut(out)
+	root.SetErr(errOut)
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w\nRun '%s --help' for the flags", err, c.CommandPath())}
+	})
+	root.AddCommand(runCmd(errOut), nodeCmd(errOut), versionCmd(out))
+	return root
+}
+
+func versionCmd(out io.Writer) *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			_, err := fmt.Fprintln(out, "hanzod "+runtime.Version)
+			return err
+		},
+	}
+}
+
+// stateFlags are the flags that say where configuration and state are.
+type stateFlags struct {
+	config, stateDir string
+}
+
+func (f *stateFlags) add(c *cobra.Command) {
+	c.Flags().StringVar(&f.config, "config", "", "configuration file (default <state-dir>/config.json)")
+	c.Flags().StringVar(&f.stateDir, "state-dir", "", "state directory (default ~/.hanzo/hanzod)")
+}
+
+func runCmd(errOut io.Writer) *cobra.Command {
+	var (
+		where stateFlags
+		port  int
+		bind  string
+		node  bool
+	)
+	c := &cobra.Command{
+		Use:   "run",
+		Short: "Run the daemon in the foreground",
+		Long: `run starts the daemon and serves until it is told to stop (Ctrl-C or SIGTERM).
+
+The first start makes the state directory and a token for clients on other machines.
+Clients on this machine use the socket in the state directory and need no token.
+
+Exit codes: 0 stopped as asked, 1 failed, 2 wrong flags, 78 the configuration is not
+valid or another daemon holds the state directory.`,
+		Example: `  hanzod run
+  hanzod run --node
+  hanzod run --port 0 --state-dir /tmp/try`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			opts := config.Options{Path: where.config, StateDir: where.stateDir, Bind: bind}
+			if cmd.Flags().Changed("port") {
+				opts.Port = &port
+			}
+			cfg, err := config.Load(opts)
+			if err != nil {
+				return err
+			}
+			d, err := runtime.New(cmd.Context(), runtime.Options{Config: cfg, Console: errOut, Node: node})
+			if err != nil {
+				return err
+			}
+			go func() {
+				<-d.Ready()
+				welcome(errOut, d, cfg, node)
+			}()
+			return d.Run(cmd.Context())
+		},
+	}
+	where.add(c)
+	c.Flags().IntVar(&port, "port", config.DefaultPort, "TCP port; 0 takes a free one")
+	c.Flags().StringVar(&bind, "bind", "", "loopback, lan, tailnet, auto or custom (default loopback)")
+	c.Flags().BoolVar(&node, "node", false, "run a node host for this machine inside the daemon")
+	return c
+}
+
+func noArgs(c *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usageError{fmt.Errorf("%s takes no arguments, got %q", c.CommandPath(), args)}
+	}
+	return nil
+}
+
+// welcome says what runs and what to do next.
+func welcome(w io.Writer, d *runtime.Daemon, cfg *config.Config, node bool) {
+	ctl := ctlName()
+	if socket := os.Getenv("HANZOD_STATE_DIR"); socket == "" && !defaultState(cfg) {
+		ctl += " --state-dir " + cfg.StateDir
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "\nhanzod %s is ready.\n", runtime.Version)
+	fmt.Fprintf(&b, "  socket  %s\n", d.Socket())
+	fmt.Fprintf(&b, "  port    %s\n", strings.Join(d.Addresses(), ", "))
+	fmt.Fprintf(&b, "  state   %s\n", cfg.StateDir)
+	if d.TokenMade {
+		fmt.Fprintf(&b, "A token for other machines was made; see it with: %s token\n", ctl)
+	}
+	if cfg.LegacyDir != "" {
+		fmt.Fprintf(&b, "%s holds the state of an older gateway; it is left alone.\n", cfg.LegacyDir)
+	}
+	b.WriteString("\nTry in another terminal:\n")
+	fmt.Fprintf(&b, "  %s nodes list\n", ctl)
+	if node {
+		fmt.Fprintf(&b, "  %s nodes run %s -- uname -a\n", ctl, d.NodeName())
+		fmt.Fprintf(&b, "  %s approve        (in a third one, to let it run)\n", ctl)
+	} else {
+		fmt.Fprintf(&b, "  hanzod node         (to offer this machine as a node)\n")
+		fmt.Fprintf(&b, "  %s status\n", ctl)
+	}
+	b.WriteString("Stop with Ctrl-C.\n\n")
+	_, _ = io.WriteString(w, b.String()) // a closed terminal is no reason to stop
+}
+
+func defaultState(cfg *config.Config) bool {
+	return cfg.StateDir == filepath.Join(cfg.Home, ".hanzo", "hanzod")
+}
+
+// ctlName is how to call hanzoctl from here: by name when the shell would find it, else by the
+// path of the one beside this program.
+func ctlName() string {
+	if _, err := exec.LookPath("hanzoctl"); err == nil {
+		return "hanzoctl"
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return "hanzoctl"
+	}
+	beside := filepath.Join(filepath.Dir(self), "hanzoctl")
+	if _, err := os.Stat(beside); err != nil {
+		return "hanzoctl"
+	}
+	if wd, err := os.Getwd(); err == nil {
+		if rel, err := filepath.Rel(wd, beside); err == nil && !strings.HasPrefix(rel, "..") {
+			return "./" + rel
+		}
+	}
+	return beside
+}

@@ -1,0 +1,421 @@
+// Package runtime puts the daemon together: it makes the store, the domains, the doors and the
+// listeners, wires them, runs them and stops them in order.
+//
+// It may import everything but cmd and test packages; only cmd/hanzod and hanzodtest import it.
+// Daemon owns the goroutines of everything it made and waits for them in Run.
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/hanzoai/hanzod/approvals"
+	"github.com/hanzoai/hanzod/approvals/policy"
+	"github.com/hanzoai/hanzod/client"
+	"github.com/hanzoai/hanzod/compat"
+	"github.com/hanzoai/hanzod/config"
+	"github.com/hanzoai/hanzod/errs"
+	"github.com/hanzoai/hanzod/events"
+	"github.com/hanzoai/hanzod/gate"
+	"github.com/hanzoai/hanzod/identity"
+	"github.com/hanzoai/hanzod/nodes"
+	"github.com/hanzoai/hanzod/ops"
+	"github.com/hanzoai/hanzod/runtime/listen"
+	"github.com/hanzoai/hanzod/runtime/logs"
+	"github.com/hanzoai/hanzod/runtime/metrics"
+	"github.com/hanzoai/hanzod/runtime/rest"
+	"github.com/hanzoai/hanzod/runtime/rpc"
+	"github.com/hanzoai/hanzod/store"
+	"github.com/hanzoai/hanzod/system"
+)
+
+const (
+	// drainTime is how long a stop waits for clients and calls. With the closing of the store it
+	// stays below the five seconds that a stop may take.
+	drainTime = 3 * time.Second
+	// settleTime is when the memory of starting is given back.
+	settleTime = 2 * time.Second
+	// policyFileName is the exec approvals file, in the frozen format that companion apps read.
+	policyFileName = "exec-approvals.json"
+)
+
+// The states that readiness probes see.
+const (
+	starting = "starting"
+	ready    = "ready"
+	stopping = "stopping"
+)
+
+// Options are what a daemon needs to start.
+type Options struct {
+	Config *config.Config
+	// Console is where log lines for people go.
+	Console io.Writer
+	// Node runs a node host inside the daemon.
+	Node bool
+	// Now is the clock, time.Now when nil.
+	Now func() time.Time
+}
+
+// Daemon is hanzod. New makes it, Run runs it once.
+type Daemon struct {
+	// TokenMade says that this start generated the shared token.
+	TokenMade bool
+
+	cfg   *config.Config
+	now   func() time.Time
+	log   *slog.Logger
+	state atomic.Value // starting, ready or stopping
+
+	store     *store.Store
+	bus       *events.Bus
+	metrics   *metrics.Metrics
+	identity  *identity.Service
+	presence  *system.PresenceTable
+	nodes     *nodes.Service
+	approvals *approvals.Service
+	system    *system.Service
+	policy    *policy.File
+	door      *compat.Door
+	rpc       *rpc.Server
+	grpc      *grpc.Server
+	http      *http.Server
+
+	withNode bool
+	socket   string
+	local    net.Listener
+	tcp      []net.Listener
+	logFile  io.Closer
+
+	fatal chan error
+	ready chan struct{}
+}
+
+// New opens the state and listens. It fails when the state is another daemon's, the configuration
+// does not allow a start, or a port is taken. A daemon that was made must be run.
+func New(ctx context.Context, o Options) (*Daemon, error) {
+	d := &Daemon{
+		cfg: o.Config, now: o.Now, withNode: o.Node,
+		fatal: make(chan error, 1), ready: make(chan struct{}),
+	}
+	if d.now == nil {
+		d.now = time.Now
+	}
+	d.state.Store(starting)
+	if err := d.open(ctx, o.Console); err != nil {
+		d.release()
+		return nil, err
+	}
+	return d, nil
+}
+
+// open makes everything, in the order in which the parts need each other.
+func (d *Daemon) open(ctx context.Context, console io.Writer) error {
+	catalogue, err := ops.Load()
+	if err != nil {
+		return err
+	}
+	early, _, err := logs.New(d.logOptions(console, ""))
+	if err != nil {
+		return err
+	}
+	// The lock comes first: a second daemon touches nothing of the first, its log included.
+	d.store, err = store.Open(ctx, d.cfg.StateDir, store.Options{Now: d.now, Log: early, OnFatal: d.fail})
+	if err != nil {
+		return err
+	}
+	if d.TokenMade, err = config.EnsureToken(d.cfg); err != nil {
+		return err
+	}
+	if err := d.cfg.CheckStart(); err != nil {
+		return err
+	}
+	d.metrics = metrics.New(Version, catalogue, metrics.Gauges{
+		LegacyConnections: func() int { return d.door.Connections() },
+		NodesConnected:    func() int { return d.nodes.Connected() },
+		NodesKnown:        func() int { _, known := d.nodes.Counts(); return known },
+		ApprovalsPending:  func() int { return d.approvals.PendingCount() },
+	})
+	if d.log, d.logFile, err = logs.New(d.logOptions(console, d.cfg.Logging.File)); err != nil {
+		return err
+	}
+	if err := d.makeDomains(); err != nil {
+		return err
+	}
+	// Listening comes before the doors: they name the port that was taken.
+	if err := d.listen(ctx); err != nil {
+		return err
+	}
+	return d.makeDoors(catalogue)
+}
+
+func (d *Daemon) logOptions(console io.Writer, file string) logs.Options {
+	l := d.cfg.Logging
+	return logs.Options{
+		File: file, MaxBytes: l.MaxFileBytes, Level: l.Level, ConsoleLevel: l.ConsoleLevel,
+		Style: l.ConsoleStyle, Console: console,
+		OnLine: func(lvl slog.Level) {
+			if d.metrics != nil {
+				d.metrics.LogLine(lvl)
+			}
+		},
+	}
+}
+
+// fail stops the daemon: what is acknowledged could no longer be kept.
+func (d *Daemon) fail(err error) {
+	select {
+	case d.fatal <- err:
+	default:
+	}
+}
+
+// makeDomains makes the services that hold the rules.
+func (d *Daemon) makeDomains() error {
+	d.bus = events.New(d.now)
+	auth := identity.Auth{Mode: identity.AuthMode(d.cfg.AuthMode())}
+	switch auth.Mode {
+	case identity.AuthNone:
+	case identity.AuthToken:
+		auth.Secret = d.cfg.Gateway.Auth.Token
+	case identity.AuthPassword:
+		auth.Secret = d.cfg.Gateway.Auth.Password
+	default:
+		return errs.New(errs.Invalid, fmt.Sprintf(
+			"gateway.auth.mode %q is not served by this version of hanzod yet; set it to token or password", auth.Mode))
+	}
+	var err error
+	if d.identity, err = identity.New(d.store, auth, d.bus, d.now); err != nil {
+		return err
+	}
+	d.policy = policy.Open(filepath.Join(d.cfg.StateDir, policyFileName), policy.Options{
+		Now: d.now, HomeDir: d.cfg.Home, Log: d.subsystem("approvals"),
+	})
+	d.approvals, err = approvals.New(approvals.Config{
+		Store: d.store, Bus: d.bus, File: d.policy, Now: d.now, Log: d.subsystem("approvals"),
+	})
+	if err != nil {
+		return err
+	}
+	d.nodes = nodes.New(nodes.Config{
+		Policy: nodes.NewPolicy(d.cfg.Gateway.Nodes.AllowCommands, d.cfg.Gateway.Nodes.DenyCommands),
+		Guard:  d.approvals, Paired: pairedNodes{d.identity}, Store: d.store, Bus: d.bus, Now: d.now,
+	})
+	d.approvals.SetNodes(d.nodes)
+	d.presence = system.NewPresence(self(), d.now)
+	d.socket = client.SocketPath(d.cfg.StateDir)
+	d.system = system.New(system.Config{
+		Version: Version, StateDir: d.cfg.StateDir, ConfigPath: d.cfg.Path, Socket: d.socket,
+		AuthMode: d.cfg.AuthMode(), LogFile: d.cfg.Logging.File, Bus: d.bus, Presence: d.presence, Now: d.now,
+		Facts: system.Facts{
+			Connections:      func() int { return d.door.Connections() },
+			NodesConnected:   d.nodes.Connected,
+			NodesKnown:       func() int { _, known := d.nodes.Counts(); return known },
+			ApprovalsPending: d.approvals.PendingCount,
+			Listen:           d.Addresses,
+			Agents:           agentsOf(d.cfg),
+		},
+	})
+	return nil
+}
+
+func (d *Daemon) subsystem(name string) *slog.Logger { return d.log.With("subsystem", name) }
+
+// listen takes the socket and the port.
+func (d *Daemon) listen(ctx context.Context) error {
+	var err error
+	if d.local, err = listen.Unix(ctx, d.socket); err != nil {
+		return err
+	}
+	hosts, err := d.cfg.ListenHosts()
+	if err != nil {
+		return err
+	}
+	d.tcp, err = listen.TCP(ctx, hosts, d.cfg.Gateway.Port, d.log)
+	return err
+}
+
+// makeDoors makes the ways in.
+func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
+	g := gate.New()
+	d.rpc = rpc.New(rpc.Deps{
+		Catalogue: catalogue, Gate: g, Nodes: d.nodes, Approvals: d.approvals, System: d.system,
+		Bus: d.bus, Render: compat.Payload, SharedSecret: d.sharedSecret, NodeName: d.nodes.Name,
+		Log: d.subsystem("rpc"), Metrics: d.metrics,
+	})
+	d.grpc = d.rpc.GRPC(listen.PeerCredentials())
+	proxies := compat.Proxies{
+		Trusted: d.cfg.Gateway.TrustedProxies, RealIPFallback: d.cfg.Gateway.AllowRealIPFallback,
+	}
+	d.door = compat.New(compat.Config{
+		Catalogue: catalogue, Gate: g, Identity: d.identity, Nodes: d.nodes, Approvals: d.approvals,
+		System: d.system, Presence: d.presence, Bus: d.bus, Log: d.subsystem("gateway"), Metrics: d.metrics,
+		Version: Version, ConfigPath: d.cfg.Path, StateDir: d.cfg.StateDir, Port: d.Port(),
+		MainKey: d.cfg.MainKey(), SessionScope: d.cfg.SessionScope(), DefaultAgent: d.cfg.DefaultAgentID(),
+		Canvas: d.cfg.CanvasHost.Enabled, Proxies: proxies,
+		Origins: compat.Origins{
+			Allowed:    d.cfg.AllowedOrigins(),
+			HostHeader: d.cfg.Gateway.ControlUI.DangerouslyAllowHostHeaderOriginFallback,
+		},
+		VoiceWake: defaultVoiceWake, Now: d.now,
+	})
+	handler, err := rest.New(rest.Deps{
+		RPC: d.rpc, Legacy: d.door, Metrics: d.metrics.Handler(), Bearer: d.identity.Bearer, Gate: g,
+		Ready: d.State, Loopback: d.cfg.Gateway.Bind == "loopback",
+		RemoteIP: proxies.ClientIP,
+		HSTS:     d.cfg.Gateway.HTTP.StrictTransportSecurity, Log: d.subsystem("rest"),
+	})
+	if err != nil {
+		return err
+	}
+	d.http = rest.NewServer(handler, d.log)
+	return nil
+}
+
+// State is what readiness probes see: starting, ready or stopping.
+func (d *Daemon) State() string {
+	s, _ := d.state.Load().(string)
+	return s
+}
+
+// Ready is closed when the daemon serves.
+func (d *Daemon) Ready() <-chan struct{} { return d.ready }
+
+// Socket is the path of the local socket.
+func (d *Daemon) Socket() string { return d.socket }
+
+// Port is the TCP port that was taken.
+func (d *Daemon) Port() int {
+	if a, ok := d.tcp[0].Addr().(*net.TCPAddr); ok {
+		return a.Port
+	}
+	return d.cfg.Gateway.Port
+}
+
+// Addresses are the TCP addresses, as host:port.
+func (d *Daemon) Addresses() []string {
+	var out []string
+	for _, l := range d.tcp {
+		out = append(out, l.Addr().String())
+	}
+	return out
+}
+
+// Log is the daemon's logger.
+func (d *Daemon) Log() *slog.Logger { return d.log }
+
+// sharedSecret shows the gateway's secret to the local operator, and to nobody else.
+func (d *Daemon) sharedSecret(c identity.Caller) (mode, secret string, err error) {
+	if c.Door != identity.DoorGRPC || !c.Local || !c.Has(identity.ScopeAdmin) {
+		return "", "", system.ErrLocalOnly
+	}
+	switch d.identity.Mode() {
+	case identity.AuthToken:
+		secret = d.cfg.Gateway.Auth.Token.Reveal()
+	case identity.AuthPassword:
+		secret = d.cfg.Gateway.Auth.Password.Reveal()
+	}
+	return string(d.identity.Mode()), secret, nil
+}
+
+// Run serves until ctx ends or the store fails, then stops in order: no new work, tell the
+// clients, drain, and close the store last. It returns nil after a stop that was asked for.
+func (d *Daemon) Run(ctx context.Context) error {
+	defer d.release()
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	var wg sync.WaitGroup
+	run := func(f func(context.Context)) { wg.Go(func() { f(work) }) }
+	run(d.approvals.Run)
+	run(d.system.Run)
+	run(d.door.Run)
+	served := make(chan error, 1+len(d.tcp))
+	wg.Go(func() { served <- d.grpc.Serve(d.local) })
+	for _, l := range d.tcp {
+		wg.Go(func() { served <- d.http.Serve(l) })
+	}
+	d.state.Store(ready)
+	close(d.ready)
+	d.log.Info("hanzod is ready", "version", Version, "socket", d.socket, "listen", d.Addresses())
+	if d.withNode {
+		run(d.runNode)
+	}
+	settle := time.AfterFunc(settleTime, debug.FreeOSMemory)
+	defer settle.Stop()
+
+	var failure error
+	select {
+	case <-ctx.Done():
+		d.log.Info("hanzod stops", "reason", context.Cause(ctx).Error())
+	case failure = <-d.fatal:
+		d.log.Error("hanzod stops: its state cannot be written", "error", failure)
+	case failure = <-served:
+		d.log.Error("hanzod stops: a listener failed", "error", failure)
+	}
+	d.stop(work, cancel, &wg)
+	return failure
+}
+
+// stop ends the doors and then everything behind them.
+func (d *Daemon) stop(work context.Context, cancel context.CancelFunc, wg *sync.WaitGroup) {
+	d.state.Store(stopping)
+	deadline, done := context.WithTimeout(work, drainTime)
+	defer done()
+	for _, l := range d.tcp {
+		_ = l.Close() // the server closes it again and says so
+	}
+	d.bus.Publish("shutdown", system.Shutdown{Reason: "gateway stopping"})
+	d.rpc.Stop()
+	var doors sync.WaitGroup
+	doors.Go(func() { d.door.Close(deadline) })
+	doors.Go(func() {
+		if err := d.http.Shutdown(deadline); err != nil {
+			_ = d.http.Close() // what did not end in time is cut
+		}
+	})
+	doors.Go(func() {
+		graceful := make(chan struct{})
+		go func() {
+			d.grpc.GracefulStop()
+			close(graceful)
+		}()
+		select {
+		case <-graceful:
+		case <-deadline.Done():
+			d.grpc.Stop()
+			<-graceful
+		}
+	})
+	doors.Wait()
+	cancel()
+	wg.Wait()
+}
+
+// release gives back what open took. It may be called at any stage.
+func (d *Daemon) release() {
+	for _, l := range append([]net.Listener{d.local}, d.tcp...) {
+		if l != nil {
+			_ = l.Close() // closed already after a run
+		}
+	}
+	if d.store != nil {
+		if err := d.store.Close(); err != nil && d.log != nil && !errors.Is(err, net.ErrClosed) {
+			d.log.Error("the store did not close cleanly", "error", err)
+		}
+	}
+	if d.logFile != nil {
+		_ = d.logFile.Close() // the last line is written; nobody is left to tell
+	}
+}

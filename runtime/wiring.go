@@ -1,0 +1,86 @@
+package runtime
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	goruntime "runtime"
+	"time"
+
+	"github.com/hanzoai/hanzod/config"
+	"github.com/hanzoai/hanzod/identity"
+	"github.com/hanzoai/hanzod/nodes"
+	"github.com/hanzoai/hanzod/system"
+)
+
+// defaultVoiceWake is what wakes a voice client until somebody sets other words.
+var defaultVoiceWake = []string{"openclaw", "claude", "computer"}
+
+// pairedNodes shows the paired devices to nodes.
+type pairedNodes struct{ id *identity.Service }
+
+func (p pairedNodes) PairedNodes() []nodes.Node {
+	devices := p.id.PairedNodes()
+	out := make([]nodes.Node, len(devices))
+	for i, dev := range devices {
+		out[i] = nodes.Node{
+			ID: dev.ID, DisplayName: dev.DisplayName, Platform: dev.Platform, RemoteIP: dev.RemoteIP,
+			Caps: []string{}, Commands: []string{},
+		}
+	}
+	return out
+}
+
+// agentsOf reads the agents of the configuration, once.
+func agentsOf(cfg *config.Config) func() ([]system.Agent, string) {
+	def := cfg.DefaultAgentID()
+	var agents []system.Agent
+	for _, id := range cfg.AgentIDs() {
+		b := cfg.Beat(id)
+		a := system.Agent{
+			ID: id, Name: cfg.AgentName(id), Default: id == def,
+			SessionsPath: filepath.Join(cfg.StateDir, "agents", id, "sessions", "sessions.json"),
+			Heartbeat: system.Heartbeat{
+				Enabled: b.Enabled, Every: b.Every, Prompt: b.Prompt, Target: b.Target, Model: b.Model, AckMaxChars: b.AckMaxChars,
+			},
+		}
+		if b.EveryMs != nil {
+			a.Heartbeat.Interval = time.Duration(*b.EveryMs) * time.Millisecond
+		}
+		agents = append(agents, a)
+	}
+	return func() ([]system.Agent, string) { return agents, def }
+}
+
+// self is the gateway's own presence (protocol.md §6.4).
+func self() system.Presence {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "localhost"
+	}
+	p := system.Presence{
+		Host: host, IP: ownAddress(), Version: Version, Platform: osName(), Mode: "gateway", Reason: "self",
+		DeviceFamily:    map[string]string{"linux": "Linux", "darwin": "Mac", "windows": "Windows"}[goruntime.GOOS],
+		ModelIdentifier: goruntime.GOARCH,
+	}
+	if goruntime.GOARCH == "amd64" {
+		p.ModelIdentifier = "x64"
+	}
+	p.Text = "Gateway: " + p.Host + " (" + p.IP + ") · app " + p.Version + " · mode gateway · reason self"
+	return p
+}
+
+// ownAddress is the first address of this machine that others may reach, the loopback one without
+// any.
+func ownAddress() string {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return "127.0.0.1"
+	}
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() && n.IP.To4() != nil {
+			return n.IP.String()
+		}
+	}
+	return "127.0.0.1"
+}
