@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -133,13 +132,13 @@ func encodeApproval(a approvals.Approval) ([]byte, error) {
 	return encode(rec)
 }
 
-func decodeApproval(key, value []byte) (approvals.Approval, error) {
+func decodeApproval(id, value []byte) (approvals.Approval, error) {
 	var rec approvalRecord
-	if err := decode(bucketApprovals, key, value, &rec); err != nil {
+	if err := decode(bucketApprovals, id, value, &rec); err != nil {
 		return approvals.Approval{}, err
 	}
 	a := approvals.Approval{
-		ID: string(key), State: rec.State, Command: rec.Command, CommandArgv: rec.CommandArgv,
+		ID: string(id), State: rec.State, Command: rec.Command, CommandArgv: rec.CommandArgv,
 		EnvKeys: rec.EnvKeys, Cwd: rec.Cwd, NodeID: rec.NodeID, Host: rec.Host,
 		Security: rec.Security, Ask: rec.Ask, AgentID: rec.AgentID,
 		ResolvedPath: rec.ResolvedPath, SessionKey: rec.SessionKey,
@@ -164,7 +163,7 @@ func decodeApproval(key, value []byte) (approvals.Approval, error) {
 		d := json.NewDecoder(bytes.NewReader([]byte(rec.TurnSource.ThreadID)))
 		d.UseNumber()
 		if err := d.Decode(&a.TurnSource.ThreadID); err != nil {
-			return approvals.Approval{}, recordError(bucketApprovals, key, "its thread id is no JSON")
+			return approvals.Approval{}, recordError(bucketApprovals, id, "its thread id is no JSON")
 		}
 	}
 	return a, nil
@@ -197,12 +196,13 @@ func live(s approvals.State) bool { return s == approvals.Pending || s == approv
 
 // Approval implements approvals.Store.
 func (s *Store) Approval(id string) (a approvals.Approval, err error) {
+	key := []byte(id)
 	err = s.view(func(tx *bolt.Tx) (err error) {
-		v := tx.Bucket(bucketApprovals).Get([]byte(id))
-		if v == nil {
+		created := tx.Bucket(bucketApprovalIDs).Get(key)
+		if created == nil {
 			return approvals.ErrUnknown
 		}
-		a, err = decodeApproval([]byte(id), v)
+		a, err = decodeApproval(key, tx.Bucket(bucketApprovals).Get(timeKey(created, key)))
 		return err
 	})
 	return a, err
@@ -214,7 +214,7 @@ func (s *Store) LiveApprovals() ([]approvals.Approval, error) {
 	err := s.view(func(tx *bolt.Tx) error {
 		records := tx.Bucket(bucketApprovals)
 		return tx.Bucket(bucketApprovalsLive).ForEach(func(k, _ []byte) error {
-			a, err := decodeApproval(idIn(k), records.Get(idIn(k)))
+			a, err := decodeApproval(idIn(k), records.Get(k))
 			all = append(all, a)
 			return err
 		})
@@ -229,10 +229,9 @@ func (s *Store) LiveApprovals() ([]approvals.Approval, error) {
 func (s *Store) RecentApprovals(n int) ([]approvals.Approval, error) {
 	var all []approvals.Approval
 	err := s.view(func(tx *bolt.Tx) error {
-		records := tx.Bucket(bucketApprovals)
-		c := tx.Bucket(bucketApprovalsByTime).Cursor()
-		for k, _ := c.Last(); k != nil && len(all) < n; k, _ = c.Prev() {
-			a, err := decodeApproval(idIn(k), records.Get(idIn(k)))
+		c := tx.Bucket(bucketApprovals).Cursor()
+		for k, v := c.Last(); k != nil && len(all) < n; k, v = c.Prev() {
+			a, err := decodeApproval(idIn(k), v)
 			if err != nil {
 				return err
 			}
@@ -249,7 +248,7 @@ func (s *Store) RecentApprovals(n int) ([]approvals.Approval, error) {
 // CreateApproval implements approvals.Store. The row gets the next sequence number, whatever number
 // it came with; so in all methods here.
 func (s *Store) CreateApproval(ctx context.Context, a approvals.Approval, row approvals.Audit) error {
-	key, err := keyOf(a.ID)
+	id, err := keyOf(a.ID)
 	if err != nil {
 		return err
 	}
@@ -261,19 +260,20 @@ func (s *Store) CreateApproval(ctx context.Context, a approvals.Approval, row ap
 	if err != nil {
 		return err
 	}
+	created := nanos(a.CreatedAt)
+	key := timeKey(created, id)
 	return s.w.do(ctx, func(t *txn) error {
-		if t.get(bucketApprovals, key) != nil {
+		if t.get(bucketApprovalIDs, id) != nil {
 			return approvals.ErrTaken
+		}
+		if err := t.put(bucketApprovalIDs, id, created); err != nil {
+			return err
 		}
 		if err := t.put(bucketApprovals, key, value); err != nil {
 			return err
 		}
-		at := timeKey(a.CreatedAt, a.ID)
-		if err := t.put(bucketApprovalsByTime, at, nil); err != nil {
-			return err
-		}
 		if live(a.State) {
-			if err := t.put(bucketApprovalsLive, at, nil); err != nil {
+			if err := t.put(bucketApprovalsLive, key, nil); err != nil {
 				return err
 			}
 		}
@@ -285,23 +285,23 @@ func (s *Store) CreateApproval(ctx context.Context, a approvals.Approval, row ap
 // approval as it is stored, and not in the caller's goroutine; it calls no method of the store. It
 // may change neither the id nor the time of creation.
 func (s *Store) UpdateApproval(ctx context.Context, id string, change func(*approvals.Approval) (approvals.Audit, error)) (approvals.Approval, error) {
-	key := []byte(id)
 	var out approvals.Approval
 	err := s.w.do(ctx, func(t *txn) error {
-		old := t.get(bucketApprovals, key)
-		if old == nil {
+		created := t.get(bucketApprovalIDs, []byte(id))
+		if created == nil {
 			return approvals.ErrUnknown
 		}
-		a, err := decodeApproval(key, old)
+		key := timeKey(created, []byte(id))
+		a, err := decodeApproval([]byte(id), t.get(bucketApprovals, key))
 		if err != nil {
 			return err
 		}
-		wasLive, created := live(a.State), a.CreatedAt
+		wasLive, createdAt := live(a.State), a.CreatedAt
 		row, err := change(&a)
 		if err != nil {
 			return err
 		}
-		if a.ID != id || !a.CreatedAt.Equal(created) {
+		if a.ID != id || !a.CreatedAt.Equal(createdAt) {
 			return errs.New(errs.Internal, "a change may not give an approval another id or time of creation")
 		}
 		value, err := encodeApproval(a)
@@ -312,20 +312,20 @@ func (s *Store) UpdateApproval(ctx context.Context, id string, change func(*appr
 		if err != nil {
 			return err
 		}
-		// What the caller gets is what a later read gives, and shares no memory with change's own.
-		if out, err = decodeApproval(key, value); err != nil {
-			return err
-		}
 		if err := t.put(bucketApprovals, key, value); err != nil {
 			return err
 		}
-		switch isLive, at := live(a.State), timeKey(created, id); {
+		switch isLive := live(a.State); {
 		case wasLive && !isLive:
-			err = t.delete(bucketApprovalsLive, at)
+			err = t.delete(bucketApprovalsLive, key)
 		case isLive && !wasLive:
-			err = t.put(bucketApprovalsLive, at, nil)
+			err = t.put(bucketApprovalsLive, key, nil)
 		}
-		return cmp.Or(err, t.appendAudit(rowValue))
+		if err != nil {
+			return err
+		}
+		out = a
+		return t.appendAudit(rowValue)
 	})
 	if err != nil {
 		return approvals.Approval{}, err
@@ -385,19 +385,21 @@ func (s *Store) PruneApprovals(ctx context.Context, endedBefore time.Time, max i
 		n := 0
 		err = s.w.do(ctx, func(t *txn) error {
 			n = 0
-			for _, at := range keys {
-				key := idIn(at)
+			for _, key := range keys {
 				v := t.get(bucketApprovals, key)
 				if v == nil {
 					continue
 				}
 				// It was over a moment ago; that it still is, is decided here.
-				if a, err := decodeApproval(key, v); err != nil {
+				if a, err := decodeApproval(idIn(key), v); err != nil {
 					return err
 				} else if live(a.State) {
 					continue
 				}
-				if err := cmp.Or(t.delete(bucketApprovals, key), t.delete(bucketApprovalsByTime, at)); err != nil {
+				if err := t.delete(bucketApprovals, key); err != nil {
+					return err
+				}
+				if err := t.delete(bucketApprovalIDs, idIn(key)); err != nil {
 					return err
 				}
 				n++
@@ -414,21 +416,19 @@ func (s *Store) PruneApprovals(ctx context.Context, endedBefore time.Time, max i
 	}
 }
 
-// prunable returns the keys in approvals_by_time of the next approvals to remove, at most
-// pruneChunk, the oldest first.
+// prunable returns the keys of the next approvals to remove, at most pruneChunk, the oldest first.
 func (s *Store) prunable(endedBefore time.Time, max int) ([][]byte, error) {
 	var keys [][]byte
 	err := s.view(func(tx *bolt.Tx) error {
-		records, index := tx.Bucket(bucketApprovals), tx.Bucket(bucketApprovalsByTime)
-		excess := index.Stats().KeyN - max
-		last := timeKey(endedBefore, "")
-		c := index.Cursor()
-		for k, _ := c.First(); k != nil && len(keys) < pruneChunk; k, _ = c.Next() {
+		records, last := tx.Bucket(bucketApprovals), nanos(endedBefore)
+		excess := records.Stats().KeyN - max
+		c := records.Cursor()
+		for k, v := c.First(); k != nil && len(keys) < pruneChunk; k, v = c.Next() {
 			// What was created later ended later.
 			if excess <= 0 && bytes.Compare(k, last) >= 0 {
 				break
 			}
-			a, err := decodeApproval(idIn(k), records.Get(idIn(k)))
+			a, err := decodeApproval(idIn(k), v)
 			if err != nil {
 				return err
 			}

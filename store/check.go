@@ -48,34 +48,38 @@ func checkRecords(tx *bolt.Tx, complain func(error)) error {
 	return err
 }
 
-// checkApprovals compares both indexes with the records: each record is where it belongs, and
-// nothing else is there.
+// checkApprovals compares the indexes with the records: each record is where it belongs, and nothing
+// else is there.
 func checkApprovals(tx *bolt.Tx, complain func(error)) error {
-	byTime, liveOnes := tx.Bucket(bucketApprovalsByTime), tx.Bucket(bucketApprovalsLive)
+	ids, liveOnes := tx.Bucket(bucketApprovalIDs), tx.Bucket(bucketApprovalsLive)
 	all, alive := 0, 0
 	err := tx.Bucket(bucketApprovals).ForEach(func(k, v []byte) error {
-		a, err := decodeApproval(k, v)
+		id := idIn(k)
+		all++
+		if !bytes.Equal(ids.Get(id), k[:len(k)-len(id)]) {
+			complain(fmt.Errorf("approval %s is not found by its id", printable(id)))
+		}
+		a, err := decodeApproval(id, v)
 		if err != nil {
 			complain(err)
 			return nil
 		}
-		at := timeKey(a.CreatedAt, a.ID)
-		all++
-		if !has(byTime, at) {
-			complain(fmt.Errorf("approval %s is missing in %s", printable(k), bucketApprovalsByTime))
+		if !bytes.HasPrefix(k, nanos(a.CreatedAt)) {
+			complain(fmt.Errorf("approval %s has a key of another time", printable(id)))
 		}
 		if live(a.State) {
 			alive++
 		}
-		if has(liveOnes, at) != live(a.State) {
-			complain(fmt.Errorf("approval %s is %s, and %s says otherwise", printable(k), a.State, bucketApprovalsLive))
+		if has(liveOnes, k) != live(a.State) {
+			complain(fmt.Errorf("approval %s is %s, and %s says otherwise", printable(id), a.State, bucketApprovalsLive))
 		}
 		return nil
 	})
-	for index, want := range map[*bolt.Bucket]int{byTime: all, liveOnes: alive} {
-		if n := index.Stats().KeyN; n != want {
-			complain(fmt.Errorf("an index of the approvals has %d entries for %d records", n, want))
-		}
+	if n := ids.Stats().KeyN; n != all {
+		complain(fmt.Errorf("%s has %d entries for %d approvals", bucketApprovalIDs, n, all))
+	}
+	if n := liveOnes.Stats().KeyN; n != alive {
+		complain(fmt.Errorf("%s has %d entries for %d live approvals", bucketApprovalsLive, n, alive))
 	}
 	return err
 }

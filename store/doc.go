@@ -23,18 +23,18 @@
 //	  <device id>                  record: one paired device with its tokens (secrets)
 //	node_names
 //	  <node id>                    record: the name that people gave the node
-//	approvals
-//	  <approval id>                record: one approval
-//	approvals_by_time              every approval, in order of creation
-//	  <created> <approval id>      nothing
+//	approvals                      in order of creation
+//	  <created> <approval id>      record: one approval
 //	approvals_live                 those pending or allowed, in order of creation
 //	  <created> <approval id>      nothing
+//	approval_ids
+//	  <approval id>                <created>
 //	audit                          append only
 //	  <sequence>                   record: one row; 8 bytes big endian, from 1, without gaps
 //
 // <created> is the time in nanoseconds since 1970, 8 bytes big endian. A record is one byte, the
 // version of its layout, and then a JSON object whose layout is the struct with the same name in
-// the file of its domain. The key is not repeated in the record.
+// the file of its domain. The id is not repeated in the record.
 //
 // # Rules for changing it
 //

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -62,7 +61,7 @@ func openFile(dir string, noSync bool) (db *bolt.DB, from uint64, err error) {
 		return nil, 0, openError(path, err)
 	}
 	if from, err = migrate(db); err != nil {
-		return nil, 0, errors.Join(cannotOpen(path, err), db.Close())
+		return nil, 0, errors.Join(openError(path, err), db.Close())
 	}
 	return db, from, nil
 }
@@ -90,7 +89,7 @@ func createFile(dir string) error {
 
 // inspect looks at a file before anything may change it: is it whole, is it ours, is it of a
 // schema that this program knows. It reads every page, as bbolt does right after when it looks for
-// free pages; but bbolt ends the process when it finds a damaged one.
+// the free ones.
 func inspect(path string, info os.FileInfo) error {
 	if !info.Mode().IsRegular() {
 		return foreign(path, "it is not a regular file")
@@ -108,11 +107,11 @@ func inspect(path string, info os.FileInfo) error {
 	var known bool
 	err = withFaults(func() error {
 		return db.View(func(tx *bolt.Tx) error {
-			if schema, known = schemaOf(tx); !known || schema > uint64(len(migrations)) {
-				return nil
+			if err := readPages(path, db, tx); err != nil {
+				return err
 			}
-			var sum byte
-			return walk(tx.Cursor(), tx.Bucket, 0, &sum)
+			schema, known = schemaOf(tx)
+			return nil
 		})
 	})
 	if cerr := db.Close(); err == nil {
@@ -132,40 +131,27 @@ func inspect(path string, info os.FileInfo) error {
 	return nil
 }
 
-// maxNesting bounds the buckets in buckets; ours are not nested.
-const maxNesting = 8
-
-// walk reads all keys below a cursor, and both ends of their values into sum. It demands that keys
-// grow, which they cannot on a page that leads back to an earlier one.
-func walk(c *bolt.Cursor, bucket func([]byte) *bolt.Bucket, depth int, sum *byte) error {
-	if depth > maxNesting {
-		return errors.New("buckets are nested too deep")
+// readPages reads all pages that the last transaction uses.
+func readPages(path string, db *bolt.DB, tx *bolt.Tx) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
 	}
-	var last []byte
-	for k, v := c.First(); k != nil; k, v = c.Next() {
-		if last != nil && bytes.Compare(last, k) >= 0 {
-			return errors.New("keys are out of order")
-		}
-		last = k
-		if v != nil {
-			if len(v) > 0 {
-				*sum += v[0] + v[len(v)-1]
-			}
-			continue
-		}
-		b := bucket(k)
-		if b == nil {
-			return fmt.Errorf("bucket %q is missing", k)
-		}
-		if err := walk(b.Cursor(), b.Bucket, depth+1, sum); err != nil {
-			return fmt.Errorf("bucket %q: %w", k, err)
-		}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
 	}
-	return nil
+	if info.Size() < tx.Size() {
+		return fmt.Errorf("it has %d of %d bytes", info.Size(), tx.Size())
+	}
+	size := uint64(db.Info().PageSize)
+	n := uint64(tx.Size()) / size
+	w := &pageWalk{r: f, size: size, n: n, seen: make([]bool, n)}
+	return w.tree(uint64(tx.Cursor().Bucket().RootPage()), nil, nil, 0)
 }
 
-// openBolt opens a file; a panic of bbolt over damaged pages becomes an error. Such a file stays
-// open until the process ends, which is what the daemon does next.
+// openBolt opens a file; a panic of bbolt over damaged pages becomes an error.
 func openBolt(path string, o *bolt.Options) (db *bolt.DB, err error) {
 	err = withFaults(func() (err error) {
 		db, err = bolt.Open(path, 0o600, o)
@@ -174,8 +160,8 @@ func openBolt(path string, o *bolt.Options) (db *bolt.DB, err error) {
 	return db, err
 }
 
-// errDamaged is a panic or a memory fault while reading pages.
-var errDamaged = errors.New("damaged pages")
+// errDamaged is what makes an error of reading one of a damaged file.
+var errDamaged = errors.New("damaged")
 
 // withFaults runs fn; a panic or a fault on memory that a damaged page points to, or that the file
 // is too short for, becomes an error.

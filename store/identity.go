@@ -140,10 +140,7 @@ func (s *Store) UpdateDevice(ctx context.Context, id string, change func(d *iden
 		if err != nil {
 			return err
 		}
-		// What the caller gets is what a later read gives, and shares no memory with change's own.
-		if out, err = decodeDevice(key, value); err != nil {
-			return err
-		}
+		out = d
 		return t.put(bucketDevices, key, value)
 	})
 	if err != nil {

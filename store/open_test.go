@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
@@ -225,7 +226,7 @@ func TestForeignFiles(t *testing.T) {
 		dir := t.TempDir()
 		open(t, dir).Close()
 		edit(t, dir, func(tx *bolt.Tx) error { return tx.DeleteBucket(bucketAudit) })
-		wantRefused(t, dir, ErrOpen, "bucket audit is missing")
+		wantRefused(t, dir, ErrCorrupt, "bucket audit is missing")
 	})
 }
 
@@ -390,10 +391,10 @@ func TestDamagedPages(t *testing.T) {
 	if testing.Short() {
 		rounds = 50
 	}
-	dir := t.TempDir()
-	path := filepath.Join(dir, fileName)
 	refused := 0
 	for i := range rounds {
+		dir := t.TempDir()
+		path := filepath.Join(dir, fileName)
 		r := rand.New(rand.NewPCG(7, uint64(i)))
 		b := bytes.Clone(whole)
 		for range 1 + r.IntN(4) {
@@ -415,6 +416,9 @@ func TestDamagedPages(t *testing.T) {
 			continue
 		}
 		refused++
+		if !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrForeign) && !errors.Is(err, ErrNewer) {
+			t.Errorf("round %d: %v", i, err)
+		}
 		if e, ok := errs.As(err); !ok || e.Fields["path"] != path {
 			t.Errorf("round %d: %v", i, err)
 		}

@@ -114,16 +114,19 @@ func keyOf(id string) ([]byte, error) {
 	return []byte(id), nil
 }
 
-// timeKey is the key of an id in an index by time. Times before 1970 count as 1970.
-func timeKey(t time.Time, id string) []byte {
+// nanos is the time in a key. Times before 1970 count as 1970.
+func nanos(t time.Time) []byte {
 	var n uint64
 	if !t.Before(time.Unix(0, 0)) {
 		n = uint64(t.UnixNano())
 	}
-	return append(binary.BigEndian.AppendUint64(make([]byte, 0, 8+len(id)), n), id...)
+	return binary.BigEndian.AppendUint64(nil, n)
 }
 
-// idIn is the id in a key of an index by time.
+// timeKey is the key of a record in order of time, from the time and the id.
+func timeKey(at, id []byte) []byte { return append(bytes.Clone(at), id...) }
+
+// idIn is the id in a key in order of time.
 func idIn(key []byte) []byte {
 	if len(key) < 8 {
 		return nil

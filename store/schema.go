@@ -9,20 +9,20 @@ import (
 
 // The buckets; see the package comment for what is in them.
 var (
-	bucketMeta            = []byte("meta")
-	bucketDevices         = []byte("devices")
-	bucketNodeNames       = []byte("node_names")
-	bucketApprovals       = []byte("approvals")
-	bucketApprovalsByTime = []byte("approvals_by_time")
-	bucketApprovalsLive   = []byte("approvals_live")
-	bucketAudit           = []byte("audit")
+	bucketMeta          = []byte("meta")
+	bucketDevices       = []byte("devices")
+	bucketNodeNames     = []byte("node_names")
+	bucketApprovals     = []byte("approvals")
+	bucketApprovalsLive = []byte("approvals_live")
+	bucketApprovalIDs   = []byte("approval_ids")
+	bucketAudit         = []byte("audit")
 
 	keySchema = []byte("schema")
 
 	// buckets are all that a database of the newest schema has.
 	buckets = [][]byte{
-		bucketMeta, bucketDevices, bucketNodeNames, bucketApprovals, bucketApprovalsByTime,
-		bucketApprovalsLive, bucketAudit,
+		bucketMeta, bucketDevices, bucketNodeNames, bucketApprovals, bucketApprovalsLive,
+		bucketApprovalIDs, bucketAudit,
 	}
 )
 
@@ -35,7 +35,7 @@ var migrations = []func(*bolt.Tx) error{
 // migrateTo1 makes the buckets of the first schema.
 func migrateTo1(tx *bolt.Tx) error {
 	for _, name := range []string{
-		"meta", "devices", "node_names", "approvals", "approvals_by_time", "approvals_live", "audit",
+		"meta", "devices", "node_names", "approvals", "approvals_live", "approval_ids", "audit",
 	} {
 		if _, err := tx.CreateBucket([]byte(name)); err != nil {
 			return fmt.Errorf("bucket %s: %w", name, err)
@@ -83,7 +83,7 @@ func migrate(db *bolt.DB) (from uint64, err error) {
 	return from, db.View(func(tx *bolt.Tx) error {
 		for _, name := range buckets {
 			if tx.Bucket(name) == nil {
-				return fmt.Errorf("the bucket %s is missing; restore a backup", name)
+				return fmt.Errorf("%w: the bucket %s is missing", errDamaged, name)
 			}
 		}
 		return nil

@@ -603,7 +603,7 @@ func TestDamagedRecord(t *testing.T) {
 	}
 	edit(t, dir, func(tx *bolt.Tx) error {
 		return errors.Join(
-			tx.Bucket(bucketApprovals).Put([]byte("bad"), []byte("\x01{\"command\":12 secret")),
+			tx.Bucket(bucketApprovals).Put(timeKey(nanos(start), []byte("bad")), []byte("\x01{\"command\":12 secret")),
 			tx.Bucket(bucketDevices).Put([]byte("d\x00"), []byte("\x02{}")),
 			tx.Bucket(bucketNodeNames).Put([]byte("n"), nil),
 		)
@@ -648,14 +648,15 @@ func TestDamagedRecord(t *testing.T) {
 
 // TestCheckFindsWrongIndexes makes every kind of disagreement.
 func TestCheckFindsWrongIndexes(t *testing.T) {
-	at := timeKey(start, "a")
+	at := timeKey(nanos(start), []byte("a"))
 	for name, c := range map[string]struct {
 		spoil func(*bolt.Tx) error
 		want  string
 	}{
-		"not in time":   {func(tx *bolt.Tx) error { return tx.Bucket(bucketApprovalsByTime).Delete(at) }, "missing in approvals_by_time"},
+		"no id":         {func(tx *bolt.Tx) error { return tx.Bucket(bucketApprovalIDs).Delete([]byte("a")) }, "not found by its id"},
+		"other time":    {func(tx *bolt.Tx) error { return tx.Bucket(bucketApprovalIDs).Put([]byte("a"), seqKey(1)) }, "not found by its id"},
 		"not live":      {func(tx *bolt.Tx) error { return tx.Bucket(bucketApprovalsLive).Delete(at) }, "approvals_live says otherwise"},
-		"gone but live": {func(tx *bolt.Tx) error { return tx.Bucket(bucketApprovals).Delete([]byte("a")) }, "1 entries for 0 records"},
+		"gone but live": {func(tx *bolt.Tx) error { return tx.Bucket(bucketApprovals).Delete(at) }, "approvals_live has 1 entries for 0"},
 		"lost row":      {func(tx *bolt.Tx) error { return tx.Bucket(bucketAudit).Delete(seqKey(1)) }, "from row 0 to row 2"},
 		"lost end":      {func(tx *bolt.Tx) error { return tx.Bucket(bucketAudit).Delete(seqKey(2)) }, "ends at row 1 and counts 2"},
 	} {
