@@ -319,9 +319,7 @@ func refusal(ctx context.Context, ws *websocket.Conn, f wire.Frame) error {
 
 func parseHello(p wire.Value) (Hello, error) {
 	var w struct {
-		Type     string
-		Protocol wire.Int
-		Server   struct {
+		Server struct {
 			Version string `json:"version"`
 			ConnID  string `json:"connId"`
 		} `json:"server"`
