@@ -1,0 +1,160 @@
+// Package hanzodtest runs a whole daemon inside a test: real store, real sockets, real doors, in a
+// directory of its own that goes away with the test.
+//
+// It is for tests only and may import everything. The daemon's goroutines end before the test does.
+package hanzodtest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hanzoai/hanzod/config"
+	"github.com/hanzoai/hanzod/runtime"
+)
+
+// stopTime is how long a daemon may take to stop: the promise is five seconds.
+const stopTime = 5 * time.Second
+
+// Token is the shared token of daemons that are started without a configuration.
+const Token = "test-token-0123456789"
+
+// Options change the daemon of a test. The zero value is a daemon in token mode on a free port.
+type Options struct {
+	// StateDir is a new directory when empty. A test that restarts a daemon passes the first one's.
+	StateDir string
+	// Config is merged over the default configuration, key by key at the top level.
+	Config map[string]any
+	// Node runs the node host inside the daemon.
+	Node bool
+	Now  func() time.Time
+}
+
+// Daemon is a running daemon.
+type Daemon struct {
+	*runtime.Daemon
+	StateDir string
+	Token    string
+
+	stop context.CancelFunc
+	done chan error
+	once sync.Once
+	err  error
+	log  *syncBuffer
+}
+
+// Start runs a daemon and returns when it serves. It is stopped when the test ends, unless the
+// test stops it before.
+func Start(tb testing.TB, o Options) *Daemon {
+	tb.Helper()
+	if o.StateDir == "" {
+		// Socket paths are short; the directories of tests with long names are not.
+		dir, err := os.MkdirTemp("", "hz")
+		if err != nil {
+			tb.Fatal(err)
+		}
+		tb.Cleanup(func() { _ = os.RemoveAll(dir) })
+		o.StateDir = dir
+	}
+	file := map[string]any{
+		"gateway": map[string]any{"auth": map[string]any{"mode": "token", "token": Token}},
+		"agents":  map[string]any{"defaults": map[string]any{"heartbeat": map[string]any{"every": "0m"}}},
+	}
+	for k, v := range o.Config {
+		file[k] = v
+	}
+	text, err := json.Marshal(file)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	path := filepath.Join(o.StateDir, "config.json")
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		tb.Fatal(err)
+	}
+	port := 0
+	cfg, err := config.Load(config.Options{
+		Path: path, StateDir: o.StateDir, Port: &port,
+		Env: func(k string) string {
+			if k == "HOME" || k == "PATH" {
+				return os.Getenv(k)
+			}
+			return ""
+		},
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	log := &syncBuffer{}
+	rd, err := runtime.New(ctx, runtime.Options{Config: cfg, Console: log, Node: o.Node, Now: o.Now})
+	if err != nil {
+		cancel()
+		tb.Fatal(err)
+	}
+	d := &Daemon{Daemon: rd, StateDir: o.StateDir, Token: Token, stop: cancel, done: make(chan error, 1), log: log}
+	go func() { d.done <- rd.Run(ctx) }()
+	tb.Cleanup(func() {
+		if err := d.Stop(); err != nil {
+			tb.Errorf("the daemon did not stop cleanly: %v", err)
+		}
+		if tb.Failed() {
+			tb.Logf("daemon log:\n%s", log.String())
+		}
+	})
+	select {
+	case <-rd.Ready():
+	case err := <-d.done:
+		tb.Fatalf("the daemon ended: %v", err)
+	case <-time.After(stopTime):
+		tb.Fatal("the daemon did not become ready")
+	}
+	return d
+}
+
+// Stop stops the daemon and waits. It may be called more than once.
+func (d *Daemon) Stop() error {
+	d.once.Do(func() {
+		d.stop()
+		select {
+		case d.err = <-d.done:
+		case <-time.After(stopTime):
+			d.err = context.DeadlineExceeded
+		}
+	})
+	return d.err
+}
+
+// Addr is the daemon's first TCP address, as host:port.
+func (d *Daemon) Addr() string { return d.Addresses()[0] }
+
+// WS is the address of the legacy door.
+func (d *Daemon) WS() string { return "ws://" + d.Addr() }
+
+// URL is the address of the REST door.
+func (d *Daemon) URL() string { return "http://" + d.Addr() }
+
+// LogText is what the daemon has logged so far.
+func (d *Daemon) LogText() string { return d.log.String() }
+
+// syncBuffer is a buffer that several goroutines write to.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
