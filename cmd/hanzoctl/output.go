@@ -171,12 +171,63 @@ func safeJSON(b []byte) []byte {
 	return out.Bytes()
 }
 
+// toYAML writes JSON as YAML. Where text holds what a terminal must not see, the answer is the JSON
+// with escapes, which is YAML as well.
 func toYAML(b []byte) ([]byte, error) {
-	var v any
-	if err := yaml.UnmarshalWithOptions(b, &v, yaml.UseOrderedMap()); err != nil {
-		return nil, fmt.Errorf("print as YAML: %w", err)
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	v, err := ordered(d)
+	if err != nil {
+		return nil, err
 	}
-	return yaml.Marshal(v) // which writes what is not printable as escapes
+	out, err := yaml.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range string(out) {
+		if !visible(r) && r != '\n' {
+			return encode(json.RawMessage(b), "json")
+		}
+	}
+	return out, nil
+}
+
+// ordered reads one JSON value and keeps the order of its names.
+func ordered(d *json.Decoder) (any, error) {
+	tok, err := d.Token()
+	if err != nil {
+		return nil, err
+	}
+	switch tok := tok.(type) {
+	case json.Delim:
+		obj, list := yaml.MapSlice{}, []any{}
+		for d.More() {
+			var key json.Token
+			if tok == '{' {
+				if key, err = d.Token(); err != nil {
+					return nil, err
+				}
+			}
+			v, err := ordered(d)
+			if err != nil {
+				return nil, err
+			}
+			obj, list = append(obj, yaml.MapItem{Key: key, Value: v}), append(list, v)
+		}
+		if _, err := d.Token(); err != nil {
+			return nil, err
+		}
+		if tok == '{' {
+			return obj, nil
+		}
+		return list, nil
+	case json.Number:
+		if n, err := tok.Int64(); err == nil {
+			return n, nil
+		}
+		return tok.Float64()
+	}
+	return tok, nil
 }
 
 // cells joins the cells of a row, each made safe for the terminal.

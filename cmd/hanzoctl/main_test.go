@@ -1,0 +1,282 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/creack/pty"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/hanzoai/hanzod/client/clienttest"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"hanzoctl": func() { os.Exit(Main()) }})
+}
+
+// TestScripts runs the stories in testdata, each against a daemon of its own. They know the daemon
+// only by HANZOD_SOCKET and the world of clienttest: NODE and PHONE are the ids of its nodes.
+//
+// Two commands are added: "status n" demands the exit code of the last "exec … &"-less command run
+// with "run", and "capture NAME" keeps the last output in a variable.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Setup: func(e *testscript.Env) error {
+			d := clienttest.New(e.T().(testing.TB))
+			e.Setenv("HANZOD_SOCKET", d.Socket)
+			e.Setenv("NODE", clienttest.NodeID)
+			e.Setenv("PHONE", clienttest.PhoneID)
+			e.Setenv("SECRET", clienttest.Secret)
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "capture": capture},
+	})
+}
+
+// exits N hanzoctl ARGS… runs a command and demands its exit code.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits code command args...")
+	}
+	err := ts.Exec(args[1], args[2:]...)
+	got := "0"
+	if err != nil {
+		got = strings.TrimPrefix(err.Error(), "exit status ")
+	}
+	if got != args[0] {
+		ts.Fatalf("exit code %s, want %s", got, args[0])
+	}
+}
+
+// capture NAME keeps the standard output of the last command in a variable.
+func capture(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: capture NAME")
+	}
+	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
+}
+
+// terminal is hanzoctl on a terminal of its own.
+type terminal struct {
+	t   testing.TB
+	f   *os.File
+	cmd *exec.Cmd
+	out chan string
+	all strings.Builder
+}
+
+func onTerminal(t testing.TB, socket string, args ...string) *terminal {
+	t.Helper()
+	cmd := exec.Command("hanzoctl", args...)
+	cmd.Env = append(os.Environ(), "HANZOD_SOCKET="+socket, "TERM=xterm", "NO_COLOR=1")
+	f, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 24, Cols: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	term := &terminal{t: t, f: f, cmd: cmd, out: make(chan string)}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer close(term.out)
+		buf := make([]byte, 4096)
+		for {
+			n, err := f.Read(buf)
+			if err != nil {
+				return
+			}
+			term.out <- string(buf[:n])
+		}
+	}()
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+		f.Close()
+		for range term.out {
+		}
+		<-done
+	})
+	return term
+}
+
+func (tm *terminal) press(keys string) {
+	tm.t.Helper()
+	if _, err := tm.f.WriteString(keys); err != nil {
+		tm.t.Fatal(err)
+	}
+}
+
+// until waits for a pattern on the screen, in what was drawn since the last call.
+func (tm *terminal) until(pattern string) string {
+	tm.t.Helper()
+	re := regexp.MustCompile(pattern)
+	limit := time.After(20 * time.Second)
+	for {
+		if s := tm.all.String(); re.MatchString(s) {
+			tm.all.Reset()
+			return s
+		}
+		select {
+		case s, ok := <-tm.out:
+			if !ok {
+				tm.t.Fatalf("ended without %q; screen:\n%q", pattern, tm.all.String())
+			}
+			tm.all.WriteString(s)
+		case <-limit:
+			tm.t.Fatalf("no %q; screen:\n%q", pattern, tm.all.String())
+		}
+	}
+}
+
+// exit waits for the end and returns the exit code.
+func (tm *terminal) exit() int {
+	tm.t.Helper()
+	for s := range tm.out {
+		tm.all.WriteString(s)
+	}
+	tm.cmd.Wait()
+	return tm.cmd.ProcessState.ExitCode()
+}
+
+// running starts hanzoctl without a terminal and returns what it prints in the end.
+func running(t testing.TB, socket string, args ...string) func() (string, int) {
+	t.Helper()
+	cmd := exec.Command("hanzoctl", args...)
+	cmd.Env = append(os.Environ(), "HANZOD_SOCKET="+socket)
+	var out strings.Builder
+	cmd.Stdout = &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return func() (string, int) {
+		cmd.Wait()
+		return out.String(), cmd.ProcessState.ExitCode()
+	}
+}
+
+// pending waits until so many questions are pending.
+func pending(t testing.TB, d *clienttest.Daemon, n int) []string {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		if ids := d.Pending(); len(ids) == n {
+			return ids
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d pending, want %d", len(d.Pending()), n)
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+}
+
+func TestInteractive(t *testing.T) {
+	d := clienttest.New(t)
+	tm := onTerminal(t, d.Socket, "approve")
+	tm.until("nothing waits for an approval")
+
+	first := running(t, d.Socket, "nodes", "run", "build box", "--cwd", "/srv", "--env", "A=1", "--", "uname", "it's\x1b[2J\u202e")
+	pending(t, d, 1)
+	screen := tm.until("1 waiting(.|\n)*time left")
+	for _, want := range []string{`/usr/bin/uname $'it\'s\x1b[2J\u202e'`, "/srv", "sets A", "build box (" + clienttest.NodeID + ")", "local:1000"} {
+		if !strings.Contains(screen, want) {
+			t.Errorf("the screen lacks %q", want)
+		}
+	}
+	second := running(t, d.Socket, "nodes", "run", "build box", "--", "exit", "3")
+	pending(t, d, 2)
+	tm.until("2 waiting")
+	third := running(t, d.Socket, "nodes", "run", "build box", "--", "exit", "4")
+	pending(t, d, 3)
+	tm.until("3 waiting")
+
+	// Deny the second, then allow the first, each once the list has settled.
+	tm.press("n")
+	tm.until(`> 2`)
+	pressUntil(tm, "d", "denied: /usr/bin/exit 3")
+	if _, code := second(); code != exitDenied {
+		t.Errorf("denied run exits with %d", code)
+	}
+	pressUntil(tm, "\x1b[A", `> 1`)
+	pressUntil(tm, "o", "allowed once: /usr/bin/uname")
+	if out, code := first(); code != 0 || out != "Linux box\n" {
+		t.Errorf("allowed run: %q, exit %d", out, code)
+	}
+	pressUntil(tm, "a", "allowed always: /usr/bin/exit 4")
+	if _, code := third(); code != 4 {
+		t.Errorf("allowed run exits with %d", code)
+	}
+	tm.until("nothing waits")
+
+	// The daemon goes away and comes back.
+	d.Stop()
+	tm.until("trying again")
+	d.Start(t)
+	fourth := running(t, d.Socket, "nodes", "run", "build box", "--", "uname")
+	pending(t, d, 1)
+	tm.until("1 waiting")
+	pressUntil(tm, "d", "denied: /usr/bin/uname")
+	fourth()
+
+	tm.press("q")
+	if code := tm.exit(); code != 0 {
+		t.Errorf("q exits with %d", code)
+	}
+	if s := tm.all.String(); !strings.HasSuffix(s, "\x1b[?25h\x1b[?1049l") {
+		t.Errorf("the terminal is left as %q", s)
+	}
+}
+
+// pressUntil presses a key again while the list settles, as a person would.
+func pressUntil(tm *terminal, key, pattern string) {
+	tm.t.Helper()
+	re := regexp.MustCompile(regexp.QuoteMeta(pattern))
+	for range 20 {
+		tm.press(key)
+		timeout := time.After(400 * time.Millisecond)
+	wait:
+		for {
+			select {
+			case s, ok := <-tm.out:
+				if !ok {
+					tm.t.Fatalf("ended without %q; screen:\n%q", pattern, tm.all.String())
+				}
+				tm.all.WriteString(s)
+				if re.MatchString(tm.all.String()) {
+					tm.all.Reset()
+					return
+				}
+			case <-timeout:
+				break wait
+			}
+		}
+	}
+	tm.t.Fatalf("no %q; screen:\n%q", pattern, tm.all.String())
+}
+
+func TestInteractiveInterrupt(t *testing.T) {
+	d := clienttest.New(t)
+	tm := onTerminal(t, d.Socket, "approve")
+	tm.until("nothing waits")
+	tm.press("\x03")
+	if code := tm.exit(); code != exitInt {
+		t.Errorf("exit %d", code)
+	}
+	tm = onTerminal(t, filepath.Join(t.TempDir(), "none"), "approve")
+	if code := tm.exit(); code != exitNoDaemon || strings.Contains(tm.all.String(), "\x1b[?1049h") {
+		t.Errorf("without a daemon: exit %d, %q", code, tm.all.String())
+	}
+}
+
+// Output of a command reaches a terminal escaped.
+func TestRunOnTerminal(t *testing.T) {
+	d := clienttest.New(t)
+	tm := onTerminal(t, d.Socket, "nodes", "run", "build box", "--", "echo", "a\x1b]0;owned\x07\tb")
+	if code := tm.exit(); code != 0 || !strings.Contains(tm.all.String(), `a\x1b]0;owned\x07`+"\tb") {
+		t.Errorf("exit %d, %q", code, tm.all.String())
+	}
+}
