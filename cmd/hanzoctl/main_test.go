@@ -22,8 +22,8 @@ func TestMain(m *testing.M) {
 // TestScripts runs the stories in testdata, each against a daemon of its own. They know the daemon
 // only by HANZOD_SOCKET and the world of clienttest: NODE and PHONE are the ids of its nodes.
 //
-// Two commands are added: "status n" demands the exit code of the last "exec … &"-less command run
-// with "run", and "capture NAME" keeps the last output in a variable.
+// Two commands are added: "exits N command…" runs a command and demands its exit code, and
+// "capture NAME" keeps the last standard output in a variable.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
@@ -33,13 +33,13 @@ func TestScripts(t *testing.T) {
 			e.Setenv("NODE", clienttest.NodeID)
 			e.Setenv("PHONE", clienttest.PhoneID)
 			e.Setenv("SECRET", clienttest.Secret)
+			e.Setenv("HOSTILE", "evil\x1b]0;x\u202e")
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "capture": capture},
 	})
 }
 
-// exits N hanzoctl ARGS… runs a command and demands its exit code.
 func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: exits code command args...")
@@ -54,7 +54,6 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// capture NAME keeps the standard output of the last command in a variable.
 func capture(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: capture NAME")
@@ -143,20 +142,27 @@ func (tm *terminal) exit() int {
 	return tm.cmd.ProcessState.ExitCode()
 }
 
-// running starts hanzoctl without a terminal and returns what it prints in the end.
-func running(t testing.TB, socket string, args ...string) func() (string, int) {
+// process is hanzoctl without a terminal.
+type process struct {
+	cmd         *exec.Cmd
+	out, errOut strings.Builder
+}
+
+func start(t testing.TB, socket string, args ...string) *process {
 	t.Helper()
-	cmd := exec.Command("hanzoctl", args...)
-	cmd.Env = append(os.Environ(), "HANZOD_SOCKET="+socket)
-	var out strings.Builder
-	cmd.Stdout = &out
-	if err := cmd.Start(); err != nil {
+	p := &process{cmd: exec.Command("hanzoctl", args...)}
+	p.cmd.Env = append(os.Environ(), "HANZOD_SOCKET="+socket)
+	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.errOut
+	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	return func() (string, int) {
-		cmd.Wait()
-		return out.String(), cmd.ProcessState.ExitCode()
-	}
+	return p
+}
+
+// end waits and returns the standard output and the exit code.
+func (p *process) end() (string, int) {
+	p.cmd.Wait()
+	return p.out.String(), p.cmd.ProcessState.ExitCode()
 }
 
 // pending waits until so many questions are pending.
@@ -179,7 +185,7 @@ func TestInteractive(t *testing.T) {
 	tm := onTerminal(t, d.Socket, "approve")
 	tm.until("nothing waits for an approval")
 
-	first := running(t, d.Socket, "nodes", "run", "build box", "--cwd", "/srv", "--env", "A=1", "--", "uname", "it's\x1b[2J\u202e")
+	first := start(t, d.Socket, "nodes", "run", "build box", "--cwd", "/srv", "--env", "A=1", "--", "uname", "it's\x1b[2J\u202e")
 	pending(t, d, 1)
 	screen := tm.until("1 waiting(.|\n)*time left")
 	for _, want := range []string{`/usr/bin/uname $'it\'s\x1b[2J\u202e'`, "/srv", "sets A", "build box (" + clienttest.NodeID + ")", "local:1000"} {
@@ -187,10 +193,10 @@ func TestInteractive(t *testing.T) {
 			t.Errorf("the screen lacks %q", want)
 		}
 	}
-	second := running(t, d.Socket, "nodes", "run", "build box", "--", "exit", "3")
+	second := start(t, d.Socket, "nodes", "run", "build box", "--", "exit", "3")
 	pending(t, d, 2)
 	tm.until("2 waiting")
-	third := running(t, d.Socket, "nodes", "run", "build box", "--", "exit", "4")
+	third := start(t, d.Socket, "nodes", "run", "build box", "--", "exit", "4")
 	pending(t, d, 3)
 	tm.until("3 waiting")
 
@@ -198,16 +204,16 @@ func TestInteractive(t *testing.T) {
 	tm.press("n")
 	tm.until(`> 2`)
 	pressUntil(tm, "d", "denied: /usr/bin/exit 3")
-	if _, code := second(); code != exitDenied {
+	if _, code := second.end(); code != exitDenied {
 		t.Errorf("denied run exits with %d", code)
 	}
 	pressUntil(tm, "\x1b[A", `> 1`)
 	pressUntil(tm, "o", "allowed once: /usr/bin/uname")
-	if out, code := first(); code != 0 || out != "Linux box\n" {
+	if out, code := first.end(); code != 0 || out != "Linux box\n" {
 		t.Errorf("allowed run: %q, exit %d", out, code)
 	}
 	pressUntil(tm, "a", "allowed always: /usr/bin/exit 4")
-	if _, code := third(); code != 4 {
+	if _, code := third.end(); code != 4 {
 		t.Errorf("allowed run exits with %d", code)
 	}
 	tm.until("nothing waits")
@@ -216,11 +222,11 @@ func TestInteractive(t *testing.T) {
 	d.Stop()
 	tm.until("trying again")
 	d.Start(t)
-	fourth := running(t, d.Socket, "nodes", "run", "build box", "--", "uname")
+	fourth := start(t, d.Socket, "nodes", "run", "build box", "--", "uname")
 	pending(t, d, 1)
 	tm.until("1 waiting")
 	pressUntil(tm, "d", "denied: /usr/bin/uname")
-	fourth()
+	fourth.end()
 
 	tm.press("q")
 	if code := tm.exit(); code != 0 {
@@ -278,5 +284,62 @@ func TestRunOnTerminal(t *testing.T) {
 	tm := onTerminal(t, d.Socket, "nodes", "run", "build box", "--", "echo", "a\x1b]0;owned\x07\tb")
 	if code := tm.exit(); code != 0 || !strings.Contains(tm.all.String(), `a\x1b]0;owned\x07`+"\tb") {
 		t.Errorf("exit %d, %q", code, tm.all.String())
+	}
+}
+
+// A run in a terminal's shell outlives a restart of the daemon while its question stands
+// (promises.md R7).
+func TestRunOutlivesRestart(t *testing.T) {
+	d := clienttest.New(t)
+	p := start(t, d.Socket, "nodes", "run", "build box", "--", "uname")
+	id := pending(t, d, 1)[0]
+	d.Stop()
+	if _, code := start(t, d.Socket, "approve", id, "once").end(); code != exitNoDaemon {
+		t.Errorf("approve without a daemon exits with %d", code)
+	}
+	d.Start(t)
+	if _, code := start(t, d.Socket, "approve", id[:8], "once").end(); code != 0 {
+		t.Errorf("approve exits with %d", code)
+	}
+	if out, code := p.end(); code != 0 || out != "Linux box\n" || len(d.Runs()) != 1 {
+		t.Errorf("got %q, exit %d, %s, runs %v", out, code, p.errOut.String(), d.Runs())
+	}
+}
+
+func TestRunInterrupted(t *testing.T) {
+	d := clienttest.New(t)
+	p := start(t, d.Socket, "nodes", "run", "build box", "--", "uname")
+	id := pending(t, d, 1)[0]
+	if err := p.cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	_, code := p.end()
+	if want := "nothing runs, even if approval " + id + " is given now"; code != exitInt || !strings.Contains(p.errOut.String(), want) {
+		t.Errorf("exit %d, %s", code, p.errOut.String())
+	}
+}
+
+func TestEvents(t *testing.T) {
+	d := clienttest.New(t)
+	p := start(t, d.Socket, "events", "-f", "--name", "exec.approval.requested", "--count", "1", "-o", "jsonl")
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		p.cmd.Wait()
+	}()
+	// The stream begins at some point; ask until it has brought a question.
+	for n := 0; ; n++ {
+		start(t, d.Socket, "nodes", "run", "build box", "--approval-timeout", "1ms", "--", "uname").end()
+		select {
+		case <-ended:
+			if out := p.out.String(); p.cmd.ProcessState.ExitCode() != 0 || !strings.HasPrefix(out, `{"seq":"1","name":"exec.approval.requested",`) {
+				t.Errorf("got %s", out)
+			}
+			return
+		default:
+			if n == 100 {
+				t.Fatal("no event")
+			}
+		}
 	}
 }
