@@ -2,10 +2,104 @@ package main
 
 import (
 	"io"
+	"os"
+	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/hanzoai/hanzod/runtime"
 )
 
-func nodeCmd(io.Writer) *cobra.Command {
-	return &cobra.Command{Use: "node", Short: "Offer this machine to a gateway", RunE: func(*cobra.Command, []string) error { return nil }}
+// secretFrom reads a secret from a file or the environment, never from the command line, where
+// other users would see it. Our own names come first, then the legacy ones (config.md §1).
+func secretFrom(file string, names ...string) (string, error) {
+	if file != "" {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return "", err
+		}
+		return strings.TrimSpace(string(text)), nil
+	}
+	for _, n := range names {
+		if v := os.Getenv(n); v != "" {
+			return v, nil
+		}
+	}
+	return "", nil
+}
+
+func nodeCmd(errOut io.Writer) *cobra.Command {
+	var (
+		o         runtime.NodeOptions
+		tokenFile string
+	)
+	c := &cobra.Command{
+		Use:   "node",
+		Short: "Offer this machine to a gateway as a node",
+		Long: `node connects out to a gateway (hanzod or an older one) and runs the commands that it is
+asked to run, as far as this machine's exec approvals file allows or an operator approves.
+
+It keeps an identity of its own and reconnects by itself. Gateway and name are remembered
+for the next start.
+
+The gateway's token is read from --token-file, HANZOD_TOKEN, OPENCLAW_GATEWAY_TOKEN or
+BOT_GATEWAY_TOKEN. A node that was paired needs none.`,
+		Example: `  hanzod node                                   the gateway on this machine
+  hanzod node --host box.lan --tls --tls-fingerprint AB:CD:…
+  HANZOD_TOKEN=… hanzod node --display-name "build box"`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var err error
+			if o.Token, err = secretFrom(tokenFile, "HANZOD_TOKEN", "OPENCLAW_GATEWAY_TOKEN", "BOT_GATEWAY_TOKEN"); err != nil {
+				return usageError{err}
+			}
+			if o.Password, err = secretFrom("", "HANZOD_PASSWORD", "OPENCLAW_GATEWAY_PASSWORD"); err != nil {
+				return err
+			}
+			if o.StateDir == "" {
+				if o.StateDir, err = nodeStateDir(); err != nil {
+					return err
+				}
+			}
+			o.NoDevice = os.Getenv("BOT_CLOUD_NODE") == "true"
+			if os.Getenv("OPENCLAW_ALLOW_INSECURE_PRIVATE_WS") == "1" {
+				o.AllowInsecure = true
+			}
+			if o.Security == "" {
+				o.Security = os.Getenv("BOT_EXEC_SECURITY")
+			}
+			if o.Ask == "" {
+				o.Ask = os.Getenv("BOT_EXEC_ASK")
+			}
+			o.Console = errOut
+			return runtime.RunNode(cmd.Context(), o)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&o.StateDir, "state-dir", "", "the node's own state directory (default ~/.hanzo/node)")
+	f.StringVar(&o.Host, "host", "", "host of the gateway (default the last one, then 127.0.0.1)")
+	f.IntVar(&o.Port, "port", 0, "port of the gateway (default the last one, then 18789)")
+	f.BoolVar(&o.TLS, "tls", false, "connect with TLS")
+	f.StringVar(&o.Fingerprint, "tls-fingerprint", "", "SHA-256 of the gateway's certificate; implies --tls")
+	f.BoolVar(&o.AllowInsecure, "allow-insecure", false, "send secrets to another machine without TLS")
+	f.StringVar(&o.DisplayName, "display-name", "", "name of this node (default the last one, then the host name)")
+	f.StringVar(&o.NodeID, "node-id", "", "instance id of this node (default a random one, kept)")
+	f.StringVar(&o.Security, "security", "", "deny, allowlist or full, where the exec approvals file says nothing (default allowlist)")
+	f.StringVar(&o.Ask, "ask", "", "off, on-miss or always, where the exec approvals file says nothing (default on-miss)")
+	f.StringVar(&tokenFile, "token-file", "", "file that holds the gateway's token")
+	f.StringVar(&o.LogLevel, "log-level", "info", "error, warn, info or debug")
+	return c
+}
+
+// nodeStateDir is where a node host that is no part of a daemon keeps its own.
+func nodeStateDir() (string, error) {
+	if dir := os.Getenv("HANZOD_NODE_STATE_DIR"); dir != "" {
+		return dir, nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(home, ".hanzo", "node"), nil
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/hanzoai/hanzod/approvals/policy"
 	"github.com/hanzoai/hanzod/events"
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
+	"github.com/hanzoai/hanzod/identity"
 )
 
 type approvalsServer struct {
@@ -22,9 +23,24 @@ func (a *approvalsServer) RequestApproval(ctx context.Context, req *approvalsv1.
 }
 
 func (a *approvalsServer) WaitApproval(ctx context.Context, req *approvalsv1.WaitApprovalRequest) (*approvalsv1.WaitApprovalResponse, error) {
-	return call(ctx, req, idFromProto, a.s.d.Approvals.Wait, func(out approvals.Approval) (*approvalsv1.WaitApprovalResponse, error) {
+	return call(ctx, req, idFromProto, a.wait, func(out approvals.Approval) (*approvalsv1.WaitApprovalResponse, error) {
 		return &approvalsv1.WaitApprovalResponse{Approval: a.s.approvalToProto(out)}, nil
 	})
+}
+
+// wait stands among the streams while it lasts, so that Stop and EndStreams reach it: an approval
+// may stay open for days.
+func (a *approvalsServer) wait(ctx context.Context, c identity.Caller, id string) (approvals.Approval, error) {
+	live, err := a.s.streams.add(ctx, c)
+	if err != nil {
+		return approvals.Approval{}, err
+	}
+	defer a.s.streams.remove(live)
+	out, err := a.s.d.Approvals.Wait(live.ctx, c, id)
+	if err != nil && live.ctx.Err() != nil {
+		err = context.Cause(live.ctx)
+	}
+	return out, err
 }
 
 func (a *approvalsServer) ResolveApproval(ctx context.Context, req *approvalsv1.ResolveApprovalRequest) (*approvalsv1.ResolveApprovalResponse, error) {

@@ -33,17 +33,18 @@ type domain struct {
 	rpc.Nodes
 	rpc.Approvals
 
-	bus    *events.Bus
-	invoke func(context.Context, identity.Caller, nodes.InvokeIn) (nodes.InvokeOut, error)
-	list   nodes.ListOut
-	listed func() // called between subscribing and listing
-	asked  []approvals.Approval
-	health system.Health
-	err    error
-	file   policy.Snapshot
-	set    approvals.SetFileIn
-	caller identity.Caller
-	follow func(ctx context.Context, send func(string) error) error
+	bus     *events.Bus
+	invoke  func(context.Context, identity.Caller, nodes.InvokeIn) (nodes.InvokeOut, error)
+	list    nodes.ListOut
+	listed  func() // called between subscribing and listing
+	asked   []approvals.Approval
+	health  system.Health
+	err     error
+	file    policy.Snapshot
+	set     approvals.SetFileIn
+	caller  identity.Caller
+	waiting chan struct{} // closed when Wait begins
+	follow  func(ctx context.Context, send func(string) error) error
 }
 
 type nodesOf struct{ *domain }
@@ -90,6 +91,12 @@ type approvalsOf struct {
 
 func (d approvalsOf) Watch(context.Context, identity.Caller) (approvals.Watch, error) {
 	return approvals.Watch{Pending: d.asked, Events: d.bus.Subscribe(nil)}, d.err
+}
+
+func (d approvalsOf) Wait(ctx context.Context, _ identity.Caller, _ string) (approvals.Approval, error) {
+	close(d.waiting)
+	<-ctx.Done()
+	return approvals.Approval{}, ctx.Err()
 }
 
 func (d approvalsOf) GetFile(context.Context, identity.Caller) (policy.Snapshot, error) {

@@ -39,8 +39,8 @@ const (
 	// that a node's answer fits through both (protocol.md §0). A larger one fails with
 	// ResourceExhausted.
 	MaxMessage = 26214400
-	// MaxStreams is how many watches may be open at once over all callers. Each holds a queue of
-	// events.QueueSize. One more is refused with ResourceExhausted.
+	// MaxStreams is how many watches and waits for approvals may be open at once over all callers.
+	// Each watch holds a queue of events.QueueSize. One more is refused with ResourceExhausted.
 	MaxStreams = 1024
 	// maxCallsPerConn is how many calls one connection may have in flight; gRPC makes further ones
 	// wait in the client.
@@ -167,14 +167,15 @@ func (s *Server) GRPC(creds credentials.TransportCredentials) *grpc.Server {
 	return g
 }
 
-// Stop ends every open stream with Unavailable, refuses new ones, and reports NOT_SERVING to the
-// standard health service. Unary calls go on: the owner of the listener drains them.
+// Stop ends every open stream and every wait for an approval with Unavailable, refuses new ones, and
+// reports NOT_SERVING to the standard health service. Other calls go on: the owner of the listener
+// drains them.
 func (s *Server) Stop() {
 	s.health.Shutdown()
 	s.streams.stop(errStopping)
 }
 
-// EndStreams ends the open streams of the callers that match says yes to, with Unauthenticated. It
+// EndStreams ends the open streams and waits of the callers that match says yes to, with Unauthenticated. It
 // is for credentials that were revoked.
 func (s *Server) EndStreams(match func(identity.Caller) bool) {
 	s.streams.end(match, errRevoked)
@@ -187,7 +188,7 @@ var (
 	errMethod   = errs.Define(errs.Denied, "rpc.method", "there is no such operation")
 	errStopping = errs.Define(errs.Unavailable, "rpc.stopping", "the daemon is stopping")
 	errRevoked  = errs.Define(errs.Unauthenticated, "rpc.revoked", "the credentials of this stream were revoked")
-	errStreams  = errs.Define(errs.Exhausted, "rpc.too_many_streams", "too many watches are open; close some")
+	errStreams  = errs.Define(errs.Exhausted, "rpc.too_many_streams", "too many watches are open; try again later")
 	errSlow     = errs.Define(errs.Exhausted, "rpc.slow_reader", "the reader was too slow and changes were lost; watch again")
 	errDuration = errs.Define(errs.Invalid, "rpc.duration", "a duration is out of range")
 	errValue    = errs.Define(errs.Invalid, "rpc.value", "a value cannot be written as JSON")

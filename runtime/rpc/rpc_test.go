@@ -499,3 +499,49 @@ func TestStreamsAreRefusedAfterStop(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestStopEndsAWaitForAnApproval(t *testing.T) {
+	d := newDomain()
+	d.waiting = make(chan struct{})
+	s := newServer(t, d, &observed{})
+	client := approvalsv1.NewApprovalServiceClient(dial(t, s))
+	done := make(chan error, 1)
+	go func() {
+		_, err := client.WaitApproval(t.Context(), &approvalsv1.WaitApprovalRequest{Id: "x"})
+		done <- err
+	}()
+	<-d.waiting
+	s.Stop()
+	if err := <-done; reason(err) != "rpc.stopping" {
+		t.Errorf("ended with %v", err)
+	}
+}
+
+// One stream more than the limit is refused, and a place is free again when one ends.
+func TestTooManyStreams(t *testing.T) {
+	s := newServer(t, newDomain(), &observed{})
+	own := peer.NewContext(t.Context(), &peer.Peer{AuthInfo: listen.PeerInfo{Own: true}})
+	var open func(n int) error
+	open = func(n int) error {
+		return s.StreamInterceptor()(nil, &localStream{ctx: own}, &grpc.StreamServerInfo{FullMethod: "/hanzo.nodes.v1.NodeService/WatchNodes"},
+			func(any, grpc.ServerStream) error {
+				if n == 0 {
+					return nil
+				}
+				return open(n - 1)
+			})
+	}
+	if err := open(rpc.MaxStreams - 1); err != nil {
+		t.Error(err)
+	}
+	if err := open(rpc.MaxStreams); reason(err) != "rpc.too_many_streams" {
+		t.Errorf("got %v", err)
+	}
+}
+
+type localStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s *localStream) Context() context.Context { return s.ctx }
