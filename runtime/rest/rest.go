@@ -7,7 +7,7 @@
 // It owns no goroutine; net/http and the in-process channel run the handlers.
 //
 // JSON is proto JSON: camelCase names, 64-bit integers as strings, times in RFC 3339, durations as
-// "3.5s". Plain fields are always there, zero, empty list and empty map included, so that scripts
+// "3.5s"; white space may differ from build to build. Plain fields are always there, zero, empty list and empty map included, so that scripts
 // find the keys they expect; optional fields and messages are left out when absent. Unknown fields
 // in a request are refused. Errors are RFC 9457 problems. A stream is one JSON object a line
 // (application/x-ndjson), or server-sent events when the request accepts text/event-stream; when it
