@@ -29,33 +29,30 @@ var deviations = map[string]string{
 }
 
 type vector struct {
-	Name, Kind       string
-	Pattern, Target  string
-	Command          json.RawMessage
-	RawCommand       json.RawMessage
-	Security         Security
-	Ask              Ask
-	Analysis         string
-	ShellWrapper     bool
-	Approval         string
-	File             json.RawMessage
-	AgentID          *string `json:"agentId"`
-	Overrides        json.RawMessage
-	BaseEnv          map[string]string
-	Env              json.RawMessage
-	Argv             []string
-	Cwd              string
-	Allowlist        []string
-	Platform         string
-	Expect           json.RawMessage
-	Executables      []string
-	PlainFiles       []string
-	Directories      []string
-	Symlinks         map[string]string
-	Home             string
-	DefaultPath      string
-	AutoAllowSkills  bool
-	TrustedSafeBinDi []string `json:"trustedSafeBinDirs"`
+	Name, Kind      string
+	Pattern, Target string
+	Command         json.RawMessage
+	RawCommand      json.RawMessage
+	Security        Security
+	Ask             Ask
+	Analysis        string
+	ShellWrapper    bool
+	Approval        string
+	File            json.RawMessage
+	AgentID         *string `json:"agentId"`
+	Overrides       json.RawMessage
+	BaseEnv         map[string]string
+	Env             json.RawMessage
+	Argv            []string
+	Cwd             string
+	Allowlist       []string
+	Expect          json.RawMessage
+	Executables     []string
+	PlainFiles      []string
+	Directories     []string
+	Symlinks        map[string]string
+	Home            string
+	DefaultPath     string
 }
 
 // loadVectors builds the file tree that the vectors are about and returns them by kind.
@@ -74,7 +71,7 @@ func loadVectors(tb testing.TB) (root string, byKind map[string][]vector, fixtur
 		tb.Fatal(err)
 	}
 	fixture = all[0]
-	BuildTree(tb, fixture.Executables, fixture.PlainFiles, fixture.Directories, fixture.Symlinks)
+	buildTree(tb, fixture.Executables, fixture.PlainFiles, fixture.Directories, fixture.Symlinks)
 	byKind = map[string][]vector{}
 	for _, v := range all[1:] {
 		byKind[v.Kind] = append(byKind[v.Kind], v)
@@ -82,8 +79,8 @@ func loadVectors(tb testing.TB) (root string, byKind map[string][]vector, fixtur
 	return root, byKind, fixture
 }
 
-// BuildTree makes the files of the vectors.
-func BuildTree(tb testing.TB, executables, plain, dirs []string, links map[string]string) {
+// buildTree makes the files of the vectors.
+func buildTree(tb testing.TB, executables, plain, dirs []string, links map[string]string) {
 	tb.Helper()
 	put := func(path string, mode os.FileMode) {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
