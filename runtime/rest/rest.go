@@ -7,11 +7,12 @@
 // It owns no goroutine; net/http and the in-process channel run the handlers.
 //
 // JSON is proto JSON: camelCase names, 64-bit integers as strings, times in RFC 3339, durations as
-// "3.5s"; white space may differ from build to build. Plain fields are always there, zero, empty list and empty map included, so that scripts
-// find the keys they expect; optional fields and messages are left out when absent. Unknown fields
-// in a request are refused. Errors are RFC 9457 problems. A stream is one JSON object a line
-// (application/x-ndjson), or server-sent events when the request accepts text/event-stream; when it
-// fails on the way, its last object is {"error": problem}, as an event named "error".
+// "3.5s"; white space may differ from build to build. Plain fields are always there, zero, empty
+// list and empty map included, so that scripts find the keys they expect; optional fields and
+// messages are left out when absent. Unknown fields in a request are refused. An id in a path may
+// be percent-encoded but holds no slash. Errors are RFC 9457 problems. A stream is one JSON object
+// a line (application/x-ndjson), or server-sent events when the request accepts text/event-stream;
+// when it fails on the way, its last object is {"error": problem}, as an event named "error".
 package rest
 
 import (
