@@ -1,0 +1,87 @@
+# hanzod. `make` alone is the whole check before a push; `make help` lists the parts.
+
+GO      ?= go
+TOOL    := $(GO) tool -modfile=tools/go.mod
+LDFLAGS := -s -w
+BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+# The race detector needs a C compiler; where there is none, the tests run without it and say so.
+CC_FOUND := $(shell command -v $${CC:-cc} 2>/dev/null || command -v gcc 2>/dev/null || command -v clang 2>/dev/null)
+T       ?= 30s
+
+.PHONY: all help build run test check-format vet gen check-gen lint contract parity bench fuzz robust cross clean
+
+all: check-format vet check-gen test cross
+
+help:
+	@echo 'make run       build and start the daemon with a node for this machine'
+	@echo 'make test      all tests, with the race detector where a C compiler is'
+	@echo 'make build     bin/hanzod and bin/hanzoctl'
+	@echo 'make contract  replay the recorded traffic of the original (FIXTURES=dir1:dir2 for other folders)'
+	@echo 'make parity    the parity checklist: what is served, and what the recordings say'
+	@echo 'make bench     measure against the bars (BENCH="-json", "-quick", "-only REGEXP")'
+	@echo 'make robust    the long suites: kill -9, silent peers, full disks'
+	@echo 'make fuzz      every fuzz target for T=30s each'
+	@echo 'make gen       generate code from proto/; needs no network once modules are there'
+	@echo 'make lint      golangci-lint and buf lint'
+	@echo 'make cross     build for linux, darwin and windows on amd64 and arm64'
+	@echo 'make           format, vet, generated code, tests and cross builds: what a push must pass'
+
+build:
+	$(BUILD) -o bin/ ./cmd/hanzod ./cmd/hanzoctl
+
+run: build
+	@exec bin/hanzod run --node $(RUN)
+
+test:
+ifneq ($(CC_FOUND),)
+	@echo 'testing with the race detector ($(CC_FOUND))'
+	CGO_ENABLED=1 $(GO) test -race ./...
+else
+	@echo 'testing without the race detector: it needs a C compiler, and there is none'
+	CGO_ENABLED=0 $(GO) test ./...
+endif
+
+check-format:
+	@out=$$(gofmt -l $$(git ls-files '*.go' | grep -v '^gen/')); test -z "$$out" || { echo "not formatted:"; echo "$$out"; exit 1; }
+
+vet:
+	$(GO) vet ./...
+
+gen:
+	$(TOOL) buf format -w proto
+	$(TOOL) buf lint
+	$(TOOL) buf generate
+	$(GO) generate ./...
+
+# Generated code is committed; this fails when it is not what the protos say.
+check-gen: gen
+	@test -z "$$(git status --porcelain gen proto)" || { git status --short gen proto; echo 'run make gen and commit the result'; exit 1; }
+
+lint:
+	$(TOOL) buf lint
+	$(GO) tool -modfile=tools/lint/go.mod golangci-lint run ./...
+
+contract:
+	CONTRACT_TABLE=1 $(GO) test ./tests/contract -run 'TestContract$$' -count=1
+
+parity:
+	PARITY=1 $(GO) test ./tests/contract -run 'TestParity$$' -count=1 -v
+
+bench:
+	$(GO) run ./tests/bench $(BENCH)
+
+robust:
+	ROBUST=1 ROBUST_ROUNDS=$${ROBUST_ROUNDS:-1000} $(GO) test ./tests/robustness/... -count=1 -timeout 60m -v
+
+fuzz:
+	@set -e; for pkg in $$($(GO) list ./...); do \
+	  for f in $$($(GO) test $$pkg -list '^Fuzz' 2>/dev/null | grep '^Fuzz' || true); do \
+	    echo "$$pkg $$f"; $(GO) test $$pkg -run '^$$' -fuzz "^$$f\$$" -fuzztime $(T); done; done
+
+cross:
+	@set -e; for os in linux darwin windows; do for arch in amd64 arm64; do \
+	  echo "$$os/$$arch"; GOOS=$$os GOARCH=$$arch CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/hanzod; \
+	  GOOS=$$os GOARCH=$$arch CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/hanzoctl; done; done
+
+clean:
+	rm -rf bin dist

@@ -1,0 +1,157 @@
+// Package house holds the rules of who may import whom, so that neither a disabled linter nor a new
+// package slips past them.
+package house
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/hanzoai/hanzod/"
+
+type pkg struct {
+	ImportPath string
+	Imports    []string
+	Name       string
+}
+
+func packages(t *testing.T) []pkg {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-json=ImportPath,Imports,Name", "./...")
+	cmd.Dir = "../.."
+	out, err := cmd.Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			t.Fatalf("go list: %v\n%s", err, exit.Stderr)
+		}
+		t.Fatal(err)
+	}
+	dec := json.NewDecoder(strings.NewReader(string(out)))
+	var all []pkg
+	for {
+		var p pkg
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+}
+
+// rule says what a room may import of ours. Paths are below the module; one that ends in "/..."
+// covers what is beneath it.
+type rule struct {
+	room  string
+	may   []string
+	about string
+}
+
+var leaves = []string{"errs", "identity", "events", "config", "config/json5"}
+
+// rules are read in order: the first whose room fits a package holds.
+var rules = []rule{
+	{"errs", nil, "errs is the lowest leaf"},
+	{"config/json5", nil, "the JSON5 reader knows no daemon"},
+	{"config", []string{"errs", "config/json5"}, "a leaf"},
+	{"identity", []string{"errs"}, "a leaf"},
+	{"events", []string{"errs", "identity"}, "a leaf"},
+	{"ops", []string{"identity", "errs", "gen/..."}, "the catalogue is read from the generated descriptors"},
+	{"gate", []string{"errs", "identity", "events", "ops"}, "the gate decides on operations and callers only"},
+	{"approvals/policy", []string{"errs"}, "the file of a machine knows no daemon"},
+	{"approvals", append(slices.Clone(leaves), "approvals/policy"), "a domain imports leaves and its own"},
+	{"nodes/host", []string{"errs"}, "the node host gets its policy through an interface"},
+	{"nodes", leaves, "a domain imports leaves only"},
+	{"system", leaves, "a domain imports leaves only"},
+	{"store/...", append(slices.Clone(leaves), "approvals", "nodes", "system", "store/..."), "the store implements what domains declare"},
+	{"compat/wire", nil, "the wire kit knows no daemon"},
+	{"compat/schema", []string{"compat/wire"}, "schemas need the wire kit only"},
+	{"compat/methods", append(slices.Clone(leaves), "compat/wire", "approvals", "approvals/policy", "nodes", "system"), "codecs stand between wire and domains"},
+	{"compat/dial", append(slices.Clone(leaves), "compat/wire", "nodes/host"), "the client half of the dialect"},
+	{"compat", append(slices.Clone(leaves), "compat/...", "approvals", "approvals/policy", "nodes", "system", "ops", "gate"), "the legacy door sees neither gen nor store nor runtime"},
+	{"client/...", []string{"errs", "identity", "gen/...", "client/..."}, "the client links nothing of the daemon"},
+	{"cmd/hanzoctl", []string{"client", "client/clienttest", "gen/..."}, "the command line asks a daemon; it holds none"},
+	{"cmd/hanzod", []string{"runtime", "config", "store", "errs"}, "flags and wiring"},
+	{"gen/...", []string{"gen/..."}, "generated"},
+	{"runtime/metrics", []string{"ops", "errs", "identity"}, "metrics know operations only"},
+	{"runtime/...", []string{"..."}, "the composition root may import everything"},
+	{"hanzodtest", []string{"..."}, "for tests"},
+	{"tests/...", []string{"..."}, "for tests"},
+	{"examples/...", []string{"client", "gen/..."}, "examples show what others can do"},
+}
+
+func fits(pattern, path string) bool {
+	if pattern == "..." {
+		return true
+	}
+	if base, ok := strings.CutSuffix(pattern, "/..."); ok {
+		return path == base || strings.HasPrefix(path, base+"/")
+	}
+	return pattern == path
+}
+
+func TestWhoMayImportWhom(t *testing.T) {
+	for _, p := range packages(t) {
+		room := strings.TrimPrefix(p.ImportPath, module)
+		i := slices.IndexFunc(rules, func(r rule) bool { return fits(r.room, room) })
+		if i < 0 {
+			t.Errorf("%s has no rule: give it one", room)
+			continue
+		}
+		r := rules[i]
+		for _, imp := range p.Imports {
+			ours, ok := strings.CutPrefix(imp, module)
+			if !ok || ours == room {
+				continue
+			}
+			if !slices.ContainsFunc(r.may, func(m string) bool { return fits(m, ours) }) {
+				t.Errorf("%s imports %s: %s", room, ours, r.about)
+			}
+			if ours == "runtime" && room != "cmd/hanzod" && room != "hanzodtest" && !strings.HasPrefix(room, "tests/") {
+				t.Errorf("%s imports runtime: only cmd/hanzod and hanzodtest may", room)
+			}
+		}
+	}
+}
+
+// keepers are libraries that stay behind one door of ours.
+var keepers = map[string][]string{
+	"go.etcd.io/bbolt":                              {"store/..."},
+	"github.com/coder/websocket":                    {"compat/...", "runtime/rest", "tests/..."},
+	"github.com/prometheus/":                        {"runtime/...", "tests/..."},
+	"google.golang.org/protobuf/encoding/protojson": {"runtime/rest", "client/...", "cmd/hanzoctl", "gen/...", "tests/..."},
+	"github.com/spf13/cobra":                        {"cmd/..."},
+	"google.golang.org/grpc":                        {"runtime/...", "client/...", "cmd/hanzoctl", "gen/...", "examples/...", "tests/..."},
+	"mvdan.cc/sh/":                                  {"approvals/shell"},
+}
+
+func TestLibrariesStayBehindOneDoor(t *testing.T) {
+	for _, p := range packages(t) {
+		room := strings.TrimPrefix(p.ImportPath, module)
+		for _, imp := range p.Imports {
+			for lib, rooms := range keepers {
+				if imp != lib && !strings.HasPrefix(imp, strings.TrimSuffix(lib, "/")+"/") {
+					continue
+				}
+				if !slices.ContainsFunc(rooms, func(r string) bool { return fits(r, room) }) {
+					t.Errorf("%s imports %s, which belongs to %v", room, imp, rooms)
+				}
+			}
+		}
+	}
+}
+
+// No domain type carries a tag of a wire format: codecs live at the doors.
+func TestDomainsHaveNoJSONTags(t *testing.T) {
+	cmd := exec.Command("grep", "-rnE", "`json:", "--include=*.go", "--exclude=*_test.go",
+		"../../errs", "../../identity", "../../events", "../../nodes", "../../system", "../../approvals", "--exclude-dir=host", "--exclude-dir=policy")
+	if out, err := cmd.Output(); err == nil {
+		t.Errorf("JSON tags in a domain:\n%s", out)
+	}
+}
