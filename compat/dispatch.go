@@ -3,6 +3,7 @@ package compat
 import (
 	"context"
 	"errors"
+	"runtime/debug"
 	"time"
 
 	"github.com/coder/websocket"
@@ -177,7 +178,7 @@ func (c *conn) dispatch(req wire.Request) bool {
 		return true
 	}
 	if !b.waits {
-		b.serve(c.ctx, r)
+		r.serve(b)
 		return true
 	}
 	if c.inFlight.Add(1) > maxInFlight {
@@ -191,9 +192,20 @@ func (c *conn) dispatch(req wire.Request) bool {
 	go func() {
 		defer c.calls.Done()
 		defer c.inFlight.Add(-1)
-		b.serve(c.ctx, r)
+		r.serve(b)
 	}()
 	return true
+}
+
+// serve runs the binding. A fault of ours costs this call, not the daemon.
+func (r request) serve(b binding) {
+	defer func() {
+		if fault := recover(); fault != nil {
+			r.conn.door.cfg.Log.Error("a call panicked", "method", r.methodName(), "panic", fault, "stack", string(debug.Stack()))
+			r.fail(wire.ErrorShape{Code: codeUnavailable, Message: "Error: internal error"}, errs.Internal)
+		}
+	}()
+	b.serve(r.conn.ctx, r)
 }
 
 // countUnauthorized ends a connection that keeps calling what its role may not (protocol.md §5).
