@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"strings"
 	"testing"
 
 	"github.com/hanzoai/hanzod/client"
@@ -76,4 +78,21 @@ func devNull(t testing.TB) *os.File {
 	}
 	t.Cleanup(func() { f.Close() })
 	return f
+}
+
+// hanzoctl links the client and the generated types, never the daemon.
+func TestLinksLittle(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const module = "github.com/hanzoai/hanzod/"
+	for pkg := range strings.FieldsSeq(string(out)) {
+		if own, ok := strings.CutPrefix(pkg, module); ok && own != "cmd/hanzoctl" && own != "client" && own != "errs" && !strings.HasPrefix(own, "gen/") {
+			t.Errorf("links %s", pkg)
+		}
+		if strings.Contains(pkg, "bbolt") || strings.Contains(pkg, "websocket") || strings.Contains(pkg, "prometheus") {
+			t.Errorf("links %s", pkg)
+		}
+	}
 }
