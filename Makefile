@@ -51,7 +51,8 @@ gen:
 	$(TOOL) buf format -w proto
 	$(TOOL) buf lint
 	$(TOOL) buf generate
-	$(GO) generate ./...
+	mkdir -p gen/openapi
+	$(TOOL) openapiv3-merge gen/hanzo/*/v1/*.openapi.json | $(GO) run ./runtime/rest/openapigen gen/openapi
 
 # Generated code is committed; this fails when it is not what the protos say.
 check-gen: gen

@@ -1732,12 +1732,12 @@ const file_hanzo_approvals_v1_approvals_proto_rawDesc = "" +
 	"\rSTATE_EXPIRED\x10\x052\xb4\r\n" +
 	"\x0fApprovalService\x12\xc2\x01\n" +
 	"\x0fRequestApproval\x12*.hanzo.approvals.v1.RequestApprovalRequest\x1a+.hanzo.approvals.v1.RequestApprovalResponse\"V\xea\xc7\x18:\n" +
-	"\x15exec.approval.request\x10\x02\x18\x03 \x02(\x010\x01:\x17exec.approval.requested\x82\xd3\xe4\x93\x02\x12:\x01*\"\r/v1/approvals\x12\xaa\x01\n" +
-	"\fWaitApproval\x12'.hanzo.approvals.v1.WaitApprovalRequest\x1a(.hanzo.approvals.v1.WaitApprovalResponse\"G\xea\xc7\x18$\n" +
-	"\x1aexec.approval.waitDecision\x10\x02\x18\x03 \x010\x01\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/approvals/{id}:wait\x12\xce\x01\n" +
+	"\x15exec.approval.request\x10\x02\x18\x03 \x02(\x010\x01:\x17exec.approval.requested\x82\xd3\xe4\x93\x02\x12:\x01*\"\r/v1/approvals\x12\xce\x01\n" +
 	"\x0fResolveApproval\x12*.hanzo.approvals.v1.ResolveApprovalRequest\x1a+.hanzo.approvals.v1.ResolveApprovalResponse\"b\xea\xc7\x189\n" +
 	"\x15exec.approval.resolve\x10\x02\x18\x03 \x01(\x010\x01:\x16exec.approval.resolved\x82\xd3\xe4\x93\x02\x1f:\x01*\"\x1a/v1/approvals/{id}:resolve\x12\x86\x01\n" +
-	"\vGetApproval\x12&.hanzo.approvals.v1.GetApprovalRequest\x1a'.hanzo.approvals.v1.GetApprovalResponse\"&\xea\xc7\x18\b\x10\x02\x18\x03 \x010\x01\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/approvals/{id}\x12\x87\x01\n" +
+	"\vGetApproval\x12&.hanzo.approvals.v1.GetApprovalRequest\x1a'.hanzo.approvals.v1.GetApprovalResponse\"&\xea\xc7\x18\b\x10\x02\x18\x03 \x010\x01\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/approvals/{id}\x12\xaa\x01\n" +
+	"\fWaitApproval\x12'.hanzo.approvals.v1.WaitApprovalRequest\x1a(.hanzo.approvals.v1.WaitApprovalResponse\"G\xea\xc7\x18$\n" +
+	"\x1aexec.approval.waitDecision\x10\x02\x18\x03 \x010\x01\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/approvals/{id}:wait\x12\x87\x01\n" +
 	"\rListApprovals\x12(.hanzo.approvals.v1.ListApprovalsRequest\x1a).hanzo.approvals.v1.ListApprovalsResponse\"!\xea\xc7\x18\b\x10\x02\x18\x03 \x010\x01\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/approvals\x12\x92\x01\n" +
 	"\x0eWatchApprovals\x12).hanzo.approvals.v1.WatchApprovalsRequest\x1a*.hanzo.approvals.v1.WatchApprovalsResponse\"'\xea\xc7\x18\b\x10\x02\x18\x03 \x030\x01\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/approvals:watch0\x01\x12\x98\x01\n" +
 	"\rGetPolicyFile\x12(.hanzo.approvals.v1.GetPolicyFileRequest\x1a).hanzo.approvals.v1.GetPolicyFileResponse\"2\xea\xc7\x18\x1c\n" +
@@ -1822,9 +1822,9 @@ var file_hanzo_approvals_v1_approvals_proto_depIdxs = []int32{
 	29, // 21: hanzo.approvals.v1.SetNodePolicyFileRequest.file:type_name -> google.protobuf.Struct
 	17, // 22: hanzo.approvals.v1.SetNodePolicyFileResponse.policy:type_name -> hanzo.approvals.v1.PolicyFile
 	5,  // 23: hanzo.approvals.v1.ApprovalService.RequestApproval:input_type -> hanzo.approvals.v1.RequestApprovalRequest
-	7,  // 24: hanzo.approvals.v1.ApprovalService.WaitApproval:input_type -> hanzo.approvals.v1.WaitApprovalRequest
-	9,  // 25: hanzo.approvals.v1.ApprovalService.ResolveApproval:input_type -> hanzo.approvals.v1.ResolveApprovalRequest
-	11, // 26: hanzo.approvals.v1.ApprovalService.GetApproval:input_type -> hanzo.approvals.v1.GetApprovalRequest
+	9,  // 24: hanzo.approvals.v1.ApprovalService.ResolveApproval:input_type -> hanzo.approvals.v1.ResolveApprovalRequest
+	11, // 25: hanzo.approvals.v1.ApprovalService.GetApproval:input_type -> hanzo.approvals.v1.GetApprovalRequest
+	7,  // 26: hanzo.approvals.v1.ApprovalService.WaitApproval:input_type -> hanzo.approvals.v1.WaitApprovalRequest
 	13, // 27: hanzo.approvals.v1.ApprovalService.ListApprovals:input_type -> hanzo.approvals.v1.ListApprovalsRequest
 	15, // 28: hanzo.approvals.v1.ApprovalService.WatchApprovals:input_type -> hanzo.approvals.v1.WatchApprovalsRequest
 	18, // 29: hanzo.approvals.v1.ApprovalService.GetPolicyFile:input_type -> hanzo.approvals.v1.GetPolicyFileRequest
@@ -1832,9 +1832,9 @@ var file_hanzo_approvals_v1_approvals_proto_depIdxs = []int32{
 	22, // 31: hanzo.approvals.v1.ApprovalService.GetNodePolicyFile:input_type -> hanzo.approvals.v1.GetNodePolicyFileRequest
 	24, // 32: hanzo.approvals.v1.ApprovalService.SetNodePolicyFile:input_type -> hanzo.approvals.v1.SetNodePolicyFileRequest
 	6,  // 33: hanzo.approvals.v1.ApprovalService.RequestApproval:output_type -> hanzo.approvals.v1.RequestApprovalResponse
-	8,  // 34: hanzo.approvals.v1.ApprovalService.WaitApproval:output_type -> hanzo.approvals.v1.WaitApprovalResponse
-	10, // 35: hanzo.approvals.v1.ApprovalService.ResolveApproval:output_type -> hanzo.approvals.v1.ResolveApprovalResponse
-	12, // 36: hanzo.approvals.v1.ApprovalService.GetApproval:output_type -> hanzo.approvals.v1.GetApprovalResponse
+	10, // 34: hanzo.approvals.v1.ApprovalService.ResolveApproval:output_type -> hanzo.approvals.v1.ResolveApprovalResponse
+	12, // 35: hanzo.approvals.v1.ApprovalService.GetApproval:output_type -> hanzo.approvals.v1.GetApprovalResponse
+	8,  // 36: hanzo.approvals.v1.ApprovalService.WaitApproval:output_type -> hanzo.approvals.v1.WaitApprovalResponse
 	14, // 37: hanzo.approvals.v1.ApprovalService.ListApprovals:output_type -> hanzo.approvals.v1.ListApprovalsResponse
 	16, // 38: hanzo.approvals.v1.ApprovalService.WatchApprovals:output_type -> hanzo.approvals.v1.WatchApprovalsResponse
 	19, // 39: hanzo.approvals.v1.ApprovalService.GetPolicyFile:output_type -> hanzo.approvals.v1.GetPolicyFileResponse

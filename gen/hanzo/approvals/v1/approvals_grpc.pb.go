@@ -22,9 +22,9 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	ApprovalService_RequestApproval_FullMethodName   = "/hanzo.approvals.v1.ApprovalService/RequestApproval"
-	ApprovalService_WaitApproval_FullMethodName      = "/hanzo.approvals.v1.ApprovalService/WaitApproval"
 	ApprovalService_ResolveApproval_FullMethodName   = "/hanzo.approvals.v1.ApprovalService/ResolveApproval"
 	ApprovalService_GetApproval_FullMethodName       = "/hanzo.approvals.v1.ApprovalService/GetApproval"
+	ApprovalService_WaitApproval_FullMethodName      = "/hanzo.approvals.v1.ApprovalService/WaitApproval"
 	ApprovalService_ListApprovals_FullMethodName     = "/hanzo.approvals.v1.ApprovalService/ListApprovals"
 	ApprovalService_WatchApprovals_FullMethodName    = "/hanzo.approvals.v1.ApprovalService/WatchApprovals"
 	ApprovalService_GetPolicyFile_FullMethodName     = "/hanzo.approvals.v1.ApprovalService/GetPolicyFile"
@@ -42,12 +42,13 @@ const (
 type ApprovalServiceClient interface {
 	// RequestApproval records a question and tells the approvers. It does not wait: see WaitApproval.
 	RequestApproval(ctx context.Context, in *RequestApprovalRequest, opts ...grpc.CallOption) (*RequestApprovalResponse, error)
-	// WaitApproval returns when the approval is decided or expires.
-	WaitApproval(ctx context.Context, in *WaitApprovalRequest, opts ...grpc.CallOption) (*WaitApprovalResponse, error)
 	// ResolveApproval decides a pending approval. The first valid answer wins.
 	ResolveApproval(ctx context.Context, in *ResolveApprovalRequest, opts ...grpc.CallOption) (*ResolveApprovalResponse, error)
 	// GetApproval shows one approval.
 	GetApproval(ctx context.Context, in *GetApprovalRequest, opts ...grpc.CallOption) (*GetApprovalResponse, error)
+	// WaitApproval returns when the approval is decided or expires. It stands after GetApproval:
+	// of two routes that fit, REST takes the later one.
+	WaitApproval(ctx context.Context, in *WaitApprovalRequest, opts ...grpc.CallOption) (*WaitApprovalResponse, error)
 	// ListApprovals lists pending approvals, oldest first, or recent ones as well.
 	ListApprovals(ctx context.Context, in *ListApprovalsRequest, opts ...grpc.CallOption) (*ListApprovalsResponse, error)
 	// WatchApprovals sends the pending approvals and then each change.
@@ -80,16 +81,6 @@ func (c *approvalServiceClient) RequestApproval(ctx context.Context, in *Request
 	return out, nil
 }
 
-func (c *approvalServiceClient) WaitApproval(ctx context.Context, in *WaitApprovalRequest, opts ...grpc.CallOption) (*WaitApprovalResponse, error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(WaitApprovalResponse)
-	err := c.cc.Invoke(ctx, ApprovalService_WaitApproval_FullMethodName, in, out, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
-}
-
 func (c *approvalServiceClient) ResolveApproval(ctx context.Context, in *ResolveApprovalRequest, opts ...grpc.CallOption) (*ResolveApprovalResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ResolveApprovalResponse)
@@ -104,6 +95,16 @@ func (c *approvalServiceClient) GetApproval(ctx context.Context, in *GetApproval
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetApprovalResponse)
 	err := c.cc.Invoke(ctx, ApprovalService_GetApproval_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *approvalServiceClient) WaitApproval(ctx context.Context, in *WaitApprovalRequest, opts ...grpc.CallOption) (*WaitApprovalResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(WaitApprovalResponse)
+	err := c.cc.Invoke(ctx, ApprovalService_WaitApproval_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -188,12 +189,13 @@ func (c *approvalServiceClient) SetNodePolicyFile(ctx context.Context, in *SetNo
 type ApprovalServiceServer interface {
 	// RequestApproval records a question and tells the approvers. It does not wait: see WaitApproval.
 	RequestApproval(context.Context, *RequestApprovalRequest) (*RequestApprovalResponse, error)
-	// WaitApproval returns when the approval is decided or expires.
-	WaitApproval(context.Context, *WaitApprovalRequest) (*WaitApprovalResponse, error)
 	// ResolveApproval decides a pending approval. The first valid answer wins.
 	ResolveApproval(context.Context, *ResolveApprovalRequest) (*ResolveApprovalResponse, error)
 	// GetApproval shows one approval.
 	GetApproval(context.Context, *GetApprovalRequest) (*GetApprovalResponse, error)
+	// WaitApproval returns when the approval is decided or expires. It stands after GetApproval:
+	// of two routes that fit, REST takes the later one.
+	WaitApproval(context.Context, *WaitApprovalRequest) (*WaitApprovalResponse, error)
 	// ListApprovals lists pending approvals, oldest first, or recent ones as well.
 	ListApprovals(context.Context, *ListApprovalsRequest) (*ListApprovalsResponse, error)
 	// WatchApprovals sends the pending approvals and then each change.
@@ -219,14 +221,14 @@ type UnimplementedApprovalServiceServer struct{}
 func (UnimplementedApprovalServiceServer) RequestApproval(context.Context, *RequestApprovalRequest) (*RequestApprovalResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RequestApproval not implemented")
 }
-func (UnimplementedApprovalServiceServer) WaitApproval(context.Context, *WaitApprovalRequest) (*WaitApprovalResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method WaitApproval not implemented")
-}
 func (UnimplementedApprovalServiceServer) ResolveApproval(context.Context, *ResolveApprovalRequest) (*ResolveApprovalResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ResolveApproval not implemented")
 }
 func (UnimplementedApprovalServiceServer) GetApproval(context.Context, *GetApprovalRequest) (*GetApprovalResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetApproval not implemented")
+}
+func (UnimplementedApprovalServiceServer) WaitApproval(context.Context, *WaitApprovalRequest) (*WaitApprovalResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method WaitApproval not implemented")
 }
 func (UnimplementedApprovalServiceServer) ListApprovals(context.Context, *ListApprovalsRequest) (*ListApprovalsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListApprovals not implemented")
@@ -285,24 +287,6 @@ func _ApprovalService_RequestApproval_Handler(srv interface{}, ctx context.Conte
 	return interceptor(ctx, in, info, handler)
 }
 
-func _ApprovalService_WaitApproval_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(WaitApprovalRequest)
-	if err := dec(in); err != nil {
-		return nil, err
-	}
-	if interceptor == nil {
-		return srv.(ApprovalServiceServer).WaitApproval(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{
-		Server:     srv,
-		FullMethod: ApprovalService_WaitApproval_FullMethodName,
-	}
-	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(ApprovalServiceServer).WaitApproval(ctx, req.(*WaitApprovalRequest))
-	}
-	return interceptor(ctx, in, info, handler)
-}
-
 func _ApprovalService_ResolveApproval_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ResolveApprovalRequest)
 	if err := dec(in); err != nil {
@@ -335,6 +319,24 @@ func _ApprovalService_GetApproval_Handler(srv interface{}, ctx context.Context, 
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ApprovalServiceServer).GetApproval(ctx, req.(*GetApprovalRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ApprovalService_WaitApproval_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WaitApprovalRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ApprovalServiceServer).WaitApproval(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ApprovalService_WaitApproval_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ApprovalServiceServer).WaitApproval(ctx, req.(*WaitApprovalRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -452,16 +454,16 @@ var ApprovalService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _ApprovalService_RequestApproval_Handler,
 		},
 		{
-			MethodName: "WaitApproval",
-			Handler:    _ApprovalService_WaitApproval_Handler,
-		},
-		{
 			MethodName: "ResolveApproval",
 			Handler:    _ApprovalService_ResolveApproval_Handler,
 		},
 		{
 			MethodName: "GetApproval",
 			Handler:    _ApprovalService_GetApproval_Handler,
+		},
+		{
+			MethodName: "WaitApproval",
+			Handler:    _ApprovalService_WaitApproval_Handler,
 		},
 		{
 			MethodName: "ListApprovals",
