@@ -88,6 +88,9 @@ const (
 	foreignMark = "hanzod-client-foreign: "
 )
 
+// stopping is the code of calls that a stopping daemon ends.
+const stopping = "rpc.stopping"
+
 // classes maps gRPC codes to classes; runtime/rpc maps them the other way.
 var classes = map[codes.Code]errs.Class{
 	codes.InvalidArgument:    errs.Invalid,
@@ -118,6 +121,10 @@ func (c *Client) translate(ctx context.Context, err error) error {
 	for _, d := range st.Details() {
 		if info, ok := d.(*errdetails.ErrorInfo); ok {
 			out.Code, out.Fields = info.GetReason(), info.GetMetadata()
+			if out.Code == stopping {
+				// A daemon that stops ends its calls; the next one is asked again.
+				out.Code = CodeLost
+			}
 			return out
 		}
 	}
