@@ -206,26 +206,17 @@ var (
 	ErrTooMany         = errs.Define(errs.Exhausted, "approvals.too_many", "too many approvals are pending; decide some first")
 
 	// The refusals of a privileged run (nodes-approvals.md §2.3). Field runId names the approval.
-	ErrRawMismatch    = errs.Define(errs.Invalid, "approvals.raw_mismatch", "rawCommand does not match command")
-	ErrMissingCommand = errs.Define(errs.Invalid, "approvals.missing_command", "rawCommand needs command")
-	ErrMissingRunID   = errs.Define(errs.Invalid, "approvals.missing_run_id", "an approved run must name its approval in runId")
-	ErrUnknownRun     = errs.Define(errs.Denied, "approvals.run_unknown", "the approval is unknown or expired")
-	ErrRunExpired     = errs.Define(errs.Denied, "approvals.run_expired", "the approval expired")
-	ErrRunNoNode      = errs.Define(errs.Denied, "approvals.run_no_node", "the approval is not bound to a node")
-	ErrRunNode        = errs.Define(errs.Denied, "approvals.run_node", "the approval is for another node")
-	ErrRunDevice      = errs.Define(errs.Denied, "approvals.run_device", "the approval was given to another device")
-	ErrRunClient      = errs.Define(errs.Denied, "approvals.run_client", "the approval was given to another client")
-	ErrRunMismatch    = errs.Define(errs.Denied, "approvals.run_mismatch", "the approval is for something else")
-	ErrRunEnvMissing  = errs.Define(errs.Denied, "approvals.run_env_missing", "the approval covers no environment overrides")
-	ErrRunEnv         = errs.Define(errs.Denied, "approvals.run_env", "the environment overrides are not the approved ones")
-	ErrRunRequired    = errs.Define(errs.Denied, "approvals.run_required", "the run is not approved")
-
-	// The refusals of writing an exec approvals file.
-	ErrHashRequired = errs.Define(errs.Conflict, "approvals.hash_required", "say which version of the file the change starts from")
-	ErrFileChanged  = errs.Define(errs.Conflict, "approvals.file_changed", "the exec approvals file changed since it was read")
-	ErrFileInvalid  = errs.Define(errs.Invalid, "approvals.file_invalid", "this is no exec approvals file")
-	ErrFileRead     = errs.Define(errs.Unavailable, "approvals.file_read", "the exec approvals file cannot be read")
-	ErrNodeFile     = errs.Define(errs.Unavailable, "approvals.node_file", "the node's exec approvals file cannot be reached")
+	ErrMissingRunID  = errs.Define(errs.Invalid, "approvals.missing_run_id", "an approved run must name its approval in runId")
+	ErrUnknownRun    = errs.Define(errs.Denied, "approvals.run_unknown", "the approval is unknown or expired")
+	ErrRunExpired    = errs.Define(errs.Denied, "approvals.run_expired", "the approval expired")
+	ErrRunNoNode     = errs.Define(errs.Denied, "approvals.run_no_node", "the approval is not bound to a node")
+	ErrRunNode       = errs.Define(errs.Denied, "approvals.run_node", "the approval is for another node")
+	ErrRunDevice     = errs.Define(errs.Denied, "approvals.run_device", "the approval was given to another device")
+	ErrRunClient     = errs.Define(errs.Denied, "approvals.run_client", "the approval was given to another client")
+	ErrRunMismatch   = errs.Define(errs.Denied, "approvals.run_mismatch", "the approval is for something else")
+	ErrRunEnvMissing = errs.Define(errs.Denied, "approvals.run_env_missing", "the approval covers no environment overrides")
+	ErrRunEnv        = errs.Define(errs.Denied, "approvals.run_env", "the environment overrides are not the approved ones")
+	ErrRunRequired   = errs.Define(errs.Denied, "approvals.run_required", "the run is not approved")
 )
 
 // Scope reminders for readers: Request, Wait, Resolve, Get, List and Watch need

@@ -84,21 +84,6 @@ func (p *runParams) encode() []byte {
 	return append(out, '}')
 }
 
-// argv is the command as words; entries that are no strings are written as they stand.
-func (p *runParams) argv() []string {
-	var items []json.RawMessage
-	if json.Unmarshal(p.raw["command"], &items) != nil {
-		return nil
-	}
-	argv := make([]string, len(items))
-	for i, it := range items {
-		if json.Unmarshal(it, &argv[i]) != nil || it[0] != '"' {
-			argv[i] = string(it)
-		}
-	}
-	return argv
-}
-
 // env is the environment overrides; entries that are no strings do not count.
 func (p *runParams) env() map[string]string {
 	var all map[string]json.RawMessage
@@ -138,7 +123,8 @@ func (s *Service) GuardRun(ctx context.Context, c identity.Caller, nodeID string
 		return params, nil
 	}
 	if !p.claims() {
-		if err := checkText(&p); err != nil {
+		// The text for people must be what would run (nodes-approvals.md §3.4).
+		if _, err := policy.ParseCommand(p.raw["command"], p.raw["rawCommand"]); err != nil {
 			return nil, err
 		}
 		return p.encode(), nil
@@ -188,16 +174,6 @@ func (s *Service) GuardRun(ctx context.Context, c identity.Caller, nodeID string
 		return nil, err
 	}
 	return p.encode(), nil
-}
-
-// checkText refuses a run whose text for people is not what would run (nodes-approvals.md §3.4).
-func checkText(p *runParams) error {
-	var raw *string
-	if t, ok := p.text("rawCommand"); ok {
-		raw = &t
-	}
-	_, err := policy.CheckRawCommand(p.argv(), raw)
-	return err
 }
 
 // usable says why an approval does not cover a run, nil when it does. The order of the checks is

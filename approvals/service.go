@@ -452,7 +452,7 @@ func (s *Service) SetFile(ctx context.Context, c identity.Caller, in SetFileIn) 
 	if err := s.store.AppendAudit(ctx, Audit{At: s.now(), Kind: "policy", Subject: c.Subject(), Reason: "gateway file"}); err != nil {
 		return policy.Snapshot{}, err
 	}
-	return s.file.Set(in.File, in.BaseHash)
+	return s.file.Set(in.File, trimmed(&in.BaseHash))
 }
 
 // GetNodeFile returns the exec approvals file of a node, as the node gave it: JSON text.
@@ -462,6 +462,10 @@ func (s *Service) GetNodeFile(ctx context.Context, _ identity.Caller, nodeID str
 
 // SetNodeFile replaces the exec approvals file of a node.
 func (s *Service) SetNodeFile(ctx context.Context, c identity.Caller, in SetNodeFileIn) ([]byte, error) {
+	var object map[string]json.RawMessage
+	if json.Unmarshal(in.File, &object) != nil || object == nil {
+		return nil, policy.ErrInvalid
+	}
 	params := append([]byte(`{"file":`), in.File...)
 	if in.BaseHash != "" {
 		hash, err := json.Marshal(in.BaseHash)
@@ -482,5 +486,36 @@ func (s *Service) nodeFile(ctx context.Context, nodeID, command string, params [
 	if nodeID = strings.TrimSpace(nodeID); nodeID == "" {
 		return nil, ErrNodeRequired
 	}
-	return s.nodes.InvokeInternal(ctx, nodeID, command, params)
+	answer, err := s.nodes.InvokeInternal(ctx, nodeID, command, params)
+	if err != nil {
+		return nil, err
+	}
+	return withoutToken(answer), nil
+}
+
+// withoutToken takes the socket token out of a node's answer. Nodes leave it out; one that does
+// not must not make it known here.
+func withoutToken(answer []byte) []byte {
+	var snapshot, file, socket map[string]json.RawMessage
+	if json.Unmarshal(answer, &snapshot) != nil || json.Unmarshal(snapshot["file"], &file) != nil ||
+		json.Unmarshal(file["socket"], &socket) != nil || socket["token"] == nil {
+		return answer
+	}
+	delete(socket, "token")
+	for _, step := range []struct {
+		in  map[string]json.RawMessage
+		key string
+		v   any
+	}{{file, "socket", socket}, {snapshot, "file", file}} {
+		raw, err := json.Marshal(step.v)
+		if err != nil {
+			return nil // maps of JSON text always marshal
+		}
+		step.in[step.key] = raw
+	}
+	out, err := json.Marshal(snapshot)
+	if err != nil {
+		return nil
+	}
+	return out
 }
