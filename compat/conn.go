@@ -35,7 +35,6 @@ type conn struct {
 	caller      identity.Caller
 	presenceKey string
 	node        *nodes.Attachment
-	greeted     bool
 	// ctx ends with the connection: its waiting calls end with it.
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -122,7 +121,6 @@ func (c *conn) read(limit int) ([]byte, error) {
 			return nil, err
 		}
 	}
-	c.heard()
 	data := append(make([]byte, 0, n), buf[:n]...)
 	if typ == websocket.MessageText && !utf8.Valid(data) {
 		c.end(websocket.StatusInvalidFramePayloadData, "")
@@ -138,6 +136,7 @@ func (c *conn) serve() {
 	timer := time.AfterFunc(handshakeTimeout, func() { c.end(websocket.StatusNormalClosure, "") })
 	ok := c.handshake()
 	timer.Stop()
+	c.door.greeted(c)
 	if !ok {
 		return
 	}
@@ -313,6 +312,9 @@ func (c *conn) write(f frame) error {
 	if err := c.nc.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return err
 	}
+	// The library answers pings with a time limit of its own; a limit of ours that has passed by then
+	// would fail the answer and with it the connection.
+	defer func() { _ = c.nc.SetWriteDeadline(time.Time{}) }()
 	if f.tail == nil {
 		return c.ws.Write(context.Background(), websocket.MessageText, f.head) //nolint:contextcheck // the deadline bounds it
 	}
@@ -343,6 +345,14 @@ func (c *conn) hold() {
 	c.out.mu.Lock()
 	c.out.held = true
 	c.out.mu.Unlock()
+}
+
+// unhold drops what was held back: the client is not let in, and hears why before anything else.
+func (c *conn) unhold() {
+	c.out.mu.Lock()
+	defer c.out.mu.Unlock()
+	c.out.held = false
+	c.out.queue, c.out.bytes = nil, 0
 }
 
 // release sends hello and then what was held back.

@@ -71,10 +71,12 @@ type Door struct {
 	cfg     Config
 	methods map[string]binding
 
-	mu     sync.Mutex
-	conns  map[*conn]struct{}
-	closed bool
-	wg     sync.WaitGroup
+	mu    sync.Mutex
+	conns map[*conn]struct{}
+	// greeting are the connections that were not let in yet.
+	greeting map[*conn]struct{}
+	closed   bool
+	wg       sync.WaitGroup
 	// ctx ends when the door closes: every waiting call ends with it.
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -82,7 +84,7 @@ type Door struct {
 
 // New returns the door and attaches it to the bus.
 func New(cfg Config) *Door {
-	d := &Door{cfg: cfg, conns: map[*conn]struct{}{}}
+	d := &Door{cfg: cfg, conns: map[*conn]struct{}{}, greeting: map[*conn]struct{}{}}
 	//nolint:contextcheck // the door's own lifetime, ended by Close
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.methods = d.bind()
@@ -109,6 +111,13 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		d.cfg.Log.Debug("an upgrade failed", "error", err)
 		return
 	}
+	d.mu.Lock()
+	d.greeting[c] = struct{}{}
+	closed = d.closed
+	d.mu.Unlock()
+	if closed { // meanwhile
+		c.abort()
+	}
 	go func() {
 		defer d.wg.Done()
 		c.serve()
@@ -116,7 +125,6 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (d *Door) accept(w http.ResponseWriter, r *http.Request) (*conn, error) {
-	cw := &hijackWriter{ResponseWriter: w}
 	opts := &websocket.AcceptOptions{
 		// The origin is judged in the handshake, where the answer is a frame that clients can show.
 		InsecureSkipVerify: true,
@@ -126,7 +134,7 @@ func (d *Door) accept(w http.ResponseWriter, r *http.Request) (*conn, error) {
 		opts.Subprotocols = firstProtocol(offered[0])
 	}
 	c := newConn(d, peerOf(d.cfg.Proxies, r))
-	opts.OnPongReceived = func(context.Context, []byte) { c.heard() }
+	cw := &hijackWriter{ResponseWriter: w, heard: c.heard}
 	ws, err := websocket.Accept(cw, r, opts)
 	if err != nil {
 		return nil, err
@@ -134,6 +142,13 @@ func (d *Door) accept(w http.ResponseWriter, r *http.Request) (*conn, error) {
 	ws.SetReadLimit(-1) // the door has a limit of its own, with the close code that clients know
 	c.ws, c.nc = ws, cw.nc
 	return c, nil
+}
+
+// greeted takes a connection out of those that were not let in yet.
+func (d *Door) greeted(c *conn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.greeting, c)
 }
 
 // add lets a connection receive events. It fails when the door is closing.
@@ -190,7 +205,9 @@ func (d *Door) pingNodes() {
 			defer c.pinging.Store(false)
 			ctx, cancel := context.WithTimeout(d.ctx, pingWait)
 			defer cancel()
-			if err := c.ws.Ping(ctx); err != nil && d.ctx.Err() == nil {
+			err := c.ws.Ping(ctx)
+			// An answer stands behind a message that is on its way.
+			if err != nil && d.ctx.Err() == nil && c.silentFor() >= pingWait {
 				d.cfg.Log.Warn("a node is silent and counts as gone", "node", c.caller.NodeID, "silent", c.silentFor().String())
 				c.abort()
 			}
@@ -206,6 +223,11 @@ func (d *Door) Close(ctx context.Context) {
 	conns := make([]*conn, 0, len(d.conns))
 	for c := range d.conns {
 		conns = append(conns, c)
+	}
+	for c := range d.greeting {
+		if _, in := d.conns[c]; !in {
+			conns = append(conns, c)
+		}
 	}
 	d.wg.Add(len(conns))
 	d.mu.Unlock()
@@ -226,7 +248,7 @@ func (d *Door) Close(ctx context.Context) {
 	}
 	d.cancel()
 	d.mu.Lock()
-	for c := range d.conns {
+	for _, c := range conns {
 		c.abort()
 	}
 	d.mu.Unlock()

@@ -281,8 +281,10 @@ var words = map[string]wording{
 // shapeOf words an error for the legacy wire. Errors without words of their own go by their
 // class; what is a fault of ours says nothing of its inside.
 func shapeOf(err error) wire.ErrorShape {
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return wire.ErrorShape{Code: codeUnavailable, Message: "Error: " + err.Error()}
+	for _, ended := range []error{context.Canceled, context.DeadlineExceeded} {
+		if errors.Is(err, ended) {
+			return wire.ErrorShape{Code: codeUnavailable, Message: "Error: " + ended.Error()}
+		}
 	}
 	e, ok := errs.As(err)
 	if !ok {

@@ -163,14 +163,30 @@ func firstProtocol(header string) []string {
 // it.
 type hijackWriter struct {
 	http.ResponseWriter
-	nc net.Conn
+	heard func()
+	nc    net.Conn
 }
 
 // Hijack implements http.Hijacker.
 func (h *hijackWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	nc, rw, err := http.NewResponseController(h.ResponseWriter).Hijack()
 	h.nc = nc
-	return nc, rw, err
+	return heardConn{nc, h.heard}, rw, err
+}
+
+// heardConn tells of every byte that arrives: a peer that takes long to send one message is not
+// silent.
+type heardConn struct {
+	net.Conn
+	heard func()
+}
+
+func (h heardConn) Read(b []byte) (int, error) {
+	n, err := h.Conn.Read(b)
+	if n > 0 {
+		h.heard()
+	}
+	return n, err
 }
 
 // ClientIP returns the address of a client as far as it is known, "" when it is not.
