@@ -219,6 +219,7 @@ func TestParity(t *testing.T) {
 // served says by which doors an operation can be reached.
 type served struct {
 	served  bool // on the legacy door
+	checked bool // the answer was a refusal of the parameters
 	unknown bool // the daemon does not know the name at all
 	note    string
 	grpc    bool
@@ -312,6 +313,10 @@ func probe(t *testing.T, p *parity) facts {
 			if op, ok := catalogue.ByLegacy(name); ok && op.Method != "" {
 				s.grpc = true
 				s.rest = rest[operationID(op.Method)]
+			} else if s.checked {
+				// Parameters are checked before a method is looked for, so a refusal of them does not
+				// say that it is served; what is served has an RPC.
+				s.served = false
 			}
 			f.methods[name] = s
 		}
@@ -437,5 +442,5 @@ func classify(c *conn, method string, params json.RawMessage) served {
 	case message == "unknown method: "+method:
 		return served{unknown: true}
 	}
-	return served{served: true}
+	return served{served: true, checked: strings.HasPrefix(message, "invalid "+method+" params:")}
 }
