@@ -99,4 +99,6 @@ var legacyOnly = []Operation{
 	{Legacy: "poll", Role: identity.RoleOperator, Scope: write},
 	{Legacy: "chat.inject", Role: identity.RoleOperator, Scope: admin},
 	{Legacy: "push.test", Role: identity.RoleOperator, Scope: write},
+	{Legacy: "web.login.start", Role: identity.RoleOperator, Scope: admin},
+	{Legacy: "web.login.wait", Role: identity.RoleOperator, Scope: admin},
 }
