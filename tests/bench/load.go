@@ -103,7 +103,7 @@ func (b *bench) connectPlain(ctx context.Context) error {
 		return err
 	}
 	got, err := b.plan.parallel(ctx, connectors, func(int) func() error {
-		return func() error { return connectOnce(ctx, d.addr, operator) }
+		return func() error { return connectOnce(ctx, d.addr, token, operator) }
 	})
 	if err != nil {
 		return err
@@ -112,7 +112,7 @@ func (b *bench) connectPlain(ctx context.Context) error {
 	return nil
 }
 
-func connectOnce(ctx context.Context, addr string, w who) error {
+func connectOnce(ctx context.Context, addr, token string, w who) error {
 	s, err := connect(ctx, addr, token, w)
 	if err != nil {
 		return err
@@ -175,7 +175,7 @@ func deviceRound(ctx context.Context, addr string, keys []ed25519.PrivateKey, li
 				w := paired
 				w.Key = k
 				start := time.Now()
-				err := connectOnce(ctx, addr, w)
+				err := connectOnce(ctx, addr, token, w)
 				d := time.Since(start)
 				mu.Lock()
 				took = append(took, d)
@@ -202,7 +202,7 @@ func (b *bench) memoryPerClient(ctx context.Context) error {
 	defer func() { _, _ = d.stop() }() // it was measured
 	// One client first, so that what is made once is there; then the daemon gives back what its
 	// start took.
-	if err := connectOnce(ctx, d.addr, operator); err != nil {
+	if err := connectOnce(ctx, d.addr, token, operator); err != nil {
 		return err
 	}
 	if err := wait(ctx, b.quiet); err != nil {

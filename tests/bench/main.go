@@ -78,13 +78,14 @@ func main() {
 		quick   = flag.Bool("quick", false, "measure for a minute at most, with short rounds")
 		only    = flag.String("only", "", "measure the figures whose `regexp` matches")
 		keep    = flag.Bool("keep", false, "keep the directory of the run, and say where it is")
+		symbols = flag.Bool("symbols", false, "build with symbols, for a profiler that watches the daemon")
 		node    = flag.String("node", "", "be the node that answers at once, connected to this `address`")
 	)
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if *node != "" {
-		if err := serveNode(ctx, *node); err != nil {
+		if err := answerInvokes(ctx, *node, token, func() { fmt.Println(nodeUp) }); err != nil {
 			fmt.Fprintln(os.Stderr, "bench node:", err)
 			os.Exit(2)
 		}
@@ -104,7 +105,7 @@ func main() {
 		b.plan, b.runs, b.idle, b.quiet, limit = plan{rounds: 3, round: 250 * time.Millisecond}, 7, 10*time.Second, 3*time.Second, quickTime
 	}
 	began := time.Now()
-	err = b.run(ctx, limit, *keep)
+	err = b.run(ctx, limit, *keep, *symbols)
 	switch {
 	case *asJSON:
 		err = errors.Join(err, b.rep.json(os.Stdout, machine(began)))
@@ -125,7 +126,7 @@ func main() {
 }
 
 // run measures every group that was asked for. What was measured before a failure stands.
-func (b *bench) run(ctx context.Context, limit time.Duration, keep bool) (err error) {
+func (b *bench) run(ctx context.Context, limit time.Duration, keep, symbols bool) (err error) {
 	if runtime.GOOS == "windows" {
 		return errors.New("the benchmark stops daemons by a signal, which Windows has not; run it on Linux or macOS")
 	}
@@ -140,7 +141,7 @@ func (b *bench) run(ctx context.Context, limit time.Duration, keep bool) (err er
 	}
 	building, done := context.WithTimeout(ctx, buildTime)
 	defer done()
-	if b.prog, err = build(building, b.dir); err != nil {
+	if b.prog, err = build(building, b.dir, symbols); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)

@@ -20,15 +20,15 @@ const (
 
 var benchNode = who{ID: "node-host", Mode: "node", Role: "node", Instance: nodeID, Commands: []string{nodeCommand}}
 
-// serveNode answers every invoke at once, until ctx ends or the daemon goes.
-func serveNode(ctx context.Context, addr string) error {
+// answerInvokes is a node that answers every invoke at once, until ctx ends or the daemon goes.
+func answerInvokes(ctx context.Context, addr, token string, up func()) error {
 	s, err := connect(context.WithoutCancel(ctx), addr, token, benchNode)
 	if err != nil {
 		return err
 	}
 	stop := context.AfterFunc(ctx, s.close)
 	defer stop()
-	fmt.Println(nodeUp)
+	up()
 	var out []byte
 	for {
 		m, err := s.read()

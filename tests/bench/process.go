@@ -36,16 +36,20 @@ const nothing = "package main\n\nfunc main() {}\n"
 
 // build makes the daemon and the command line as they are released, and a program that does
 // nothing.
-func build(ctx context.Context, dir string) (programs, error) {
+func build(ctx context.Context, dir string, symbols bool) (programs, error) {
 	p := programs{filepath.Join(dir, "hanzod"), filepath.Join(dir, "hanzoctl"), filepath.Join(dir, "nothing")}
 	src := filepath.Join(dir, "nothing.go")
 	if err := os.WriteFile(src, []byte(nothing), 0o600); err != nil {
 		return p, err
 	}
+	link := "-s -w"
+	if symbols {
+		link = ""
+	}
 	for _, x := range []struct{ out, pkg string }{
 		{p.hanzod, "github.com/hanzoai/hanzod/cmd/hanzod"}, {p.hanzoctl, "github.com/hanzoai/hanzod/cmd/hanzoctl"}, {p.nothing, src},
 	} {
-		c := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", x.out, x.pkg)
+		c := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", link, "-o", x.out, x.pkg)
 		c.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if text, err := c.CombinedOutput(); err != nil {
 			return p, fmt.Errorf("build %s: %w\n%s", x.pkg, err, text)

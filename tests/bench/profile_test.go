@@ -1,0 +1,117 @@
+package main
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"testing"
+
+	"github.com/hanzoai/hanzod/hanzodtest"
+)
+
+// The benchmarks run the daemon inside the test, so that -cpuprofile and -memprofile see it. Their
+// times include the load; cmd figures come from the program beside them.
+
+func serve(b *testing.B) *hanzodtest.Daemon {
+	b.Helper()
+	return hanzodtest.Start(b, hanzodtest.Options{})
+}
+
+func mustConnect(b *testing.B, d *hanzodtest.Daemon, w who) *socket {
+	b.Helper()
+	s, err := connect(b.Context(), d.Addr(), d.Token, w)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(s.close)
+	return s
+}
+
+// flight keeps 32 requests on the way.
+func flight(b *testing.B, s *socket, req *numbered) {
+	b.Helper()
+	b.ReportAllocs()
+	b.ResetTimer()
+	sent, got := 0, 0
+	for got < b.N {
+		for sent < b.N && sent-got < inFlight {
+			sent++
+			if err := s.write(req.with(uint32(sent))); err != nil {
+				b.Fatal(err)
+			}
+		}
+		m, err := s.answer()
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := idOf(m); err != nil {
+			b.Fatal(err)
+		}
+		got++
+	}
+}
+
+func BenchmarkLegacyList(b *testing.B) {
+	d := serve(b)
+	mustConnect(b, d, benchNode)
+	flight(b, mustConnect(b, d, operator), newNumbered(listFrame))
+}
+
+func BenchmarkLegacyHealth(b *testing.B) {
+	d := serve(b)
+	flight(b, mustConnect(b, d, operator), newNumbered(healthFrame))
+}
+
+func BenchmarkLegacyInvoke(b *testing.B) {
+	d := serve(b)
+	go func() {
+		_ = answerInvokes(b.Context(), d.Addr(), d.Token, func() {})
+	}()
+	// The node counts as connected when an invoke succeeds.
+	s := mustConnect(b, d, operator)
+	probe := newNumbered(invokeFrame("probe"))
+	for n := uint32(1); s.call(probe.with(n)) != nil; n++ {
+		if n > 10_000 {
+			b.Fatal("the node did not connect")
+		}
+	}
+	flight(b, s, newNumbered(invokeFrame("p")))
+}
+
+func BenchmarkConnectPlain(b *testing.B) {
+	d := serve(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := connectOnce(b.Context(), d.Addr(), d.Token, operator); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkConnectDevice(b *testing.B) {
+	d := serve(b)
+	keys := make([]ed25519.PrivateKey, b.N)
+	for i := range keys {
+		_, k, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
+			b.Fatal(err)
+		}
+		keys[i] = k
+	}
+	b.ReportAllocs()
+	b.SetParallelism(connectors / 2)
+	b.ResetTimer()
+	next := make(chan ed25519.PrivateKey, len(keys))
+	for _, k := range keys {
+		next <- k
+	}
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			w := paired
+			w.Key = <-next
+			if err := connectOnce(b.Context(), d.Addr(), d.Token, w); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	})
+}
