@@ -37,8 +37,8 @@ func Main() int {
 	defer stop()
 	root := rootCmd(os.Stdout, os.Stderr)
 	err := root.ExecuteContext(ctx)
-	if err == nil {
-		return 0
+	if err == nil || (ctx.Err() != nil && errors.Is(err, context.Canceled)) {
+		return 0 // done, or told to stop before it had started
 	}
 	fmt.Fprintln(os.Stderr, "hanzod: "+err.Error())
 	var usage usageError
