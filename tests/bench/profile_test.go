@@ -3,6 +3,9 @@ package main
 import (
 	"crypto/ed25519"
 	"crypto/rand"
+	"os"
+	"runtime"
+	"runtime/pprof"
 	"testing"
 
 	"github.com/hanzoai/hanzod/hanzodtest"
@@ -114,4 +117,36 @@ func BenchmarkConnectDevice(b *testing.B) {
 			}
 		}
 	})
+}
+
+// BenchmarkHeldClients holds 2,000 idle clients while the memory profile is taken: run it with
+// -memprofile -memprofilerate 512 and look at inuse_space. The load's own share is in this
+// process too; it stands under this package.
+func BenchmarkHeldClients(b *testing.B) {
+	d := serve(b)
+	for b.Loop() {
+		for range 2000 {
+			s := mustConnect(b, d, operator)
+			s.in, s.out = nil, nil
+			go func() {
+				for {
+					if _, err := s.read(); err != nil {
+						return
+					}
+					s.in = nil
+				}
+			}()
+		}
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		b.ReportMetric(float64(m.HeapInuse)/2000, "heap-B/client")
+		b.ReportMetric(float64(m.StackInuse)/2000, "stack-B/client")
+	}
+	if f, err := os.Create(os.Getenv("HELD_PROFILE")); err == nil {
+		defer f.Close()
+		if err := pprof.Lookup("heap").WriteTo(f, 0); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

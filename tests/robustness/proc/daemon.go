@@ -98,16 +98,19 @@ func New(tb testing.TB, o Options) *Daemon {
 			}
 		}
 		if tb.Failed() {
-			for i, text := range d.seen {
-				tb.Logf("output of start %d:\n%s", i+1, last(text))
+			for i := max(0, len(d.seen)-maxOutputs); i < len(d.seen); i++ {
+				tb.Logf("output of start %d:\n%s", i+1, last(d.seen[i]))
 			}
 		}
 	})
 	return d
 }
 
-// maxShown is how much of an output a failed test shows.
-const maxShown = 20_000
+// maxShown is how much of an output a failed test shows, and maxOutputs of how many starts.
+const (
+	maxShown   = 20_000
+	maxOutputs = 3
+)
 
 func last(s string) string { return s[max(0, len(s)-maxShown):] }
 
