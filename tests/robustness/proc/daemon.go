@@ -92,34 +92,37 @@ func New(tb testing.TB, o Options) *Daemon {
 			d.End(syscall.SIGTERM)
 			d.note()
 		}
-		for _, text := range d.seen {
-			for _, f := range Faults(text) {
-				tb.Errorf("the daemon's output holds %q", f)
-			}
-		}
 		if tb.Failed() {
-			for i := max(0, len(d.seen)-maxOutputs); i < len(d.seen); i++ {
-				tb.Logf("output of start %d:\n%s", i+1, last(d.seen[i]))
+			for _, text := range d.seen[max(0, len(d.seen)-shownOutputs):] {
+				tb.Logf("output of a start:\n%s", last(text))
 			}
 		}
 	})
 	return d
 }
 
-// maxShown is how much of an output a failed test shows, and maxOutputs of how many starts.
+// maxShown is how much of an output a failed test shows, and shownOutputs of how many starts. Those
+// of keptOutputs starts are kept.
 const (
-	maxShown   = 20_000
-	maxOutputs = 3
+	maxShown     = 20_000
+	shownOutputs = 3
+	keptOutputs  = 20
 )
 
 func last(s string) string { return s[max(0, len(s)-maxShown):] }
 
 func (d *Daemon) config() string { return filepath.Join(d.State, "config.json") }
 
-// note keeps the output of the process that has ended.
-func (d *Daemon) note() { d.seen = append(d.seen, d.Stderr.String()+d.Stdout.String()) }
+// note looks at the output of the process that has ended, and keeps it.
+func (d *Daemon) note() {
+	text := d.Stderr.String() + d.Stdout.String()
+	for _, f := range Faults(text) {
+		d.tb.Errorf("the daemon's output holds %q:\n%s", f, last(text))
+	}
+	d.seen = append(d.seen[max(0, len(d.seen)-keptOutputs+1):], text)
+}
 
-// Outputs is what all processes of this daemon have printed so far.
+// Outputs is what the processes of this daemon have printed so far, the running one first.
 func (d *Daemon) Outputs() []string {
 	return append([]string{d.Stderr.String() + d.Stdout.String()}, d.seen...)
 }
