@@ -146,10 +146,17 @@ func millis(n int64) time.Duration {
 
 // NodeInvokeToLegacy writes the result of node.invoke.
 func NodeInvokeToLegacy(out nodes.InvokeOut) any {
-	return nodeInvokeResult{
+	r := nodeInvokeResult{
 		OK: true, NodeID: out.NodeID, Command: out.Command, Payload: out.Payload,
 		PayloadJSON: null(out.PayloadJSON),
 	}
+	if out.PayloadJSON != nil {
+		// The original parses the node's text and writes it anew.
+		if v, err := wire.Parse(out.Payload); err == nil {
+			r.Payload = wire.Stringify(v)
+		}
+	}
+	return r
 }
 
 type nodeErrorParams struct {

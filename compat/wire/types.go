@@ -67,10 +67,7 @@ func (o Opt[T]) IsNull() bool { return o.state == optNull }
 
 // MarshalJSON writes the value, or null.
 func (o Opt[T]) MarshalJSON() ([]byte, error) {
-	if o.state != optSome {
-		return []byte("null"), nil
-	}
-	return Marshal(o.value)
+	return o.appendJSON(nil)
 }
 
 // UnmarshalJSON reads null or a value.
@@ -135,7 +132,7 @@ type Raw []byte
 // IsZero reports whether there is no value.
 func (r Raw) IsZero() bool { return len(r) == 0 }
 
-// MarshalJSON returns the bytes. (encoding/json drops white space between tokens.)
+// MarshalJSON returns the bytes.
 func (r Raw) MarshalJSON() ([]byte, error) {
 	if len(r) == 0 {
 		return []byte("null"), nil
@@ -160,10 +157,7 @@ type List[T any] []T
 
 // MarshalJSON writes an array.
 func (l List[T]) MarshalJSON() ([]byte, error) {
-	if len(l) == 0 {
-		return []byte("[]"), nil
-	}
-	return Marshal([]T(l))
+	return l.appendJSON(nil)
 }
 
 func wrongKind(want string, v Value) error {
