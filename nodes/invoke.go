@@ -120,6 +120,7 @@ func (k *keptSet) prune(now time.Time) {
 		select {
 		case <-c.done:
 			k.bytes -= c.size
+			c.size = 0 // its caller may still let go of it
 			delete(k.m, k.order[i])
 			k.order = append(k.order[:i], k.order[i+1:]...)
 		default:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
@@ -15,6 +16,8 @@ import (
 
 // Service is the nodes domain. Its methods are safe for concurrent use.
 type Service struct {
+	// turn makes comings and goings public in the order in which they happen.
+	turn    sync.Mutex
 	reg     *registry
 	pending pendingSet
 	kept    keptSet
@@ -69,7 +72,7 @@ func (s *Service) Attach(n Node, declared, caps []string, link Link) (*Attachmen
 		n.DisplayName = name
 	}
 	a := &Attachment{svc: s, id: n.ID}
-	old, err := s.reg.put(&entry{node: n, link: link, own: a})
+	old, err := s.come(&entry{node: n, link: link, own: a})
 	if err != nil {
 		return nil, Node{}, err
 	}
@@ -77,8 +80,18 @@ func (s *Service) Attach(n Node, declared, caps []string, link Link) (*Attachmen
 		s.end(old.own)
 		old.link.Close("replaced by a newer connection")
 	}
-	s.bus.Publish("node.connected", Changed{Node: n})
 	return a, n, nil
+}
+
+// come puts a node into the registry and says so; it returns the entry it replaces.
+func (s *Service) come(e *entry) (*entry, error) {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	old, err := s.reg.put(e)
+	if err == nil {
+		s.bus.Publish("node.connected", Changed{Node: e.node})
+	}
+	return old, err
 }
 
 // end fails the calls that wait on an attachment.
@@ -93,6 +106,8 @@ func (s *Service) end(a *Attachment) {
 // on this one.
 func (a *Attachment) Detach() {
 	a.svc.end(a)
+	a.svc.turn.Lock()
+	defer a.svc.turn.Unlock()
 	if n, ok := a.svc.reg.remove(a); ok {
 		n.Connected, n.ConnectedAt = false, time.Time{}
 		a.svc.bus.Publish("node.disconnected", Changed{Node: n})

@@ -1,0 +1,756 @@
+package nodes
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+
+	"github.com/hanzoai/hanzod/errs"
+	"github.com/hanzoai/hanzod/events"
+	"github.com/hanzoai/hanzod/identity"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// link is a node that keeps what it is sent, or answers at once.
+type link struct {
+	svc    *Service
+	id     string
+	answer func(Request) *ResultIn // nil answers nothing
+	fail   error
+
+	mu     sync.Mutex
+	got    []Request
+	closed string
+}
+
+func (l *link) Invoke(r Request) error {
+	if l.fail != nil {
+		return l.fail
+	}
+	l.mu.Lock()
+	l.got = append(l.got, r)
+	l.mu.Unlock()
+	if l.answer == nil {
+		return nil
+	}
+	if in := l.answer(r); in != nil {
+		in.NodeID, in.InvokeID = l.id, r.ID
+		if _, err := l.svc.Result(context.Background(), identity.Caller{Role: identity.RoleNode, NodeID: l.id}, *in); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *link) Close(reason string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = reason
+}
+
+func (l *link) requests() []Request {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.got
+}
+
+// names is the names that people gave, in memory: what is on disk is the store's to test.
+type names struct {
+	mu sync.Mutex
+	m  map[string]string
+}
+
+func (n *names) NodeName(id string) (string, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.m[id], nil
+}
+
+func (n *names) SetNodeName(_ context.Context, id, name string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.m[id] = name
+	return nil
+}
+
+type pairedList []Node
+
+func (p pairedList) PairedNodes() []Node { return p }
+
+// guardFunc stands for approvals.
+type guardFunc func(params []byte) ([]byte, error)
+
+func (g guardFunc) GuardRun(_ context.Context, _ identity.Caller, _ string, params []byte) ([]byte, error) {
+	return g(params)
+}
+
+func pass(params []byte) ([]byte, error) { return params, nil }
+
+func newService(paired ...Node) *Service {
+	return New(Config{
+		Policy: NewPolicy(nil, nil), Guard: guardFunc(pass), Paired: pairedList(paired), Store: &names{m: map[string]string{}},
+		Bus: events.New(time.Now), Now: time.Now,
+	})
+}
+
+var operator = identity.Caller{Role: identity.RoleOperator, Scopes: identity.AllOperatorScopes, Principal: "local:1"}
+
+func (s *Service) attach(tb testing.TB, id string, l *link, commands ...string) *Attachment {
+	tb.Helper()
+	l.svc, l.id = s, id
+	a, _, err := s.Attach(Node{ID: id, Platform: "linux"}, commands, nil, l)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return a
+}
+
+func says(text string) func(Request) *ResultIn {
+	return func(Request) *ResultIn { return &ResultIn{OK: true, Payload: []byte(text)} }
+}
+
+func code(err error) string {
+	if e, ok := errs.As(err); ok {
+		return strings.TrimPrefix(e.Code, "nodes.")
+	}
+	if err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+// The recorded verdicts of the command policy (nodes-approvals.md §2.2).
+func TestPolicyVectors(t *testing.T) {
+	text, err := os.ReadFile("testdata/command-policy.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var vectors []struct {
+		Name, Platform, DeviceFamily, Command string
+		Declared, Allow, Deny                 []string
+		Expect                                struct {
+			OK                   bool
+			Reason               string
+			DeclaredAfterConnect []string
+		}
+	}
+	if err := json.Unmarshal(text, &vectors); err != nil {
+		t.Fatal(err)
+	}
+	reasons := map[string]string{
+		"not_allowed": "command not allowlisted", "not_declared": "command not declared by node",
+		"no_commands": "node did not declare commands", "target_required": "command required",
+	}
+	if len(vectors) < 28 {
+		t.Fatalf("%d vectors", len(vectors))
+	}
+	for _, v := range vectors {
+		t.Run(v.Name, func(t *testing.T) {
+			s := newService()
+			s.policy = NewPolicy(v.Allow, v.Deny)
+			l := &link{svc: s, id: "n", answer: says("1")}
+			_, n, err := s.Attach(Node{ID: "n", Platform: v.Platform, DeviceFamily: v.DeviceFamily}, v.Declared, nil, l)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(v.Expect.DeclaredAfterConnect, n.Commands); d != "" {
+				t.Errorf("kept commands: %s", d)
+			}
+			_, err = s.Invoke(context.Background(), operator, InvokeIn{NodeID: "n", Command: v.Command})
+			got := code(err)
+			// These have a refusal of their own before the policy is asked.
+			if got == "policy_command" {
+				got = "not_allowed"
+			}
+			if (err == nil) != v.Expect.OK || reasons[got] != v.Expect.Reason {
+				t.Errorf("got %v, want %+v", err, v.Expect)
+			}
+			if ran := len(l.requests()) > 0; ran != v.Expect.OK {
+				t.Errorf("the node saw it: %v", ran)
+			}
+		})
+	}
+}
+
+func TestClassify(t *testing.T) {
+	for _, c := range []struct {
+		platform, family string
+		want             class
+	}{
+		{"iPadOS 18", "", classUnknown}, {"iPadOS 18", "iPad", classIOS}, {"", "Mac mini", classMacOS}, {"", "My Windows box", classWindows},
+		{"darwin", "iPhone", classMacOS}, {"xlinux", "", classUnknown}, {"", "linux-ish", classLinux}, {"\u217bOS", "", classUnknown},
+		{"ｍacOS", "", classMacOS}, {"l\u0131nux", "", classUnknown}, {"lіnux", "", classUnknown}, {" \tAndroid", "", classAndroid}, {"ma\u0301c", "", classMacOS},
+	} {
+		if got := classify(c.platform, c.family); got != c.want {
+			t.Errorf("%q %q: %d, want %d", c.platform, c.family, got, c.want)
+		}
+	}
+}
+
+// What is refused before anything is sent.
+func TestInvokeRefusals(t *testing.T) {
+	neg := -time.Second
+	for _, c := range []struct {
+		in   InvokeIn
+		want string
+	}{
+		{InvokeIn{NodeID: " ", Command: "system.run"}, "target_required"},
+		{InvokeIn{NodeID: "n", Command: ""}, "target_required"},
+		{InvokeIn{NodeID: "n", Command: "system.execApprovals.get"}, "policy_command"},
+		{InvokeIn{NodeID: "n", Command: " system.execApprovals.set "}, "policy_command"},
+		{InvokeIn{NodeID: "n", Command: "system.run", Timeout: &neg}, "timeout_range"},
+		{InvokeIn{NodeID: "gone", Command: "sms.send"}, "not_connected"},
+		{InvokeIn{NodeID: "N", Command: "system.run"}, "not_connected"},
+		{InvokeIn{NodeID: "n", Command: "sms.send"}, "not_allowed"},
+		{InvokeIn{NodeID: "n", Command: "SYSTEM.RUN"}, "not_allowed"},
+		{InvokeIn{NodeID: "n", Command: "system.which"}, "not_declared"},
+	} {
+		s := newService()
+		l := &link{}
+		s.attach(t, "n", l, "system.run")
+		_, err := s.Invoke(context.Background(), operator, c.in)
+		if code(err) != c.want {
+			t.Errorf("%+v: %v", c.in, err)
+		}
+		if len(l.requests()) != 0 {
+			t.Errorf("%+v reached the node", c.in)
+		}
+	}
+}
+
+// The guard stands before system.run and before nothing else; what it says is what is sent.
+func TestGuardIsAsked(t *testing.T) {
+	s := newService()
+	asked := 0
+	s.guard = guardFunc(func(params []byte) ([]byte, error) {
+		asked++
+		if string(params) == `{"bad":1}` {
+			return nil, errs.New(errs.Denied, "no")
+		}
+		return []byte(`{"rewritten":true}`), nil
+	})
+	l := &link{answer: says("1")}
+	s.attach(t, "n", l, "system.run", "system.which")
+	ctx := context.Background()
+	if _, err := s.Invoke(ctx, operator, InvokeIn{NodeID: "n", Command: "system.which", Params: []byte(`{"a":1}`)}); err != nil || asked != 0 {
+		t.Errorf("%v, asked %d", err, asked)
+	}
+	if _, err := s.Invoke(ctx, operator, InvokeIn{NodeID: " n ", Command: " system.run ", Params: []byte(`{"a":1}`)}); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.Invoke(ctx, operator, InvokeIn{NodeID: "n", Command: "system.run", Params: []byte(`{"bad":1}`)}); errs.ClassOf(err) != errs.Denied {
+		t.Error(err)
+	}
+	got := l.requests()
+	if len(got) != 2 || string(got[1].Params) != `{"rewritten":true}` || got[1].Command != "system.run" {
+		t.Errorf("%+v", got)
+	}
+}
+
+// Deadlines: the default, a given one, none, and the longest.
+func TestInvokeDeadlines(t *testing.T) {
+	d := func(x time.Duration) *time.Duration { return &x }
+	for _, c := range []struct {
+		timeout *time.Duration
+		want    time.Duration
+	}{
+		{nil, DefaultTimeout}, {d(time.Millisecond), time.Millisecond}, {d(time.Hour), time.Hour}, {d(0), MaxTimeout}, {d(48 * time.Hour), MaxTimeout},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newService()
+			l := &link{}
+			s.attach(t, "n", l, "system.which")
+			began := time.Now()
+			_, err := s.Invoke(context.Background(), operator, InvokeIn{NodeID: "n", Command: "system.which", Timeout: c.timeout})
+			if took := time.Since(began); code(err) != "timeout" || took != c.want {
+				t.Errorf("%v: %v after %s", c.timeout, err, took)
+			}
+			if r := l.requests()[0]; cmp.Diff(c.timeout, r.Timeout) != "" {
+				t.Errorf("the node is told %v", r.Timeout)
+			}
+			// The answer that comes too late is taken and dropped.
+			out, err := s.Result(context.Background(), identity.Caller{Role: identity.RoleNode, NodeID: "n"}, ResultIn{NodeID: "n", InvokeID: l.requests()[0].ID, OK: true})
+			if err != nil || !out.Ignored {
+				t.Errorf("late: %+v %v", out, err)
+			}
+			if n := len(s.pending.m); n != 0 {
+				t.Errorf("%d calls are kept as waiting", n)
+			}
+		})
+	}
+}
+
+// What a node's answer becomes (nodes-approvals.md §2.1, §2.4).
+func TestAnswers(t *testing.T) {
+	p := func(s string) *string { return &s }
+	for _, c := range []struct {
+		name    string
+		in      ResultIn
+		payload string
+		err     string
+	}{
+		{"value", ResultIn{OK: true, Payload: []byte(`{"a":1}`)}, `{"a":1}`, ""},
+		{"nothing", ResultIn{OK: true}, "", ""},
+		{"text", ResultIn{OK: true, PayloadJSON: p(` {"a":1} `)}, `{"a":1}`, ""},
+		{"text over value", ResultIn{OK: true, PayloadJSON: p(`1`), Payload: []byte(`2`)}, `1`, ""},
+		{"blank text", ResultIn{OK: true, PayloadJSON: p("  ")}, "", ""},
+		{"no JSON", ResultIn{OK: true, PayloadJSON: p(`a"b`)}, `{"payloadJSON":"a\"b"}`, ""},
+		{"failure", ResultIn{Error: &NodeError{Code: p("C"), Message: p("m")}}, "", "m"},
+		{"failure without words", ResultIn{}, "", "the node could not do it"},
+		{"failure with code", ResultIn{Error: &NodeError{Code: p("C")}}, "", "the node could not do it"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newService()
+			s.attach(t, "n", &link{answer: func(Request) *ResultIn { return &c.in }}, "system.which")
+			out, err := s.Invoke(context.Background(), operator, InvokeIn{NodeID: "n", Command: "system.which"})
+			if c.err != "" {
+				if !errors.Is(err, ErrNodeFailed) || err.Error() != c.err {
+					t.Errorf("got %v", err)
+				}
+				return
+			}
+			if err != nil || string(out.Payload) != c.payload || cmp.Diff(out.PayloadJSON, c.in.PayloadJSON) != "" {
+				t.Errorf("%+v %v", out, err)
+			}
+		})
+	}
+	s := newService()
+	s.attach(t, "n", &link{fail: errors.New("no socket")}, "system.which")
+	if _, err := s.Invoke(context.Background(), operator, InvokeIn{NodeID: "n", Command: "system.which"}); code(err) != "send" {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A node speaks for itself only.
+func TestForeignResult(t *testing.T) {
+	s := newService()
+	s.attach(t, "n", &link{}, "system.which")
+	s.attach(t, "m", &link{}, "system.which")
+	for _, c := range []identity.Caller{{Role: identity.RoleNode, NodeID: "m"}, {Role: identity.RoleNode}, operator} {
+		if _, err := s.Result(context.Background(), c, ResultIn{NodeID: "n", InvokeID: "x"}); code(err) != "foreign" {
+			t.Errorf("%+v: %v", c, err)
+		}
+		if _, err := s.Event(context.Background(), c, EventIn{NodeID: "n", Event: "x"}); code(err) != "foreign" {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		s := newService()
+		l := &link{}
+		s.attach(t, "n", l, "system.which")
+		s.attach(t, "m", &link{}, "system.which")
+		done := make(chan error)
+		go func() {
+			_, err := s.Invoke(context.Background(), operator, InvokeIn{NodeID: "n", Command: "system.which"})
+			done <- err
+		}()
+		synctest.Wait()
+		// Another node that knows the id of the call cannot answer it.
+		out, err := s.Result(context.Background(), identity.Caller{Role: identity.RoleNode, NodeID: "m"}, ResultIn{NodeID: "m", InvokeID: l.requests()[0].ID, OK: true})
+		if err != nil || !out.Ignored {
+			t.Errorf("%+v %v", out, err)
+		}
+		if err := <-done; code(err) != "timeout" {
+			t.Error(err)
+		}
+	})
+}
+
+func TestEventPayload(t *testing.T) {
+	s := newService()
+	sub := s.bus.Subscribe(nil)
+	defer sub.Close()
+	c := identity.Caller{Role: identity.RoleNode, NodeID: "n"}
+	big := strings.Repeat("x", maxEventPayload+1)
+	if _, err := s.Event(context.Background(), c, EventIn{Event: "e", PayloadJSON: &big}); code(err) != "event_payload" {
+		t.Error(err)
+	}
+	text := "1"
+	if _, err := s.Event(context.Background(), c, EventIn{Event: "e", Payload: []byte("2"), PayloadJSON: &text}); err != nil {
+		t.Error(err)
+	}
+	e := <-sub.C()
+	if d := cmp.Diff(Reported{NodeID: "n", Event: "e", Payload: []byte("1")}, e.Payload); d != "" {
+		t.Error(d)
+	}
+}
+
+// The newer connection of a node wins; the end of the older one changes nothing; calls that wait on
+// it fail at once.
+func TestReplace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService()
+		sub := s.bus.Subscribe(nil)
+		defer sub.Close()
+		old, young := &link{}, &link{answer: says(`"young"`)}
+		a := s.attach(t, "n", old, "system.which")
+		failed := make(chan error)
+		go func() {
+			_, err := s.Invoke(context.Background(), operator, InvokeIn{NodeID: "n", Command: "system.which"})
+			failed <- err
+		}()
+		synctest.Wait()
+		b := s.attach(t, "n", young, "system.which")
+		if err := <-failed; code(err) != "disconnected" {
+			t.Error(err)
+		}
+		if old.closed == "" || young.closed != "" {
+			t.Errorf("closed: %q %q", old.closed, young.closed)
+		}
+		a.Detach()
+		out, err := s.Invoke(context.Background(), operator, InvokeIn{NodeID: "n", Command: "system.which"})
+		if err != nil || string(out.Payload) != `"young"` || s.Connected() != 1 {
+			t.Errorf("%+v %v", out, err)
+		}
+		b.Detach()
+		b.Detach()
+		if s.Connected() != 0 {
+			t.Error("still connected")
+		}
+		var got []string
+		for len(sub.C()) > 0 {
+			got = append(got, (<-sub.C()).Name)
+		}
+		if d := cmp.Diff([]string{"node.connected", "node.connected", "node.disconnected"}, got); d != "" {
+			t.Error(d)
+		}
+	})
+}
+
+// Every call that waits on a node ends when it disconnects, those without a limit too.
+func TestDisconnectFailsWaitingCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService()
+		a := s.attach(t, "n", &link{}, "system.which")
+		none := time.Duration(0)
+		var wg sync.WaitGroup
+		var failed atomic.Int32
+		for range 100 {
+			wg.Go(func() {
+				_, err := s.Invoke(context.Background(), operator, InvokeIn{NodeID: "n", Command: "system.which", Timeout: &none})
+				if e, ok := errs.As(err); ok && e.Code == ErrDisconnected.Code && e.Field("command") == "system.which" {
+					failed.Add(1)
+				}
+			})
+		}
+		synctest.Wait()
+		began := time.Now()
+		a.Detach()
+		wg.Wait()
+		if failed.Load() != 100 || time.Since(began) != 0 {
+			t.Errorf("%d failed after %s", failed.Load(), time.Since(began))
+		}
+	})
+}
+
+// One key runs once, however many ask, and cannot be used for something else.
+func TestIdempotency(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService()
+		l := &link{}
+		s.attach(t, "n", l, "system.which", "system.run")
+		in := InvokeIn{NodeID: "n", Command: "system.which", Params: []byte(`{"a":1}`), IdempotencyKey: "k"}
+		var wg sync.WaitGroup
+		var same atomic.Int32
+		for range 50 {
+			wg.Go(func() {
+				if out, err := s.Invoke(context.Background(), operator, in); err == nil && string(out.Payload) == `"x"` {
+					same.Add(1)
+				}
+			})
+		}
+		synctest.Wait()
+		if len(l.requests()) != 1 {
+			t.Fatalf("it ran %d times", len(l.requests()))
+		}
+		_, err := s.Result(context.Background(), identity.Caller{Role: identity.RoleNode, NodeID: "n"}, ResultIn{NodeID: "n", InvokeID: l.requests()[0].ID, OK: true, Payload: []byte(`"x"`)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wg.Wait()
+		if same.Load() != 50 {
+			t.Errorf("%d got the answer", same.Load())
+		}
+		for _, other := range []InvokeIn{
+			{NodeID: "n", Command: "system.which", Params: []byte(`{"a":2}`), IdempotencyKey: "k"},
+			{NodeID: "n", Command: "system.which", IdempotencyKey: "k"},
+			{NodeID: "n", Command: "system.run", Params: []byte(`{"a":1}`), IdempotencyKey: "k"},
+			{NodeID: "m", Command: "system.which", Params: []byte(`{"a":1}`), IdempotencyKey: "k"},
+		} {
+			if _, err := s.Invoke(context.Background(), operator, other); code(err) != "key_reused" {
+				t.Errorf("%+v: %v", other, err)
+			}
+		}
+		// Another caller's key is another key.
+		l.answer = says(`"y"`)
+		stranger := identity.Caller{Role: identity.RoleOperator, Scopes: identity.AllOperatorScopes, DeviceID: "d"}
+		if out, err := s.Invoke(context.Background(), stranger, in); err != nil || string(out.Payload) != `"y"` {
+			t.Errorf("%+v %v", out, err)
+		}
+		// After its time it is forgotten.
+		time.Sleep(keptFor + time.Second)
+		if out, err := s.Invoke(context.Background(), operator, in); err != nil || string(out.Payload) != `"y"` {
+			t.Errorf("%+v %v", out, err)
+		}
+	})
+}
+
+// A call that never reached the node may be tried again under its key; one that may have is not.
+func TestKeyAfterFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService()
+		in := InvokeIn{NodeID: "n", Command: "system.which", IdempotencyKey: "k"}
+		if _, err := s.Invoke(context.Background(), operator, in); code(err) != "not_connected" {
+			t.Fatal(err)
+		}
+		l := &link{}
+		s.attach(t, "n", l, "system.which")
+		if _, err := s.Invoke(context.Background(), operator, in); code(err) != "timeout" {
+			t.Fatal(err)
+		}
+		l.answer = says("1")
+		if _, err := s.Invoke(context.Background(), operator, in); code(err) != "timeout" || len(l.requests()) != 1 {
+			t.Errorf("%v; the node saw %d", err, len(l.requests()))
+		}
+	})
+}
+
+// What is kept for repetitions is bounded: in number, in bytes, and each answer.
+func TestKeptIsBounded(t *testing.T) {
+	s := newService()
+	size := keptEach
+	l := &link{answer: func(Request) *ResultIn {
+		return &ResultIn{OK: true, Payload: []byte(`"` + strings.Repeat("x", size-2) + `"`)}
+	}}
+	s.attach(t, "n", l, "system.which")
+	call := func(key string) (InvokeOut, error) {
+		return s.Invoke(context.Background(), operator, InvokeIn{NodeID: "n", Command: "system.which", IdempotencyKey: key})
+	}
+	for i := range 2 * keptBytes / keptEach {
+		if _, err := call(fmt.Sprint("big", i)); err != nil {
+			t.Fatal(err)
+		}
+		if s.kept.bytes > keptBytes+keptEach || s.kept.bytes < 0 {
+			t.Fatalf("%d bytes are kept", s.kept.bytes)
+		}
+	}
+	size = keptEach + 1
+	if out, err := call("huge"); err != nil || len(out.Payload) != size {
+		t.Fatalf("%d %v", len(out.Payload), err)
+	}
+	ran := len(l.requests())
+	if _, err := call("huge"); code(err) != "answer_gone" || len(l.requests()) != ran {
+		t.Errorf("got %v", err)
+	}
+	size = 10
+	for i := range 3 * keptMax {
+		if _, err := call(fmt.Sprint("small", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(s.kept.m); n > keptMax+1 || n != len(s.kept.order) {
+		t.Errorf("%d keys, %d in order", n, len(s.kept.order))
+	}
+	sum := 0
+	for _, c := range s.kept.m {
+		sum += c.size
+	}
+	if sum != s.kept.bytes {
+		t.Errorf("%d bytes are counted, %d are there", s.kept.bytes, sum)
+	}
+}
+
+// An answer that was pruned before its caller let go of it is not counted out twice.
+func TestKeptBytesStayRight(t *testing.T) {
+	k := &keptSet{m: map[string]*call{}}
+	now := time.Now()
+	c, _, err := k.begin("a", printOf(InvokeIn{}), now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.end("a", c, kept(keptEach+1), true)
+	if _, _, err := k.begin("b", printOf(InvokeIn{}), now.Add(keptFor+time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	k.forget(c)
+	if k.bytes != 0 {
+		t.Errorf("%d bytes are counted with nothing kept", k.bytes)
+	}
+}
+
+func TestPendingIsBounded(t *testing.T) {
+	p := pendingSet{m: map[string]*waiting{}}
+	for i := range maxPending {
+		if err := p.add(fmt.Sprint(i), &waiting{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.add("one more", &waiting{}); code(err) != "too_many_invokes" {
+		t.Error(err)
+	}
+}
+
+func TestRegistryIsBounded(t *testing.T) {
+	r := newRegistry()
+	live := map[string]*entry{}
+	for i := range maxNodes {
+		live[fmt.Sprint(i)] = &entry{node: Node{ID: fmt.Sprint(i)}}
+	}
+	r.cur.Store(&snapshot{live: live})
+	if _, err := r.put(&entry{node: Node{ID: "one more"}}); code(err) != "too_many_nodes" {
+		t.Error(err)
+	}
+	if old, err := r.put(&entry{node: Node{ID: "7"}}); err != nil || old == nil {
+		t.Errorf("one that is there: %v", err)
+	}
+}
+
+// List is the union of connected and paired nodes in display order; names that people gave win and
+// last (nodes-approvals.md §1.4).
+func TestListAndRename(t *testing.T) {
+	s := newService(Node{ID: "p1", DisplayName: "zeta"}, Node{ID: "c1", DisplayName: "paired name", Platform: "macos"}, Node{ID: "p2", DisplayName: "Alpha"})
+	ctx := context.Background()
+	_, _, err := s.Attach(Node{ID: "c1"}, []string{" canvas.eval", "canvas.eval", "canvas.hide"}, []string{"b", "a", "b", " "}, &link{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a2 := s.attach(t, "c2", &link{})
+	show := func() (out []string) {
+		l, err := s.List(ctx, operator, ListIn{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range l.Nodes {
+			out = append(out, fmt.Sprintf("%s %q %v %v %v %v", n.ID, n.DisplayName, n.Connected, n.Paired, n.Caps, n.Commands))
+		}
+		return out
+	}
+	want := []string{
+		`c2 "" true false [] []`, `c1 "paired name" true true [a b] [canvas.eval canvas.hide]`,
+		`p2 "Alpha" false true [] []`, `p1 "zeta" false true [] []`,
+	}
+	if d := cmp.Diff(want, show()); d != "" {
+		t.Error(d)
+	}
+	for _, c := range []struct{ id, name, want string }{
+		{"", "x", "id_required"}, {"c1", " ", "name_required"}, {"c1", strings.Repeat("ü", maxName+1), "name_too_long"}, {"nope", "x", "unknown"},
+		{" c2 ", strings.Repeat("ü", maxName), ""}, {"c2", "  My box ", ""}, {"p1", "aaa", ""},
+	} {
+		if _, err := s.Rename(ctx, operator, RenameIn{NodeID: c.id, DisplayName: c.name}); code(err) != c.want {
+			t.Errorf("%q %.10q: %v", c.id, c.name, err)
+		}
+	}
+	a2.Detach()
+	if _, err := s.Describe(ctx, operator, DescribeIn{NodeID: "c2"}); code(err) != "unknown" {
+		t.Error(err)
+	}
+	s.attach(t, "c2", &link{})
+	if d, err := s.Describe(ctx, operator, DescribeIn{NodeID: " c2 "}); err != nil || d.Node.DisplayName != "My box" {
+		t.Errorf("%+v %v", d, err)
+	}
+	if got := show(); !strings.HasPrefix(got[2], `p1 "aaa"`) {
+		t.Errorf("got %v", got)
+	}
+	if c, k := s.Counts(); c != 2 || k != 4 {
+		t.Errorf("%d of %d", c, k)
+	}
+}
+
+// Watchers miss nothing between the list and the changes, and see only what they may.
+func TestWatch(t *testing.T) {
+	s := newService()
+	s.attach(t, "n", &link{})
+	w, err := s.Watch(context.Background(), operator)
+	if err != nil || len(w.Present) != 1 {
+		t.Fatalf("%+v %v", w, err)
+	}
+	defer w.Events.Close()
+	blind, err := s.Watch(context.Background(), identity.Caller{Role: identity.RoleNode, NodeID: "n"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer blind.Events.Close()
+	s.attach(t, "m", &link{}).Detach()
+	for _, want := range []string{"node.connected", "node.disconnected"} {
+		if e := <-w.Events.C(); e.Name != want || e.Payload.(Changed).Node.ID != "m" {
+			t.Errorf("%+v", e)
+		}
+	}
+	if len(blind.Events.C()) != 0 {
+		t.Error("a node sees others come and go")
+	}
+}
+
+// Nodes that come and go while many call them: every call ends, nothing is left, and whoever watches
+// has the right picture in the end.
+func TestRace(t *testing.T) {
+	s := newService()
+	var mu sync.Mutex
+	online := map[string]bool{}
+	s.bus.Sink(func(e events.Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		if c, ok := e.Payload.(Changed); ok {
+			online[c.Node.ID] = e.Name == "node.connected"
+		}
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	var wg sync.WaitGroup
+	for g := range 4 {
+		wg.Go(func() {
+			for i := range 200 {
+				id := fmt.Sprint("n", (g+i)%3)
+				a := s.attach(t, id, &link{answer: says("1")}, "system.which")
+				if i%2 == 0 || i > 190 {
+					a.Detach()
+				} else {
+					defer a.Detach()
+				}
+			}
+		})
+	}
+	for range 8 {
+		wg.Go(func() {
+			for i := range 300 {
+				_, err := s.Invoke(ctx, operator, InvokeIn{NodeID: fmt.Sprint("n", i%3), Command: "system.which", IdempotencyKey: fmt.Sprint(i)})
+				switch code(err) {
+				case "", "not_connected", "disconnected", "send":
+				default:
+					t.Errorf("got %v", err)
+				}
+				if _, err := s.List(ctx, operator, ListIn{}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	mu.Lock()
+	defer mu.Unlock()
+	for id, on := range online {
+		if _, live := s.reg.get(id); live != on {
+			t.Errorf("%s is connected: %v; who listened thinks %v", id, live, on)
+		}
+	}
+	if len(s.pending.m) != 0 {
+		t.Errorf("%d calls still wait", len(s.pending.m))
+	}
+}
+
+func kept(size int) (a answer) {
+	a.out.Payload = make([]byte, size)
+	return a
+}
