@@ -42,12 +42,12 @@ func Main() int {
 	}
 	fmt.Fprintln(os.Stderr, "hanzod: "+err.Error())
 	var usage usageError
-	var invalid *config.Invalid
+	var bad configError
 	var refused *config.Refused
 	switch {
 	case errors.As(err, &usage):
 		return exitUsage
-	case errors.As(err, &invalid), errors.As(err, &refused), errors.Is(err, store.ErrLocked):
+	case errors.As(err, &bad), errors.As(err, &refused), errors.Is(err, store.ErrLocked):
 		return exitConfig
 	default:
 		return exitFailure
@@ -56,6 +56,9 @@ func Main() int {
 
 // usageError is a wrong command line.
 type usageError struct{ error }
+
+// configError is a configuration that cannot be read or does not hold.
+type configError struct{ error }
 
 func rootCmd(out, errOut io.Writer) *cobra.Command {
 	root := &cobra.Command{
@@ -68,6 +71,13 @@ Talk to a running daemon with hanzoctl.`,
 		Example: `  hanzod run --node       start the daemon with a node host for this machine
   hanzod node --host box  offer this machine to the gateway on another one`,
 		SilenceErrors: true, SilenceUsage: true,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("unknown command %q\nRun 'hanzod --help' for the commands", args[0])}
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.SetOut(out)
 	root.SetErr(errOut)
@@ -80,7 +90,7 @@ Talk to a running daemon with hanzoctl.`,
 
 func versionCmd(out io.Writer) *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		Use: "version", Short: "Print the version", Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			_, err := fmt.Fprintln(out, "hanzod "+runtime.Version)
 			return err
@@ -126,7 +136,7 @@ valid or another daemon holds the state directory.`,
 			}
 			cfg, err := config.Load(opts)
 			if err != nil {
-				return err
+				return configError{err}
 			}
 			d, err := runtime.New(cmd.Context(), runtime.Options{Config: cfg, Console: errOut, Node: node})
 			if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/runtime"
 )
 
@@ -73,7 +74,10 @@ BOT_GATEWAY_TOKEN. A node that was paired needs none.`,
 				o.Ask = os.Getenv("BOT_EXEC_ASK")
 			}
 			o.Console = errOut
-			return runtime.RunNode(cmd.Context(), o)
+			if err = runtime.RunNode(cmd.Context(), o); errs.ClassOf(err) == errs.Invalid {
+				return usageError{err}
+			}
+			return err
 		},
 	}
 	f := c.Flags()
