@@ -81,6 +81,8 @@ func (s *Service) remember(a Approval) {
 	if !ok {
 		l = &live{done: make(chan struct{})}
 		s.live[a.ID] = l
+	} else if progress(a.State) < progress(l.a.State) {
+		return // a later change was quicker to get here
 	}
 	l.a = a
 	if a.State != Pending {
@@ -92,6 +94,18 @@ func (s *Service) remember(a Approval) {
 	}
 	if l.ended.IsZero() && (a.State == Denied || a.State == Expired || a.State == Consumed) {
 		l.ended = s.now()
+	}
+}
+
+// progress orders the states: an approval never goes back.
+func progress(s State) int {
+	switch s {
+	case Pending:
+		return 0
+	case Allowed:
+		return 1
+	default:
+		return 2
 	}
 }
 
