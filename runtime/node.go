@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -153,9 +154,25 @@ func nodePolicy(path string, o NodeOptions, log *slog.Logger) (*policy.File, err
 	}), nil
 }
 
+// gatewaySecrets are the variables in which this process may be handed the secrets of a gateway.
+// Operators with fewer rights than those secrets give may read what a command prints.
+var gatewaySecrets = []string{
+	"HANZOD_TOKEN", "OPENCLAW_GATEWAY_TOKEN", "BOT_GATEWAY_TOKEN",
+	"HANZOD_PASSWORD", "OPENCLAW_GATEWAY_PASSWORD", "BOT_GATEWAY_PASSWORD",
+}
+
+// runEnv is the environment that commands on this machine begin with: that of this process without
+// the secrets of the gateway.
+func runEnv() []string {
+	return slices.DeleteFunc(os.Environ(), func(kv string) bool {
+		name, _, _ := strings.Cut(kv, "=")
+		return slices.Contains(gatewaySecrets, strings.ToUpper(name))
+	})
+}
+
 func connectNode(ctx context.Context, o NodeOptions, cfg *dial.NodeConfig, url string, file *policy.File, log *slog.Logger) error {
 	opts := dial.NodeOptions{
-		Host: host.New(host.Config{Policy: file, Log: log}), Log: log, OnState: o.OnState,
+		Host: host.New(host.Config{Policy: file, Env: runEnv, Log: log}), Log: log, OnState: o.OnState,
 		Dial: dial.Options{
 			URL: url, AllowInsecure: o.AllowInsecure, TLSFingerprint: cfg.Gateway.TLSFingerprint,
 			Client: dial.Client{
