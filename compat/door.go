@@ -70,6 +70,7 @@ type Metrics interface {
 type Door struct {
 	cfg     Config
 	methods map[string]binding
+	rows    rowCache
 
 	mu    sync.Mutex
 	conns map[*conn]struct{}

@@ -115,8 +115,39 @@ var features = sync.OnceValue(func() wire.Raw {
 	}{schema.HelloMethods(), schema.HelloEvents()})
 })
 
-// presenceRows is the presence table for hello.
-func (d *Door) presenceRows() any { return methods.PresenceToLegacy(d.cfg.Presence.List()) }
+// maxPresenceRows bounds the kept rows: twice what a table lists.
+const maxPresenceRows = 400
+
+// rowCache keeps the text of presence entries: each connect tells its client of all the others,
+// and few of them have changed since the last one.
+type rowCache struct {
+	mu   sync.Mutex
+	rows map[uint64][]byte // by revision
+}
+
+// table writes the entries as system-presence does.
+func (c *rowCache) table(entries []system.Presence) wire.Raw {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.rows == nil || len(c.rows) > maxPresenceRows {
+		c.rows = map[uint64][]byte{}
+	}
+	out := []byte{'['}
+	for i, p := range entries {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		row, ok := c.rows[p.Rev]
+		if !ok {
+			row = wire.MustMarshal(methods.PresenceRow(p))
+			if p.Rev != 0 {
+				c.rows[p.Rev] = row
+			}
+		}
+		out = append(out, row...)
+	}
+	return append(out, ']')
+}
 
 // healthRow is the cached health for hello, {} before the first look.
 func (d *Door) healthRow() any {

@@ -362,7 +362,7 @@ func (c *conn) hello(adm identity.Admission) ([]byte, error) {
 		Server:   helloServer{Version: d.cfg.Version, ConnID: c.id},
 		Features: features(),
 		Snapshot: helloSnapshot{
-			Presence: d.presenceRows(), Health: d.healthRow(),
+			Presence: d.rows.table(d.cfg.Presence.List()), Health: d.healthRow(),
 			StateVersion: helloVersions{presence, health}, UptimeMs: d.cfg.System.Uptime().Milliseconds(),
 			ConfigPath: d.cfg.ConfigPath, StateDir: d.cfg.StateDir,
 			SessionDefaults: helloSessions{

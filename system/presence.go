@@ -69,6 +69,7 @@ func (t *PresenceTable) Put(key string, p Presence) {
 	if p.Text == "" {
 		p.Text = "Node: " + p.Host + " · mode " + p.Mode
 	}
+	p.Rev = t.version
 	e.Presence = p
 }
 
@@ -88,7 +89,7 @@ func (t *PresenceTable) Leave(key string) {
 	defer t.mu.Unlock()
 	if e, ok := t.entries[key]; ok {
 		t.version++
-		e.Reason, e.At = "disconnect", t.now()
+		e.Reason, e.At, e.Rev = "disconnect", t.now(), t.version
 	}
 }
 

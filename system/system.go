@@ -90,6 +90,9 @@ type Presence struct {
 	InstanceID       string
 	Text             string
 	At               time.Time
+	// Rev is new with each change of the entry, so that its text can be kept; 0 for the gateway
+	// itself, whose time is always now.
+	Rev uint64
 }
 
 // TailIn and TailOut are the arguments and the result of TailLogs.

@@ -189,6 +189,9 @@ func PresenceToLegacy(entries []system.Presence) any {
 	return out
 }
 
+// PresenceRow writes one entry of system-presence.
+func PresenceRow(p system.Presence) any { return presenceToLegacy(p) }
+
 type presenceEvent struct {
 	Presence any `json:"presence"`
 }

@@ -19,7 +19,10 @@ type appender interface {
 
 // Marshal writes a Go value for the wire by the json tags of its type: what encoding/json writes, less the escapes that
 // JavaScript does not use (<, >, &, U+2028, U+2029).
-func Marshal(v any) ([]byte, error) { return AppendValue(nil, v) }
+func Marshal(v any) ([]byte, error) { return AppendValue(make([]byte, 0, usualSize), v) }
+
+// usualSize is the room for an answer that Marshal starts with.
+const usualSize = 256
 
 // MustMarshal is Marshal for types that cannot fail: structs of strings, numbers, booleans and this package's types.
 // It panics on an error, which is then a fault of the program.
@@ -36,120 +39,172 @@ func AppendValue(dst []byte, v any) ([]byte, error) {
 	if v == nil {
 		return append(dst, "null"...), nil
 	}
-	return appendReflect(dst, reflect.ValueOf(v))
+	rv := reflect.ValueOf(v)
+	if rv.Kind() == reflect.Struct {
+		// Fields that can be pointed at are written without being copied to the heap one by one.
+		at := reflect.New(rv.Type()).Elem()
+		at.Set(rv)
+		rv = at
+	}
+	return encoderOf(rv.Type())(dst, rv)
 }
 
-var appenderType = reflect.TypeFor[appender]()
+// encode writes a value of one type.
+type encode func(dst []byte, v reflect.Value) ([]byte, error)
 
-func appendReflect(dst []byte, v reflect.Value) ([]byte, error) {
-	switch v.Kind() {
-	case reflect.Pointer, reflect.Interface:
-		if v.IsNil() {
-			return append(dst, "null"...), nil
+var (
+	appenderType  = reflect.TypeFor[appender]()
+	marshalerType = reflect.TypeFor[json.Marshaler]()
+	numberType    = reflect.TypeFor[json.Number]()
+
+	encoders sync.Map // reflect.Type → encode
+)
+
+// encoderOf returns the encoder of a type, made once.
+func encoderOf(t reflect.Type) encode {
+	if e, ok := encoders.Load(t); ok {
+		return e.(encode)
+	}
+	// A type that contains itself finds this while its own encoder is made.
+	var once sync.Once
+	var made encode
+	e, loaded := encoders.LoadOrStore(t, encode(func(dst []byte, v reflect.Value) ([]byte, error) {
+		once.Do(func() { made = makeEncoder(t) })
+		return made(dst, v)
+	}))
+	if loaded {
+		return e.(encode)
+	}
+	once.Do(func() { made = makeEncoder(t) })
+	encoders.Store(t, made)
+	return made
+}
+
+// own returns the value as an interface, by pointer when it has an address.
+func own(v reflect.Value) any {
+	if v.CanAddr() {
+		return v.Addr().Interface()
+	}
+	return v.Interface()
+}
+
+func makeEncoder(t reflect.Type) encode {
+	switch {
+	case t.Kind() != reflect.Pointer && t.Kind() != reflect.Interface && t.Implements(appenderType):
+		return func(dst []byte, v reflect.Value) ([]byte, error) { return own(v).(appender).appendJSON(dst) }
+	case t.Kind() != reflect.Pointer && t.Kind() != reflect.Interface && t.Implements(marshalerType):
+		return func(dst []byte, v reflect.Value) ([]byte, error) {
+			b, err := own(v).(json.Marshaler).MarshalJSON()
+			return append(dst, b...), err
 		}
-		if v.Kind() == reflect.Interface || !v.Type().Implements(appenderType) {
-			return appendReflect(dst, v.Elem())
-		}
-	default:
-	}
-	if v.Type().Implements(appenderType) {
-		return v.Interface().(appender).appendJSON(dst)
-	}
-	if m, ok := v.Interface().(json.Marshaler); ok {
-		b, err := m.MarshalJSON()
-		return append(dst, b...), err
-	}
-	switch v.Kind() {
-	case reflect.String:
-		if v.Type() == reflect.TypeFor[json.Number]() {
+	case t == numberType:
+		return func(dst []byte, v reflect.Value) ([]byte, error) {
 			if v.Len() == 0 {
 				return append(dst, '0'), nil
 			}
 			return append(dst, v.String()...), nil
 		}
-		return AppendString(dst, v.String()), nil
+	}
+	switch t.Kind() {
+	case reflect.Pointer:
+		elem := encoderOf(t.Elem())
+		return func(dst []byte, v reflect.Value) ([]byte, error) {
+			if v.IsNil() {
+				return append(dst, "null"...), nil
+			}
+			return elem(dst, v.Elem())
+		}
+	case reflect.Interface:
+		return func(dst []byte, v reflect.Value) ([]byte, error) {
+			if v.IsNil() {
+				return append(dst, "null"...), nil
+			}
+			return AppendValue(dst, v.Interface())
+		}
+	case reflect.String:
+		return func(dst []byte, v reflect.Value) ([]byte, error) { return AppendString(dst, v.String()), nil }
 	case reflect.Bool:
-		return strconv.AppendBool(dst, v.Bool()), nil
+		return func(dst []byte, v reflect.Value) ([]byte, error) { return strconv.AppendBool(dst, v.Bool()), nil }
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
-		return strconv.AppendInt(dst, v.Int(), 10), nil
+		return func(dst []byte, v reflect.Value) ([]byte, error) { return strconv.AppendInt(dst, v.Int(), 10), nil }
 	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
-		return strconv.AppendUint(dst, v.Uint(), 10), nil
+		return func(dst []byte, v reflect.Value) ([]byte, error) { return strconv.AppendUint(dst, v.Uint(), 10), nil }
 	case reflect.Float32, reflect.Float64:
-		f := v.Float()
-		if math.IsNaN(f) || math.IsInf(f, 0) {
-			return nil, fmt.Errorf("encode: %v is no JSON number", f)
+		return func(dst []byte, v reflect.Value) ([]byte, error) {
+			f := v.Float()
+			if math.IsNaN(f) || math.IsInf(f, 0) {
+				return nil, fmt.Errorf("encode: %v is no JSON number", f)
+			}
+			return AppendNumber(dst, f), nil
 		}
-		return AppendNumber(dst, f), nil
 	case reflect.Struct:
-		return appendStruct(dst, v)
+		return structEncoder(t)
 	case reflect.Map:
-		return appendMap(dst, v)
-	case reflect.Slice:
-		if v.IsNil() {
-			return append(dst, "null"...), nil
+		return mapEncoder(t)
+	case reflect.Slice, reflect.Array:
+		elem := encoderOf(t.Elem())
+		return func(dst []byte, v reflect.Value) ([]byte, error) {
+			if v.Kind() == reflect.Slice && v.IsNil() {
+				return append(dst, "null"...), nil
+			}
+			return appendItems(dst, v, elem)
 		}
-		return appendItems(dst, v)
-	case reflect.Array:
-		return appendItems(dst, v)
 	default:
-		return nil, fmt.Errorf("encode: a %s has no JSON form", v.Type())
+		return func([]byte, reflect.Value) ([]byte, error) {
+			return nil, fmt.Errorf("encode: a %s has no JSON form", t)
+		}
 	}
 }
 
-func appendItems(dst []byte, v reflect.Value) ([]byte, error) {
+func appendItems(dst []byte, v reflect.Value, elem encode) ([]byte, error) {
 	dst = append(dst, '[')
 	for i := range v.Len() {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
 		var err error
-		if dst, err = appendReflect(dst, v.Index(i)); err != nil {
+		if dst, err = elem(dst, v.Index(i)); err != nil {
 			return nil, err
 		}
 	}
 	return append(dst, ']'), nil
 }
 
-func appendMap(dst []byte, v reflect.Value) ([]byte, error) {
-	if v.IsNil() {
-		return append(dst, "null"...), nil
-	}
-	if v.Type().Key().Kind() != reflect.String {
-		return nil, fmt.Errorf("encode: the keys of a %s are no strings", v.Type())
-	}
-	items := make(map[string]reflect.Value, v.Len())
-	for it := v.MapRange(); it.Next(); {
-		items[it.Key().String()] = it.Value()
-	}
-	dst = append(dst, '{')
-	for i, k := range slices.Sorted(maps.Keys(items)) {
-		if i > 0 {
-			dst = append(dst, ',')
-		}
-		var err error
-		if dst, err = appendReflect(append(AppendString(dst, k), ':'), items[k]); err != nil {
-			return nil, err
+func mapEncoder(t reflect.Type) encode {
+	if t.Key().Kind() != reflect.String {
+		return func([]byte, reflect.Value) ([]byte, error) {
+			return nil, fmt.Errorf("encode: the keys of a %s are no strings", t)
 		}
 	}
-	return append(dst, '}'), nil
+	elem := encoderOf(t.Elem())
+	return func(dst []byte, v reflect.Value) ([]byte, error) {
+		if v.IsNil() {
+			return append(dst, "null"...), nil
+		}
+		items := make(map[string]reflect.Value, v.Len())
+		for it := v.MapRange(); it.Next(); {
+			items[it.Key().String()] = it.Value()
+		}
+		dst = append(dst, '{')
+		for i, k := range slices.Sorted(maps.Keys(items)) {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			var err error
+			if dst, err = elem(append(AppendString(dst, k), ':'), items[k]); err != nil {
+				return nil, err
+			}
+		}
+		return append(dst, '}'), nil
+	}
 }
 
 // outField is how one field of a struct is written.
 type outField struct {
-	index     []int
-	key       string // with quotation marks and colon
-	omitEmpty bool
-	omitZero  bool
-}
-
-var outFields sync.Map // reflect.Type → []outField
-
-func outFieldsOf(t reflect.Type) []outField {
-	if f, ok := outFields.Load(t); ok {
-		return f.([]outField)
-	}
-	f, _ := outFields.LoadOrStore(t, outLayout(t, nil))
-	return f.([]outField)
+	index  []int
+	key    string // with quotation marks and colon
+	absent func(reflect.Value) bool
+	encode encode
 }
 
 func outLayout(t reflect.Type, at []int) []outField {
@@ -157,7 +212,7 @@ func outLayout(t reflect.Type, at []int) []outField {
 	for i := range t.NumField() {
 		f := t.Field(i)
 		index := append(slices.Clone(at), i)
-		name, opts, _ := strings.Cut(f.Tag.Get("json"), ",")
+		name, rest, _ := strings.Cut(f.Tag.Get("json"), ",")
 		if f.Anonymous && name == "" && f.Type.Kind() == reflect.Struct && !f.Type.Implements(appenderType) {
 			out = append(out, outLayout(f.Type, index)...)
 			continue
@@ -168,50 +223,61 @@ func outLayout(t reflect.Type, at []int) []outField {
 		if name == "" {
 			name = f.Name
 		}
-		out = append(out, outField{
-			index: index, key: string(AppendString(nil, name)) + ":",
-			omitEmpty: slices.Contains(strings.Split(opts, ","), "omitempty"),
-			omitZero:  slices.Contains(strings.Split(opts, ","), "omitzero"),
-		})
+		o := outField{index: index, key: string(AppendString(nil, name)) + ":", encode: encoderOf(f.Type)}
+		for opt := range strings.SplitSeq(rest, ",") {
+			switch opt {
+			case "omitzero":
+				o.absent = zeroCheck(f.Type)
+			case "omitempty":
+				o.absent = emptyCheck(f.Type)
+			}
+		}
+		out = append(out, o)
 	}
 	return out
 }
 
-func appendStruct(dst []byte, v reflect.Value) ([]byte, error) {
-	dst = append(dst, '{')
-	first := true
-	for _, f := range outFieldsOf(v.Type()) {
-		fv := v.FieldByIndex(f.index)
-		if (f.omitZero && zero(fv)) || (f.omitEmpty && empty(fv)) {
-			continue
+func structEncoder(t reflect.Type) encode {
+	fields := outLayout(t, nil)
+	return func(dst []byte, v reflect.Value) ([]byte, error) {
+		dst = append(dst, '{')
+		first := true
+		for i := range fields {
+			f := &fields[i]
+			fv := v.FieldByIndex(f.index)
+			if f.absent != nil && f.absent(fv) {
+				continue
+			}
+			if !first {
+				dst = append(dst, ',')
+			}
+			first = false
+			var err error
+			if dst, err = f.encode(append(dst, f.key...), fv); err != nil {
+				return nil, err
+			}
 		}
-		if !first {
-			dst = append(dst, ',')
-		}
-		first = false
-		var err error
-		if dst, err = appendReflect(append(dst, f.key...), fv); err != nil {
-			return nil, err
-		}
+		return append(dst, '}'), nil
 	}
-	return append(dst, '}'), nil
 }
 
-func zero(v reflect.Value) bool {
-	if z, ok := v.Interface().(interface{ IsZero() bool }); ok {
-		return z.IsZero()
+type zeroer interface{ IsZero() bool }
+
+func zeroCheck(t reflect.Type) func(reflect.Value) bool {
+	if t.Implements(reflect.TypeFor[zeroer]()) {
+		return func(v reflect.Value) bool { return own(v).(zeroer).IsZero() }
 	}
-	return v.IsZero()
+	return reflect.Value.IsZero
 }
 
-func empty(v reflect.Value) bool {
-	switch v.Kind() {
+func emptyCheck(t reflect.Type) func(reflect.Value) bool {
+	switch t.Kind() {
 	case reflect.Slice, reflect.Map, reflect.String, reflect.Array:
-		return v.Len() == 0
+		return func(v reflect.Value) bool { return v.Len() == 0 }
 	case reflect.Struct:
-		return false
+		return func(reflect.Value) bool { return false }
 	default:
-		return v.IsZero()
+		return reflect.Value.IsZero
 	}
 }
 
@@ -259,7 +325,7 @@ func (l List[T]) appendJSON(dst []byte) ([]byte, error) {
 		if len(l) == 0 {
 			return append(dst, '[', ']'), nil
 		}
-		return appendItems(dst, reflect.ValueOf([]T(l)))
+		return appendItems(dst, reflect.ValueOf([]T(l)), encoderOf(reflect.TypeFor[T]()))
 	}
 }
 
