@@ -125,6 +125,9 @@ type rowCache struct {
 	rows map[uint64][]byte // by revision
 }
 
+// usualRow is about the size of a row.
+const usualRow = 400
+
 // table writes the entries as system-presence does.
 func (c *rowCache) table(entries []system.Presence) wire.Raw {
 	c.mu.Lock()
@@ -132,7 +135,7 @@ func (c *rowCache) table(entries []system.Presence) wire.Raw {
 	if c.rows == nil || len(c.rows) > maxPresenceRows {
 		c.rows = map[uint64][]byte{}
 	}
-	out := []byte{'['}
+	out := append(make([]byte, 0, len(entries)*usualRow), '[')
 	for i, p := range entries {
 		if i > 0 {
 			out = append(out, ',')

@@ -222,11 +222,11 @@ func (c *conn) admitted(id string, p connectParams, role identity.Role, adm iden
 	if p.Client.Mode != "cli" {
 		c.presence(p, role, adm, instance)
 	}
-	hello, err := c.hello(adm)
+	hello, err := c.hello(id, adm)
 	if err != nil {
 		return &refusal{shapeOf(err), websocket.StatusPolicyViolation}
 	}
-	c.release(wire.AppendResult(nil, id, hello))
+	c.release(hello)
 	if role == identity.RoleNode {
 		greeting := wire.MustMarshal(voiceWake{Triggers: d.cfg.VoiceWake})
 		c.push(frame{head: wire.AppendEvent(nil, "voicewake.changed", greeting, wire.Opt[uint64]{}, wire.Opt[wire.StateVersion]{})})
@@ -349,20 +349,24 @@ type helloOK struct {
 	Policy        helloPolicy         `json:"policy"`
 }
 
-// hello writes hello-ok (protocol.md §3.3).
-func (c *conn) hello(adm identity.Admission) ([]byte, error) {
+// helloRoom is the size of a hello-ok less its presence table.
+const helloRoom = 8 << 10
+
+// hello writes the answer to connect: hello-ok (protocol.md §3.3).
+func (c *conn) hello(id string, adm identity.Admission) ([]byte, error) {
 	d := c.door
 	canvas, err := c.canvasURL()
 	if err != nil {
 		return nil, errs.Wrap(errs.Internal, "make a canvas capability", err)
 	}
 	presence, health := d.cfg.System.Versions()
+	rows := d.rows.table(d.cfg.Presence.List())
 	out := helloOK{
 		Type: "hello-ok", Protocol: Protocol,
 		Server:   helloServer{Version: d.cfg.Version, ConnID: c.id},
 		Features: features(),
 		Snapshot: helloSnapshot{
-			Presence: d.rows.table(d.cfg.Presence.List()), Health: d.healthRow(),
+			Presence: rows, Health: d.healthRow(),
 			StateVersion: helloVersions{presence, health}, UptimeMs: d.cfg.System.Uptime().Milliseconds(),
 			ConfigPath: d.cfg.ConfigPath, StateDir: d.cfg.StateDir,
 			SessionDefaults: helloSessions{
@@ -384,5 +388,7 @@ func (c *conn) hello(adm identity.Admission) ([]byte, error) {
 		slices.Sort(auth.Scopes)
 		out.Auth = wire.Some(auth)
 	}
-	return wire.Marshal(out)
+	frame := wire.AppendResult(make([]byte, 0, len(rows)+helloRoom), id, []byte("0"))
+	frame, err = wire.AppendValue(frame[:len(frame)-len("0}")], &out)
+	return append(frame, '}'), err
 }

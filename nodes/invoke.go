@@ -2,9 +2,8 @@ package nodes
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"encoding/json"
+	"hash/maphash"
 	"sync"
 	"time"
 
@@ -76,10 +75,9 @@ func (p *pendingSet) takeAll(a *Attachment) []*waiting {
 
 // call is one invoke named by an idempotency key. Its first caller runs it; the others wait.
 type call struct {
-	print [sha256.Size]byte // what was asked, so that a key cannot be used for something else
-	done  chan struct{}     // closed when answer is set
+	print uint64        // what was asked, so that a key cannot be used for something else
+	done  chan struct{} // closed when answer is set
 	ans   answer
-	gone  bool // the answer was too large to keep
 	at    time.Time
 	size  int
 }
@@ -93,7 +91,7 @@ type keptSet struct {
 }
 
 // begin returns the call of a key, and whether the caller is the one to run it.
-func (k *keptSet) begin(key string, print [sha256.Size]byte, now time.Time) (*call, bool, error) {
+func (k *keptSet) begin(key string, print uint64, now time.Time) (*call, bool, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.prune(now)
@@ -179,15 +177,18 @@ func keyScope(c identity.Caller) string {
 	return "shared-secret"
 }
 
-func printOf(in InvokeIn) [sha256.Size]byte {
-	h := sha256.New()
-	for _, s := range [][]byte{[]byte(in.NodeID), []byte(in.Command), in.Params} {
-		var n [8]byte
-		binary.BigEndian.PutUint64(n[:], uint64(len(s)))
-		h.Write(n[:])
-		h.Write(s)
+// printSeed keys the fingerprints of calls; they never leave the process.
+var printSeed = maphash.MakeSeed()
+
+func printOf(in InvokeIn) uint64 {
+	var h maphash.Hash
+	h.SetSeed(printSeed)
+	for _, s := range []string{in.NodeID, in.Command} {
+		_, _ = h.WriteString(s) // never fails
+		_ = h.WriteByte(0)
 	}
-	return [sha256.Size]byte(h.Sum(nil))
+	_, _ = h.Write(in.Params)
+	return h.Sum64()
 }
 
 // Invoke runs one command on one node and waits for its answer (nodes-approvals.md §2.1).
