@@ -211,3 +211,15 @@ func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
 func (a *app) color() bool {
 	return !a.noColor && a.getenv("NO_COLOR") == "" && a.getenv("TERM") != "dumb"
 }
+
+// again is how to call this command for the same daemon.
+func (a *app) again() string {
+	switch {
+	case a.socket != "":
+		return "hanzoctl --socket " + Quote([]string{a.socket})
+	case a.stateDir != "":
+		return "hanzoctl --state-dir " + Quote([]string{a.stateDir})
+	default:
+		return "hanzoctl"
+	}
+}

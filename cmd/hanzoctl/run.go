@@ -62,7 +62,7 @@ The words after -- go to the node as they are, without a shell.`,
 					case client.StepWaiting:
 						waiting = s.Approval.GetId()
 						fmt.Fprintf(a.stderr, "waiting for approval %s to run on %s: %s\n", Text(waiting), Text(nodeLabel(s.NodeName, s.NodeID)), Quote(approvedArgv(s.Approval)))
-						fmt.Fprintf(a.stderr, "answer with: hanzoctl approve %s once\n", Text(waiting))
+						fmt.Fprintf(a.stderr, "answer with: %s approve %s once\n", a.again(), Text(waiting))
 					case client.StepDecided:
 						waiting = ""
 						fmt.Fprintf(a.stderr, "allowed by %s\n", Text(s.Approval.GetResolvedBy()))
