@@ -26,6 +26,9 @@ func (b *bench) floors(ctx context.Context) error {
 			b.rep.times(x.id, []time.Duration{r.p50})
 		}
 	}
+	if err := b.processes(ctx, small); err != nil {
+		return err
+	}
 	s, err := b.fsync(ctx, small)
 	if err != nil {
 		return err
@@ -82,8 +85,39 @@ func (b *bench) echo(ctx context.Context, p plan, network string) ([]sample, err
 	}()
 	defer func() { <-done }()
 	defer l.Close()
+	return roundTrips(ctx, p, network, l.Addr().String())
+}
+
+// processes measures a round trip to another process, and one through a second to a third: what a
+// call and an invoke cost at least.
+func (b *bench) processes(ctx context.Context, p plan) error {
+	to := "none"
+	for _, id := range []string{"floor/peer", "floor/relay"} {
+		// The echo serves one connection: each figure has one of its own.
+		h, err := startHelper(ctx, "-relay", to)
+		if err != nil {
+			return err
+		}
+		defer h.stop()
+		s, err := roundTrips(ctx, p, "tcp", h.said)
+		if err != nil {
+			return err
+		}
+		for _, r := range s {
+			b.rep.times(id, []time.Duration{r.p50})
+		}
+		if h, err = startHelper(ctx, "-relay", "none"); err != nil {
+			return err
+		}
+		defer h.stop()
+		to = h.said
+	}
+	return nil
+}
+
+func roundTrips(ctx context.Context, p plan, network, addr string) ([]sample, error) {
 	var d net.Dialer
-	c, err := d.DialContext(ctx, network, l.Addr().String())
+	c, err := d.DialContext(ctx, network, addr)
 	if err != nil {
 		return nil, err
 	}

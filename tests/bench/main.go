@@ -45,7 +45,7 @@ type bench struct {
 	quiet time.Duration
 
 	main *daemon
-	node *nodeProcess
+	node *helper
 }
 
 // group measures the figures whose ids begin with its names.
@@ -79,6 +79,7 @@ func main() {
 		only    = flag.String("only", "", "measure the figures whose `regexp` matches")
 		keep    = flag.Bool("keep", false, "keep the directory of the run, and say where it is")
 		symbols = flag.Bool("symbols", false, "build with symbols, for a profiler that watches the daemon")
+		relay   = flag.String("relay", "", "be an echo, or a relay to this `address` unless it is \"none\"")
 		node    = flag.String("node", "", "be the node that answers at once, connected to this `address`")
 	)
 	flag.Parse()
@@ -87,6 +88,13 @@ func main() {
 	if *node != "" {
 		if err := answerInvokes(ctx, *node, token, func() { fmt.Println(nodeUp) }); err != nil {
 			fmt.Fprintln(os.Stderr, "bench node:", err)
+			os.Exit(2)
+		}
+		return
+	}
+	if *relay != "" {
+		if err := serveRelay(ctx, *relay); err != nil {
+			fmt.Fprintln(os.Stderr, "bench relay:", err)
 			os.Exit(2)
 		}
 		return

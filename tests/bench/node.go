@@ -3,8 +3,9 @@ package main
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"strings"
@@ -51,21 +52,24 @@ func answerInvokes(ctx context.Context, addr, token string, up func()) error {
 	}
 }
 
-// nodeProcess is this program as a node.
-type nodeProcess struct {
+// helper is this program in another part, as a process of its own.
+type helper struct {
 	cancel context.CancelFunc
 	ended  chan error
+	// said is the first line of its output.
+	said string
 }
 
-func startNode(ctx context.Context, addr string) (*nodeProcess, error) {
+// startHelper runs this program with the arguments and waits for its first line.
+func startHelper(ctx context.Context, args ...string) (*helper, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	c := exec.CommandContext(ctx, self, "-node", addr)
+	c := exec.CommandContext(ctx, self, args...)
 	c.Stderr = os.Stderr
-	said, err := c.StdoutPipe()
+	out, err := c.StdoutPipe()
 	if err != nil {
 		cancel()
 		return nil, err
@@ -74,17 +78,64 @@ func startNode(ctx context.Context, addr string) (*nodeProcess, error) {
 		cancel()
 		return nil, err
 	}
-	n := &nodeProcess{cancel: cancel, ended: make(chan error, 1)}
-	line, err := bufio.NewReader(said).ReadString('\n')
-	go func() { n.ended <- c.Wait() }()
-	if err != nil || strings.TrimSpace(line) != nodeUp {
-		n.stop()
-		return nil, errors.New("the node did not connect")
+	h := &helper{cancel: cancel, ended: make(chan error, 1)}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	go func() { h.ended <- c.Wait() }()
+	if h.said = strings.TrimSpace(line); err != nil {
+		h.stop()
+		return nil, fmt.Errorf("%s did not start: %w", strings.Join(args, " "), err)
 	}
-	return n, nil
+	return h, nil
 }
 
-func (n *nodeProcess) stop() {
-	n.cancel()
-	<-n.ended
+func (h *helper) stop() {
+	h.cancel()
+	<-h.ended
+}
+
+func startNode(ctx context.Context, addr string) (*helper, error) {
+	return startHelper(ctx, "-node", addr)
+}
+
+// serveRelay answers one connection: it sends back what it gets, or what it gets from the address
+// after passing it on. That is the least that a gateway between two processes can do.
+func serveRelay(ctx context.Context, to string) error {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stop()
+	var up net.Conn
+	if to != "none" {
+		var d net.Dialer
+		if up, err = d.DialContext(ctx, "tcp", to); err != nil {
+			return err
+		}
+		defer up.Close()
+	}
+	fmt.Println(l.Addr())
+	c, err := l.Accept()
+	if err != nil {
+		return nil // it was told to stop
+	}
+	defer c.Close()
+	buf := make([]byte, echoSize)
+	for {
+		if _, err := io.ReadFull(c, buf); err != nil {
+			return nil // the other side is done
+		}
+		if up != nil {
+			if _, err := up.Write(buf); err != nil {
+				return err
+			}
+			if _, err := io.ReadFull(up, buf); err != nil {
+				return err
+			}
+		}
+		if _, err := c.Write(buf); err != nil {
+			return err
+		}
+	}
 }
