@@ -34,7 +34,8 @@ func (s *Service) TailLogs(_ context.Context, _ identity.Caller, in TailIn) (Tai
 	if in.MaxBytes == 0 {
 		in.MaxBytes = tailBytes
 	}
-	if in.Limit < 1 || in.Limit > maxTailLines || in.MaxBytes < 1 || in.MaxBytes > maxTailBytes {
+	if in.Limit < 1 || in.Limit > maxTailLines || in.MaxBytes < 1 || in.MaxBytes > maxTailBytes ||
+		(in.Cursor != nil && *in.Cursor < 0) {
 		return TailOut{}, ErrLogRange
 	}
 	out := TailOut{File: s.cfg.LogFile, Lines: []string{}}
@@ -173,6 +174,12 @@ func (fl *follower) read(send func(string) error) error {
 		if err1 != nil || err2 != nil || (os.SameFile(was, is) && is.Size() >= was.Size()) {
 			return nil
 		}
+		if !os.SameFile(was, is) {
+			// Lines may have come between the last look and the end of the file's time.
+			if err := fl.lines(send); err != nil {
+				return err
+			}
+		}
 		fl.close()
 		fl.at, fl.part = 0, nil
 	}
@@ -180,9 +187,12 @@ func (fl *follower) read(send func(string) error) error {
 
 func (fl *follower) lines(send func(string) error) error {
 	for {
-		chunk, err := fl.r.ReadBytes('\n')
+		chunk, err := fl.r.ReadSlice('\n')
 		fl.part = append(fl.part, chunk...)
 		if err != nil && len(fl.part) < maxFollowLine {
+			if errors.Is(err, bufio.ErrBufferFull) {
+				continue
+			}
 			return nil //nolint:nilerr // the rest of the line is not written yet
 		}
 		line := strings.TrimSuffix(string(fl.part), "\n")

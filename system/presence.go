@@ -107,7 +107,7 @@ func (t *PresenceTable) prune(now time.Time) {
 			delete(t.entries, k)
 		}
 	}
-	for len(t.entries) >= presenceMax {
+	for len(t.entries) >= presenceMax-1 { // the gateway's own entry counts
 		oldest := ""
 		for k, e := range t.entries {
 			if oldest == "" || e.At.Before(t.entries[oldest].At) {

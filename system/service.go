@@ -146,7 +146,12 @@ func (s *Service) Health(_ context.Context, _ identity.Caller, probe bool) (Heal
 	s.mu.Lock()
 	h := s.health
 	s.mu.Unlock()
-	if h == nil || probe || s.cfg.Now().Sub(h.At) > healthFor {
+	// A probe is a fresh look, but not one per call: each is announced to every client.
+	age := time.Duration(0)
+	if h != nil {
+		age = s.cfg.Now().Sub(h.At)
+	}
+	if h == nil || age > healthFor || (probe && age >= healthGap) {
 		s.look()
 		s.mu.Lock()
 		h = s.health

@@ -134,6 +134,6 @@ type (
 // The errors of this package.
 var (
 	ErrLogRead   = errs.Define(errs.Unavailable, "system.log_read", "the log file cannot be read")
-	ErrLogRange  = errs.Define(errs.Invalid, "system.log_range", "limit goes from 1 to 5000 and maxBytes from 1 to 1000000")
+	ErrLogRange  = errs.Define(errs.Invalid, "system.log_range", "limit goes from 1 to 5000, maxBytes from 1 to 1000000, and cursor from 0")
 	ErrLocalOnly = errs.Define(errs.Denied, "system.local_only", "the shared secret is shown on the local socket only")
 )
