@@ -145,8 +145,7 @@ func (f *fileHandler) Handle(ctx context.Context, r slog.Record) error {
 	}
 	text := r.Message
 	r.Attrs(func(a slog.Attr) bool {
-		a = blank(nil, a)
-		text += " " + a.Key + "=" + a.Value.String()
+		text = withAttr(text, "", a)
 		return true
 	})
 	r = r.Clone()
@@ -155,6 +154,22 @@ func (f *fileHandler) Handle(ctx context.Context, r slog.Record) error {
 		slog.Group("_meta", slog.String("logLevelName", r.Level.String()), slog.String("date", r.Time.Format(time.RFC3339Nano)), slog.String("name", "hanzod")),
 	)
 	return f.inner.Handle(ctx, r)
+}
+
+// withAttr adds an attribute to a text, the members of a group one by one, secrets blanked.
+func withAttr(text, prefix string, a slog.Attr) string {
+	v := a.Value.Resolve()
+	if v.Kind() == slog.KindGroup {
+		if a.Key != "" {
+			prefix += a.Key + "."
+		}
+		for _, m := range v.Group() {
+			text = withAttr(text, prefix, m)
+		}
+		return text
+	}
+	a = blank(nil, slog.Attr{Key: a.Key, Value: v})
+	return text + " " + prefix + a.Key + "=" + a.Value.String()
 }
 
 func (f *fileHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
@@ -173,11 +188,12 @@ func (f *fileHandler) WithGroup(g string) slog.Handler {
 
 // rotating is a file that is put aside when it is full.
 type rotating struct {
-	path string
-	max  int64
-	mu   sync.Mutex
-	f    *os.File
-	size int64
+	path   string
+	max    int64
+	mu     sync.Mutex
+	f      *os.File // nil after Close, and while the file cannot be opened
+	size   int64
+	closed bool
 }
 
 func openRotating(path string, total int64) (*rotating, error) {
@@ -210,8 +226,13 @@ func (r *rotating) open() error {
 func (r *rotating) Write(p []byte) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.f == nil {
+	if r.closed {
 		return 0, os.ErrClosed
+	}
+	if r.f == nil { // the last rotation failed
+		if err := r.open(); err != nil {
+			return 0, err
+		}
 	}
 	if r.size+int64(len(p)) > r.max && r.size > 0 {
 		if err := r.rotate(); err != nil {
@@ -225,9 +246,8 @@ func (r *rotating) Write(p []byte) (int, error) {
 
 // rotate shifts path to path.1, path.1 to path.2 and so on; the last falls away.
 func (r *rotating) rotate() error {
-	if err := r.f.Close(); err != nil {
-		return err
-	}
+	_ = r.f.Close() // what it holds is written; a new file is needed either way
+	r.f = nil
 	for i := keep - 1; i >= 0; i-- {
 		from := r.path
 		if i > 0 {
@@ -245,6 +265,7 @@ func (r *rotating) rotate() error {
 func (r *rotating) Close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.closed = true
 	if r.f == nil {
 		return nil
 	}
