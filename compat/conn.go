@@ -67,6 +67,8 @@ type outbox struct {
 	busy    bool // somebody is writing
 	held    bool // nothing is sent before hello
 	closing bool // nothing is queued any more
+	// idle is closed when the last frame was written, for who waits to close; nil while nobody does.
+	idle chan struct{}
 }
 
 func newConn(d *Door, p peer) *conn {
@@ -134,8 +136,11 @@ func (c *conn) serve() {
 	defer c.finish()
 	c.send(challenge(c.nonce, c.door.cfg.Now()))
 	timer := time.AfterFunc(handshakeTimeout, func() { c.end(websocket.StatusNormalClosure, "") })
+	// Nor does a stranger get longer than that by leaving the closing handshake unanswered.
+	late := time.AfterFunc(handshakeTimeout+strangerWait, c.abort)
 	ok := c.handshake()
 	timer.Stop()
+	late.Stop()
 	c.door.greeted(c)
 	if !ok {
 		return
@@ -180,42 +185,51 @@ func (c *conn) finish() {
 	}
 }
 
-// end closes the connection with a code. Only the first end counts. It waits for the closing
-// handshake, bounded by the library to seconds; reading then fails.
+// end closes the connection with a code, after what is queued: an answer comes before the close
+// that follows it. Only the first end counts. It waits for the closing handshake, bounded by the
+// library to seconds; reading then fails.
 func (c *conn) end(code websocket.StatusCode, reason string) {
-	c.out.mu.Lock()
-	if c.out.closing {
-		c.out.mu.Unlock()
+	o := &c.out
+	o.mu.Lock()
+	if o.closing {
+		o.mu.Unlock()
 		return
 	}
-	c.out.closing = true
-	c.out.mu.Unlock()
+	o.closing = true
+	var idle chan struct{}
+	if o.busy {
+		idle = make(chan struct{})
+		o.idle = idle
+	}
+	o.mu.Unlock()
+	if idle != nil {
+		// Every write has a deadline; a client that reads a little at a time has all of it once.
+		timer := time.NewTimer(writeTimeout)
+		select {
+		case <-idle:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
 	_ = c.nc.SetWriteDeadline(time.Now().Add(writeTimeout))
 	_ = c.ws.Close(code, wire.TruncateUTF8(reason, wire.MaxCloseReason)) // a peer that does not answer is dropped
 }
 
-// shutdown is end for a service that stops: the closing handshake is cut short.
+// rested is called, with out.mu held, when nobody writes any more.
+func (o *outbox) rested() {
+	o.busy = false
+	o.queue = nil
+	if o.idle != nil {
+		close(o.idle)
+		o.idle = nil
+	}
+}
+
+// shutdown is end for a service that stops: it is cut short.
 func (c *conn) shutdown(code websocket.StatusCode, reason string) {
 	timer := time.AfterFunc(closeWait, c.abort)
 	defer timer.Stop()
-	c.drained()
 	c.end(code, reason)
-}
-
-// drained waits until the queue was written, as far as closeWait allows.
-func (c *conn) drained() {
-	deadline := time.Now().Add(closeWait)
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for time.Now().Before(deadline) {
-		c.out.mu.Lock()
-		idle := !c.out.busy && len(c.out.queue) == 0
-		c.out.mu.Unlock()
-		if idle {
-			return
-		}
-		<-tick.C
-	}
 }
 
 // abort drops the network connection; everything that uses it fails at once.
@@ -244,6 +258,10 @@ func (c *conn) send(data []byte) {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if len(o.queue) == 0 {
+		o.rested()
+		return
+	}
 	o.busy = false
 	c.startDrain()
 }
@@ -288,8 +306,7 @@ func (c *conn) drain() {
 	for {
 		o.mu.Lock()
 		if len(o.queue) == 0 {
-			o.busy = false
-			o.queue = nil
+			o.rested()
 			o.mu.Unlock()
 			return
 		}
@@ -334,10 +351,18 @@ func (c *conn) write(f frame) error {
 func (c *conn) writeFailed() {
 	c.out.mu.Lock()
 	c.out.closing = true
-	c.out.queue, c.out.bytes = nil, 0
-	c.out.busy = false
+	c.out.bytes = 0
+	c.out.rested()
 	c.out.mu.Unlock()
 	c.abort()
+}
+
+// drop forgets what was held back, for a client that is refused after all.
+func (c *conn) drop() {
+	c.out.mu.Lock()
+	defer c.out.mu.Unlock()
+	c.out.held = false
+	c.out.queue, c.out.bytes = nil, 0
 }
 
 // hold keeps frames back until release, so that hello is the first one after the challenge.
@@ -388,10 +413,11 @@ func (c *conn) event(e *rendered) {
 	c.enqueue(frame{head: e.head, tail: e.tail, seq: o.seq})
 }
 
-// slow ends a connection whose client does not read.
+// slow ends a connection whose client does not read. What waits for it is not sent any more.
 func (c *conn) slow() {
 	timer := time.AfterFunc(closeWait, c.abort)
 	defer timer.Stop()
+	c.drop()
 	c.end(websocket.StatusPolicyViolation, "slow consumer")
 }
 

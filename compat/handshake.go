@@ -106,6 +106,7 @@ func (c *conn) handshake() bool {
 	}
 	if r := c.connect(req); r != nil {
 		c.door.cfg.Log.Info("a client was not let in", "reason", r.shape.Message, "ip", c.peer.reported)
+		c.drop()
 		c.door.remove(c) // no event comes before the refusal
 		c.unhold()
 		c.send(wire.AppendError(nil, req.ID, r.shape))

@@ -58,7 +58,8 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 		out("system.Health", healthToProto, prefixed("Agents[0].Heartbeat.", heartbeat)...),
 		out("system.Status", statusToProto, append(prefixed("Agents[0].Heartbeat.", heartbeat),
 			"DefaultAgentID", "Admin", "Agents[0].Name", "Agents[0].Default", "Agents[0].SessionsPath")...),
-		out("[]system.Presence", presenceToProto, "[0].LastInputSeconds"),
+		// Rev is for keeping encoded rows.
+		out("[]system.Presence", presenceToProto, "[0].LastInputSeconds", "[0].Rev"),
 		out("system.TailOut", tailToProto),
 		out("sharedSecret", secretToProto),
 	} {
@@ -130,6 +131,8 @@ func fill(t *testing.T, v reflect.Value, path string, n *int) {
 		v.SetBool(true)
 	case reflect.Int, reflect.Int64, reflect.Int32:
 		v.SetInt(int64(*n))
+	case reflect.Uint64:
+		v.SetUint(uint64(*n))
 	case reflect.Pointer:
 		v.Set(reflect.New(v.Type().Elem()))
 		fill(t, v.Elem(), path, n)
