@@ -16,6 +16,8 @@ const (
 	maxBuffered = 50 << 20
 	// handshakeTimeout counts from the opened socket (frozen).
 	handshakeTimeout = 10 * time.Second
+	// strangerWait is how long a client that never connected may take for the closing handshake.
+	strangerWait = 500 * time.Millisecond
 	// writeTimeout is how long one write may take before the client counts as gone.
 	writeTimeout = 15 * time.Second
 	// maxInFlight is how many calls of one connection may wait at one time. The next one is refused.
