@@ -19,17 +19,14 @@ import (
 
 // both measures an operation one at a time and with several in flight, and records it under
 // name/p50 and so on, and name+workers/rate.
-func (b *bench) both(ctx context.Context, name string, workers int, op func(worker int) func() error) error {
-	got, err := b.plan.serial(ctx, op(workers))
+func (b *bench) both(ctx context.Context, d *daemon, name string, workers int, op func(worker int) func() error) error {
+	err := b.load(d, name, func(p plan) ([]sample, error) { return p.serial(ctx, op(workers)) })
 	if err != nil {
 		return err
 	}
-	b.rep.samples(name, got)
-	if got, err = b.plan.parallel(ctx, workers, op); err != nil {
-		return err
-	}
-	b.rep.samples(fmt.Sprintf("%s%d", name, workers), got)
-	return nil
+	return b.load(d, fmt.Sprintf("%s%d", name, workers), func(p plan) ([]sample, error) {
+		return p.parallel(ctx, workers, op)
+	})
 }
 
 // grpc measures the local socket with the client that programs use.
@@ -43,7 +40,7 @@ func (b *bench) grpc(ctx context.Context) error {
 		return err
 	}
 	defer c.Close()
-	err = b.both(ctx, "grpc/health", manyClients, func(int) func() error {
+	err = b.both(ctx, d, "grpc/health", manyClients, func(int) func() error {
 		return func() error {
 			_, err := c.System.GetHealth(ctx, &systemv1.GetHealthRequest{})
 			return err
@@ -52,7 +49,7 @@ func (b *bench) grpc(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = b.both(ctx, "grpc/list", inFlight, func(int) func() error {
+	err = b.both(ctx, d, "grpc/list", inFlight, func(int) func() error {
 		return func() error {
 			_, err := c.Nodes.ListNodes(ctx, &nodesv1.ListNodesRequest{})
 			return err
@@ -65,7 +62,7 @@ func (b *bench) grpc(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return b.both(ctx, "grpc/invoke", inFlight, func(w int) func() error {
+	return b.both(ctx, d, "grpc/invoke", inFlight, func(w int) func() error {
 		n := 0
 		return func() error {
 			n++
@@ -138,7 +135,7 @@ func (b *bench) rest(ctx context.Context) error {
 		{"rest/health", "GET", "/v1/health", ""}, {"rest/list", "GET", "/v1/nodes", ""},
 		{"rest/invoke", "POST", "/v1/nodes/" + nodeID + ":invoke", invoke},
 	} {
-		err := b.both(ctx, x.name, inFlight, func(w int) func() error {
+		err := b.both(ctx, d, x.name, inFlight, func(w int) func() error {
 			req := newNumbered(string(httpRequest(x.method, x.path, x.body)))
 			if x.body != "" {
 				req = newNumbered(string(httpRequest(x.method, x.path, x.body+fmt.Sprintf(`r%d-########"}`, w))))

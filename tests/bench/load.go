@@ -50,18 +50,20 @@ func (b *bench) legacy(ctx context.Context, name string, clients int, frame func
 	}
 	defer s.close()
 	if b.rep.wants(name + "/serial") {
-		got, err := b.plan.serial(ctx, caller(s, newNumbered(frame("s"))))
+		err := b.load(d, name+"/serial", func(p plan) ([]sample, error) {
+			return p.serial(ctx, caller(s, newNumbered(frame("s"))))
+		})
 		if err != nil {
 			return err
 		}
-		b.rep.samples(name+"/serial", got)
 	}
 	if b.rep.wants(name + "/inflight32") {
-		got, err := b.plan.pipelined(ctx, s, newNumbered(frame("p")), inFlight)
+		err := b.load(d, name+"/inflight32", func(p plan) ([]sample, error) {
+			return p.pipelined(ctx, s, newNumbered(frame("p")), inFlight)
+		})
 		if err != nil {
 			return err
 		}
-		b.rep.samples(name+"/inflight32", got)
 	}
 	group := fmt.Sprintf("%s/clients%d", name, clients)
 	if !b.rep.wants(group) {
@@ -74,14 +76,11 @@ func (b *bench) legacy(ctx context.Context, name string, clients int, frame func
 		}
 		defer all[i].close()
 	}
-	got, err := b.plan.parallel(ctx, clients, func(i int) func() error {
-		return caller(all[i], newNumbered(frame(fmt.Sprintf("c%d", i))))
+	return b.load(d, group, func(p plan) ([]sample, error) {
+		return p.parallel(ctx, clients, func(i int) func() error {
+			return caller(all[i], newNumbered(frame(fmt.Sprintf("c%d", i))))
+		})
 	})
-	if err != nil {
-		return err
-	}
-	b.rep.samples(group, got)
-	return nil
 }
 
 func (b *bench) health(ctx context.Context) error {
@@ -102,14 +101,11 @@ func (b *bench) connectPlain(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	got, err := b.plan.parallel(ctx, connectors, func(int) func() error {
-		return func() error { return connectOnce(ctx, d.addr, token, operator) }
+	return b.load(d, "connect/plain", func(p plan) ([]sample, error) {
+		return p.parallel(ctx, connectors, func(int) func() error {
+			return func() error { return connectOnce(ctx, d.addr, token, operator) }
+		})
 	})
-	if err != nil {
-		return err
-	}
-	b.rep.samples("connect/plain", got)
-	return nil
 }
 
 func connectOnce(ctx context.Context, addr, token string, w who) error {
@@ -135,20 +131,28 @@ func (b *bench) connectDevice(ctx context.Context) error {
 	if b.plan.round < time.Second {
 		per = 200
 	}
-	for range b.plan.rounds {
-		keys := make([]ed25519.PrivateKey, per)
-		for i := range keys {
-			if _, keys[i], err = ed25519.GenerateKey(rand.Reader); err != nil {
-				return err
+	return b.load(d, "connect/device", func(p plan) ([]sample, error) {
+		rounds := make([][]ed25519.PrivateKey, p.rounds)
+		for i := range rounds {
+			for range per {
+				_, k, err := ed25519.GenerateKey(rand.Reader)
+				if err != nil {
+					return nil, err
+				}
+				rounds[i] = append(rounds[i], k)
 			}
 		}
-		got, err := deviceRound(ctx, d.addr, keys, b.plan.round)
-		if err != nil {
-			return err
+		p.warmed()
+		var out []sample
+		for _, keys := range rounds {
+			s, err := deviceRound(ctx, d.addr, keys, p.round)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, s)
 		}
-		b.rep.samples("connect/device", []sample{got})
-	}
-	return nil
+		return out, nil
+	})
 }
 
 // deviceRound connects each device once, until the time is over.

@@ -11,6 +11,7 @@ import (
 type sample struct {
 	p50, p99 time.Duration
 	rate     float64 // per second
+	n        int
 }
 
 // maxPerRound bounds the times that one round keeps.
@@ -23,7 +24,7 @@ func summarise(took []time.Duration, wall time.Duration) sample {
 	slices.Sort(took)
 	return sample{
 		p50: took[len(took)/2], p99: took[min(len(took)-1, len(took)*99/100)],
-		rate: float64(len(took)) / wall.Seconds(),
+		rate: float64(len(took)) / wall.Seconds(), n: len(took),
 	}
 }
 
@@ -31,6 +32,14 @@ func summarise(took []time.Duration, wall time.Duration) sample {
 type plan struct {
 	rounds int
 	round  time.Duration
+	// warm is called when the warming up is over; nil for nothing.
+	warm func()
+}
+
+func (p plan) warmed() {
+	if p.warm != nil {
+		p.warm()
+	}
 }
 
 // serial calls op one at a time, after a tenth of a round to warm up.
@@ -47,6 +56,7 @@ func (p plan) parallel(ctx context.Context, workers int, make func(worker int) f
 	if _, err := together(ctx, p.round/10, ops); err != nil {
 		return nil, err
 	}
+	p.warmed()
 	var out []sample
 	for range p.rounds {
 		s, err := together(ctx, p.round, ops)
@@ -99,6 +109,7 @@ func (p plan) pipelined(ctx context.Context, s *socket, req *numbered, n int) ([
 	if _, err := pipeline(ctx, s, req, n, &next, p.round/10); err != nil {
 		return nil, err
 	}
+	p.warmed()
 	var out []sample
 	for range p.rounds {
 		x, err := pipeline(ctx, s, req, n, &next, p.round)
@@ -177,4 +188,26 @@ func median[T interface{ ~int64 | ~float64 }](in []T) T {
 	}
 	s := slices.Sorted(slices.Values(in))
 	return s[len(s)/2]
+}
+
+// load measures a load on the daemon, and what each request cost it in processor time. That says
+// more than the rates do on a machine that does other work too.
+func (b *bench) load(d *daemon, name string, f func(plan) ([]sample, error)) error {
+	var before time.Duration
+	p := b.plan
+	p.warm = func() { before = cpuOf(d.cmd.Process.Pid) }
+	got, err := f(p)
+	if err != nil {
+		return err
+	}
+	used := cpuOf(d.cmd.Process.Pid) - before
+	b.rep.samples(name, got)
+	n := 0
+	for _, s := range got {
+		n += s.n
+	}
+	if n > 0 && used > 0 {
+		b.rep.times(name+"/cpu", []time.Duration{used / time.Duration(n)})
+	}
+	return nil
 }

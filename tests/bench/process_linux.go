@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // memoryOf reads the memory of a process from the kernel.
@@ -41,4 +42,31 @@ func maxRSS(s *os.ProcessState) float64 {
 		return float64(u.Maxrss) * 1024
 	}
 	return 0
+}
+
+// tick is the unit of processor times in /proc on Linux: a hundredth of a second.
+const tick = 10 * time.Millisecond
+
+// cpuOf is the processor time that a process has used, 0 when it cannot be read.
+func cpuOf(pid int) time.Duration {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	// The name may hold anything; what follows it is numbers, user and system time being 12th and
+	// 13th.
+	_, rest, _ := strings.Cut(string(text), ") ")
+	fields := strings.Fields(rest)
+	if len(fields) < 13 {
+		return 0
+	}
+	var sum time.Duration
+	for _, f := range fields[11:13] {
+		n, err := strconv.Atoi(f)
+		if err != nil {
+			return 0
+		}
+		sum += time.Duration(n) * tick
+	}
+	return sum
 }

@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"os"
+	"time"
 )
 
 var errMemory = errors.New("memory is measured on Linux only")
@@ -12,3 +13,5 @@ var errMemory = errors.New("memory is measured on Linux only")
 func memoryOf(int) (memory, error) { return memory{}, errMemory }
 
 func maxRSS(*os.ProcessState) float64 { return 0 }
+
+func cpuOf(int) time.Duration { return 0 }
