@@ -131,9 +131,9 @@ func (c *conn) read(limit int) ([]byte, error) {
 	return data, nil
 }
 
-// serve runs the connection from its first frame to its end.
+// serve greets the client. The connection then goes on in a goroutine of its own: greeting needs a
+// deep stack, which an idle connection would keep.
 func (c *conn) serve() {
-	defer c.finish()
 	c.send(challenge(c.nonce, c.door.cfg.Now()))
 	timer := time.AfterFunc(handshakeTimeout, func() { c.end(websocket.StatusNormalClosure, "") })
 	// Nor does a stranger get longer than that by leaving the closing handshake unanswered.
@@ -143,8 +143,17 @@ func (c *conn) serve() {
 	late.Stop()
 	c.door.greeted(c)
 	if !ok {
+		c.finish()
 		return
 	}
+	go func() {
+		defer c.finish()
+		c.loop()
+	}()
+}
+
+// loop reads and serves requests until the connection ends.
+func (c *conn) loop() {
 	for {
 		data, err := c.read(maxPayload)
 		if err != nil {
@@ -168,6 +177,7 @@ func (c *conn) serve() {
 
 // finish leaves every place that knows the connection. Nothing of it is left when it returns.
 func (c *conn) finish() {
+	defer c.door.wg.Done()
 	c.cancel()
 	c.door.remove(c)
 	if c.node != nil {

@@ -119,10 +119,7 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if closed { // meanwhile
 		c.abort()
 	}
-	go func() {
-		defer d.wg.Done()
-		c.serve()
-	}()
+	go c.serve()
 }
 
 func (d *Door) accept(w http.ResponseWriter, r *http.Request) (*conn, error) {
