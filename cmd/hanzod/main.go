@@ -33,8 +33,15 @@ func main() { os.Exit(Main()) }
 
 // Main runs the command of this process and returns its exit code.
 func Main() int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	stops := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // as under nohup
+		stops = append(stops, syscall.SIGHUP) // the terminal was closed
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), stops...)
 	defer stop()
+	// When the reader of our output goes away, a log line is lost, and nothing else. It is caught, not
+	// ignored, because the commands of the node would inherit that.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	root := rootCmd(os.Stdout, os.Stderr)
 	err := root.ExecuteContext(ctx)
 	if err == nil || (ctx.Err() != nil && errors.Is(err, context.Canceled)) {
@@ -118,7 +125,8 @@ func runCmd(errOut io.Writer) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "run",
 		Short: "Run the daemon in the foreground",
-		Long: `run starts the daemon and serves until it is told to stop (Ctrl-C or SIGTERM).
+		Long: `run starts the daemon and serves until it is told to stop (Ctrl-C, SIGTERM, or SIGHUP
+when its terminal is closed).
 
 The first start makes the state directory and a token for clients on other machines.
 Clients on this machine use the socket in the state directory and need no token.
