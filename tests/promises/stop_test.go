@@ -371,3 +371,46 @@ func TestR16StaleFilesDoNotHoldAStart(t *testing.T) {
 	}
 	d.Stop()
 }
+
+// TestR17ClosedTerminal: a daemon whose terminal is closed stops in order, unless it was started to
+// outlive it.
+func TestR17ClosedTerminal(t *testing.T) {
+	t.Parallel()
+	d := proc.Start(t, proc.Options{Form: proc.Tested})
+	conn := proc.Connect(t, d.Operator(nil))
+	took := d.End(syscall.SIGHUP)
+	<-conn.Done()
+	if e, ok := conn.Err().(*dial.ClosedError); d.Code != 0 || took > stopLoaded || !ok || e.Code != int(websocket.StatusServiceRestart) {
+		t.Errorf("after SIGHUP: code %d after %v, the client saw %v", d.Code, took, conn.Err())
+	}
+	n := proc.New(t, proc.Options{})
+	n.Command = proc.Run(t, n.State, "/bin/sh", nil, "-c", `trap "" HUP; exec "$@"`, "sh",
+		proc.Build(t, "hanzod", proc.Tested), "run", "--config", filepath.Join(n.State, "config.json"),
+		"--state-dir", n.State, "--port", strconv.Itoa(n.Port))
+	n.WaitReady()
+	n.Signal(syscall.SIGHUP)
+	for range 20 {
+		if h := n.Ctl("health").Wait(t, proc.Patience); h.Code != 0 {
+			t.Fatalf("SIGHUP ended a daemon that was started to ignore it: %s", n.Stderr)
+		}
+	}
+	n.Stop()
+}
+
+// TestR17NobodyReadsTheOutput: when the reader of its output goes away, the daemon goes on.
+func TestR17NobodyReadsTheOutput(t *testing.T) {
+	t.Parallel()
+	d := proc.New(t, proc.Options{})
+	// The reader ends after the first line.
+	d.Command = proc.Run(t, d.State, "/bin/sh", nil, "-c", `out="$1"; shift; mkfifo "$out"; head -n 1 "$out" >/dev/null & exec "$@" >"$out" 2>&1`, "sh",
+		filepath.Join(d.State, "out"), proc.Build(t, "hanzod", proc.Tested), "run", "--config", filepath.Join(d.State, "config.json"),
+		"--state-dir", d.State, "--port", strconv.Itoa(d.Port))
+	d.WaitReady()
+	for range 50 { // each is a line of the log
+		proc.Connect(t, d.Operator(nil))
+	}
+	if h := d.Ctl("health").Wait(t, proc.Patience); h.Code != 0 || d.Ended() {
+		t.Errorf("the daemon has gone: %v", d.Ended())
+	}
+	d.Stop()
+}
