@@ -1,0 +1,423 @@
+package door
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fullstorydev/grpchan/inprocgrpc"
+	"google.golang.org/genproto/googleapis/api/annotations"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	"github.com/hanzoai/hanzod/approvals"
+	"github.com/hanzoai/hanzod/approvals/policy"
+	"github.com/hanzoai/hanzod/compat"
+	"github.com/hanzoai/hanzod/errs"
+	"github.com/hanzoai/hanzod/events"
+	"github.com/hanzoai/hanzod/gate"
+	"github.com/hanzoai/hanzod/identity"
+	"github.com/hanzoai/hanzod/nodes"
+	"github.com/hanzoai/hanzod/ops"
+	"github.com/hanzoai/hanzod/runtime/rest"
+	"github.com/hanzoai/hanzod/runtime/rpc"
+	"github.com/hanzoai/hanzod/store/storetest"
+	"github.com/hanzoai/hanzod/system"
+)
+
+const secretText = "the-shared-secret"
+
+type secret string
+
+func (s secret) Equal(c string) bool { return string(s) == c }
+
+type nobody struct{}
+
+func (nobody) PairedNodes() []nodes.Node { return nil }
+
+type noMetrics struct{}
+
+func (noMetrics) Observe(string, string, string, time.Duration) {}
+func (noMetrics) EventsDropped(string, uint64)                  {}
+
+// kind is a caller as each door knows it.
+type kind struct {
+	name   string
+	role   identity.Role
+	scopes []identity.Scope
+	token  string // of a device, for REST
+}
+
+// house is the domains with all three doors before them, so that each caller can come by each.
+type house struct {
+	catalogue *ops.Catalogue
+	channel   *inprocgrpc.Channel
+	http      *httptest.Server
+	kinds     []kind
+}
+
+func newHouse(t *testing.T) *house {
+	st := storetest.Open(t)
+	bus := events.New(time.Now)
+	log := slog.New(slog.DiscardHandler)
+	catalogue, err := ops.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &house{catalogue: catalogue}
+	// Devices pair as local programs do; a node does so where no secret is asked for.
+	h.kinds = []kind{{name: "operator without scopes", role: identity.RoleOperator}, {name: "node", role: identity.RoleNode}}
+	for _, s := range append(slices.Clone(identity.AllOperatorScopes), identity.ScopeTalkSecrets) {
+		h.kinds = append(h.kinds, kind{name: string(s), role: identity.RoleOperator, scopes: []identity.Scope{s}})
+	}
+	open, err := identity.New(st, identity.Auth{Mode: identity.AuthNone}, bus, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range h.kinds {
+		h.kinds[i].token = pair(t, open, h.kinds[i])
+	}
+	id, err := identity.New(st, identity.Auth{Mode: identity.AuthToken, Secret: secret(secretText)}, bus, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	app, err := approvals.New(approvals.Config{
+		Store: st, Bus: bus, Now: time.Now, Log: log,
+		File: policy.Open(filepath.Join(dir, "exec-approvals.json"), policy.Options{HomeDir: dir}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns := nodes.New(nodes.Config{Policy: nodes.NewPolicy(nil, nil), Guard: app, Paired: nobody{}, Store: st, Bus: bus, Now: time.Now})
+	app.SetNodes(ns)
+	presence := system.NewPresence(system.Presence{Host: "gw"}, time.Now)
+	zero := func() int { return 0 }
+	sys := system.New(system.Config{
+		Version: "1", Bus: bus, Presence: presence, Now: time.Now, LogFile: filepath.Join(dir, "log"),
+		Facts: system.Facts{
+			Connections: zero, NodesConnected: zero, NodesKnown: zero, ApprovalsPending: zero,
+			Listen: func() []string { return nil }, Agents: func() ([]system.Agent, string) { return nil, "main" },
+		},
+	})
+	g := gate.New()
+	server := rpc.New(rpc.Deps{
+		Catalogue: catalogue, Gate: g, Nodes: ns, Approvals: app, System: sys, Bus: bus, Render: compat.Payload,
+		SharedSecret: func(identity.Caller) (string, string, error) { return "", "", system.ErrLocalOnly },
+		NodeName:     ns.Name, Log: log, Metrics: noMetrics{},
+	})
+	h.channel = new(inprocgrpc.Channel).WithServerUnaryInterceptor(server.UnaryInterceptor()).WithServerStreamInterceptor(server.StreamInterceptor())
+	server.Register(h.channel)
+	legacyDoor := compat.New(compat.Config{
+		Catalogue: catalogue, Gate: g, Identity: id, Nodes: ns, Approvals: app, System: sys, Presence: presence, Bus: bus,
+		Log: log, Version: "1", Now: time.Now,
+	})
+	handler, err := rest.New(rest.Deps{
+		RPC: server, Legacy: legacyDoor, Metrics: http.NotFoundHandler(), Bearer: id.Bearer, Gate: g,
+		Ready: func() string { return "ready" }, Loopback: true, Log: log,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.http = httptest.NewServer(handler)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		server.Stop()
+		legacyDoor.Close(ctx)
+		h.http.Close()
+	})
+	return h
+}
+
+func pair(t *testing.T, svc *identity.Service, k kind) string {
+	t.Helper()
+	seed := sha256.Sum256([]byte(k.name))
+	key := ed25519.NewKeyFromSeed(seed[:])
+	pub := key.Public().(ed25519.PublicKey)
+	f := identity.Signed{
+		DeviceID: identity.DeviceID(pub), ClientID: "test", ClientMode: "test", Role: k.role, Scopes: k.scopes,
+		SignedAt: time.Now().UnixMilli(), Nonce: "n", Platform: "linux",
+	}
+	adm, err := svc.Admit(context.Background(), identity.Attempt{
+		Role: k.role, Scopes: k.scopes, ClientID: f.ClientID, ClientMode: f.ClientMode, Platform: f.Platform, Nonce: f.Nonce, Local: true,
+		Device: &identity.Proof{
+			ID: f.DeviceID, PublicKey: identity.EncodeKey(pub), SignedAt: f.SignedAt, Nonce: f.Nonce,
+			Signature: base64.RawURLEncoding.EncodeToString(ed25519.Sign(key, []byte(f.Payload("v3")))),
+		},
+	})
+	if err != nil || adm.Issued == nil {
+		t.Fatalf("%+v %v", adm, err)
+	}
+	return adm.Issued.Token
+}
+
+// allowed is the verdict on a call that passed the gate, whatever came of it.
+const allowed = "allowed"
+
+func refusal(code string, fields map[string]string) string {
+	switch code {
+	case gate.ErrRole.Code:
+		return "role " + fields["role"]
+	case gate.ErrScope.Code:
+		return "scope " + fields["scope"]
+	default:
+		return allowed
+	}
+}
+
+// expected is what the gate says of the caller.
+func expected(k kind, op *ops.Operation) string {
+	err := gate.New().Admit(identity.Caller{Role: k.role, Scopes: k.scopes}, op)
+	if e, ok := errs.As(err); ok {
+		return refusal(e.Code, map[string]string{"role": e.Field("role"), "scope": e.Field("scope")})
+	}
+	return allowed
+}
+
+func method(t *testing.T, full string) protoreflect.MethodDescriptor {
+	t.Helper()
+	name := protoreflect.FullName(strings.ReplaceAll(strings.TrimPrefix(full, "/"), "/", "."))
+	d, err := protoregistry.GlobalFiles.FindDescriptorByName(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d.(protoreflect.MethodDescriptor)
+}
+
+func message(t *testing.T, d protoreflect.MessageDescriptor) proto.Message {
+	t.Helper()
+	m, err := protoregistry.GlobalTypes.FindMessageByName(d.FullName())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m.New().Interface()
+}
+
+func (h *house) byGRPC(t *testing.T, k kind, op *ops.Operation) string {
+	m := method(t, op.Method)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	ctx = rpc.WithCaller(ctx, identity.Caller{Door: identity.DoorGRPC, Role: k.role, Scopes: k.scopes, Principal: "local:1", NodeID: "x"})
+	in, out := message(t, m.Input()), message(t, m.Output())
+	var err error
+	if m.IsStreamingServer() {
+		var cs grpc.ClientStream
+		if cs, err = h.channel.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, op.Method); err != nil {
+			t.Fatal(err)
+		}
+		if err = cs.SendMsg(in); err == nil {
+			err = cs.CloseSend()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		md, herr := cs.Header()
+		if herr == nil && len(md.Get(rpc.OpenHeader)) > 0 {
+			return allowed
+		}
+		err = cs.RecvMsg(out)
+	} else {
+		err = h.channel.Invoke(ctx, op.Method, in, out)
+	}
+	for _, d := range status.Convert(err).Details() {
+		if info, ok := d.(*errdetails.ErrorInfo); ok {
+			return refusal(info.GetReason(), info.GetMetadata())
+		}
+	}
+	return allowed
+}
+
+var pathVariable = regexp.MustCompile(`\{[^}]*\}`)
+
+// byREST returns "" when the operation has no route.
+func (h *house) byREST(t *testing.T, k kind, op *ops.Operation) string {
+	rule, _ := proto.GetExtension(method(t, op.Method).Options(), annotations.E_Http).(*annotations.HttpRule)
+	verb, path := "", ""
+	switch p := rule.GetPattern().(type) {
+	case *annotations.HttpRule_Get:
+		verb, path = http.MethodGet, p.Get
+	case *annotations.HttpRule_Post:
+		verb, path = http.MethodPost, p.Post
+	case *annotations.HttpRule_Put:
+		verb, path = http.MethodPut, p.Put
+	default:
+		return ""
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	body := ""
+	if rule.GetBody() != "" {
+		body = "{}"
+	}
+	req, err := http.NewRequestWithContext(ctx, verb, h.http.URL+pathVariable.ReplaceAllString(path, "x"), strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+k.token)
+	res, err := h.http.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	switch res.StatusCode {
+	case http.StatusOK:
+		return allowed
+	case http.StatusUnauthorized, http.StatusMethodNotAllowed, http.StatusMisdirectedRequest:
+		t.Fatalf("%s %s as %s: %s", verb, path, k.name, res.Status)
+	}
+	var p struct {
+		Code   string
+		Fields map[string]string
+	}
+	if err := json.NewDecoder(res.Body).Decode(&p); err != nil {
+		t.Fatalf("%s %s: %s: %v", verb, path, res.Status, err)
+	}
+	return refusal(p.Code, p.Fields)
+}
+
+func byLegacy(t *testing.T, c *legacy, op *ops.Operation) string {
+	_, text := failure(c.call(op.Legacy, object{}))
+	if scope, ok := strings.CutPrefix(text, "missing scope: "); ok {
+		return "scope " + scope
+	}
+	if role, ok := strings.CutPrefix(text, "unauthorized role: "); ok {
+		// One more in a row than the door bears would end the connection.
+		c.call("health", object{})
+		return "role " + role
+	}
+	return allowed
+}
+
+// missing names the doors that an operation lacks, and why.
+var missing = map[string]string{
+	"/hanzo.system.v1.SystemService/GetSharedSecret":     "the secret is shown on the local socket only: no REST, no legacy",
+	"/hanzo.system.v1.SystemService/WatchEvents":         "legacy clients get events without asking",
+	"/hanzo.system.v1.SystemService/FollowLogs":          "the legacy protocol has no streams",
+	"/hanzo.nodes.v1.NodeService/WatchNodes":             "the legacy protocol has no streams",
+	"/hanzo.approvals.v1.ApprovalService/GetApproval":    "the original cannot look at one approval",
+	"/hanzo.approvals.v1.ApprovalService/ListApprovals":  "the original cannot list approvals",
+	"/hanzo.approvals.v1.ApprovalService/WatchApprovals": "the legacy protocol has no streams",
+}
+
+// Every operation, every kind of caller, every door: the verdicts are the gate's.
+func TestVerdicts(t *testing.T) {
+	h := newHouse(t)
+	lacks := map[string]bool{}
+	for _, k := range h.kinds {
+		t.Run(k.name, func(t *testing.T) {
+			var scopes []string
+			for _, s := range k.scopes {
+				scopes = append(scopes, string(s))
+			}
+			c, hello := connect(t, strings.Replace(h.http.URL, "http", "ws", 1), params(string(k.role), secretText, scopes, nil), nil)
+			if hello["ok"] != true {
+				t.Fatalf("%v", hello)
+			}
+			for _, op := range h.catalogue.All() {
+				want := expected(k, op)
+				got := map[string]string{}
+				if op.Method != "" {
+					got["grpc"] = h.byGRPC(t, k, op)
+					got["rest"] = h.byREST(t, k, op)
+				}
+				if op.Legacy != "" {
+					got["legacy"] = byLegacy(t, c, op)
+				}
+				for d, v := range got {
+					switch {
+					case v == "":
+						lacks[op.Method] = true
+					case v != want:
+						t.Errorf("%s by %s: %s, want %s", op.Name(), d, v, want)
+					}
+				}
+				if op.Legacy == "" {
+					lacks[op.Method] = true
+				}
+			}
+		})
+	}
+	for m := range lacks {
+		if missing[m] == "" {
+			t.Errorf("%s lacks a door, and nobody says why", m)
+		}
+	}
+	for m := range missing {
+		if !lacks[m] {
+			t.Errorf("%s is said to lack a door, and has all", m)
+		}
+	}
+}
+
+// A stranger gets nothing by any door but the probes.
+func TestStranger(t *testing.T) {
+	h := newHouse(t)
+	for _, op := range h.catalogue.All() {
+		if op.Method == "" {
+			continue
+		}
+		ctx := rpc.WithCaller(context.Background(), identity.Caller{})
+		m := method(t, op.Method)
+		if !m.IsStreamingServer() {
+			if err := h.channel.Invoke(ctx, op.Method, message(t, m.Input()), message(t, m.Output())); err == nil {
+				t.Errorf("%s by gRPC", op.Method)
+			}
+			if err := h.channel.Invoke(context.Background(), op.Method, message(t, m.Input()), message(t, m.Output())); status.Code(err).String() != "Unauthenticated" {
+				t.Errorf("%s in process without a caller: %v", op.Method, err)
+			}
+		}
+		for _, token := range []string{"", "wrong", secretText + "x"} {
+			k := kind{token: token}
+			req := fmt.Sprintf("%s with %q", op.Method, token)
+			if code := h.status(t, k, op); code != 0 && code != http.StatusUnauthorized {
+				t.Errorf("%s: %d", req, code)
+			}
+		}
+	}
+}
+
+// status is the HTTP status of an operation, 0 without a route.
+func (h *house) status(t *testing.T, k kind, op *ops.Operation) int {
+	rule, _ := proto.GetExtension(method(t, op.Method).Options(), annotations.E_Http).(*annotations.HttpRule)
+	verb, path := http.MethodPost, rule.GetPost()
+	switch {
+	case rule.GetGet() != "":
+		verb, path = http.MethodGet, rule.GetGet()
+	case rule.GetPut() != "":
+		verb, path = http.MethodPut, rule.GetPut()
+	case path == "":
+		return 0
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, verb, h.http.URL+pathVariable.ReplaceAllString(path, "x"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k.token != "" {
+		req.Header.Set("Authorization", "Bearer "+k.token)
+	}
+	res, err := h.http.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = res.Body.Close()
+	return res.StatusCode
+}
