@@ -112,8 +112,12 @@ func main() {
 	if *quick {
 		b.plan, b.runs, b.idle, b.quiet, limit = plan{rounds: 3, round: 250 * time.Millisecond}, 7, 10*time.Second, 3*time.Second, quickTime
 	}
-	began := time.Now()
+	began, usage := time.Now(), usageNow()
 	err = b.run(ctx, limit, *keep, *symbols)
+	if share := usageNow().foreign(usage); share > 0.05 {
+		b.rep.Notes = append(b.rep.Notes, fmt.Sprintf(
+			"other work took %.0f %% of the processors meanwhile: rates are too low and times too long; measure again on a quiet machine", 100*share))
+	}
 	switch {
 	case *asJSON:
 		err = errors.Join(err, b.rep.json(os.Stdout, machine(began)))
@@ -253,4 +257,17 @@ func machine(began time.Time) map[string]any {
 
 func describe(m map[string]any) string {
 	return fmt.Sprintf("%s/%s, %d CPUs, %s, %s, took %s, load %s", m["os"], m["arch"], m["cpus"], m["go"], m["at"], m["took"], m["load"])
+}
+
+// usage is how much processor time was used, and by this program and those it waited for.
+type usage struct{ all, busy, own time.Duration }
+
+// foreign is the share of the processors that others took since an earlier look, 0 when it is not
+// known.
+func (u usage) foreign(old usage) float64 {
+	all := u.all - old.all
+	if all <= 0 {
+		return 0
+	}
+	return float64((u.busy-old.busy)-(u.own-old.own)) / float64(all)
 }

@@ -70,3 +70,32 @@ func cpuOf(pid int) time.Duration {
 	}
 	return sum
 }
+
+// usageNow reads what the processors did since the system started.
+func usageNow() (u usage) {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return usage{}
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	// cpu user nice system idle iowait irq softirq steal guest guest_nice
+	fields := strings.Fields(line)
+	for i, f := range fields[min(1, len(fields)):] {
+		n, err := strconv.Atoi(f)
+		if err != nil || i > 7 {
+			break // guests are counted as users already
+		}
+		u.all += time.Duration(n) * tick
+		if i != 3 && i != 4 {
+			u.busy += time.Duration(n) * tick
+		}
+	}
+	for _, whose := range []int{syscall.RUSAGE_SELF, syscall.RUSAGE_CHILDREN} {
+		var r syscall.Rusage
+		if err := syscall.Getrusage(whose, &r); err != nil {
+			return usage{}
+		}
+		u.own += time.Duration(r.Utime.Nano() + r.Stime.Nano())
+	}
+	return u
+}
