@@ -277,7 +277,8 @@ func (f figure) judge(slow float64) string {
 	}
 }
 
-func (r *report) missed() (ids []string) {
+func (r *report) missed() []string {
+	ids := []string{}
 	for _, f := range r.figures() {
 		if f.Verdict == below {
 			ids = append(ids, f.ID)
