@@ -1,0 +1,326 @@
+package methods
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hanzoai/hanzod/approvals"
+	"github.com/hanzoai/hanzod/approvals/policy"
+	"github.com/hanzoai/hanzod/compat/wire"
+	"github.com/hanzoai/hanzod/identity"
+	"github.com/hanzoai/hanzod/nodes"
+	"github.com/hanzoai/hanzod/system"
+)
+
+// The fill tests hold every codec to every field. A value with all fields set is converted; then one
+// field at a time is cleared, and the result must change, or the field must be named as dropped. A
+// name that is dropped no more fails too.
+
+type codec struct {
+	name    string
+	in      any
+	convert func(any) any
+	dropped []string
+}
+
+func to[D any](name string, f func(D) any, dropped ...string) codec {
+	var in D
+	return codec{name, in, func(v any) any { return f(v.(D)) }, dropped}
+}
+
+func prefixed(prefix string, in ...string) []string {
+	for i, s := range in {
+		in[i] = prefix + s
+	}
+	return in
+}
+
+func TestToLegacyCarriesEveryField(t *testing.T) {
+	// What an approval keeps for itself: its state, its answer and who verified it are told by the
+	// decision, or are for the audit log.
+	asked := []string{
+		"State", "Decision", "ResolvedAt", "ResolvedBy", "ResolvedBySubject", "Uses", "LastUsedAt",
+		"Requester.DeviceID", "Requester.ConnID", "Requester.Principal", "Requester.ClientID",
+	}
+	resolved := []string{
+		"State", "CreatedAt", "ExpiresAt", "ResolvedBySubject", "Uses", "LastUsedAt",
+		"Requester.DeviceID", "Requester.ConnID", "Requester.Principal", "Requester.ClientID",
+	}
+	for _, c := range []codec{
+		to("node.list", NodeListToLegacy), to("node.describe", NodeDescribeToLegacy), to("node.rename", NodeRenameToLegacy),
+		to("node.invoke", NodeInvokeToLegacy), to("node.invoke.result", NodeResultToLegacy),
+		to("node.invoke.request", InvokeRequestToLegacy), to("node changes", NodeChangedToLegacy), to("node reports", NodeReportedToLegacy),
+		to("exec.approval.requested", ApprovalRequestedToLegacy, prefixed("Approval.", asked...)...),
+		to("exec.approval.resolved", ApprovalResolvedToLegacy, prefixed("Approval.", resolved...)...),
+		to("exec.approvals", PolicyFileToLegacy),
+		to("device.pair.requested", PairingRequestedToLegacy), to("device.pair.resolved", PairingResolvedToLegacy),
+		// Health says the path and the count of the default agent once more.
+		to("health", HealthToLegacy),
+		to("status", StatusToLegacy,
+			// The original's status says nothing of the daemon itself; our own RPC does.
+			"Version", "PID", "Uptime", "StateDir", "ConfigPath", "Socket", "Listen[0]", "AuthMode", "Connections", "NodesConnected",
+			"NodesKnown", "ApprovalsPending", "Agents[0].Name", "Agents[0].Default", "Agents[0].Heartbeat.Prompt",
+			"Agents[0].Heartbeat.Target", "Agents[0].Heartbeat.Model", "Agents[0].Heartbeat.AckMaxChars"),
+		to("system-presence", PresenceToLegacy, "[0].Rev"), to("presence", PresenceChangedToLegacy, "Entries[0].Rev"),
+		to("logs.tail", TailToLegacy), to("tick", TickToLegacy), to("shutdown", ShutdownToLegacy),
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			make := func(clear string) string {
+				v := reflect.New(reflect.TypeOf(c.in)).Elem()
+				n := 0
+				fill(t, v, "", clear, &n)
+				return string(wire.MustMarshal(c.convert(v.Interface())))
+			}
+			full := make("-")
+			dropped := map[string]bool{}
+			for _, d := range c.dropped {
+				dropped[d] = true
+			}
+			v := reflect.New(reflect.TypeOf(c.in)).Elem()
+			fill(t, v, "", "-", new(int))
+			for _, path := range leaves(v, "") {
+				if carried := make(path) != full; carried == dropped[path] {
+					t.Errorf("%s: carried %v, named as dropped %v", path, carried, dropped[path])
+				}
+				delete(dropped, path)
+			}
+			for path := range dropped {
+				t.Errorf("%s is named as dropped and is not there", path)
+			}
+		})
+	}
+}
+
+// fill sets every field to something else, but for the one to clear.
+func fill(t *testing.T, v reflect.Value, path, clear string, n *int) {
+	*n++
+	if path == clear {
+		return
+	}
+	switch v.Interface().(type) {
+	case time.Time:
+		v.Set(reflect.ValueOf(time.UnixMilli(int64(*n) * 1000)))
+		return
+	case []byte:
+		v.SetBytes(fmt.Appendf(nil, `{"n":%d}`, *n))
+		return
+	case approvals.Decision:
+		v.SetString(string(approvals.Deny))
+		return
+	}
+	switch v.Kind() {
+	case reflect.String:
+		v.SetString(fmt.Sprint("s", *n))
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Uint64:
+		v.SetUint(uint64(*n))
+	case reflect.Int, reflect.Int64:
+		v.SetInt(int64(*n) * int64(time.Second))
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fill(t, v.Elem(), path+"*", clear, n)
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+		fill(t, v.Index(0), path+"[0]", clear, n)
+		if path+"[0]" == clear {
+			v.SetLen(0)
+		}
+	case reflect.Map:
+		v.Set(reflect.MakeMap(v.Type()))
+		item := reflect.New(v.Type().Elem()).Elem()
+		fill(t, item, path+"[k]", clear, n)
+		if path+"[k]" != clear {
+			v.SetMapIndex(reflect.ValueOf("k").Convert(v.Type().Key()), item)
+		}
+	case reflect.Interface:
+		v.Set(reflect.ValueOf(fmt.Sprint("any", *n)))
+	case reflect.Struct:
+		for i := range v.NumField() {
+			name := v.Type().Field(i).Name
+			if path != "" {
+				name = path + "." + name
+			}
+			fill(t, v.Field(i), name, clear, n)
+		}
+	default:
+		t.Fatalf("%s: fill knows no %s", path, v.Kind())
+	}
+}
+
+// leaves are the paths of everything that can be cleared.
+func leaves(v reflect.Value, path string) []string {
+	if _, ok := v.Interface().(time.Time); ok {
+		return []string{path}
+	}
+	if _, ok := v.Interface().([]byte); ok {
+		return []string{path}
+	}
+	switch v.Kind() {
+	case reflect.Struct:
+		var out []string
+		for i := range v.NumField() {
+			name := v.Type().Field(i).Name
+			if path != "" {
+				name = path + "." + name
+			}
+			out = append(out, leaves(v.Field(i), name)...)
+		}
+		return out
+	case reflect.Slice:
+		return leaves(v.Index(0), path+"[0]")
+	case reflect.Map:
+		return []string{path + "[k]"}
+	case reflect.Pointer:
+		if v.Elem().Kind() == reflect.Struct {
+			return leaves(v.Elem(), path+"*")
+		}
+		return []string{path}
+	default:
+		return []string{path}
+	}
+}
+
+// inbound is a codec from the wire: every key of the parameters must change what the domain gets.
+func TestFromLegacyCarriesEveryKey(t *testing.T) {
+	from := func(f any) func(wire.Value) string {
+		return func(p wire.Value) string {
+			out := reflect.ValueOf(f).Call([]reflect.Value{reflect.ValueOf(p)})
+			if err, _ := out[len(out)-1].Interface().(error); err != nil {
+				return "error: " + err.Error()
+			}
+			var b strings.Builder
+			for _, o := range out[:len(out)-1] {
+				show(&b, o)
+			}
+			return b.String()
+		}
+	}
+	for _, c := range []struct {
+		name    string
+		convert func(wire.Value) string
+		params  string
+		drops   string
+	}{
+		{"node.list", from(NodeListFromLegacy), `{"connectedOnly":true}`, ""},
+		{"node.describe", from(NodeDescribeFromLegacy), `{"nodeId":"n"}`, ""},
+		{"node.rename", from(NodeRenameFromLegacy), `{"nodeId":"n","displayName":"x"}`, ""},
+		{"node.invoke", from(NodeInvokeFromLegacy), `{"nodeId":"n","command":"c","params":{"a":1},"timeoutMs":5,"idempotencyKey":"k"}`, ""},
+		{"node.invoke.result", from(NodeResultFromLegacy), `{"id":"i","nodeId":"n","ok":true,"payload":{"a":1},"payloadJSON":"x","error":{"code":"c","message":"m"}}`, ""},
+		{"node.event", from(NodeEventFromLegacy), `{"event":"e","payload":1,"payloadJSON":"x"}`, ""},
+		{"exec.approval.request", from(ApprovalRequestFromLegacy), `{"id":"i","command":"c","commandArgv":["a"],
+			"systemRunPlan":{"argv":["b"],"cwd":"c","rawCommand":"r","agentId":"g","sessionKey":"k"},"env":{"A":"1"},"cwd":"w","nodeId":"n",
+			"host":"node","security":"full","ask":"off","agentId":"a","resolvedPath":"p","sessionKey":"s","turnSourceChannel":"ch",
+			"turnSourceTo":"to","turnSourceAccountId":"ac","turnSourceThreadId":7,"timeoutMs":5,"twoPhase":true}`, ""},
+		{"exec.approval.waitDecision", from(ApprovalWaitFromLegacy), `{"id":" i "}`, ""},
+		{"exec.approval.resolve", from(ApprovalResolveFromLegacy), `{"id":"i","decision":"deny"}`, ""},
+		{"exec.approvals.set", from(PolicySetFromLegacy), `{"file":{"version":1},"baseHash":"h"}`, ""},
+		{"exec.approvals.node.set", from(NodePolicySetFromLegacy), `{"nodeId":"n","file":{"version":1},"baseHash":"h"}`, ""},
+		{"exec.approvals.node.get", from(NodePolicyGetFromLegacy), `{"nodeId":"n"}`, ""},
+		{"logs.tail", from(TailFromLegacy), `{"cursor":1,"limit":2,"maxBytes":3}`, ""},
+		{"health", from(HealthFromLegacy), `{"probe":true}`, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			full := wire.MustParse(c.params)
+			want := c.convert(full)
+			if strings.HasPrefix(want, "error") {
+				t.Fatal(want)
+			}
+			for key := range full.Members() {
+				out := []byte{'{'}
+				for k, v := range full.Members() {
+					if k == key {
+						continue
+					}
+					if len(out) > 1 {
+						out = append(out, ',')
+					}
+					out = append(wire.AppendString(out, k), ':')
+					out = wire.AppendStringify(out, v)
+				}
+				if got := c.convert(wire.MustParse(string(append(out, '}')))); got == want {
+					t.Errorf("%s changes nothing", key)
+				}
+			}
+		})
+	}
+}
+
+// show writes a value with what its pointers point to.
+func show(b *strings.Builder, v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Pointer, reflect.Interface:
+		if v.IsNil() {
+			b.WriteString("nil;")
+			return
+		}
+		b.WriteByte('&')
+		show(b, v.Elem())
+	case reflect.Struct:
+		for i := range v.NumField() {
+			fmt.Fprintf(b, "%s=", v.Type().Field(i).Name)
+			show(b, v.Field(i))
+		}
+	default:
+		fmt.Fprintf(b, "%v;", v)
+	}
+}
+
+// What is absent, null and empty on the wire (nodes-approvals.md §2.4, §3.16).
+func TestAbsentNullEmpty(t *testing.T) {
+	text := func(v any) string { return string(wire.MustMarshal(v)) }
+	zero := time.Duration(0)
+	for _, c := range []struct{ got, want string }{
+		{text(InvokeRequestToLegacy(nodes.Request{ID: "i", NodeID: "n", Command: "c"})), `{"id":"i","nodeId":"n","command":"c","paramsJSON":null}`},
+		{text(InvokeRequestToLegacy(nodes.Request{Params: []byte("null"), Timeout: &zero})), `{"id":"","nodeId":"","command":"","paramsJSON":"null","timeoutMs":0}`},
+		{text(NodeInvokeToLegacy(nodes.InvokeOut{NodeID: "n", Command: "c"})), `{"ok":true,"nodeId":"n","command":"c","payloadJSON":null}`},
+		{text(NodeListToLegacy(nodes.ListOut{At: time.UnixMilli(0)})), `{"ts":0,"nodes":[]}`},
+		{text(NodeListToLegacy(nodes.ListOut{At: time.UnixMilli(0), Nodes: []nodes.Node{{ID: "n"}}})), `{"ts":0,"nodes":[{"nodeId":"n","caps":[],"commands":[],"paired":false,"connected":false}]}`},
+		{text(ApprovalDecidedToLegacy(approvals.Approval{ID: "i", CreatedAt: time.UnixMilli(1), ExpiresAt: time.UnixMilli(2)})), `{"id":"i","decision":null,"createdAtMs":1,"expiresAtMs":2}`},
+		{text(ShutdownToLegacy(system.Shutdown{Reason: "r"})), `{"reason":"r","restartExpectedMs":null}`},
+		{text(PresenceToLegacy([]system.Presence{{Text: "t", At: time.UnixMilli(1)}})), `[{"text":"t","ts":1}]`},
+		{text(PresenceToLegacy(nil)), `[]`},
+		{text(PolicyFileToLegacy(policy.Snapshot{Path: "p", Hash: "h", File: []byte(`{"a":"<&>"}`)})), `{"path":"p","exists":false,"hash":"h","file":{"a":"<&>"}}`},
+		{text(NodeResultToLegacy(nodes.ResultOut{})), `{"ok":true}`},
+		{text(NodeResultToLegacy(nodes.ResultOut{Ignored: true})), `{"ok":true,"ignored":true}`},
+		{text(PairingResolvedToLegacy(identity.PairingResolved{RequestID: "r", DeviceID: "d", Decision: "approved", At: time.UnixMilli(3)})), `{"requestId":"r","deviceId":"d","decision":"approved","ts":3}`},
+	} {
+		if c.got != c.want {
+			t.Errorf("got  %s\nwant %s", c.got, c.want)
+		}
+	}
+	if NodePolicyToLegacy(nil) != nil {
+		t.Error("no answer of a node is something")
+	}
+}
+
+// What the original forgives in node.invoke.result (nodes-approvals.md §2.4).
+func TestNormalizeNodeResult(t *testing.T) {
+	for _, c := range []struct{ in, want string }{
+		{`{"id":"i","payloadJSON":null}`, `{"id":"i"}`},
+		{`{"payloadJSON":{"a":1}}`, `{"payload":{"a":1}}`},
+		{`{"payloadJSON":7,"payload":8}`, `{"payload":8}`},
+		{`{"error":null,"payloadJSON":"x"}`, `{"payloadJSON":"x"}`},
+		{`{"error":{"code":"c"}}`, `{"error":{"code":"c"}}`},
+		{`[]`, `[]`}, {`7`, `7`}, {`{}`, `{}`},
+	} {
+		if got := string(wire.Stringify(NormalizeNodeResult(wire.MustParse(c.in)))); got != c.want {
+			t.Errorf("%s: %s", c.in, got)
+		}
+	}
+}
+
+// Numbers at the edge of what can be said.
+func TestTimeouts(t *testing.T) {
+	in, err := NodeInvokeFromLegacy(wire.MustParse(`{"nodeId":"n","command":"c","timeoutMs":9007199254740991,"idempotencyKey":"k"}`))
+	if err != nil || *in.Timeout <= 0 {
+		t.Errorf("%v %v", in.Timeout, err)
+	}
+	req, _, err := ApprovalRequestFromLegacy(wire.MustParse(`{"command":"c","timeoutMs":9007199254740991}`))
+	if err != nil || req.Timeout != approvals.MaxTimeout {
+		t.Errorf("%v %v", req.Timeout, err)
+	}
+}
