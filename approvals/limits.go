@@ -11,9 +11,14 @@ const (
 	// endedFor is how long an ended approval still answers those who wait for it (protocol.md §0;
 	// frozen).
 	endedFor = 15 * time.Second
-	// maxLive bounds the approvals that are pending or may still be used. A person cannot answer
-	// more; a program that asks more is at fault.
-	maxLive = 1000
+	// maxPending bounds the open questions. A person cannot answer more; a program that asks more is
+	// at fault.
+	maxPending = 1000
+	// maxLive bounds what is held in memory: open questions, decisions that may still be used, and
+	// what ended a moment ago. Past it the oldest ended ones are forgotten first.
+	maxLive = 20_000
+	// sweepGap is the least time between two looks at all of them when they are many.
+	sweepGap = 100 * time.Millisecond
 	// maxIDBytes and maxCommandBytes bound what one question may hold.
 	maxIDBytes      = 200
 	maxCommandBytes = 256 << 10

@@ -41,8 +41,10 @@ type Service struct {
 
 	mu sync.Mutex
 	// live holds what is pending or may still be used, and for endedFor what ended.
-	live map[string]*live
-	// wake tells Run that the next expiry may have changed.
+	live    map[string]*live
+	pending int
+	// due is when Run looks next, wake makes it look earlier.
+	due  time.Time
 	wake chan struct{}
 }
 
@@ -84,6 +86,12 @@ func (s *Service) remember(a Approval) {
 	} else if progress(a.State) < progress(l.a.State) {
 		return // a later change was quicker to get here
 	}
+	if ok && l.a.State == Pending {
+		s.pending--
+	}
+	if a.State == Pending {
+		s.pending++
+	}
 	l.a = a
 	if a.State != Pending {
 		select {
@@ -112,11 +120,46 @@ func progress(s State) int {
 func (s *Service) update(a Approval) {
 	s.mu.Lock()
 	s.remember(a)
+	early := s.live[a.ID].until().Before(s.due)
 	s.mu.Unlock()
-	select {
-	case s.wake <- struct{}{}:
-	default:
+	if early {
+		select {
+		case s.wake <- struct{}{}:
+		default:
+		}
 	}
+}
+
+// until is when something has to be done about it: an approval that was not answered or used
+// expires, an ended one is forgotten. A used one is known for as long as it stood.
+func (l *live) until() time.Time {
+	if l.ended.IsZero() {
+		return l.a.ExpiresAt
+	}
+	until := l.ended.Add(endedFor)
+	if l.a.State == Consumed && l.a.ExpiresAt.After(until) {
+		return l.a.ExpiresAt
+	}
+	return until
+}
+
+// makeRoom forgets the oldest ended approvals when there are too many, and says whether there is
+// room for one more. The caller holds mu.
+func (s *Service) makeRoom() bool {
+	if len(s.live) < maxLive {
+		return true
+	}
+	var ended []*live
+	for _, l := range s.live {
+		if !l.ended.IsZero() {
+			ended = append(ended, l)
+		}
+	}
+	slices.SortFunc(ended, func(a, b *live) int { return a.ended.Compare(b.ended) })
+	for _, l := range ended[:(len(ended)+1)/2] {
+		delete(s.live, l.a.ID)
+	}
+	return len(s.live) < maxLive
 }
 
 // Run expires questions that nobody answered and sweeps old records, until ctx ends.
@@ -149,24 +192,18 @@ func (s *Service) expire(ctx context.Context) time.Duration {
 	var due []string
 	s.mu.Lock()
 	for id, l := range s.live {
-		if !l.ended.IsZero() {
-			// An ended approval answers waiters a little longer; a used one for as long as it stood.
-			until := l.ended.Add(endedFor)
-			if l.a.State == Consumed && l.a.ExpiresAt.After(until) {
-				until = l.a.ExpiresAt
-			}
-			if !until.After(now) {
-				delete(s.live, id)
-				continue
-			}
+		until := l.until()
+		switch {
+		case until.After(now):
 			next = min(next, until.Sub(now))
-			continue
-		}
-		if !l.a.ExpiresAt.After(now) {
+		case l.ended.IsZero():
 			due = append(due, id)
-			continue
+		default:
+			delete(s.live, id)
 		}
-		next = min(next, l.a.ExpiresAt.Sub(now))
+	}
+	if len(s.live) > maxPending {
+		next = max(next, sweepGap)
 	}
 	s.mu.Unlock()
 	for _, id := range due {
@@ -192,7 +229,11 @@ func (s *Service) expire(ctx context.Context) time.Duration {
 			next = min(next, endedFor)
 		}
 	}
-	return max(next, time.Millisecond)
+	next = max(next, time.Millisecond)
+	s.mu.Lock()
+	s.due = s.now().Add(next)
+	s.mu.Unlock()
+	return next
 }
 
 // errNoChange stops a store update that has nothing to do.
@@ -218,7 +259,7 @@ func (s *Service) Request(ctx context.Context, c identity.Caller, in RequestIn) 
 	}
 	s.mu.Lock()
 	_, taken := s.live[a.ID]
-	full := len(s.live) >= maxLive
+	full := s.pending >= maxPending || !s.makeRoom()
 	s.mu.Unlock()
 	if taken {
 		return Approval{}, ErrTaken.With("id", a.ID)

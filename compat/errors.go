@@ -216,6 +216,7 @@ var words = map[string]wording{
 	nodes.ErrForeignNode.Code:      invalid("nodeId mismatch"),
 	nodes.ErrKeyReused.Code:        invalid("idempotencyKey was used for a different call"),
 	nodes.ErrAnswerGone.Code:       unavailable("the call ran, but its answer was too large to be kept for a repetition"),
+	nodes.ErrFirstGone.Code:        unavailable("the first call with this idempotencyKey went away before the answer came; the command may have run"),
 	nodes.ErrTooManyInvokes.Code:   unavailable("too many calls are waiting for nodes; try again later"),
 	nodes.ErrTooManyNodes.Code:     unavailable("too many nodes are connected"),
 	nodes.ErrEventPayload.Code:     invalid("node event payload is larger than 256 KiB"),

@@ -3,6 +3,7 @@ package nodes
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"hash/maphash"
 	"sync"
 	"time"
@@ -221,7 +222,11 @@ func (s *Service) Invoke(ctx context.Context, c identity.Caller, in InvokeIn) (I
 		}
 	}
 	out, ran, err := s.invoke(ctx, c, in)
-	s.kept.end(key, k, answer{out, err}, ran)
+	kept := answer{out, err}
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		kept = answer{err: ErrFirstGone}
+	}
+	s.kept.end(key, k, kept, ran)
 	s.kept.forget(k)
 	return out, err
 }

@@ -286,6 +286,18 @@ func (o opened) NewStream(ctx context.Context, desc *grpc.StreamDesc, method str
 
 type openedStream struct{ grpc.ClientStream }
 
+// SendMsg says why a stream ended that was refused before its request was sent.
+func (o openedStream) SendMsg(m any) error {
+	err := o.ClientStream.SendMsg(m)
+	if !errors.Is(err, io.EOF) {
+		return err
+	}
+	if why := o.RecvMsg(new(emptypb.Empty)); why != nil {
+		return why
+	}
+	return err
+}
+
 func (o openedStream) Header() (metadata.MD, error) {
 	md, err := o.ClientStream.Header()
 	if err != nil || len(md.Get(rpc.OpenHeader)) > 0 {
