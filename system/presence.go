@@ -23,13 +23,16 @@ type PresenceTable struct {
 	mu      sync.Mutex
 	self    Presence
 	entries map[string]*presenceEntry
+	recent  []*presenceEntry // the same, by time of the last change
 	next    uint64
 	version uint64
 }
 
 type presenceEntry struct {
 	Presence
+	key   string
 	order uint64 // of first insertion
+	ms    int64  // At as it is listed
 }
 
 // NewPresence returns a table that holds the gateway itself.
@@ -58,7 +61,7 @@ func (t *PresenceTable) Put(key string, p Presence) {
 	if !ok {
 		t.prune(p.At)
 		t.next++
-		e = &presenceEntry{order: t.next}
+		e = &presenceEntry{key: key, order: t.next}
 		t.entries[key] = e
 	}
 	p.Roles = identity.Union(e.Roles, p.Roles)
@@ -71,6 +74,16 @@ func (t *PresenceTable) Put(key string, p Presence) {
 	}
 	p.Rev = t.version
 	e.Presence = p
+	t.touch(e)
+}
+
+// touch makes an entry the latest. The caller holds mu.
+func (t *PresenceTable) touch(e *presenceEntry) {
+	e.ms = e.At.UnixMilli()
+	if i := slices.Index(t.recent, e); i >= 0 {
+		t.recent = slices.Delete(t.recent, i, i+1)
+	}
+	t.recent = append(t.recent, e)
 }
 
 func trimScopes(in []identity.Scope) []identity.Scope {
@@ -90,6 +103,7 @@ func (t *PresenceTable) Leave(key string) {
 	if e, ok := t.entries[key]; ok {
 		t.version++
 		e.Reason, e.At, e.Rev = "disconnect", t.now(), t.version
+		t.touch(e)
 	}
 }
 
@@ -102,20 +116,16 @@ func (t *PresenceTable) Version() uint64 {
 
 // prune takes out what is too old, and the oldest when there are too many. The caller holds mu.
 func (t *PresenceTable) prune(now time.Time) {
-	for k, e := range t.entries {
-		if now.Sub(e.At) > presenceTTL {
-			delete(t.entries, k)
+	n := 0
+	for _, e := range t.recent {
+		// The gateway's own entry counts too.
+		if now.Sub(e.At) <= presenceTTL && len(t.recent)-n < presenceMax-1 {
+			break
 		}
+		delete(t.entries, e.key)
+		n++
 	}
-	for len(t.entries) >= presenceMax-1 { // the gateway's own entry counts
-		oldest := ""
-		for k, e := range t.entries {
-			if oldest == "" || e.At.Before(t.entries[oldest].At) {
-				oldest = k
-			}
-		}
-		delete(t.entries, oldest)
-	}
+	t.recent = slices.Delete(t.recent, 0, n)
 }
 
 // List returns the entries, newest first, the gateway itself at the head; equal times stand in
@@ -125,14 +135,14 @@ func (t *PresenceTable) List() []Presence {
 	defer t.mu.Unlock()
 	now := t.now()
 	rows := make([]*presenceEntry, 0, len(t.entries))
-	for _, e := range t.entries {
+	for _, e := range slices.Backward(t.recent) {
 		if now.Sub(e.At) <= presenceTTL {
 			rows = append(rows, e)
 		}
 	}
+	// They are nearly in order; what is left to sort is equal milliseconds.
 	slices.SortFunc(rows, func(a, b *presenceEntry) int {
-		// Times on the wire are milliseconds.
-		return cmp.Or(cmp.Compare(b.At.UnixMilli(), a.At.UnixMilli()), cmp.Compare(a.order, b.order))
+		return cmp.Or(cmp.Compare(b.ms, a.ms), cmp.Compare(a.order, b.order))
 	})
 	self := t.self
 	self.At = now
