@@ -22,8 +22,8 @@ const (
 )
 
 // invokeFrame names its invoke by a key, as clients must.
-func invokeFrame(prefix string) string {
-	return `{"type":"req","id":"########","method":"node.invoke","params":{"nodeId":"` + nodeID + `","command":"` + nodeCommand +
+func invokeFrame(node, prefix string) string {
+	return `{"type":"req","id":"########","method":"node.invoke","params":{"nodeId":"` + node + `","command":"` + nodeCommand +
 		`","params":{"title":"bench","body":"hello"},"timeoutMs":10000,"idempotencyKey":"` + prefix + `-########"}}`
 }
 
@@ -92,7 +92,28 @@ func (b *bench) list(ctx context.Context) error {
 }
 
 func (b *bench) invoke(ctx context.Context) error {
-	return b.legacy(ctx, "invoke", inFlight, invokeFrame)
+	d, err := b.loaded(ctx)
+	if err != nil {
+		return err
+	}
+	near, stop := context.WithCancel(ctx)
+	up, done := make(chan struct{}), make(chan error, 1)
+	go func() { done <- answerInvokes(near, d.addr, token, nearID, func() { close(up) }) }()
+	select {
+	case <-up:
+	case err := <-done:
+		stop()
+		return err
+	}
+	err = b.legacy(ctx, "invoke", inFlight, func(p string) string { return invokeFrame(nearID, p) })
+	stop()
+	if e := <-done; err == nil {
+		err = e
+	}
+	if err != nil {
+		return err
+	}
+	return b.legacy(ctx, "apart", inFlight, func(p string) string { return invokeFrame(nodeID, p) })
 }
 
 // connectPlain measures connects without a device, each closed at once.

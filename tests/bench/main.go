@@ -2,7 +2,8 @@
 // in figures.md.
 //
 // It builds the programs as they are released, runs the daemon as a process of its own on a fresh
-// state directory, and loads it from this process; the node that answers invokes is a third one.
+// state directory, and loads it from this process; the node that answers invokes
+// is in this process, as when the original was measured, and for the rows named apart in a third one.
 // Everything is bounded in number and time and ends by itself; only processes that it started are
 // signalled. The floor of the machine is measured in the same run.
 //
@@ -62,7 +63,7 @@ var groups = []group{
 	{[]string{"ctl"}, (*bench).ctl},
 	{[]string{"health"}, (*bench).health},
 	{[]string{"list"}, (*bench).list},
-	{[]string{"invoke"}, (*bench).invoke},
+	{[]string{"invoke", "apart"}, (*bench).invoke},
 	{[]string{"grpc"}, (*bench).grpc},
 	{[]string{"rest"}, (*bench).rest},
 	{[]string{"approval"}, (*bench).approvals},
@@ -86,7 +87,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if *node != "" {
-		if err := answerInvokes(ctx, *node, token, func() { fmt.Println(nodeUp) }); err != nil {
+		if err := answerInvokes(ctx, *node, token, nodeID, func() { fmt.Println(nodeUp) }); err != nil {
 			fmt.Fprintln(os.Stderr, "bench node:", err)
 			os.Exit(2)
 		}

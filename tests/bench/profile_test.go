@@ -55,7 +55,7 @@ func flight(b *testing.B, s *socket, req *numbered) {
 
 func BenchmarkLegacyList(b *testing.B) {
 	d := serve(b)
-	mustConnect(b, d, benchNode)
+	mustConnect(b, d, benchNode(nearID))
 	flight(b, mustConnect(b, d, operator), newNumbered(listFrame))
 }
 
@@ -67,17 +67,17 @@ func BenchmarkLegacyHealth(b *testing.B) {
 func BenchmarkLegacyInvoke(b *testing.B) {
 	d := serve(b)
 	go func() {
-		_ = answerInvokes(b.Context(), d.Addr(), d.Token, func() {})
+		_ = answerInvokes(b.Context(), d.Addr(), d.Token, nearID, func() {})
 	}()
 	// The node counts as connected when an invoke succeeds.
 	s := mustConnect(b, d, operator)
-	probe := newNumbered(invokeFrame("probe"))
+	probe := newNumbered(invokeFrame(nearID, "probe"))
 	for n := uint32(1); s.call(probe.with(n)) != nil; n++ {
 		if n > 10_000 {
 			b.Fatal("the node did not connect")
 		}
 	}
-	flight(b, s, newNumbered(invokeFrame("p")))
+	flight(b, s, newNumbered(invokeFrame(nearID, "p")))
 }
 
 func BenchmarkConnectPlain(b *testing.B) {
