@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 	"unicode/utf8"
 
@@ -26,6 +27,7 @@ type conn struct {
 	door  *Door
 	ws    *websocket.Conn
 	nc    net.Conn
+	raw   syscall.RawConn // nil where nc is not a socket
 	peer  peer
 	id    string
 	nonce string
@@ -248,32 +250,45 @@ func (c *conn) abort() { _ = c.nc.Close() }
 // send queues a frame, and writes it in this goroutine when nothing else waits: that saves a
 // hand-over for each answer. The caller is the connection's own, so a slow client keeps only
 // itself waiting.
-func (c *conn) send(data []byte) {
+func (c *conn) send(data []byte) { _ = c.post(data, func() bool { return true }) }
+
+// offer is send for the goroutines of others, which a slow client must not keep waiting: they
+// write only what the kernel takes at once.
+func (c *conn) offer(data []byte) error {
+	return c.post(data, func() bool {
+		return len(data) <= maxOffered && c.raw != nil && writable(c.raw)
+	})
+}
+
+// post writes a frame in this goroutine when nothing else waits and here says that it may, else
+// it queues the frame. It fails when the connection is closing.
+func (c *conn) post(data []byte, here func() bool) error {
 	o := &c.out
 	o.mu.Lock()
 	if o.closing {
 		o.mu.Unlock()
-		return
+		return net.ErrClosed
 	}
-	if o.busy || o.held || len(o.queue) > 0 {
+	if o.busy || o.held || len(o.queue) > 0 || !here() {
 		c.enqueue(frame{head: data})
 		o.mu.Unlock()
-		return
+		return nil
 	}
 	o.busy = true
 	o.mu.Unlock()
 	if err := c.write(frame{head: data}); err != nil {
 		c.writeFailed()
-		return
+		return err
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(o.queue) == 0 {
 		o.rested()
-		return
+		return nil
 	}
 	o.busy = false
 	c.startDrain()
+	return nil
 }
 
 // push queues a frame for the writing goroutine. It never waits, so that a stranger to the
@@ -367,7 +382,7 @@ func (c *conn) writeFailed() {
 	c.abort()
 }
 
-// drop forgets what was held back, for a client that is refused after all.
+// drop forgets what is queued or held back: for a client that is refused after all, or too slow.
 func (c *conn) drop() {
 	c.out.mu.Lock()
 	defer c.out.mu.Unlock()
@@ -380,14 +395,6 @@ func (c *conn) hold() {
 	c.out.mu.Lock()
 	c.out.held = true
 	c.out.mu.Unlock()
-}
-
-// unhold drops what was held back: the client is not let in, and hears why before anything else.
-func (c *conn) unhold() {
-	c.out.mu.Lock()
-	defer c.out.mu.Unlock()
-	c.out.held = false
-	c.out.queue, c.out.bytes = nil, 0
 }
 
 // release sends hello and then what was held back.
@@ -437,13 +444,7 @@ func (c *conn) Invoke(r nodes.Request) error {
 	if err != nil {
 		return err
 	}
-	c.out.mu.Lock()
-	defer c.out.mu.Unlock()
-	if c.out.closing {
-		return net.ErrClosed
-	}
-	c.enqueue(frame{head: wire.AppendEvent(nil, "node.invoke.request", payload, wire.Opt[uint64]{}, wire.Opt[wire.StateVersion]{})})
-	return nil
+	return c.offer(wire.AppendEvent(nil, "node.invoke.request", payload, wire.Opt[uint64]{}, wire.Opt[wire.StateVersion]{}))
 }
 
 // Close implements nodes.Link: a newer connection took the node's place.

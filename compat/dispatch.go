@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"github.com/coder/websocket"
@@ -31,6 +32,8 @@ type request struct {
 	began  time.Time
 	// nodeFile marks the methods that word a node that is not there in their own way.
 	nodeFile bool
+	// elsewhere says that another client's goroutine may answer: it may not be kept waiting.
+	elsewhere bool
 }
 
 // binding is how a method is served.
@@ -40,6 +43,9 @@ type binding struct {
 	// normalize is what the original forgives before it validates; nil for nothing.
 	normalize func(wire.Value) wire.Value
 	serve     func(ctx context.Context, r request)
+	// start serves a call that waits without a goroutine of its own, and calls left at its end; nil
+	// for none. It returns false, with nothing done, for calls that need one all the same.
+	start func(r request, left func()) bool
 }
 
 // unary binds a domain method between two codecs.
@@ -72,6 +78,11 @@ func forgiving(b binding, normalize func(wire.Value) wire.Value) binding {
 	return b
 }
 
+func starting(b binding, start func(request, func()) bool) binding {
+	b.start = start
+	return b
+}
+
 // none is the codec of methods without parameters.
 func none(wire.Value) (struct{}, error) { return struct{}{}, nil }
 
@@ -92,7 +103,7 @@ func (d *Door) bind() map[string]binding {
 		"node.list":          unary(methods.NodeListFromLegacy, n.List, methods.NodeListToLegacy),
 		"node.describe":      unary(methods.NodeDescribeFromLegacy, n.Describe, methods.NodeDescribeToLegacy),
 		"node.rename":        waiting(unary(methods.NodeRenameFromLegacy, n.Rename, methods.NodeRenameToLegacy)),
-		"node.invoke":        waiting(unary(methods.NodeInvokeFromLegacy, n.Invoke, methods.NodeInvokeToLegacy)),
+		"node.invoke":        starting(waiting(unary(methods.NodeInvokeFromLegacy, n.Invoke, methods.NodeInvokeToLegacy)), d.startInvoke),
 		"node.invoke.result": forgiving(unary(methods.NodeResultFromLegacy, n.Result, methods.NodeResultToLegacy), methods.NormalizeNodeResult),
 		"node.event":         unary(methods.NodeEventFromLegacy, n.Event, methods.NodeEventToLegacy),
 
@@ -128,6 +139,35 @@ func (d *Door) requestApproval(ctx context.Context, r request) {
 		return
 	}
 	r.ok(methods.ApprovalDecidedToLegacy(done))
+}
+
+// startInvoke passes a call on in the caller's reading goroutine, and its answer back in the node's:
+// each goroutine between them would cost a round trip as much as the network does.
+func (d *Door) startInvoke(r request, left func()) bool {
+	in, err := methods.NodeInvokeFromLegacy(r.params)
+	if err != nil || nodes.Guarded(in.Command) {
+		return false
+	}
+	r.elsewhere = true
+	left = sync.OnceFunc(left)
+	ended := false
+	r.safely(func() {
+		d.cfg.Nodes.Start(r.conn.ctx, r.conn.caller, in, func(out nodes.InvokeOut, err error) {
+			defer left()
+			r.safely(func() {
+				if err != nil {
+					r.failed(err)
+					return
+				}
+				r.ok(methods.NodeInvokeToLegacy(out))
+			})
+		})
+		ended = true
+	})
+	if !ended {
+		left() // it was a fault, and is answered
+	}
+	return true
 }
 
 // nodeFile words a node that is not there as the exec.approvals.node methods do
@@ -189,23 +229,34 @@ func (c *conn) dispatch(req wire.Request) bool {
 		return true
 	}
 	c.calls.Add(1)
+	left := func() {
+		c.inFlight.Add(-1)
+		c.calls.Done()
+	}
+	if b.start != nil && b.start(r, left) {
+		return true
+	}
 	go func() {
-		defer c.calls.Done()
-		defer c.inFlight.Add(-1)
+		defer left()
 		r.serve(b)
 	}()
 	return true
 }
 
-// serve runs the binding. A fault of ours costs this call, not the daemon.
+// serve runs the binding.
 func (r request) serve(b binding) {
+	r.safely(func() { b.serve(r.conn.ctx, r) })
+}
+
+// safely runs a part of a call. A fault of ours costs this call, not the daemon.
+func (r request) safely(part func()) {
 	defer func() {
 		if fault := recover(); fault != nil {
 			r.conn.door.cfg.Log.Error("a call panicked", "method", r.methodName(), "panic", fault, "stack", string(debug.Stack()))
 			r.fail(wire.ErrorShape{Code: codeUnavailable, Message: "Error: internal error"}, errs.Internal)
 		}
 	}()
-	b.serve(r.conn.ctx, r)
+	part()
 }
 
 // countUnauthorized ends a connection that keeps calling what its role may not (protocol.md §5).
@@ -242,7 +293,7 @@ func (r request) ok(result any) {
 			return
 		}
 	}
-	r.conn.send(wire.AppendResult(nil, r.id, payload))
+	r.send(wire.AppendResult(nil, r.id, payload))
 	r.observe("ok")
 }
 
@@ -265,8 +316,16 @@ func (r request) failed(err error) {
 	r.fail(shape, class)
 }
 
+func (r request) send(data []byte) {
+	if r.elsewhere {
+		_ = r.conn.offer(data) // a client that is gone misses its answer
+		return
+	}
+	r.conn.send(data)
+}
+
 func (r request) fail(e wire.ErrorShape, class errs.Class) {
-	r.conn.send(wire.AppendError(nil, r.id, e))
+	r.send(wire.AppendError(nil, r.id, e))
 	r.observe(class.String())
 }
 

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/coder/websocket"
@@ -139,6 +140,11 @@ func (d *Door) accept(w http.ResponseWriter, r *http.Request) (*conn, error) {
 	}
 	ws.SetReadLimit(-1) // the door has a limit of its own, with the close code that clients know
 	c.ws, c.nc = ws, cw.nc
+	if sc, ok := c.nc.(syscall.Conn); ok {
+		if c.raw, err = sc.SyscallConn(); err != nil {
+			c.raw = nil // it was closed meanwhile
+		}
+	}
 	return c, nil
 }
 

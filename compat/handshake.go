@@ -106,9 +106,8 @@ func (c *conn) handshake() bool {
 	}
 	if r := c.connect(req); r != nil {
 		c.door.cfg.Log.Info("a client was not let in", "reason", r.shape.Message, "ip", c.peer.reported)
-		c.drop()
 		c.door.remove(c) // no event comes before the refusal
-		c.unhold()
+		c.drop()
 		c.send(wire.AppendError(nil, req.ID, r.shape))
 		c.end(r.code, r.shape.Message)
 		return false

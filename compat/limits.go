@@ -20,6 +20,9 @@ const (
 	strangerWait = 500 * time.Millisecond
 	// writeTimeout is how long one write may take before the client counts as gone.
 	writeTimeout = 15 * time.Second
+	// maxOffered is the largest frame that one client's goroutine writes to another client: less than
+	// the 2,048 bytes that a writable socket takes, by the frame's header.
+	maxOffered = 2000
 	// maxInFlight is how many calls of one connection may wait at one time. The next one is refused.
 	maxInFlight = 512
 	// maxUnauthorized is how many calls outside its role a connection may make in a row (frozen).

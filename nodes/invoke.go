@@ -19,26 +19,44 @@ type answer struct {
 	err error
 }
 
-// waiting is an invoke whose answer is due.
+// waiting is an invoke whose answer is due. Whoever takes it out of the pendingSet ends it.
 type waiting struct {
-	nodeID string
-	own    *Attachment
-	done   chan answer // buffered: whoever answers never waits
+	nodeID  string
+	command string
+	own     *Attachment
+	then    func(a answer, ran bool) // does not block
+	timer   *time.Timer
+	unwatch func() bool // stops watching the caller
 }
 
-// pendingSet holds the invokes that wait. Answering removes, so each gets one answer.
+// end gives the answer; ran says that the node may have seen the request.
+func (w *waiting) end(a answer, ran bool) {
+	w.timer.Stop()
+	w.unwatch()
+	switch {
+	case a.err != nil:
+		a.err = withCommand(a.err, w.command)
+	default:
+		a.out.NodeID, a.out.Command = w.nodeID, w.command
+	}
+	w.then(a, ran)
+}
+
+// pendingSet holds the invokes that wait. Ending takes them out, so each gets one answer.
 type pendingSet struct {
 	mu sync.Mutex
 	m  map[string]*waiting
 }
 
-func (p *pendingSet) add(id string, w *waiting) error {
+// add lets an invoke wait. What ends it early is armed under the lock: it cannot come before.
+func (p *pendingSet) add(id string, w *waiting, arm func()) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.m) >= maxPending {
 		return ErrTooManyInvokes
 	}
 	p.m[id] = w
+	arm()
 	return nil
 }
 
@@ -54,10 +72,13 @@ func (p *pendingSet) take(id, nodeID string) *waiting {
 	return w
 }
 
-func (p *pendingSet) drop(id string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.m, id)
+// end ends an invoke of the node when it still waits.
+func (p *pendingSet) end(id, nodeID string, a answer, ran bool) bool {
+	w := p.take(id, nodeID)
+	if w != nil {
+		w.end(a, ran)
+	}
+	return w != nil
 }
 
 // takeAll removes every invoke that went out over the attachment.
@@ -192,17 +213,25 @@ func printOf(in InvokeIn) uint64 {
 	return h.Sum64()
 }
 
+// Guarded says that a command runs only with an approval, which Start waits for the disk to read.
+func Guarded(command string) bool { return trim(command) == "system.run" }
+
 // Invoke runs one command on one node and waits for its answer (nodes-approvals.md §2.1).
 func (s *Service) Invoke(ctx context.Context, c identity.Caller, in InvokeIn) (InvokeOut, error) {
+	done := make(chan answer, 1)
+	s.Start(ctx, c, in, func(out InvokeOut, err error) { done <- answer{out, err} })
+	a := <-done
+	return a.out, a.err
+}
+
+// Start is Invoke for callers that do not wait: then is called once, perhaps before Start returns,
+// perhaps in the goroutine that brings the node's answer, so it must not block. Start itself waits
+// only for a Guarded command.
+func (s *Service) Start(ctx context.Context, c identity.Caller, in InvokeIn, then func(InvokeOut, error)) {
 	in.NodeID, in.Command = trim(in.NodeID), trim(in.Command)
-	if in.NodeID == "" || in.Command == "" {
-		return InvokeOut{}, ErrTargetRequired
-	}
-	if in.Command == "system.execApprovals.get" || in.Command == "system.execApprovals.set" {
-		return InvokeOut{}, ErrPolicyCommand.With("command", in.Command)
-	}
-	if in.Timeout != nil && *in.Timeout < 0 {
-		return InvokeOut{}, ErrTimeoutNegative
+	if err := check(in); err != nil {
+		then(InvokeOut{}, err)
+		return
 	}
 	if in.IdempotencyKey == "" {
 		in.IdempotencyKey = uuid.NewString()
@@ -210,89 +239,102 @@ func (s *Service) Invoke(ctx context.Context, c identity.Caller, in InvokeIn) (I
 	key := keyScope(c) + "\x00" + in.IdempotencyKey
 	k, first, err := s.kept.begin(key, printOf(in), s.now())
 	if err != nil {
-		return InvokeOut{}, err
+		then(InvokeOut{}, err)
+		return
 	}
 	if !first {
-		select {
-		case <-k.done:
-			ans := s.kept.answer(k)
-			return ans.out, ans.err
-		case <-ctx.Done():
-			return InvokeOut{}, ctx.Err()
+		go func() {
+			select {
+			case <-k.done:
+				a := s.kept.answer(k)
+				then(a.out, a.err)
+			case <-ctx.Done():
+				then(InvokeOut{}, ctx.Err())
+			}
+		}()
+		return
+	}
+	s.invoke(ctx, c, in, func(a answer, ran bool) {
+		kept := a
+		if ctx.Err() != nil && errors.Is(a.err, ctx.Err()) {
+			kept = answer{err: ErrFirstGone}
 		}
+		s.kept.end(key, k, kept, ran)
+		s.kept.forget(k)
+		then(a.out, a.err)
+	})
+}
+
+func check(in InvokeIn) error {
+	if in.NodeID == "" || in.Command == "" {
+		return ErrTargetRequired
 	}
-	out, ran, err := s.invoke(ctx, c, in)
-	kept := answer{out, err}
-	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
-		kept = answer{err: ErrFirstGone}
+	if in.Command == "system.execApprovals.get" || in.Command == "system.execApprovals.set" {
+		return ErrPolicyCommand.With("command", in.Command)
 	}
-	s.kept.end(key, k, kept, ran)
-	s.kept.forget(k)
-	return out, err
+	if in.Timeout != nil && *in.Timeout < 0 {
+		return ErrTimeoutNegative
+	}
+	return nil
 }
 
 // invoke does it; ran says that the node may have seen the request.
-func (s *Service) invoke(ctx context.Context, c identity.Caller, in InvokeIn) (out InvokeOut, ran bool, err error) {
+func (s *Service) invoke(ctx context.Context, c identity.Caller, in InvokeIn, then func(a answer, ran bool)) {
 	e, ok := s.reg.get(in.NodeID)
 	if !ok {
-		return InvokeOut{}, false, ErrNotConnected.With("node", in.NodeID)
+		then(answer{err: ErrNotConnected.With("node", in.NodeID)}, false)
+		return
 	}
 	if err := s.policy.Check(e.node, in.Command); err != nil {
-		return InvokeOut{}, false, err
+		then(answer{err: err}, false)
+		return
 	}
-	if in.Command == "system.run" {
+	if Guarded(in.Command) {
+		var err error
 		if in.Params, err = s.guard.GuardRun(ctx, c, in.NodeID, in.Params); err != nil {
-			return InvokeOut{}, false, err
+			then(answer{err: err}, false)
+			return
 		}
 		// The guard waited for the disk: the node may have gone or come back meanwhile.
 		if e, ok = s.reg.get(in.NodeID); !ok {
-			return InvokeOut{}, true, ErrNotConnected.With("node", in.NodeID)
+			then(answer{err: ErrNotConnected.With("node", in.NodeID)}, true)
+			return
 		}
 	}
-	return s.send(ctx, e, in)
+	s.send(ctx, e, in, then)
 }
 
-// send hands the request to the link and waits.
-func (s *Service) send(ctx context.Context, e *entry, in InvokeIn) (out InvokeOut, ran bool, err error) {
-	wait := DefaultTimeout
+// send hands the request to the link; then is called when the answer, the time limit, the end of
+// the link or the end of ctx comes.
+func (s *Service) send(ctx context.Context, e *entry, in InvokeIn, then func(a answer, ran bool)) {
+	limit := DefaultTimeout
 	if in.Timeout != nil {
-		if wait = *in.Timeout; wait == 0 || wait > MaxTimeout {
-			wait = MaxTimeout
+		if limit = *in.Timeout; limit == 0 || limit > MaxTimeout {
+			limit = MaxTimeout
 		}
 	}
 	id := uuid.NewString()
-	w := &waiting{nodeID: in.NodeID, own: e.own, done: make(chan answer, 1)}
-	if err := s.pending.add(id, w); err != nil {
-		return InvokeOut{}, false, err
+	w := &waiting{nodeID: in.NodeID, command: in.Command, own: e.own, then: then}
+	err := s.pending.add(id, w, func() {
+		w.timer = time.AfterFunc(limit, func() { s.pending.end(id, in.NodeID, answer{err: ErrTimeout}, true) })
+		w.unwatch = context.AfterFunc(ctx, func() { s.pending.end(id, in.NodeID, answer{err: ctx.Err()}, true) })
+	})
+	if err != nil {
+		then(answer{err: err}, false)
+		return
 	}
-	defer s.pending.drop(id)
 	err = e.link.Invoke(Request{
 		ID: id, NodeID: in.NodeID, Command: in.Command, Params: in.Params,
 		Timeout: in.Timeout, IdempotencyKey: in.IdempotencyKey,
 	})
 	if err != nil {
-		return InvokeOut{}, false, ErrSend.With("command", in.Command).Wrap(err)
+		s.pending.end(id, in.NodeID, answer{err: ErrSend.Wrap(err)}, false)
+		return
 	}
 	if e.own.closed() {
 		// The link went away while the request was written; its waiting calls were ended before
 		// this one was among them, or are being ended now.
-		if w := s.pending.take(id, in.NodeID); w != nil {
-			return InvokeOut{}, true, ErrDisconnected.With("command", in.Command)
-		}
-	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case a := <-w.done:
-		if a.err != nil {
-			return InvokeOut{}, true, withCommand(a.err, in.Command)
-		}
-		a.out.NodeID, a.out.Command = in.NodeID, in.Command
-		return a.out, true, nil
-	case <-timer.C:
-		return InvokeOut{}, true, ErrTimeout.With("command", in.Command)
-	case <-ctx.Done():
-		return InvokeOut{}, true, ctx.Err()
+		s.pending.end(id, in.NodeID, answer{err: ErrDisconnected}, true)
 	}
 }
 
@@ -303,11 +345,10 @@ func (s *Service) InvokeInternal(ctx context.Context, nodeID, command string, pa
 	if !ok {
 		return nil, ErrNotConnected.With("node", nodeID)
 	}
-	out, _, err := s.send(ctx, e, InvokeIn{NodeID: nodeID, Command: command, Params: params})
-	if err != nil {
-		return nil, err
-	}
-	return out.Payload, nil
+	done := make(chan answer, 1)
+	s.send(ctx, e, InvokeIn{NodeID: nodeID, Command: command, Params: params}, func(a answer, _ bool) { done <- a })
+	a := <-done
+	return a.out.Payload, a.err
 }
 
 // Result takes a node's answer (nodes-approvals.md §2.4).
@@ -315,16 +356,11 @@ func (s *Service) Result(_ context.Context, c identity.Caller, in ResultIn) (Res
 	if c.NodeID == "" || in.NodeID != c.NodeID {
 		return ResultOut{}, ErrForeignNode
 	}
-	w := s.pending.take(in.InvokeID, in.NodeID)
-	if w == nil {
-		return ResultOut{Ignored: true}, nil
-	}
+	a := answer{out: InvokeOut{Payload: payloadOf(in), PayloadJSON: in.PayloadJSON}}
 	if !in.OK {
-		w.done <- answer{err: nodeFailure(in.Error)}
-		return ResultOut{}, nil
+		a = answer{err: nodeFailure(in.Error)}
 	}
-	w.done <- answer{out: InvokeOut{Payload: payloadOf(in), PayloadJSON: in.PayloadJSON}}
-	return ResultOut{}, nil
+	return ResultOut{Ignored: !s.pending.end(in.InvokeID, in.NodeID, a, true)}, nil
 }
 
 // payloadOf is the value of an answer: the parsed text when the node sent text. Text that is not

@@ -593,11 +593,11 @@ func TestKeptBytesStayRight(t *testing.T) {
 func TestPendingIsBounded(t *testing.T) {
 	p := pendingSet{m: map[string]*waiting{}}
 	for i := range maxPending {
-		if err := p.add(fmt.Sprint(i), &waiting{}); err != nil {
+		if err := p.add(fmt.Sprint(i), &waiting{}, func() {}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := p.add("one more", &waiting{}); code(err) != "too_many_invokes" {
+	if err := p.add("one more", &waiting{}, func() {}); code(err) != "too_many_invokes" {
 		t.Error(err)
 	}
 }

@@ -98,7 +98,7 @@ func (s *Service) come(e *entry) (*entry, error) {
 func (s *Service) end(a *Attachment) {
 	a.gone.Store(true)
 	for _, w := range s.pending.takeAll(a) {
-		w.done <- answer{err: ErrDisconnected}
+		w.end(answer{err: ErrDisconnected}, true)
 	}
 }
 
