@@ -47,6 +47,10 @@ const (
 	// cutAfter is when a client that does not read is cut: the limit of a write, and slack.
 	cutAfter = 25 * time.Second
 
+	// unread are calls whose answers of unreadBytes nobody reads: more than the sockets hold.
+	unread      = 8000
+	unreadBytes = 600
+
 	// strangers are connections that never say who they are; each costs perStranger at most and is
 	// cut after strangerTime (promise 6).
 	strangers     = 500
@@ -237,6 +241,53 @@ func TestP5SlowReaders(t *testing.T) {
 		t.Errorf("%d clients are left; want %d", got, crowd-lazyClients+1)
 	}
 	proc.UntilFor(t, cutAfter, "the memory comes back", func() bool { return proc.RSS(t, d.PID())-memory < maxGrowth/2 })
+}
+
+// TestAnswersNobodyReads: an operator that invokes and does not read the answers does not keep the
+// node waiting, whose answers to others arrive as before.
+func TestAnswersNobodyReads(t *testing.T) {
+	d := proc.Start(t, proc.Options{})
+	me := proc.Device(t)
+	text := strings.Repeat("x", unreadBytes)
+	proc.Connect(t, d.Node(me, func(proc.Invocation) any { return text }))
+	op := proc.Connect(t, d.Operator(nil))
+	invoke := func() time.Duration {
+		began := time.Now()
+		if _, err := which(op, me.ID, fmt.Sprint("op", began.UnixNano()), 5000); err != nil {
+			t.Fatal(err)
+		}
+		return time.Since(began)
+	}
+	worst := func() (w time.Duration) {
+		for range 200 {
+			w = max(w, invoke())
+		}
+		return w
+	}
+	before := worst()
+	l := newLazy(t, d)
+	l.stop.Store(true)
+	ctx, cancel := context.WithTimeout(t.Context(), proc.Patience)
+	defer cancel()
+	sent := 0
+	for ; sent < unread; sent++ {
+		req := fmt.Sprintf(`{"type":"req","id":"%d","method":"node.invoke","params":{"nodeId":%q,"command":"system.which","params":{"bins":["sh"]},"idempotencyKey":"k%d"}}`,
+			sent, me.ID, sent)
+		if l.ws.Write(ctx, websocket.MessageText, []byte(req)) != nil {
+			break
+		}
+		if sent%256 == 0 {
+			invoke() // the node answers in order: what was asked before is answered
+		}
+	}
+	if sent < unread {
+		t.Fatalf("only %d calls were taken", sent)
+	}
+	after := worst()
+	t.Logf("the slowest of 200 calls took %v, and %v with %d answers that nobody reads", before, after, sent)
+	if after > 2*before+10*noise {
+		t.Errorf("the slowest call grew from %v to %v", before, after)
+	}
 }
 
 // connections is how many legacy clients the daemon counts.
