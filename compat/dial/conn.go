@@ -19,6 +19,8 @@ import (
 const (
 	// writeTimeout bounds one write; a peer that takes longer is gone.
 	writeTimeout = 30 * time.Second
+	// silentClose is how long the closing of a connection to a silent gateway may take.
+	silentClose = 200 * time.Millisecond
 	// MaxPending is how many calls may wait at once; more fail at once.
 	MaxPending = 1024
 	// EventBuffer is how many events wait for a reader of Events; more are dropped and counted.
@@ -152,6 +154,10 @@ func (c *Conn) fail(err error, code websocket.StatusCode, reason string) {
 	}
 	c.mu.Unlock()
 	if first {
+		if errors.Is(err, ErrTickTimeout) {
+			// The library would wait seconds for a peer that is most likely gone.
+			defer time.AfterFunc(silentClose, c.cancel).Stop()
+		}
 		if code != 0 {
 			c.ws.Close(code, reason) // bounded by the library
 		}

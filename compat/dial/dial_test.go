@@ -329,6 +329,20 @@ func TestTicks(t *testing.T) {
 	}
 }
 
+// A gateway that is gone does not hold up the next attempt.
+func TestTickTimeoutWaitsForNobody(t *testing.T) {
+	c := connect(t, options(gateway(t, func(p *peer) {
+		p.greet(helloTick(50))
+		<-p.ctx.Done() // reads nothing, so that a close is not answered
+	})))
+	within(t, "tick timeout", c.Done())
+	began := time.Now()
+	c.Close()
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("closing took %v", took)
+	}
+}
+
 func TestEvents(t *testing.T) {
 	c := connect(t, options(gateway(t, func(p *peer) {
 		p.send(`{"type":"event","event":"connect.challenge","payload":{"nonce":"n"}}`)
