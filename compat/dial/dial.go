@@ -25,6 +25,7 @@ import (
 
 	"github.com/coder/websocket"
 	"github.com/hanzoai/hanzod/compat/wire"
+	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/identity"
 )
 
@@ -120,7 +121,8 @@ func (e *RefusedError) Detail(name string) string {
 	return s
 }
 
-// Dial connects and returns when the gateway has said hello. It fails with a *RefusedError when the gateway refuses.
+// Dial connects and returns when the gateway has said hello. It fails with a *RefusedError when the gateway refuses, and
+// with an error of the class errs.Invalid when the options hold what no retry mends.
 // ctx covers the handshake alone.
 func Dial(ctx context.Context, o Options) (*Conn, error) {
 	if o.Now == nil {
@@ -182,13 +184,13 @@ func Platform() string {
 func checkURL(raw string, insecure bool) error {
 	u, err := url.Parse(raw)
 	if err != nil || u.Host == "" || u.Scheme != "ws" && u.Scheme != "wss" {
-		return errors.New("the gateway's address must look like wss://host:port or ws://127.0.0.1:port")
+		return errs.New(errs.Invalid, "the gateway's address must look like wss://host:port or ws://127.0.0.1:port")
 	}
 	if u.User != nil {
-		return errors.New("the gateway's address must not hold a user or password; give the token or password on its own")
+		return errs.New(errs.Invalid, "the gateway's address must not hold a user or password; give the token or password on its own")
 	}
 	if u.Scheme == "ws" && !insecure && !loopback(u.Hostname()) {
-		return fmt.Errorf("refusing to send secrets over plain ws:// to %s; use wss://, a tunnel to a local port, or allow insecure connections explicitly", u.Host)
+		return errs.New(errs.Invalid, fmt.Sprintf("refusing to send secrets over plain ws:// to %s; use wss://, a tunnel to a local port, or allow insecure connections explicitly", u.Host))
 	}
 	return nil
 }
@@ -223,7 +225,7 @@ func newTransport(o Options) (*http.Transport, error) {
 	}
 	pin, err := hex.DecodeString(strings.NewReplacer(":", "", " ", "").Replace(strings.TrimPrefix(strings.ToLower(o.TLSFingerprint), "sha256:")))
 	if err != nil || len(pin) != sha256.Size {
-		return nil, errors.New("the TLS fingerprint must be the SHA-256 of the certificate: 64 hex digits")
+		return nil, errs.New(errs.Invalid, "the TLS fingerprint must be the SHA-256 of the certificate: 64 hex digits")
 	}
 	t.TLSClientConfig.InsecureSkipVerify = true // VerifyConnection pins the leaf instead
 	t.TLSClientConfig.VerifyConnection = func(s tls.ConnectionState) error {

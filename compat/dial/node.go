@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hanzoai/hanzod/compat/wire"
+	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes/host"
 )
@@ -64,7 +65,8 @@ type NodeOptions struct {
 	Log  *slog.Logger
 }
 
-// RunNode keeps this machine connected to a gateway as a node until ctx ends, and returns ctx's error then. Losing the
+// RunNode keeps this machine connected to a gateway as a node until ctx ends, and returns ctx's error then. An error of
+// the class errs.Invalid, which no retry mends, is returned at once. Losing the
 // connection ends the commands that were running for it; their results are dropped, because a gateway fails an invoke
 // when its link goes (protocol.md §6.7).
 func RunNode(ctx context.Context, o NodeOptions) error {
@@ -93,6 +95,9 @@ func RunNode(ctx context.Context, o NodeOptions) error {
 		stood, err := n.connectOnce(ctx)
 		if ctx.Err() != nil {
 			break
+		}
+		if errs.ClassOf(err) == errs.Invalid {
+			return err
 		}
 		if stood >= healthyAfter {
 			wait = firstWait

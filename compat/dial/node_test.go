@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/hanzoai/hanzod/approvals/policy"
+	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/nodes/host"
 )
 
@@ -179,6 +180,30 @@ func TestNodeReconnects(t *testing.T) {
 }
 
 func quick(ctx context.Context, _ time.Duration) { pause(ctx, time.Millisecond) }
+
+// What no retry mends ends the node; what may mend itself does not.
+func TestNodePermanentErrors(t *testing.T) {
+	for name, d := range map[string]Options{
+		"plain to another machine": {URL: "ws://192.0.2.1:18789"},
+		"other scheme":             {URL: "http://127.0.0.1:1"},
+		"no address":               {},
+		"user in the address":      {URL: "wss://u:p@127.0.0.1:1"},
+		"short fingerprint":        {URL: "wss://127.0.0.1:1", TLSFingerprint: "12"},
+	} {
+		o := NodeOptions{Dial: d, Host: testHost(t), Wait: func(context.Context, time.Duration) { t.Errorf("%s: is tried again", name) }}
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		if err := RunNode(ctx, o); errs.ClassOf(err) != errs.Invalid || ctx.Err() != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		cancel()
+	}
+	waited := make(chan struct{}, 1)
+	o := NodeOptions{Wait: func(ctx context.Context, _ time.Duration) { waited <- struct{}{}; <-ctx.Done() }}
+	o.Dial.URL = "ws://127.0.0.1:1" // nobody listens there
+	_, stop := runNode(t, o, nil)
+	within(t, "another attempt", waited)
+	stop()
+}
 
 func TestNodeDeviceToken(t *testing.T) {
 	tokens := &Tokens{Path: filepath.Join(t.TempDir(), "identity", "device-auth.json"), DeviceID: testIdentity().ID}
