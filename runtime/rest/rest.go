@@ -27,6 +27,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 
 	gwruntime "github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -115,12 +116,46 @@ func New(d Deps) (http.Handler, error) {
 // NewServer returns an HTTP server with the limits of the port around the handler. Its owner
 // serves it and shuts it down.
 func NewServer(h http.Handler, log *slog.Logger) *http.Server {
-	return &http.Server{
+	f := &fresh{conns: map[net.Conn]struct{}{}}
+	s := &http.Server{
+		ConnState:         f.state,
 		Handler:           h,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	s.RegisterOnShutdown(f.close)
+	return s
+}
+
+// fresh are the connections that have not sent a whole request yet. A shutdown closes them, because
+// net/http waits five seconds for each. headerTimeout bounds how long one stays in here.
+type fresh struct {
+	mu      sync.Mutex
+	conns   map[net.Conn]struct{}
+	stopped bool
+}
+
+func (f *fresh) state(c net.Conn, s http.ConnState) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case s != http.StateNew:
+		delete(f.conns, c)
+	case f.stopped: // accepted just before the listener closed
+		_ = c.Close() // there is nobody to tell
+	default:
+		f.conns[c] = struct{}{}
+	}
+}
+
+func (f *fresh) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stopped = true
+	for c := range f.conns {
+		_ = c.Close() // there is nobody to tell
 	}
 }
 
