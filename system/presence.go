@@ -24,6 +24,7 @@ type PresenceTable struct {
 	self    Presence
 	entries map[string]*presenceEntry
 	recent  []*presenceEntry // the same, by time of the last change
+	live    map[string]int   // how many connections stand under a key, whether it is listed or not
 	next    uint64
 	version uint64
 }
@@ -37,7 +38,7 @@ type presenceEntry struct {
 
 // NewPresence returns a table that holds the gateway itself.
 func NewPresence(self Presence, now func() time.Time) *PresenceTable {
-	return &PresenceTable{now: now, self: self, entries: map[string]*presenceEntry{}, version: 1}
+	return &PresenceTable{now: now, self: self, entries: map[string]*presenceEntry{}, live: map[string]int{}, version: 1}
 }
 
 // Key is what an entry stands under: the first that is not empty, in lower case.
@@ -50,12 +51,13 @@ func Key(candidates ...string) string {
 	return ""
 }
 
-// Put brings in what is known of a party. Roles and scopes add up; the text stays when the new
-// one is empty.
+// Put brings in what is known of a party that has connected; one Leave follows each. Roles and
+// scopes add up; the text stays when the new one is empty.
 func (t *PresenceTable) Put(key string, p Presence) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.version++
+	t.live[key]++
 	p.At = t.now()
 	e, ok := t.entries[key]
 	if !ok {
@@ -96,10 +98,16 @@ func trimScopes(in []identity.Scope) []identity.Scope {
 	return out
 }
 
-// Leave marks a party as gone; it stays listed until it is too old.
+// Leave marks a party as gone when its last connection has ended; it stays listed until it is too
+// old.
 func (t *PresenceTable) Leave(key string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.live[key] > 1 {
+		t.live[key]--
+		return
+	}
+	delete(t.live, key)
 	if e, ok := t.entries[key]; ok {
 		t.version++
 		e.Reason, e.At, e.Rev = "disconnect", t.now(), t.version

@@ -82,6 +82,35 @@ func TestPresence(t *testing.T) {
 	}
 }
 
+// A party is gone when the last of its connections is, even if its entry was dropped in between.
+func TestPresenceCountsConnections(t *testing.T) {
+	clock := time.UnixMilli(1700000000000)
+	p := NewPresence(Presence{Host: "gw"}, func() time.Time { return clock })
+	put := func(key string) { p.Put(key, Presence{Host: key, Reason: "connect"}) }
+	leave := func(want string) {
+		t.Helper()
+		p.Leave("a")
+		if got := p.List()[1]; got.Host != "a" || got.Reason != want {
+			t.Errorf("%s is marked %q, want %q", got.Host, got.Reason, want)
+		}
+	}
+	put("a")
+	put("a")
+	leave("connect")
+	leave("disconnect")
+	put("a")
+	clock = clock.Add(2 * presenceTTL)
+	put("b") // drops what is too old
+	clock = clock.Add(time.Second)
+	put("a")
+	leave("connect")
+	leave("disconnect")
+	p.Leave("b")
+	if len(p.live) != 0 {
+		t.Errorf("%v is left", p.live)
+	}
+}
+
 // The list holds 200 entries, the gateway's own among them; the oldest go.
 func TestPresenceIsBounded(t *testing.T) {
 	clock := time.UnixMilli(1700000000000)
