@@ -25,7 +25,7 @@ const (
 	// MaxListed bounds a listing of past approvals.
 	MaxListed = 200
 	// keepEnded and keepMax bound the records of ended approvals on disk. The audit log has its own
-	// rows.
+	// rows, and the store bounds them.
 	keepEnded = 30 * 24 * time.Hour
 	keepMax   = 10_000
 	// pruneEvery is how often they are swept.

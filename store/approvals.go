@@ -18,6 +18,17 @@ import (
 // for thousands of them.
 const pruneChunk = 256
 
+const (
+	// maxAudit bounds the rows of the audit log: the oldest go. It is several times the ended
+	// approvals that are kept, each of which leaves three rows or so, and leaves room for refusals,
+	// which a caller can make at will. It may be lowered, and not raised: Check takes a log that
+	// begins later, and has fewer rows, for a damaged one.
+	maxAudit = 50_000
+	// pruneAudit bounds the rows that one append removes. More than one, so that a log from before
+	// the bound shrinks.
+	pruneAudit = 4
+)
+
 // approvalRecord is one approval. A slice that is not nil stays so even when it is empty.
 type approvalRecord struct {
 	State             approvals.State    `json:"state,omitzero"`
@@ -347,11 +358,29 @@ func (t *txn) appendAudit(value []byte) error {
 	if err != nil {
 		return err
 	}
-	return t.put(bucketAudit, seqKey(n), value)
+	if err := t.put(bucketAudit, seqKey(n), value); err != nil {
+		return err
+	}
+	// The numbers have no gaps, so the last one says which rows are too many; counting would read
+	// the whole log.
+	for range pruneAudit {
+		k, _ := t.tx.Bucket(bucketAudit).Cursor().First()
+		if len(k) != 8 {
+			return nil // damaged: that is for Check to say
+		}
+		first := binary.BigEndian.Uint64(k)
+		if n < maxAudit || first > n-maxAudit {
+			return nil
+		}
+		if err := t.delete(bucketAudit, seqKey(first)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Audit returns at most n rows of the audit log with a sequence number above the given one, in
-// order.
+// order. Rows that were pruned are passed over: the first may be later than asked for.
 func (s *Store) Audit(after uint64, n int) ([]approvals.Audit, error) {
 	var rows []approvals.Audit
 	err := s.view(func(tx *bolt.Tx) error {
@@ -374,7 +403,7 @@ func (s *Store) Audit(after uint64, n int) ([]approvals.Audit, error) {
 // PruneApprovals implements approvals.Store: of the approvals that are over it removes those that
 // ended before the time, and the oldest of the others as long as more than max approvals are kept.
 // It never removes a live one. It returns how many it removed, also with an error. The audit log
-// keeps its rows.
+// keeps its rows; appending bounds it.
 func (s *Store) PruneApprovals(ctx context.Context, endedBefore time.Time, max int) (int, error) {
 	removed := 0
 	for {

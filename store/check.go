@@ -84,13 +84,16 @@ func checkApprovals(tx *bolt.Tx, complain func(error)) error {
 	return err
 }
 
-// checkAudit demands that sequence numbers run from 1 without a gap.
+// checkAudit demands that sequence numbers run without a gap, and from 1 unless rows were pruned.
 func checkAudit(tx *bolt.Tx, complain func(error)) error {
 	b := tx.Bucket(bucketAudit)
-	var last uint64
+	var first, last uint64
 	err := b.ForEach(func(k, v []byte) error {
 		row, err := decodeAudit(k, v)
 		complain(err)
+		if err == nil && first == 0 {
+			first, last = row.Seq, row.Seq-1
+		}
 		if err == nil && row.Seq != last+1 {
 			complain(fmt.Errorf("the audit log goes from row %d to row %d", last, row.Seq))
 		}
@@ -99,6 +102,9 @@ func checkAudit(tx *bolt.Tx, complain func(error)) error {
 		}
 		return nil
 	})
+	if first > 1 && last-first+1 < maxAudit {
+		complain(fmt.Errorf("the audit log goes from row 0 to row %d, and was never full", first))
+	}
 	if b.Sequence() != last {
 		complain(fmt.Errorf("the audit log ends at row %d and counts %d", last, b.Sequence()))
 	}

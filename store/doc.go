@@ -29,8 +29,8 @@
 //	  <created> <approval id>      nothing
 //	approval_ids
 //	  <approval id>                <created>
-//	audit                          append only
-//	  <sequence>                   record: one row; 8 bytes big endian, from 1, without gaps
+//	audit                          append only; past a bound the oldest rows go
+//	  <sequence>                   record: one row; 8 bytes big endian, counts from 1, without gaps
 //
 // <created> is the time in nanoseconds since 1970, 8 bytes big endian. A record is one byte, the
 // version of its layout, and then a JSON object whose layout is the struct with the same name in
