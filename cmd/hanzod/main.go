@@ -26,7 +26,7 @@ import (
 const (
 	exitFailure = 1  // anything without a code of its own
 	exitUsage   = 2  // a wrong flag or argument
-	exitConfig  = 78 // the configuration, or a state that is another daemon's: a restart does not help
+	exitConfig  = 78 // the configuration, or a state that cannot be used: a restart does not help
 )
 
 func main() { os.Exit(Main()) }
@@ -48,13 +48,21 @@ func Main() int {
 		return 0 // done, or told to stop before it had started
 	}
 	fmt.Fprintln(os.Stderr, "hanzod: "+err.Error())
+	return exitCode(err)
+}
+
+// exitCode is the exit code for an error that ended the command.
+func exitCode(err error) int {
 	var usage usageError
 	var bad configError
 	var refused *config.Refused
 	switch {
 	case errors.As(err, &usage):
 		return exitUsage
-	case errors.As(err, &bad), errors.As(err, &refused), errors.Is(err, store.ErrLocked):
+	case errors.As(err, &bad), errors.As(err, &refused):
+		return exitConfig
+	case errors.Is(err, store.ErrLocked), errors.Is(err, store.ErrCorrupt), errors.Is(err, store.ErrForeign),
+		errors.Is(err, store.ErrNewer):
 		return exitConfig
 	default:
 		return exitFailure
@@ -132,7 +140,8 @@ The first start makes the state directory and a token for clients on other machi
 Clients on this machine use the socket in the state directory and need no token.
 
 Exit codes: 0 stopped as asked, 1 failed, 2 wrong flags, 78 the configuration is not
-valid or another daemon holds the state directory.`,
+valid, another daemon holds the state directory, or its database is damaged, not
+hanzod's or of a newer version.`,
 		Example: `  hanzod run
   hanzod run --node
   hanzod run --port 0 --state-dir /tmp/try`,

@@ -164,7 +164,7 @@ func TestBadState(t *testing.T) {
 				t.Fatal(err)
 			}
 			c := proc.Run(t, state, bin, nil, "run", "--state-dir", state, "--port", "0").Wait(t, proc.Patience)
-			wantRefusal(t, c, 1, file, "left as it is", "backup")
+			wantRefusal(t, c, 78, file, "left as it is", "backup")
 			if now, err := os.ReadFile(file); err != nil || !bytes.Equal(now, tc.text) {
 				t.Errorf("the file was changed (%v)", err)
 			}
