@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/hanzoai/hanzod/errs"
-	"github.com/hanzoai/hanzod/identity"
 )
 
 // Decision is an answer.
@@ -218,7 +217,3 @@ var (
 	ErrRunEnv        = errs.Define(errs.Denied, "approvals.run_env", "the environment overrides are not the approved ones")
 	ErrRunRequired   = errs.Define(errs.Denied, "approvals.run_required", "the run is not approved")
 )
-
-// Scope reminders for readers: Request, Wait, Resolve, Get, List and Watch need
-// operator.approvals, the files need operator.admin. The gate checks it before any method here.
-var _ = identity.ScopeApprovals
