@@ -593,6 +593,25 @@ func TestAllowOnceOnce(t *testing.T) {
 	}
 }
 
+// A run that names an approval that never was is refused and recorded; what it names is cut to what
+// an id may hold.
+func TestUnknownRunIsRecorded(t *testing.T) {
+	w := newWorld(t)
+	long := strings.Repeat("é", 5000)
+	for _, id := range []string{"never", "x" + long} {
+		if _, refusal := w.use(ann, "n1", `{"runId":"`+id+`","approved":true}`); refusal != "run_unknown" {
+			t.Errorf("got %s", refusal)
+		}
+	}
+	want := []string{
+		"refusal conn:ann never  approvals.run_unknown",
+		"refusal conn:ann x" + long[:198] + "  approvals.run_unknown",
+	}
+	if d := cmp.Diff(want, w.audit()); d != "" {
+		t.Error(d)
+	}
+}
+
 // Many answers at once: one wins, and everybody hears the same.
 func TestResolveRace(t *testing.T) {
 	w := newWorld(t)

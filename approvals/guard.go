@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"slices"
 	"strings"
 
@@ -238,11 +237,16 @@ func (s *Service) refused(ctx context.Context, c identity.Caller, nodeID, runID 
 	if !ok || e.Class == errs.Unknown || e.Class == errs.Unavailable || e.Class == errs.Exhausted {
 		return err
 	}
-	if e.Class == errs.NotFound && !errors.Is(e, ErrUnknownRun) {
-		return ErrUnknownRun.With("runId", runID)
+	if e.Class == errs.NotFound {
+		e = ErrUnknownRun
+	}
+	// An approval has no longer id than this; a claim may name anything, and the log keeps it.
+	id := runID
+	if len(id) > maxIDBytes {
+		id = strings.ToValidUTF8(id[:maxIDBytes], "")
 	}
 	row := Audit{
-		At: s.now(), Kind: "refusal", Subject: c.Subject(), ApprovalID: runID, NodeID: nodeID, Reason: e.Code,
+		At: s.now(), Kind: "refusal", Subject: c.Subject(), ApprovalID: id, NodeID: nodeID, Reason: e.Code,
 	}
 	if err := s.store.AppendAudit(ctx, row); err != nil {
 		return err
