@@ -464,9 +464,7 @@ func (c *conn) Close(reason string) {
 // spawn starts a goroutine that the door waits for. The caller holds out.mu and the connection is
 // not closing: its reading goroutine still counts, so the door is not done waiting.
 func (c *conn) spawn(f func()) {
-	c.door.wg.Add(1)
-	go func() {
-		defer c.door.wg.Done()
+	c.door.wg.Go(func() {
 		f()
-	}()
+	})
 }

@@ -203,9 +203,7 @@ func (d *Door) pingNodes() {
 		if c.caller.Role != identity.RoleNode || c.silentFor() < pingAfter || !c.pinging.CompareAndSwap(false, true) {
 			continue
 		}
-		d.wg.Add(1)
-		go func() {
-			defer d.wg.Done()
+		d.wg.Go(func() {
 			defer c.pinging.Store(false)
 			ctx, cancel := context.WithTimeout(d.ctx, pingWait)
 			defer cancel()
@@ -215,7 +213,7 @@ func (d *Door) pingNodes() {
 				d.cfg.Log.Warn("a node is silent and counts as gone", "node", c.caller.NodeID, "silent", c.silentFor().String())
 				c.abort()
 			}
-		}()
+		})
 	}
 }
 

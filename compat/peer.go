@@ -56,7 +56,7 @@ func peerOf(p Proxies, r *http.Request) peer {
 	headers := out.forwarded || r.Header.Get("X-Forwarded-Host") != ""
 	loopback := out.ip.IsValid() && out.ip.IsLoopback()
 	out.local = loopback && localHost(r.Host) && (!headers || trusted)
-	if !out.local && !(headers && !trusted) && out.ip.IsValid() && !loopback {
+	if !out.local && (!headers || trusted) && out.ip.IsValid() && !loopback {
 		out.reported = out.ip.String()
 	}
 	return out

@@ -342,8 +342,7 @@ func (c *client) end() (websocket.StatusCode, string, wire.Frame) {
 			last = f
 			continue
 		}
-		var ce websocket.CloseError
-		if errors.As(err, &ce) {
+		if ce, ok := errors.AsType[websocket.CloseError](err); ok {
 			return ce.Code, ce.Reason, last
 		}
 		return -1, err.Error(), last

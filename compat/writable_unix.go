@@ -14,7 +14,7 @@ import (
 func writable(raw syscall.RawConn) bool {
 	room := false
 	err := raw.Control(func(fd uintptr) {
-		fds := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}} //nolint:gosec // a descriptor is an int
+		fds := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
 		n, err := unix.Poll(fds[:], 0)
 		room = err == nil && n == 1 && fds[0].Revents == unix.POLLOUT
 	})

@@ -161,8 +161,7 @@ func (l *loader) parse(text []byte) *json5.Node {
 
 func (l *loader) syntax(err error, file string) {
 	is := Issue{Message: "JSON5 parse failed: SyntaxError: " + err.Error(), File: file}
-	var se *json5.SyntaxError
-	if errors.As(err, &se) {
+	if se, ok := errors.AsType[*json5.SyntaxError](err); ok {
 		is.Line, is.Col = se.Line, se.Col
 	}
 	l.issues = append(l.issues, is)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -329,9 +330,7 @@ func TestPlaces(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			env := vars{"HOME": home}
-			for k, v := range c.env {
-				env[k] = v
-			}
+			maps.Copy(env, c.env)
 			c.opts.Env = env.get
 			got, err := Load(c.opts)
 			if err != nil {
@@ -374,9 +373,7 @@ func TestEnvironmentPrecedence(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			env := vars{"HOME": realDir(t)}
-			for k, v := range c.env {
-				env[k] = v
-			}
+			maps.Copy(env, c.env)
 			c.opts.Env = env.get
 			c.opts.Path = write(t, filepath.Join(env["HOME"], "c.json"), c.in)
 			got, err := Load(c.opts)

@@ -3,6 +3,7 @@ package config
 import (
 	"crypto/sha256"
 	"crypto/subtle"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -200,7 +201,7 @@ func (l *loader) fromFile(provider *json5.Node, alias, id string) (text, problem
 	}
 	data, err := readFile(path, limit)
 	if err != nil {
-		if pe, ok := err.(*fs.PathError); ok {
+		if pe, ok := errors.AsType[*fs.PathError](err); ok {
 			err = pe.Err
 		}
 		return "", fmt.Sprintf("Cannot read secret file %s: %v", filepath.Base(path), err)
@@ -234,7 +235,7 @@ func pointer(n *json5.Node, p string) (*json5.Node, bool) {
 	if p[0] != '/' {
 		return nil, false
 	}
-	for _, part := range strings.Split(p[1:], "/") {
+	for part := range strings.SplitSeq(p[1:], "/") {
 		part = strings.ReplaceAll(strings.ReplaceAll(part, "~1", "/"), "~0", "~")
 		switch n.Kind {
 		case json5.Object:

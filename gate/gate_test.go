@@ -3,6 +3,7 @@ package gate_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/hanzoai/hanzod/errs"
@@ -31,10 +32,8 @@ var implied = map[identity.Scope][]identity.Scope{
 
 func overlap(have, want []identity.Scope) bool {
 	for _, h := range have {
-		for _, w := range want {
-			if h == w {
-				return true
-			}
+		if slices.Contains(want, h) {
+			return true
 		}
 	}
 	return false

@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -65,9 +66,7 @@ func Start(tb testing.TB, o Options) *Daemon {
 		"gateway": map[string]any{"auth": map[string]any{"mode": "token", "token": Token}},
 		"agents":  map[string]any{"defaults": map[string]any{"heartbeat": map[string]any{"every": "0m"}}},
 	}
-	for k, v := range o.Config {
-		file[k] = v
-	}
+	maps.Copy(file, o.Config)
 	text, err := json.Marshal(file)
 	if err != nil {
 		tb.Fatal(err)

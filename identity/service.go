@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -476,9 +477,7 @@ func (s *Service) approve(ctx context.Context, p Pairing, old Device) error {
 
 func setToken(d *Device, t DeviceToken) {
 	tokens := make(map[Role]DeviceToken, len(d.Tokens)+1)
-	for r, x := range d.Tokens {
-		tokens[r] = x
-	}
+	maps.Copy(tokens, d.Tokens)
 	tokens[t.Role] = t
 	d.Tokens = tokens
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/hanzoai/hanzod/errs"
 )
@@ -177,11 +178,11 @@ func withFaults(fn func() error) (err error) {
 
 func openError(path string, err error) error {
 	switch {
-	case errors.Is(err, bolt.ErrInvalid), errors.Is(err, bolt.ErrVersionMismatch):
+	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrVersionMismatch):
 		return foreign(path, err.Error())
-	case errors.Is(err, bolt.ErrChecksum), errors.Is(err, errDamaged):
+	case errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, errDamaged):
 		return corrupt(path, err)
-	case errors.Is(err, bolt.ErrTimeout):
+	case errors.Is(err, bolterrors.ErrTimeout):
 		return ErrOpen.With("path", path).WithText(fmt.Sprintf(
 			"%s is locked by a program that is not hanzod; end it and start again", path))
 	}

@@ -45,7 +45,7 @@ func lockDir(dir string, now time.Time) (*dirLock, error) {
 		// A full disk must not keep the daemon from starting. But an older text may not go on
 		// naming a process that holds nothing.
 		if err := f.Truncate(0); err != nil {
-			l.release()
+			_ = l.release()
 			return nil, cannotOpen(path, err)
 		}
 	}

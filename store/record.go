@@ -92,8 +92,8 @@ func validText(v reflect.Value) bool {
 		if v.Type() == timeType {
 			return true
 		}
-		for i := range v.NumField() {
-			if !validText(v.Field(i)) {
+		for _, field := range v.Fields() {
+			if !validText(field) {
 				return false
 			}
 		}

@@ -120,7 +120,7 @@ func (d *Daemon) Start(t testing.TB) {
 	approvalsv1.RegisterApprovalServiceServer(d.srv, d)
 	go func(srv *grpc.Server, done chan struct{}) {
 		defer close(done)
-		srv.Serve(l)
+		_ = srv.Serve(l) // it ends with Stop
 	}(d.srv, d.served)
 }
 

@@ -44,7 +44,7 @@ func (a *app) interactive(ctx context.Context, c *client.Client) error {
 	if err != nil {
 		return fmt.Errorf("set up the terminal: %w", err)
 	}
-	defer term.Restore(int(a.stdin.Fd()), old)
+	defer func() { _ = term.Restore(int(a.stdin.Fd()), old) }()
 	io.WriteString(a.stdout, "\x1b[?1049h\x1b[?25l") // alternate screen, no cursor
 	defer io.WriteString(a.stdout, "\x1b[?25h\x1b[?1049l")
 

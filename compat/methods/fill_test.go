@@ -153,10 +153,10 @@ func fill(t *testing.T, v reflect.Value, path, clear string, n *int) {
 
 // leaves are the paths of everything that can be cleared.
 func leaves(v reflect.Value, path string) []string {
-	if _, ok := v.Interface().(time.Time); ok {
+	if _, ok := reflect.TypeAssert[time.Time](v); ok {
 		return []string{path}
 	}
-	if _, ok := v.Interface().([]byte); ok {
+	if _, ok := reflect.TypeAssert[[]byte](v); ok {
 		return []string{path}
 	}
 	switch v.Kind() {
@@ -189,7 +189,7 @@ func TestFromLegacyCarriesEveryKey(t *testing.T) {
 	from := func(f any) func(wire.Value) string {
 		return func(p wire.Value) string {
 			out := reflect.ValueOf(f).Call([]reflect.Value{reflect.ValueOf(p)})
-			if err, _ := out[len(out)-1].Interface().(error); err != nil {
+			if err, _ := reflect.TypeAssert[error](out[len(out)-1]); err != nil {
 				return "error: " + err.Error()
 			}
 			var b strings.Builder

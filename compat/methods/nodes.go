@@ -184,7 +184,7 @@ func NormalizeNodeResult(p wire.Value) wire.Value {
 	text, hasText := p.Get("payloadJSON")
 	fault, hasFault := p.Get("error")
 	badText := hasText && text.Kind() != wire.String
-	if !badText && !(hasFault && fault.IsNull()) {
+	if !badText && (!hasFault || !fault.IsNull()) {
 		return p
 	}
 	_, hasPayload := p.Get("payload")

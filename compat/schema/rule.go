@@ -183,7 +183,7 @@ func (r *rule) check(v wire.Value, at *place, c *collector) bool {
 	if r.fixed.Exists() && !equal(r.fixed, v) && fail("must be equal to constant") {
 		return false
 	}
-	if r.enum != nil && !(kind == wire.String && slices.Contains(r.enum, v.Str())) &&
+	if r.enum != nil && (kind != wire.String || !slices.Contains(r.enum, v.Str())) &&
 		fail("must be equal to one of the allowed values") {
 		return false
 	}

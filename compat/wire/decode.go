@@ -2,6 +2,7 @@ package wire
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"reflect"
@@ -150,7 +151,7 @@ func decodeStruct(v Value, rv reflect.Value) error {
 
 // at puts a step of the path in front of an error.
 func at(step string, err error) error {
-	if p, ok := err.(*pathError); ok {
+	if p, ok := errors.AsType[*pathError](err); ok {
 		return &pathError{"/" + step + p.path, p.err}
 	}
 	return &pathError{"/" + step, err}

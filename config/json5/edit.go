@@ -72,7 +72,7 @@ func Delete(data []byte, path []string) ([]byte, error) {
 	spans := parent.spans()
 	out, cuts := data, 0
 	// Backwards, so that the places in front of a cut stay right; a repeated key goes altogether.
-	for i := len(spans) - 1; i >= 0; i-- {
+	for i, span := range slices.Backward(spans) {
 		if !parent.names(i, key) {
 			continue
 		}
@@ -84,7 +84,7 @@ func Delete(data []byte, path []string) ([]byte, error) {
 		if i > 0 {
 			start, from = spans[i-1].end, false
 		}
-		out = cut(out, start, spans[i], from, last)
+		out = cut(out, start, span, from, last)
 		spans = slices.Delete(spans, i, i+1)
 	}
 	if cuts == 0 {

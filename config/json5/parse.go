@@ -134,22 +134,22 @@ func (p *parser) document() (*Node, error) {
 func (p *parser) value() (*Node, error) {
 	n := &Node{Start: p.pos()}
 	var err error
-	switch r := p.peek(); {
-	case r == '{':
+	switch r := p.peek(); r {
+	case '{':
 		n.Kind = Object
 		err = p.nested(n, p.object)
-	case r == '[':
+	case '[':
 		n.Kind = Array
 		err = p.nested(n, p.array)
-	case r == '"' || r == '\'':
+	case '"', '\'':
 		n.Kind = String
 		n.Str, err = p.text()
-	case r == 'n':
+	case 'n':
 		err = p.word("null")
-	case r == 't':
+	case 't':
 		n.Kind, n.Bool = Bool, true
 		err = p.word("true")
-	case r == 'f':
+	case 'f':
 		n.Kind = Bool
 		err = p.word("false")
 	default:

@@ -82,7 +82,7 @@ func canonical(cwd string) (*canonicalDir, *denial) {
 func throughMutableLink(path string) bool {
 	root := filepath.VolumeName(path) + string(filepath.Separator)
 	at := root
-	for _, part := range strings.Split(strings.TrimPrefix(path, root), string(filepath.Separator)) {
+	for part := range strings.SplitSeq(strings.TrimPrefix(path, root), string(filepath.Separator)) {
 		parent := at
 		at = filepath.Join(at, part)
 		if fi, err := os.Lstat(at); err != nil || fi.Mode()&os.ModeSymlink != 0 && writable(parent) {

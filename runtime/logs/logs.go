@@ -92,7 +92,7 @@ func console(o Options) slog.Handler {
 	if o.Style == "json" || (o.Style == "" && !terminal) {
 		return slog.NewJSONHandler(o.Console, &slog.HandlerOptions{Level: lvl, ReplaceAttr: blank})
 	}
-	return tint.NewHandler(o.Console, &tint.Options{
+	return tint.NewTextHandler(o.Console, &tint.Options{
 		Level: lvl, ReplaceAttr: blank, TimeFormat: time.TimeOnly, NoColor: !terminal || o.Style == "compact",
 	})
 }

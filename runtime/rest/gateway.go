@@ -57,7 +57,7 @@ func (s *server) gateway() (*gwruntime.ServeMux, error) {
 		gwruntime.WithDisableHTTPMethodOverride(),
 		gwruntime.WithDisableChunkedEncoding(),
 	)
-	ctx := context.Background() //nolint:forbidigo // the generated code takes a context that it never uses
+	ctx := context.Background()
 	return mux, errors.Join(
 		systemv1.RegisterSystemServiceHandlerClient(ctx, mux, systemv1.NewSystemServiceClient(conn)),
 		nodesv1.RegisterNodeServiceHandlerClient(ctx, mux, nodesv1.NewNodeServiceClient(conn)),
@@ -159,8 +159,7 @@ func beforeMessage(_ context.Context, rw http.ResponseWriter, m proto.Message) e
 }
 
 func handleError(_ context.Context, _ *gwruntime.ServeMux, _ gwruntime.Marshaler, w http.ResponseWriter, _ *http.Request, err error) {
-	var routed *gwruntime.HTTPStatusError
-	if errors.As(err, &routed) {
+	if routed, ok := errors.AsType[*gwruntime.HTTPStatusError](err); ok {
 		writeProblem(w, problem{Status: routed.HTTPStatus, Detail: routed.Err.Error(), Code: "rest.path"})
 		return
 	}

@@ -143,7 +143,7 @@ func (b *bench) burst(ctx context.Context, name string) (float64, error) {
 		wg.Go(func() {
 			req := askFrame(fmt.Sprintf("b%d", i))
 			for n := range burst / manyClients {
-				if err := s.call(req.with(uint32(n + 1))); err != nil { //nolint:gosec // a small number
+				if err := s.call(req.with(uint32(n + 1))); err != nil {
 					mu.Lock()
 					fault = err
 					mu.Unlock()

@@ -140,7 +140,7 @@ func (b *bench) rest(ctx context.Context) error {
 			if x.body != "" {
 				req = newNumbered(string(httpRequest(x.method, x.path, x.body+fmt.Sprintf(`r%d-########"}`, w))))
 			}
-			n := uint32(time.Now().UnixMilli()) //nolint:gosec // any start will do
+			n := uint32(time.Now().UnixMilli())
 			return func() error {
 				n++
 				return pages[w].call(req.with(n))

@@ -270,11 +270,11 @@ func between(m []byte, mark string) []byte {
 		return nil
 	}
 	rest := m[at+len(mark):]
-	end := bytes.IndexByte(rest, '"')
-	if end < 0 {
+	before, _, ok := bytes.Cut(rest, []byte{'"'})
+	if !ok {
 		return nil
 	}
-	return rest[:end]
+	return before
 }
 
 // numbered is a request whose id, and every other place of the mark, is a number of fixed width

@@ -60,8 +60,7 @@ func (c *conn) read() {
 		}
 		c.mu.Lock()
 		c.ended, c.err = true, err
-		var ce websocket.CloseError
-		if errors.As(err, &ce) {
+		if ce, ok := errors.AsType[websocket.CloseError](err); ok {
 			c.code, c.reason = int(ce.Code), ce.Reason
 		}
 		c.mu.Unlock()

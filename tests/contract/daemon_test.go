@@ -232,7 +232,7 @@ func (d *daemon) ready() error {
 	for {
 		select {
 		case <-d.done:
-			err := fmt.Errorf("the daemon ended before it was ready (%v)\n%s", d.err, d.log)
+			err := fmt.Errorf("the daemon ended before it was ready (%w)\n%s", d.err, d.log)
 			if portTaken.MatchString(d.log.String()) {
 				err = errors.Join(errTaken, err)
 			}
@@ -258,7 +258,7 @@ func (d *daemon) stop() error {
 	var problem error
 	select {
 	case <-d.done: // before anybody asked
-		problem = fmt.Errorf("the daemon ended by itself: %v", d.err)
+		problem = fmt.Errorf("the daemon ended by itself: %w", d.err)
 	default:
 		sig := os.Signal(syscall.SIGTERM)
 		if runtime.GOOS == "windows" { // there is no SIGTERM

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -251,8 +252,7 @@ func mirrored(s *scenario, wrong int) (clientDid string, err error) {
 // lastAnswer is the last step whose changed answer must be noticed: not an event that may be passed
 // over, and not a frame without anything to leave out.
 func lastAnswer(s *scenario) int {
-	for i := len(s.steps) - 1; i >= 0; i-- {
-		step := s.steps[i]
+	for i, step := range slices.Backward(s.steps) {
 		switch kind, _ := action(step); kind {
 		case "http", "closed":
 			return i

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"sync"
 	"testing"
 	"time"
@@ -143,8 +144,6 @@ func params(role, token string, scopes []string, more object) object {
 	if scopes == nil {
 		p["scopes"] = []string{}
 	}
-	for k, v := range more {
-		p[k] = v
-	}
+	maps.Copy(p, more)
 	return p
 }

@@ -59,7 +59,7 @@ func (o *overGRPC) reason(err error) string {
 	if err == nil {
 		return ""
 	}
-	e, ok := err.(*client.Error) //nolint:errorlint // what the client promises to return
+	e, ok := err.(*client.Error)
 	if !ok {
 		o.tb.Fatalf("%T %v", err, err)
 	}

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -82,7 +83,7 @@ func TestR17StopWithEverythingUnderWay(t *testing.T) {
 		if err != nil {
 			return false
 		}
-		for _, w := range strings.Fields(string(b)) {
+		for w := range strings.FieldsSeq(string(b)) {
 			n, err := strconv.Atoi(w)
 			if err != nil {
 				t.Fatal(err)
@@ -150,12 +151,7 @@ func TestR17StopWithEverythingUnderWay(t *testing.T) {
 	}
 	_ = ws.CloseNow()
 	proc.Until(t, fmt.Sprint("the command and its child have ended ", pids), func() bool {
-		for _, pid := range pids {
-			if alive(pid) {
-				return false
-			}
-		}
-		return true
+		return !slices.ContainsFunc(pids, alive)
 	})
 	run.Wait(t, proc.Patience)
 	if run.Code == 0 {

@@ -314,8 +314,7 @@ func pair(ctx context.Context, t *testing.T, d *proc.Daemon, b *book) {
 		me := proc.Device(t)
 		c, err := dial.Dial(ctx, d.Operator(me))
 		if err != nil {
-			var refused *dial.RefusedError
-			if errors.As(err, &refused) {
+			if _, ok := errors.AsType[*dial.RefusedError](err); ok {
 				t.Errorf("a new device was not let in: %v", err)
 			}
 			return

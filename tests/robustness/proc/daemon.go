@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -77,9 +78,7 @@ func New(tb testing.TB, o Options) *Daemon {
 		"gateway": map[string]any{"auth": map[string]any{"mode": "token", "token": Token}},
 		"agents":  map[string]any{"defaults": map[string]any{"heartbeat": map[string]any{"every": "0m"}}},
 	}
-	for k, v := range o.Config {
-		file[k] = v
-	}
+	maps.Copy(file, o.Config)
 	text, err := json.Marshal(file)
 	if err == nil {
 		err = os.WriteFile(d.config(), text, 0o600)

@@ -113,8 +113,7 @@ func Call(tb testing.TB, c *dial.Conn, method string, params any) json.RawMessag
 
 // Refusal is the gateway's refusal in an error, nil when it is something else.
 func Refusal(err error) *dial.CallError {
-	var e *dial.CallError
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*dial.CallError](err); ok {
 		return e
 	}
 	return nil
