@@ -69,16 +69,21 @@ func RunNode(ctx context.Context, o NodeOptions) error {
 	if err != nil {
 		return err
 	}
-	if merge(cfg, o) {
-		if err := cfg.Save(path); err != nil {
-			return err
-		}
-	}
+	changed := merge(cfg, o)
 	scheme := "ws"
 	if cfg.Gateway.TLS {
 		scheme = "wss"
 	}
 	url := scheme + "://" + net.JoinHostPort(cfg.Gateway.Host, strconv.Itoa(cfg.Gateway.Port))
+	// What cannot be right is not stored: the next start without flags would fail over it.
+	if err := (dial.Options{URL: url, AllowInsecure: o.AllowInsecure, TLSFingerprint: cfg.Gateway.TLSFingerprint}).Check(); err != nil {
+		return err
+	}
+	if changed {
+		if err := cfg.Save(path); err != nil {
+			return err
+		}
+	}
 	file, err := nodePolicy(filepath.Join(o.StateDir, policyFileName), o, log)
 	if err != nil {
 		return err

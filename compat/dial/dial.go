@@ -181,6 +181,15 @@ func Platform() string {
 	return runtime.GOOS
 }
 
+// Check fails with an error of the class errs.Invalid when the address or the fingerprint cannot be right.
+func (o Options) Check() error {
+	if err := checkURL(o.URL, o.AllowInsecure); err != nil {
+		return err
+	}
+	_, err := newTransport(o)
+	return err
+}
+
 func checkURL(raw string, insecure bool) error {
 	u, err := url.Parse(raw)
 	if err != nil || u.Host == "" || u.Scheme != "ws" && u.Scheme != "wss" {
