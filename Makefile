@@ -63,10 +63,11 @@ lint:
 	$(GO) tool -modfile=tools/lint/go.mod golangci-lint run ./...
 
 contract:
-	CONTRACT_TABLE=1 $(GO) test ./tests/contract -run 'TestContract$$' -count=1
+	@# In the folder of the package, so that the table is shown when all is well.
+	cd tests/contract && CONTRACT_TABLE=1 $(GO) test -run 'TestContract$$' -count=1
 
 parity:
-	PARITY=1 $(GO) test ./tests/contract -run 'TestParity$$' -count=1 -v
+	cd tests/contract && PARITY=1 $(GO) test -run 'TestParity$$' -count=1 -v
 
 bench:
 	$(GO) run ./tests/bench $(BENCH)
