@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/coder/websocket"
+
 	"github.com/hanzoai/hanzod/compat/wire"
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/identity"
@@ -188,7 +190,11 @@ func (n node) forget(err error, shared bool) {
 // explain logs what is wrong and what to do.
 func (n node) explain(err error, retry time.Duration) {
 	r := (*RefusedError)(nil)
-	log := n.o.Log.With("retryIn", retry.Round(time.Millisecond))
+	log := n.o.Log.With("retryIn", retry.Round(time.Millisecond).String())
+	if closed, ok := errors.AsType[*ClosedError](err); ok && closed.Code == int(websocket.StatusServiceRestart) {
+		log.Info("the gateway stops or restarts")
+		return
+	}
 	if !errors.As(err, &r) {
 		log.Warn("no connection to the gateway", "err", err)
 		return
