@@ -464,7 +464,5 @@ func (c *conn) Close(reason string) {
 // spawn starts a goroutine that the door waits for. The caller holds out.mu and the connection is
 // not closing: its reading goroutine still counts, so the door is not done waiting.
 func (c *conn) spawn(f func()) {
-	c.door.wg.Go(func() {
-		f()
-	})
+	c.door.wg.Go(f)
 }

@@ -243,3 +243,33 @@ func TestCloseDuringHandshake(t *testing.T) {
 		<-done
 	})
 }
+
+// A request that follows connect at once waits for hello, and is not served when the client is not let in.
+func TestRequestsBeforeHello(t *testing.T) {
+	for name, in := range map[string]bool{"let in": true, "refused": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				c := w.open()
+				h := hello{scopes: []string{"operator.read"}}
+				if !in {
+					h.token = "wrong"
+				}
+				c.write(`{"type":"req","id":"hello","method":"connect","params":` + h.params(c.nonce) + `}`)
+				id := c.ask("status", "{}")
+				if f := c.read(); f.ID != "hello" || f.OK != in {
+					t.Fatalf("%+v", f)
+				}
+				if in {
+					if f, _ := c.res(id); !f.OK {
+						t.Fatalf("%+v", f.Error)
+					}
+					return
+				}
+				if code, _, last := c.end(); code != websocket.StatusPolicyViolation || last.ID == id {
+					t.Fatalf("%d, %+v", code, last)
+				}
+			})
+		})
+	}
+}
