@@ -30,7 +30,7 @@ func (g *Gate) Admit(c identity.Caller, op *ops.Operation) error {
 	if op != nil {
 		role, scope = op.Role, op.Scope
 	}
-	if c.Role != identity.RoleOperator && c.Role != identity.RoleNode {
+	if c.Role != identity.RoleOperator && c.Role != identity.RoleNode && role != identity.RoleInvited {
 		return ErrRole.With("role", string(c.Role))
 	}
 	if role == ops.AnyRole {

@@ -13,10 +13,12 @@ import (
 // Role is the side of the gateway that a connection stands on.
 type Role string
 
-// The two roles.
+// The roles. RoleInvited is who presents an invite: it may enrol and nothing else, and no connection
+// has it.
 const (
 	RoleOperator Role = "operator"
 	RoleNode     Role = "node"
+	RoleInvited  Role = "invited"
 )
 
 // Scope is one permission of an operator.

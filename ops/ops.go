@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
+	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	opsv1 "github.com/hanzoai/hanzod/gen/hanzo/ops/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
@@ -75,6 +76,7 @@ var files = []protoreflect.FileDescriptor{
 	systemv1.File_hanzo_system_v1_system_proto,
 	nodesv1.File_hanzo_nodes_v1_nodes_proto,
 	approvalsv1.File_hanzo_approvals_v1_approvals_proto,
+	devicesv1.File_hanzo_devices_v1_devices_proto,
 }
 
 // Load builds the catalogue. It fails when an RPC lacks its option or a name stands twice; the
@@ -122,6 +124,7 @@ var roles = map[opsv1.Role]identity.Role{
 	opsv1.Role_ROLE_ANY:      AnyRole,
 	opsv1.Role_ROLE_OPERATOR: identity.RoleOperator,
 	opsv1.Role_ROLE_NODE:     identity.RoleNode,
+	opsv1.Role_ROLE_INVITED:  identity.RoleInvited,
 }
 
 var scopes = map[opsv1.Scope]identity.Scope{

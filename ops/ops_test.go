@@ -50,7 +50,7 @@ func TestEveryRPC(t *testing.T) {
 // Facts that make sense: roles, scopes and events are known ones, and nothing is for everybody but
 // what says so.
 func TestFacts(t *testing.T) {
-	roles := map[identity.Role]bool{identity.RoleOperator: true, identity.RoleNode: true, ops.AnyRole: true}
+	roles := map[identity.Role]bool{identity.RoleOperator: true, identity.RoleNode: true, identity.RoleInvited: true, ops.AnyRole: true}
 	scopes := map[identity.Scope]bool{}
 	for _, s := range identity.AllOperatorScopes {
 		scopes[s] = true

@@ -31,6 +31,16 @@
 //	  <approval id>                <created>
 //	audit                          append only; past a bound the oldest rows go
 //	  <sequence>                   record: one row; 8 bytes big endian, counts from 1, without gaps
+//	device_requests
+//	  <request id>                 record: a device that waits for an answer, at most five minutes
+//	invites
+//	  <SHA-256 of the secret>      record: an invite that was not used yet
+//	node_requests
+//	  <request id>                 record: a node that waits for an answer, at most five minutes
+//	node_pairings
+//	  <node id>                    record: one paired node with its token (a secret)
+//	push_registrations
+//	  <node id>                    record: where pushes for the node go
 //
 // <created> is the time in nanoseconds since 1970, 8 bytes big endian. A record is one byte, the
 // version of its layout, and then a JSON object whose layout is the struct with the same name in

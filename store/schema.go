@@ -9,20 +9,26 @@ import (
 
 // The buckets; see the package comment for what is in them.
 var (
-	bucketMeta          = []byte("meta")
-	bucketDevices       = []byte("devices")
-	bucketNodeNames     = []byte("node_names")
-	bucketApprovals     = []byte("approvals")
-	bucketApprovalsLive = []byte("approvals_live")
-	bucketApprovalIDs   = []byte("approval_ids")
-	bucketAudit         = []byte("audit")
+	bucketMeta              = []byte("meta")
+	bucketDevices           = []byte("devices")
+	bucketNodeNames         = []byte("node_names")
+	bucketApprovals         = []byte("approvals")
+	bucketApprovalsLive     = []byte("approvals_live")
+	bucketApprovalIDs       = []byte("approval_ids")
+	bucketAudit             = []byte("audit")
+	bucketDeviceRequests    = []byte("device_requests")
+	bucketInvites           = []byte("invites")
+	bucketNodePairings      = []byte("node_pairings")
+	bucketNodeRequests      = []byte("node_requests")
+	bucketPushRegistrations = []byte("push_registrations")
 
 	keySchema = []byte("schema")
 
 	// buckets are all that a database of the newest schema has.
 	buckets = [][]byte{
 		bucketMeta, bucketDevices, bucketNodeNames, bucketApprovals, bucketApprovalsLive,
-		bucketApprovalIDs, bucketAudit,
+		bucketApprovalIDs, bucketAudit, bucketDeviceRequests, bucketInvites,
+		bucketNodePairings, bucketNodeRequests, bucketPushRegistrations,
 	}
 )
 
@@ -30,12 +36,25 @@ var (
 // add the next one.
 var migrations = []func(*bolt.Tx) error{
 	migrateTo1,
+	migrateTo2,
 }
 
 // migrateTo1 makes the buckets of the first schema.
 func migrateTo1(tx *bolt.Tx) error {
 	for _, name := range []string{
 		"meta", "devices", "node_names", "approvals", "approvals_live", "approval_ids", "audit",
+	} {
+		if _, err := tx.CreateBucket([]byte(name)); err != nil {
+			return fmt.Errorf("bucket %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// migrateTo2 makes room for pairing requests, invites, node pairings and push registrations.
+func migrateTo2(tx *bolt.Tx) error {
+	for _, name := range []string{
+		"device_requests", "invites", "node_pairings", "node_requests", "push_registrations",
 	} {
 		if _, err := tx.CreateBucket([]byte(name)); err != nil {
 			return fmt.Errorf("bucket %s: %w", name, err)

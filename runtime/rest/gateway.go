@@ -23,6 +23,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
+	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
 	"github.com/hanzoai/hanzod/runtime/rpc"
@@ -62,6 +63,7 @@ func (s *server) gateway() (*gwruntime.ServeMux, error) {
 		systemv1.RegisterSystemServiceHandlerClient(ctx, mux, systemv1.NewSystemServiceClient(conn)),
 		nodesv1.RegisterNodeServiceHandlerClient(ctx, mux, nodesv1.NewNodeServiceClient(conn)),
 		approvalsv1.RegisterApprovalServiceHandlerClient(ctx, mux, approvalsv1.NewApprovalServiceClient(conn)),
+		devicesv1.RegisterDeviceServiceHandlerClient(ctx, mux, devicesv1.NewDeviceServiceClient(conn)),
 	)
 }
 

@@ -25,6 +25,7 @@ import (
 	"github.com/hanzoai/hanzod/events"
 	"github.com/hanzoai/hanzod/gate"
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
+	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
 	"github.com/hanzoai/hanzod/identity"
@@ -139,6 +140,7 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	systemv1.RegisterSystemServiceServer(r, &systemServer{s: s})
 	nodesv1.RegisterNodeServiceServer(r, &nodesServer{s: s})
 	approvalsv1.RegisterApprovalServiceServer(r, &approvalsServer{s: s})
+	devicesv1.RegisterDeviceServiceServer(r, &devicesServer{s: s})
 }
 
 // GRPC returns a server with everything registered: hanzod's services, the standard health service

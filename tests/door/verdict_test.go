@@ -259,6 +259,8 @@ func (h *house) byREST(t *testing.T, k kind, op *ops.Operation) string {
 		verb, path = http.MethodPost, p.Post
 	case *annotations.HttpRule_Put:
 		verb, path = http.MethodPut, p.Put
+	case *annotations.HttpRule_Delete:
+		verb, path = http.MethodDelete, p.Delete
 	default:
 		return ""
 	}
@@ -316,6 +318,9 @@ var missing = map[string]string{
 	"/hanzo.system.v1.SystemService/WatchEvents":         "legacy clients get events without asking",
 	"/hanzo.system.v1.SystemService/FollowLogs":          "the legacy protocol has no streams",
 	"/hanzo.nodes.v1.NodeService/WatchNodes":             "the legacy protocol has no streams",
+	"/hanzo.nodes.v1.NodeService/Attach":                 "a link of its own: the legacy one is the connection",
+	"/hanzo.devices.v1.DeviceService/CreateInvite":       "the original has no invites",
+	"/hanzo.devices.v1.DeviceService/Enroll":             "the original has no invites",
 	"/hanzo.approvals.v1.ApprovalService/GetApproval":    "the original cannot look at one approval",
 	"/hanzo.approvals.v1.ApprovalService/ListApprovals":  "the original cannot list approvals",
 	"/hanzo.approvals.v1.ApprovalService/WatchApprovals": "the legacy protocol has no streams",
@@ -407,6 +412,8 @@ func (h *house) status(t *testing.T, k kind, op *ops.Operation) int {
 		verb, path = http.MethodGet, rule.GetGet()
 	case rule.GetPut() != "":
 		verb, path = http.MethodPut, rule.GetPut()
+	case rule.GetDelete() != "":
+		verb, path = http.MethodDelete, rule.GetDelete()
 	case path == "":
 		return 0
 	}

@@ -1053,6 +1053,1729 @@ func (*ReportEventResponse) Descriptor() ([]byte, []int) {
 	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{15}
 }
 
+type AttachRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*AttachRequest_Register
+	//	*AttachRequest_Result
+	//	*AttachRequest_Event
+	Message       isAttachRequest_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachRequest) Reset() {
+	*x = AttachRequest{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachRequest) ProtoMessage() {}
+
+func (x *AttachRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
+func (*AttachRequest) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *AttachRequest) GetMessage() isAttachRequest_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *AttachRequest) GetRegister() *NodeRegistration {
+	if x != nil {
+		if x, ok := x.Message.(*AttachRequest_Register); ok {
+			return x.Register
+		}
+	}
+	return nil
+}
+
+func (x *AttachRequest) GetResult() *NodeResult {
+	if x != nil {
+		if x, ok := x.Message.(*AttachRequest_Result); ok {
+			return x.Result
+		}
+	}
+	return nil
+}
+
+func (x *AttachRequest) GetEvent() *NodeReport {
+	if x != nil {
+		if x, ok := x.Message.(*AttachRequest_Event); ok {
+			return x.Event
+		}
+	}
+	return nil
+}
+
+type isAttachRequest_Message interface {
+	isAttachRequest_Message()
+}
+
+type AttachRequest_Register struct {
+	// The first message, and the only one of its kind.
+	Register *NodeRegistration `protobuf:"bytes,1,opt,name=register,proto3,oneof"`
+}
+
+type AttachRequest_Result struct {
+	Result *NodeResult `protobuf:"bytes,2,opt,name=result,proto3,oneof"`
+}
+
+type AttachRequest_Event struct {
+	Event *NodeReport `protobuf:"bytes,3,opt,name=event,proto3,oneof"`
+}
+
+func (*AttachRequest_Register) isAttachRequest_Message() {}
+
+func (*AttachRequest_Result) isAttachRequest_Message() {}
+
+func (*AttachRequest_Event) isAttachRequest_Message() {}
+
+type NodeRegistration struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Used when there is no device; empty takes the client id.
+	InstanceId      string          `protobuf:"bytes,1,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	ClientId        string          `protobuf:"bytes,2,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	ClientMode      string          `protobuf:"bytes,3,opt,name=client_mode,json=clientMode,proto3" json:"client_mode,omitempty"`
+	DisplayName     string          `protobuf:"bytes,4,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
+	Version         string          `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
+	Platform        string          `protobuf:"bytes,6,opt,name=platform,proto3" json:"platform,omitempty"`
+	DeviceFamily    string          `protobuf:"bytes,7,opt,name=device_family,json=deviceFamily,proto3" json:"device_family,omitempty"`
+	ModelIdentifier string          `protobuf:"bytes,8,opt,name=model_identifier,json=modelIdentifier,proto3" json:"model_identifier,omitempty"`
+	Caps            []string        `protobuf:"bytes,9,rep,name=caps,proto3" json:"caps,omitempty"`
+	Commands        []string        `protobuf:"bytes,10,rep,name=commands,proto3" json:"commands,omitempty"`
+	Permissions     map[string]bool `protobuf:"bytes,11,rep,name=permissions,proto3" json:"permissions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	PathEnv         string          `protobuf:"bytes,12,opt,name=path_env,json=pathEnv,proto3" json:"path_env,omitempty"`
+	// Absent without a device identity.
+	Device        *DeviceProof `protobuf:"bytes,13,opt,name=device,proto3" json:"device,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeRegistration) Reset() {
+	*x = NodeRegistration{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeRegistration) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeRegistration) ProtoMessage() {}
+
+func (x *NodeRegistration) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeRegistration.ProtoReflect.Descriptor instead.
+func (*NodeRegistration) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *NodeRegistration) GetInstanceId() string {
+	if x != nil {
+		return x.InstanceId
+	}
+	return ""
+}
+
+func (x *NodeRegistration) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *NodeRegistration) GetClientMode() string {
+	if x != nil {
+		return x.ClientMode
+	}
+	return ""
+}
+
+func (x *NodeRegistration) GetDisplayName() string {
+	if x != nil {
+		return x.DisplayName
+	}
+	return ""
+}
+
+func (x *NodeRegistration) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *NodeRegistration) GetPlatform() string {
+	if x != nil {
+		return x.Platform
+	}
+	return ""
+}
+
+func (x *NodeRegistration) GetDeviceFamily() string {
+	if x != nil {
+		return x.DeviceFamily
+	}
+	return ""
+}
+
+func (x *NodeRegistration) GetModelIdentifier() string {
+	if x != nil {
+		return x.ModelIdentifier
+	}
+	return ""
+}
+
+func (x *NodeRegistration) GetCaps() []string {
+	if x != nil {
+		return x.Caps
+	}
+	return nil
+}
+
+func (x *NodeRegistration) GetCommands() []string {
+	if x != nil {
+		return x.Commands
+	}
+	return nil
+}
+
+func (x *NodeRegistration) GetPermissions() map[string]bool {
+	if x != nil {
+		return x.Permissions
+	}
+	return nil
+}
+
+func (x *NodeRegistration) GetPathEnv() string {
+	if x != nil {
+		return x.PathEnv
+	}
+	return ""
+}
+
+func (x *NodeRegistration) GetDevice() *DeviceProof {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
+// DeviceProof is what a device signs for one connection: the payload v3 of the legacy protocol with
+// the bearer token of the call, or "" without one, as its token.
+type DeviceProof struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	DeviceId      string                 `protobuf:"bytes,1,opt,name=device_id,json=deviceId,proto3" json:"device_id,omitempty"`
+	PublicKey     string                 `protobuf:"bytes,2,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	Signature     string                 `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"`
+	SignedAt      *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=signed_at,json=signedAt,proto3" json:"signed_at,omitempty"`
+	Nonce         string                 `protobuf:"bytes,5,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeviceProof) Reset() {
+	*x = DeviceProof{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeviceProof) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeviceProof) ProtoMessage() {}
+
+func (x *DeviceProof) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeviceProof.ProtoReflect.Descriptor instead.
+func (*DeviceProof) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *DeviceProof) GetDeviceId() string {
+	if x != nil {
+		return x.DeviceId
+	}
+	return ""
+}
+
+func (x *DeviceProof) GetPublicKey() string {
+	if x != nil {
+		return x.PublicKey
+	}
+	return ""
+}
+
+func (x *DeviceProof) GetSignature() string {
+	if x != nil {
+		return x.Signature
+	}
+	return ""
+}
+
+func (x *DeviceProof) GetSignedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SignedAt
+	}
+	return nil
+}
+
+func (x *DeviceProof) GetNonce() string {
+	if x != nil {
+		return x.Nonce
+	}
+	return ""
+}
+
+type NodeResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	InvokeId      string                 `protobuf:"bytes,1,opt,name=invoke_id,json=invokeId,proto3" json:"invoke_id,omitempty"`
+	Ok            bool                   `protobuf:"varint,2,opt,name=ok,proto3" json:"ok,omitempty"`
+	PayloadJson   *string                `protobuf:"bytes,3,opt,name=payload_json,json=payloadJson,proto3,oneof" json:"payload_json,omitempty"`
+	Error         *NodeError             `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeResult) Reset() {
+	*x = NodeResult{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeResult) ProtoMessage() {}
+
+func (x *NodeResult) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeResult.ProtoReflect.Descriptor instead.
+func (*NodeResult) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *NodeResult) GetInvokeId() string {
+	if x != nil {
+		return x.InvokeId
+	}
+	return ""
+}
+
+func (x *NodeResult) GetOk() bool {
+	if x != nil {
+		return x.Ok
+	}
+	return false
+}
+
+func (x *NodeResult) GetPayloadJson() string {
+	if x != nil && x.PayloadJson != nil {
+		return *x.PayloadJson
+	}
+	return ""
+}
+
+func (x *NodeResult) GetError() *NodeError {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+type NodeReport struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Event         string                 `protobuf:"bytes,1,opt,name=event,proto3" json:"event,omitempty"`
+	PayloadJson   *string                `protobuf:"bytes,2,opt,name=payload_json,json=payloadJson,proto3,oneof" json:"payload_json,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeReport) Reset() {
+	*x = NodeReport{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeReport) ProtoMessage() {}
+
+func (x *NodeReport) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeReport.ProtoReflect.Descriptor instead.
+func (*NodeReport) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *NodeReport) GetEvent() string {
+	if x != nil {
+		return x.Event
+	}
+	return ""
+}
+
+func (x *NodeReport) GetPayloadJson() string {
+	if x != nil && x.PayloadJson != nil {
+		return *x.PayloadJson
+	}
+	return ""
+}
+
+type AttachResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*AttachResponse_Challenge
+	//	*AttachResponse_Welcome
+	//	*AttachResponse_Invoke
+	//	*AttachResponse_Notice
+	Message       isAttachResponse_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachResponse) Reset() {
+	*x = AttachResponse{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachResponse) ProtoMessage() {}
+
+func (x *AttachResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
+func (*AttachResponse) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *AttachResponse) GetMessage() isAttachResponse_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *AttachResponse) GetChallenge() *NodeChallenge {
+	if x != nil {
+		if x, ok := x.Message.(*AttachResponse_Challenge); ok {
+			return x.Challenge
+		}
+	}
+	return nil
+}
+
+func (x *AttachResponse) GetWelcome() *NodeWelcome {
+	if x != nil {
+		if x, ok := x.Message.(*AttachResponse_Welcome); ok {
+			return x.Welcome
+		}
+	}
+	return nil
+}
+
+func (x *AttachResponse) GetInvoke() *NodeInvoke {
+	if x != nil {
+		if x, ok := x.Message.(*AttachResponse_Invoke); ok {
+			return x.Invoke
+		}
+	}
+	return nil
+}
+
+func (x *AttachResponse) GetNotice() *NodeNotice {
+	if x != nil {
+		if x, ok := x.Message.(*AttachResponse_Notice); ok {
+			return x.Notice
+		}
+	}
+	return nil
+}
+
+type isAttachResponse_Message interface {
+	isAttachResponse_Message()
+}
+
+type AttachResponse_Challenge struct {
+	// The first message.
+	Challenge *NodeChallenge `protobuf:"bytes,1,opt,name=challenge,proto3,oneof"`
+}
+
+type AttachResponse_Welcome struct {
+	// The answer to the registration.
+	Welcome *NodeWelcome `protobuf:"bytes,2,opt,name=welcome,proto3,oneof"`
+}
+
+type AttachResponse_Invoke struct {
+	Invoke *NodeInvoke `protobuf:"bytes,3,opt,name=invoke,proto3,oneof"`
+}
+
+type AttachResponse_Notice struct {
+	// An event that a node may see.
+	Notice *NodeNotice `protobuf:"bytes,4,opt,name=notice,proto3,oneof"`
+}
+
+func (*AttachResponse_Challenge) isAttachResponse_Message() {}
+
+func (*AttachResponse_Welcome) isAttachResponse_Message() {}
+
+func (*AttachResponse_Invoke) isAttachResponse_Message() {}
+
+func (*AttachResponse_Notice) isAttachResponse_Message() {}
+
+type NodeChallenge struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Nonce         string                 `protobuf:"bytes,1,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeChallenge) Reset() {
+	*x = NodeChallenge{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeChallenge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeChallenge) ProtoMessage() {}
+
+func (x *NodeChallenge) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeChallenge.ProtoReflect.Descriptor instead.
+func (*NodeChallenge) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *NodeChallenge) GetNonce() string {
+	if x != nil {
+		return x.Nonce
+	}
+	return ""
+}
+
+type NodeWelcome struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	NodeId string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	ConnId string                 `protobuf:"bytes,2,opt,name=conn_id,json=connId,proto3" json:"conn_id,omitempty"`
+	// Version of the daemon.
+	Version string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	// Commands that passed the policy of the node's platform.
+	Commands []string `protobuf:"bytes,4,rep,name=commands,proto3" json:"commands,omitempty"`
+	// For the next connection; empty when the device is not paired.
+	DeviceToken   string `protobuf:"bytes,5,opt,name=device_token,json=deviceToken,proto3" json:"device_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeWelcome) Reset() {
+	*x = NodeWelcome{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeWelcome) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeWelcome) ProtoMessage() {}
+
+func (x *NodeWelcome) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeWelcome.ProtoReflect.Descriptor instead.
+func (*NodeWelcome) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *NodeWelcome) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *NodeWelcome) GetConnId() string {
+	if x != nil {
+		return x.ConnId
+	}
+	return ""
+}
+
+func (x *NodeWelcome) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *NodeWelcome) GetCommands() []string {
+	if x != nil {
+		return x.Commands
+	}
+	return nil
+}
+
+func (x *NodeWelcome) GetDeviceToken() string {
+	if x != nil {
+		return x.DeviceToken
+	}
+	return ""
+}
+
+type NodeInvoke struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	InvokeId       string                 `protobuf:"bytes,1,opt,name=invoke_id,json=invokeId,proto3" json:"invoke_id,omitempty"`
+	Command        string                 `protobuf:"bytes,2,opt,name=command,proto3" json:"command,omitempty"`
+	ParamsJson     *string                `protobuf:"bytes,3,opt,name=params_json,json=paramsJson,proto3,oneof" json:"params_json,omitempty"`
+	Timeout        *durationpb.Duration   `protobuf:"bytes,4,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	IdempotencyKey string                 `protobuf:"bytes,5,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *NodeInvoke) Reset() {
+	*x = NodeInvoke{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeInvoke) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeInvoke) ProtoMessage() {}
+
+func (x *NodeInvoke) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeInvoke.ProtoReflect.Descriptor instead.
+func (*NodeInvoke) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *NodeInvoke) GetInvokeId() string {
+	if x != nil {
+		return x.InvokeId
+	}
+	return ""
+}
+
+func (x *NodeInvoke) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+func (x *NodeInvoke) GetParamsJson() string {
+	if x != nil && x.ParamsJson != nil {
+		return *x.ParamsJson
+	}
+	return ""
+}
+
+func (x *NodeInvoke) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *NodeInvoke) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+type NodeNotice struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Event         string                 `protobuf:"bytes,1,opt,name=event,proto3" json:"event,omitempty"`
+	PayloadJson   *string                `protobuf:"bytes,2,opt,name=payload_json,json=payloadJson,proto3,oneof" json:"payload_json,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeNotice) Reset() {
+	*x = NodeNotice{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeNotice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeNotice) ProtoMessage() {}
+
+func (x *NodeNotice) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeNotice.ProtoReflect.Descriptor instead.
+func (*NodeNotice) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *NodeNotice) GetEvent() string {
+	if x != nil {
+		return x.Event
+	}
+	return ""
+}
+
+func (x *NodeNotice) GetPayloadJson() string {
+	if x != nil && x.PayloadJson != nil {
+		return *x.PayloadJson
+	}
+	return ""
+}
+
+// NodePairing is a request to pair a node, or a paired node.
+type NodePairing struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty for paired nodes.
+	RequestId       string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	NodeId          string                 `protobuf:"bytes,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	DisplayName     string                 `protobuf:"bytes,3,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
+	Platform        string                 `protobuf:"bytes,4,opt,name=platform,proto3" json:"platform,omitempty"`
+	Version         string                 `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
+	CoreVersion     string                 `protobuf:"bytes,6,opt,name=core_version,json=coreVersion,proto3" json:"core_version,omitempty"`
+	UiVersion       string                 `protobuf:"bytes,7,opt,name=ui_version,json=uiVersion,proto3" json:"ui_version,omitempty"`
+	DeviceFamily    string                 `protobuf:"bytes,8,opt,name=device_family,json=deviceFamily,proto3" json:"device_family,omitempty"`
+	ModelIdentifier string                 `protobuf:"bytes,9,opt,name=model_identifier,json=modelIdentifier,proto3" json:"model_identifier,omitempty"`
+	Caps            []string               `protobuf:"bytes,10,rep,name=caps,proto3" json:"caps,omitempty"`
+	Commands        []string               `protobuf:"bytes,11,rep,name=commands,proto3" json:"commands,omitempty"`
+	Permissions     map[string]bool        `protobuf:"bytes,12,rep,name=permissions,proto3" json:"permissions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	RemoteIp        string                 `protobuf:"bytes,13,opt,name=remote_ip,json=remoteIp,proto3" json:"remote_ip,omitempty"`
+	Silent          bool                   `protobuf:"varint,14,opt,name=silent,proto3" json:"silent,omitempty"`
+	Repair          bool                   `protobuf:"varint,15,opt,name=repair,proto3" json:"repair,omitempty"`
+	RequestedAt     *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=requested_at,json=requestedAt,proto3" json:"requested_at,omitempty"`
+	CreatedAt       *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	ApprovedAt      *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=approved_at,json=approvedAt,proto3" json:"approved_at,omitempty"`
+	LastConnectedAt *timestamppb.Timestamp `protobuf:"bytes,19,opt,name=last_connected_at,json=lastConnectedAt,proto3" json:"last_connected_at,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *NodePairing) Reset() {
+	*x = NodePairing{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodePairing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodePairing) ProtoMessage() {}
+
+func (x *NodePairing) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodePairing.ProtoReflect.Descriptor instead.
+func (*NodePairing) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *NodePairing) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *NodePairing) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *NodePairing) GetDisplayName() string {
+	if x != nil {
+		return x.DisplayName
+	}
+	return ""
+}
+
+func (x *NodePairing) GetPlatform() string {
+	if x != nil {
+		return x.Platform
+	}
+	return ""
+}
+
+func (x *NodePairing) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *NodePairing) GetCoreVersion() string {
+	if x != nil {
+		return x.CoreVersion
+	}
+	return ""
+}
+
+func (x *NodePairing) GetUiVersion() string {
+	if x != nil {
+		return x.UiVersion
+	}
+	return ""
+}
+
+func (x *NodePairing) GetDeviceFamily() string {
+	if x != nil {
+		return x.DeviceFamily
+	}
+	return ""
+}
+
+func (x *NodePairing) GetModelIdentifier() string {
+	if x != nil {
+		return x.ModelIdentifier
+	}
+	return ""
+}
+
+func (x *NodePairing) GetCaps() []string {
+	if x != nil {
+		return x.Caps
+	}
+	return nil
+}
+
+func (x *NodePairing) GetCommands() []string {
+	if x != nil {
+		return x.Commands
+	}
+	return nil
+}
+
+func (x *NodePairing) GetPermissions() map[string]bool {
+	if x != nil {
+		return x.Permissions
+	}
+	return nil
+}
+
+func (x *NodePairing) GetRemoteIp() string {
+	if x != nil {
+		return x.RemoteIp
+	}
+	return ""
+}
+
+func (x *NodePairing) GetSilent() bool {
+	if x != nil {
+		return x.Silent
+	}
+	return false
+}
+
+func (x *NodePairing) GetRepair() bool {
+	if x != nil {
+		return x.Repair
+	}
+	return false
+}
+
+func (x *NodePairing) GetRequestedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RequestedAt
+	}
+	return nil
+}
+
+func (x *NodePairing) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *NodePairing) GetApprovedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ApprovedAt
+	}
+	return nil
+}
+
+func (x *NodePairing) GetLastConnectedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastConnectedAt
+	}
+	return nil
+}
+
+type RequestPairingRequest struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	NodeId          string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	DisplayName     string                 `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
+	Platform        string                 `protobuf:"bytes,3,opt,name=platform,proto3" json:"platform,omitempty"`
+	Version         string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
+	CoreVersion     string                 `protobuf:"bytes,5,opt,name=core_version,json=coreVersion,proto3" json:"core_version,omitempty"`
+	UiVersion       string                 `protobuf:"bytes,6,opt,name=ui_version,json=uiVersion,proto3" json:"ui_version,omitempty"`
+	DeviceFamily    string                 `protobuf:"bytes,7,opt,name=device_family,json=deviceFamily,proto3" json:"device_family,omitempty"`
+	ModelIdentifier string                 `protobuf:"bytes,8,opt,name=model_identifier,json=modelIdentifier,proto3" json:"model_identifier,omitempty"`
+	Caps            []string               `protobuf:"bytes,9,rep,name=caps,proto3" json:"caps,omitempty"`
+	Commands        []string               `protobuf:"bytes,10,rep,name=commands,proto3" json:"commands,omitempty"`
+	RemoteIp        string                 `protobuf:"bytes,11,opt,name=remote_ip,json=remoteIp,proto3" json:"remote_ip,omitempty"`
+	Silent          bool                   `protobuf:"varint,12,opt,name=silent,proto3" json:"silent,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *RequestPairingRequest) Reset() {
+	*x = RequestPairingRequest{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RequestPairingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RequestPairingRequest) ProtoMessage() {}
+
+func (x *RequestPairingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RequestPairingRequest.ProtoReflect.Descriptor instead.
+func (*RequestPairingRequest) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *RequestPairingRequest) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *RequestPairingRequest) GetDisplayName() string {
+	if x != nil {
+		return x.DisplayName
+	}
+	return ""
+}
+
+func (x *RequestPairingRequest) GetPlatform() string {
+	if x != nil {
+		return x.Platform
+	}
+	return ""
+}
+
+func (x *RequestPairingRequest) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *RequestPairingRequest) GetCoreVersion() string {
+	if x != nil {
+		return x.CoreVersion
+	}
+	return ""
+}
+
+func (x *RequestPairingRequest) GetUiVersion() string {
+	if x != nil {
+		return x.UiVersion
+	}
+	return ""
+}
+
+func (x *RequestPairingRequest) GetDeviceFamily() string {
+	if x != nil {
+		return x.DeviceFamily
+	}
+	return ""
+}
+
+func (x *RequestPairingRequest) GetModelIdentifier() string {
+	if x != nil {
+		return x.ModelIdentifier
+	}
+	return ""
+}
+
+func (x *RequestPairingRequest) GetCaps() []string {
+	if x != nil {
+		return x.Caps
+	}
+	return nil
+}
+
+func (x *RequestPairingRequest) GetCommands() []string {
+	if x != nil {
+		return x.Commands
+	}
+	return nil
+}
+
+func (x *RequestPairingRequest) GetRemoteIp() string {
+	if x != nil {
+		return x.RemoteIp
+	}
+	return ""
+}
+
+func (x *RequestPairingRequest) GetSilent() bool {
+	if x != nil {
+		return x.Silent
+	}
+	return false
+}
+
+type RequestPairingResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Request *NodePairing           `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
+	// False when a request of the node was open already.
+	Created       bool `protobuf:"varint,2,opt,name=created,proto3" json:"created,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RequestPairingResponse) Reset() {
+	*x = RequestPairingResponse{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RequestPairingResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RequestPairingResponse) ProtoMessage() {}
+
+func (x *RequestPairingResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RequestPairingResponse.ProtoReflect.Descriptor instead.
+func (*RequestPairingResponse) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *RequestPairingResponse) GetRequest() *NodePairing {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+func (x *RequestPairingResponse) GetCreated() bool {
+	if x != nil {
+		return x.Created
+	}
+	return false
+}
+
+type ListPairingsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPairingsRequest) Reset() {
+	*x = ListPairingsRequest{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPairingsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPairingsRequest) ProtoMessage() {}
+
+func (x *ListPairingsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPairingsRequest.ProtoReflect.Descriptor instead.
+func (*ListPairingsRequest) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{29}
+}
+
+type ListPairingsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pending       []*NodePairing         `protobuf:"bytes,1,rep,name=pending,proto3" json:"pending,omitempty"`
+	Paired        []*NodePairing         `protobuf:"bytes,2,rep,name=paired,proto3" json:"paired,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPairingsResponse) Reset() {
+	*x = ListPairingsResponse{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPairingsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPairingsResponse) ProtoMessage() {}
+
+func (x *ListPairingsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPairingsResponse.ProtoReflect.Descriptor instead.
+func (*ListPairingsResponse) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ListPairingsResponse) GetPending() []*NodePairing {
+	if x != nil {
+		return x.Pending
+	}
+	return nil
+}
+
+func (x *ListPairingsResponse) GetPaired() []*NodePairing {
+	if x != nil {
+		return x.Paired
+	}
+	return nil
+}
+
+type ApprovePairingRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApprovePairingRequest) Reset() {
+	*x = ApprovePairingRequest{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApprovePairingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApprovePairingRequest) ProtoMessage() {}
+
+func (x *ApprovePairingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApprovePairingRequest.ProtoReflect.Descriptor instead.
+func (*ApprovePairingRequest) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ApprovePairingRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+type ApprovePairingResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  *NodePairing           `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// The node token. It is not shown again.
+	Token         string `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApprovePairingResponse) Reset() {
+	*x = ApprovePairingResponse{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApprovePairingResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApprovePairingResponse) ProtoMessage() {}
+
+func (x *ApprovePairingResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApprovePairingResponse.ProtoReflect.Descriptor instead.
+func (*ApprovePairingResponse) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ApprovePairingResponse) GetNode() *NodePairing {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+func (x *ApprovePairingResponse) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+type RejectPairingRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RejectPairingRequest) Reset() {
+	*x = RejectPairingRequest{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RejectPairingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RejectPairingRequest) ProtoMessage() {}
+
+func (x *RejectPairingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RejectPairingRequest.ProtoReflect.Descriptor instead.
+func (*RejectPairingRequest) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *RejectPairingRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+type RejectPairingResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RejectPairingResponse) Reset() {
+	*x = RejectPairingResponse{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RejectPairingResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RejectPairingResponse) ProtoMessage() {}
+
+func (x *RejectPairingResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RejectPairingResponse.ProtoReflect.Descriptor instead.
+func (*RejectPairingResponse) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *RejectPairingResponse) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+type VerifyPairingRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Token         string                 `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyPairingRequest) Reset() {
+	*x = VerifyPairingRequest{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyPairingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyPairingRequest) ProtoMessage() {}
+
+func (x *VerifyPairingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyPairingRequest.ProtoReflect.Descriptor instead.
+func (*VerifyPairingRequest) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *VerifyPairingRequest) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *VerifyPairingRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+type VerifyPairingResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Ok    bool                   `protobuf:"varint,1,opt,name=ok,proto3" json:"ok,omitempty"`
+	// The paired node when ok.
+	Node          *NodePairing `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyPairingResponse) Reset() {
+	*x = VerifyPairingResponse{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyPairingResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyPairingResponse) ProtoMessage() {}
+
+func (x *VerifyPairingResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyPairingResponse.ProtoReflect.Descriptor instead.
+func (*VerifyPairingResponse) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *VerifyPairingResponse) GetOk() bool {
+	if x != nil {
+		return x.Ok
+	}
+	return false
+}
+
+func (x *VerifyPairingResponse) GetNode() *NodePairing {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+type TestPushRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	NodeId string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Title  string                 `protobuf:"bytes,2,opt,name=title,proto3" json:"title,omitempty"`
+	Body   string                 `protobuf:"bytes,3,opt,name=body,proto3" json:"body,omitempty"`
+	// "sandbox" or "production"; what the node registered when empty.
+	Environment   string `protobuf:"bytes,4,opt,name=environment,proto3" json:"environment,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TestPushRequest) Reset() {
+	*x = TestPushRequest{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TestPushRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TestPushRequest) ProtoMessage() {}
+
+func (x *TestPushRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TestPushRequest.ProtoReflect.Descriptor instead.
+func (*TestPushRequest) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *TestPushRequest) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *TestPushRequest) GetTitle() string {
+	if x != nil {
+		return x.Title
+	}
+	return ""
+}
+
+func (x *TestPushRequest) GetBody() string {
+	if x != nil {
+		return x.Body
+	}
+	return ""
+}
+
+func (x *TestPushRequest) GetEnvironment() string {
+	if x != nil {
+		return x.Environment
+	}
+	return ""
+}
+
+type TestPushResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Ok    bool                   `protobuf:"varint,1,opt,name=ok,proto3" json:"ok,omitempty"`
+	// HTTP status of the push service.
+	Status int32  `protobuf:"varint,2,opt,name=status,proto3" json:"status,omitempty"`
+	ApnsId string `protobuf:"bytes,3,opt,name=apns_id,json=apnsId,proto3" json:"apns_id,omitempty"`
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The last characters of the device's push token.
+	TokenSuffix   string `protobuf:"bytes,5,opt,name=token_suffix,json=tokenSuffix,proto3" json:"token_suffix,omitempty"`
+	Topic         string `protobuf:"bytes,6,opt,name=topic,proto3" json:"topic,omitempty"`
+	Environment   string `protobuf:"bytes,7,opt,name=environment,proto3" json:"environment,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TestPushResponse) Reset() {
+	*x = TestPushResponse{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TestPushResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TestPushResponse) ProtoMessage() {}
+
+func (x *TestPushResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TestPushResponse.ProtoReflect.Descriptor instead.
+func (*TestPushResponse) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *TestPushResponse) GetOk() bool {
+	if x != nil {
+		return x.Ok
+	}
+	return false
+}
+
+func (x *TestPushResponse) GetStatus() int32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
+func (x *TestPushResponse) GetApnsId() string {
+	if x != nil {
+		return x.ApnsId
+	}
+	return ""
+}
+
+func (x *TestPushResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *TestPushResponse) GetTokenSuffix() string {
+	if x != nil {
+		return x.TokenSuffix
+	}
+	return ""
+}
+
+func (x *TestPushResponse) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *TestPushResponse) GetEnvironment() string {
+	if x != nil {
+		return x.Environment
+	}
+	return ""
+}
+
 var File_hanzo_nodes_v1_nodes_proto protoreflect.FileDescriptor
 
 const file_hanzo_nodes_v1_nodes_proto_rawDesc = "" +
@@ -1135,7 +2858,159 @@ const file_hanzo_nodes_v1_nodes_proto_rawDesc = "" +
 	"\apayload\x18\x03 \x01(\v2\x16.google.protobuf.ValueR\apayload\x12&\n" +
 	"\fpayload_json\x18\x04 \x01(\tH\x00R\vpayloadJson\x88\x01\x01B\x0f\n" +
 	"\r_payload_json\"\x15\n" +
-	"\x13ReportEventResponse2\xe2\a\n" +
+	"\x13ReportEventResponse\"\xc4\x01\n" +
+	"\rAttachRequest\x12>\n" +
+	"\bregister\x18\x01 \x01(\v2 .hanzo.nodes.v1.NodeRegistrationH\x00R\bregister\x124\n" +
+	"\x06result\x18\x02 \x01(\v2\x1a.hanzo.nodes.v1.NodeResultH\x00R\x06result\x122\n" +
+	"\x05event\x18\x03 \x01(\v2\x1a.hanzo.nodes.v1.NodeReportH\x00R\x05eventB\t\n" +
+	"\amessage\"\xaf\x04\n" +
+	"\x10NodeRegistration\x12\x1f\n" +
+	"\vinstance_id\x18\x01 \x01(\tR\n" +
+	"instanceId\x12\x1b\n" +
+	"\tclient_id\x18\x02 \x01(\tR\bclientId\x12\x1f\n" +
+	"\vclient_mode\x18\x03 \x01(\tR\n" +
+	"clientMode\x12!\n" +
+	"\fdisplay_name\x18\x04 \x01(\tR\vdisplayName\x12\x18\n" +
+	"\aversion\x18\x05 \x01(\tR\aversion\x12\x1a\n" +
+	"\bplatform\x18\x06 \x01(\tR\bplatform\x12#\n" +
+	"\rdevice_family\x18\a \x01(\tR\fdeviceFamily\x12)\n" +
+	"\x10model_identifier\x18\b \x01(\tR\x0fmodelIdentifier\x12\x12\n" +
+	"\x04caps\x18\t \x03(\tR\x04caps\x12\x1a\n" +
+	"\bcommands\x18\n" +
+	" \x03(\tR\bcommands\x12S\n" +
+	"\vpermissions\x18\v \x03(\v21.hanzo.nodes.v1.NodeRegistration.PermissionsEntryR\vpermissions\x12\x19\n" +
+	"\bpath_env\x18\f \x01(\tR\apathEnv\x123\n" +
+	"\x06device\x18\r \x01(\v2\x1b.hanzo.nodes.v1.DeviceProofR\x06device\x1a>\n" +
+	"\x10PermissionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\bR\x05value:\x028\x01\"\xb6\x01\n" +
+	"\vDeviceProof\x12\x1b\n" +
+	"\tdevice_id\x18\x01 \x01(\tR\bdeviceId\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x02 \x01(\tR\tpublicKey\x12\x1c\n" +
+	"\tsignature\x18\x03 \x01(\tR\tsignature\x127\n" +
+	"\tsigned_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bsignedAt\x12\x14\n" +
+	"\x05nonce\x18\x05 \x01(\tR\x05nonce\"\xa3\x01\n" +
+	"\n" +
+	"NodeResult\x12\x1b\n" +
+	"\tinvoke_id\x18\x01 \x01(\tR\binvokeId\x12\x0e\n" +
+	"\x02ok\x18\x02 \x01(\bR\x02ok\x12&\n" +
+	"\fpayload_json\x18\x03 \x01(\tH\x00R\vpayloadJson\x88\x01\x01\x12/\n" +
+	"\x05error\x18\x04 \x01(\v2\x19.hanzo.nodes.v1.NodeErrorR\x05errorB\x0f\n" +
+	"\r_payload_json\"[\n" +
+	"\n" +
+	"NodeReport\x12\x14\n" +
+	"\x05event\x18\x01 \x01(\tR\x05event\x12&\n" +
+	"\fpayload_json\x18\x02 \x01(\tH\x00R\vpayloadJson\x88\x01\x01B\x0f\n" +
+	"\r_payload_json\"\xff\x01\n" +
+	"\x0eAttachResponse\x12=\n" +
+	"\tchallenge\x18\x01 \x01(\v2\x1d.hanzo.nodes.v1.NodeChallengeH\x00R\tchallenge\x127\n" +
+	"\awelcome\x18\x02 \x01(\v2\x1b.hanzo.nodes.v1.NodeWelcomeH\x00R\awelcome\x124\n" +
+	"\x06invoke\x18\x03 \x01(\v2\x1a.hanzo.nodes.v1.NodeInvokeH\x00R\x06invoke\x124\n" +
+	"\x06notice\x18\x04 \x01(\v2\x1a.hanzo.nodes.v1.NodeNoticeH\x00R\x06noticeB\t\n" +
+	"\amessage\"%\n" +
+	"\rNodeChallenge\x12\x14\n" +
+	"\x05nonce\x18\x01 \x01(\tR\x05nonce\"\x98\x01\n" +
+	"\vNodeWelcome\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x17\n" +
+	"\aconn_id\x18\x02 \x01(\tR\x06connId\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\x12\x1a\n" +
+	"\bcommands\x18\x04 \x03(\tR\bcommands\x12!\n" +
+	"\fdevice_token\x18\x05 \x01(\tR\vdeviceToken\"\xd7\x01\n" +
+	"\n" +
+	"NodeInvoke\x12\x1b\n" +
+	"\tinvoke_id\x18\x01 \x01(\tR\binvokeId\x12\x18\n" +
+	"\acommand\x18\x02 \x01(\tR\acommand\x12$\n" +
+	"\vparams_json\x18\x03 \x01(\tH\x00R\n" +
+	"paramsJson\x88\x01\x01\x123\n" +
+	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12'\n" +
+	"\x0fidempotency_key\x18\x05 \x01(\tR\x0eidempotencyKeyB\x0e\n" +
+	"\f_params_json\"[\n" +
+	"\n" +
+	"NodeNotice\x12\x14\n" +
+	"\x05event\x18\x01 \x01(\tR\x05event\x12&\n" +
+	"\fpayload_json\x18\x02 \x01(\tH\x00R\vpayloadJson\x88\x01\x01B\x0f\n" +
+	"\r_payload_json\"\xbc\x06\n" +
+	"\vNodePairing\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x17\n" +
+	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12!\n" +
+	"\fdisplay_name\x18\x03 \x01(\tR\vdisplayName\x12\x1a\n" +
+	"\bplatform\x18\x04 \x01(\tR\bplatform\x12\x18\n" +
+	"\aversion\x18\x05 \x01(\tR\aversion\x12!\n" +
+	"\fcore_version\x18\x06 \x01(\tR\vcoreVersion\x12\x1d\n" +
+	"\n" +
+	"ui_version\x18\a \x01(\tR\tuiVersion\x12#\n" +
+	"\rdevice_family\x18\b \x01(\tR\fdeviceFamily\x12)\n" +
+	"\x10model_identifier\x18\t \x01(\tR\x0fmodelIdentifier\x12\x12\n" +
+	"\x04caps\x18\n" +
+	" \x03(\tR\x04caps\x12\x1a\n" +
+	"\bcommands\x18\v \x03(\tR\bcommands\x12N\n" +
+	"\vpermissions\x18\f \x03(\v2,.hanzo.nodes.v1.NodePairing.PermissionsEntryR\vpermissions\x12\x1b\n" +
+	"\tremote_ip\x18\r \x01(\tR\bremoteIp\x12\x16\n" +
+	"\x06silent\x18\x0e \x01(\bR\x06silent\x12\x16\n" +
+	"\x06repair\x18\x0f \x01(\bR\x06repair\x12=\n" +
+	"\frequested_at\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\vrequestedAt\x129\n" +
+	"\n" +
+	"created_at\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12;\n" +
+	"\vapproved_at\x18\x12 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"approvedAt\x12F\n" +
+	"\x11last_connected_at\x18\x13 \x01(\v2\x1a.google.protobuf.TimestampR\x0flastConnectedAt\x1a>\n" +
+	"\x10PermissionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\bR\x05value:\x028\x01\"\x80\x03\n" +
+	"\x15RequestPairingRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12!\n" +
+	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\x12\x1a\n" +
+	"\bplatform\x18\x03 \x01(\tR\bplatform\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\tR\aversion\x12!\n" +
+	"\fcore_version\x18\x05 \x01(\tR\vcoreVersion\x12\x1d\n" +
+	"\n" +
+	"ui_version\x18\x06 \x01(\tR\tuiVersion\x12#\n" +
+	"\rdevice_family\x18\a \x01(\tR\fdeviceFamily\x12)\n" +
+	"\x10model_identifier\x18\b \x01(\tR\x0fmodelIdentifier\x12\x12\n" +
+	"\x04caps\x18\t \x03(\tR\x04caps\x12\x1a\n" +
+	"\bcommands\x18\n" +
+	" \x03(\tR\bcommands\x12\x1b\n" +
+	"\tremote_ip\x18\v \x01(\tR\bremoteIp\x12\x16\n" +
+	"\x06silent\x18\f \x01(\bR\x06silent\"i\n" +
+	"\x16RequestPairingResponse\x125\n" +
+	"\arequest\x18\x01 \x01(\v2\x1b.hanzo.nodes.v1.NodePairingR\arequest\x12\x18\n" +
+	"\acreated\x18\x02 \x01(\bR\acreated\"\x15\n" +
+	"\x13ListPairingsRequest\"\x82\x01\n" +
+	"\x14ListPairingsResponse\x125\n" +
+	"\apending\x18\x01 \x03(\v2\x1b.hanzo.nodes.v1.NodePairingR\apending\x123\n" +
+	"\x06paired\x18\x02 \x03(\v2\x1b.hanzo.nodes.v1.NodePairingR\x06paired\"6\n" +
+	"\x15ApprovePairingRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\"_\n" +
+	"\x16ApprovePairingResponse\x12/\n" +
+	"\x04node\x18\x01 \x01(\v2\x1b.hanzo.nodes.v1.NodePairingR\x04node\x12\x14\n" +
+	"\x05token\x18\x02 \x01(\tR\x05token\"5\n" +
+	"\x14RejectPairingRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\"0\n" +
+	"\x15RejectPairingResponse\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\"E\n" +
+	"\x14VerifyPairingRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x14\n" +
+	"\x05token\x18\x02 \x01(\tR\x05token\"X\n" +
+	"\x15VerifyPairingResponse\x12\x0e\n" +
+	"\x02ok\x18\x01 \x01(\bR\x02ok\x12/\n" +
+	"\x04node\x18\x02 \x01(\v2\x1b.hanzo.nodes.v1.NodePairingR\x04node\"v\n" +
+	"\x0fTestPushRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x14\n" +
+	"\x05title\x18\x02 \x01(\tR\x05title\x12\x12\n" +
+	"\x04body\x18\x03 \x01(\tR\x04body\x12 \n" +
+	"\venvironment\x18\x04 \x01(\tR\venvironment\"\xc6\x01\n" +
+	"\x10TestPushResponse\x12\x0e\n" +
+	"\x02ok\x18\x01 \x01(\bR\x02ok\x12\x16\n" +
+	"\x06status\x18\x02 \x01(\x05R\x06status\x12\x17\n" +
+	"\aapns_id\x18\x03 \x01(\tR\x06apnsId\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12!\n" +
+	"\ftoken_suffix\x18\x05 \x01(\tR\vtokenSuffix\x12\x14\n" +
+	"\x05topic\x18\x06 \x01(\tR\x05topic\x12 \n" +
+	"\venvironment\x18\a \x01(\tR\venvironment2\xc3\x10\n" +
 	"\vNodeService\x12z\n" +
 	"\tListNodes\x12 .hanzo.nodes.v1.ListNodesRequest\x1a!.hanzo.nodes.v1.ListNodesResponse\"(\xea\xc7\x18\x13\n" +
 	"\tnode.list\x10\x02\x18\x01 \x010\x01\x82\xd3\xe4\x93\x02\v\x12\t/v1/nodes\x12\x82\x01\n" +
@@ -1152,7 +3027,21 @@ const file_hanzo_nodes_v1_nodes_proto_rawDesc = "" +
 	"\x12node.invoke.result\x10\x03 \x010\x01\x82\xd3\xe4\x93\x02 :\x01*\"\x1b/v1/nodes/{node_id}/results\x12\x93\x01\n" +
 	"\vReportEvent\x12\".hanzo.nodes.v1.ReportEventRequest\x1a#.hanzo.nodes.v1.ReportEventResponse\";\xea\xc7\x18\x12\n" +
 	"\n" +
-	"node.event\x10\x03 \x010\x01\x82\xd3\xe4\x93\x02\x1f:\x01*\"\x1a/v1/nodes/{node_id}/eventsB6Z4github.com/hanzoai/hanzod/gen/hanzo/nodes/v1;nodesv1b\x06proto3"
+	"node.event\x10\x03 \x010\x01\x82\xd3\xe4\x93\x02\x1f:\x01*\"\x1a/v1/nodes/{node_id}/events\x12W\n" +
+	"\x06Attach\x12\x1d.hanzo.nodes.v1.AttachRequest\x1a\x1e.hanzo.nodes.v1.AttachResponse\"\n" +
+	"\xea\xc7\x18\x06\x10\x03 \x030\x01(\x010\x01\x12\xb1\x01\n" +
+	"\x0eRequestPairing\x12%.hanzo.nodes.v1.RequestPairingRequest\x1a&.hanzo.nodes.v1.RequestPairingResponse\"P\xea\xc7\x180\n" +
+	"\x11node.pair.request\x10\x02\x18\x04 \x010\x01:\x13node.pair.requested\x82\xd3\xe4\x93\x02\x16:\x01*\"\x11/v1/node-requests\x12\x90\x01\n" +
+	"\fListPairings\x12#.hanzo.nodes.v1.ListPairingsRequest\x1a$.hanzo.nodes.v1.ListPairingsResponse\"5\xea\xc7\x18\x18\n" +
+	"\x0enode.pair.list\x10\x02\x18\x04 \x010\x01\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/node-requests\x12\xc7\x01\n" +
+	"\x0eApprovePairing\x12%.hanzo.nodes.v1.ApprovePairingRequest\x1a&.hanzo.nodes.v1.ApprovePairingResponse\"f\xea\xc7\x181\n" +
+	"\x11node.pair.approve\x10\x02\x18\x04 \x01(\x010\x01:\x12node.pair.resolved\x82\xd3\xe4\x93\x02+:\x01*\"&/v1/node-requests/{request_id}:approve\x12\xc2\x01\n" +
+	"\rRejectPairing\x12$.hanzo.nodes.v1.RejectPairingRequest\x1a%.hanzo.nodes.v1.RejectPairingResponse\"d\xea\xc7\x180\n" +
+	"\x10node.pair.reject\x10\x02\x18\x04 \x01(\x010\x01:\x12node.pair.resolved\x82\xd3\xe4\x93\x02*:\x01*\"%/v1/node-requests/{request_id}:reject\x12\x9f\x01\n" +
+	"\rVerifyPairing\x12$.hanzo.nodes.v1.VerifyPairingRequest\x1a%.hanzo.nodes.v1.VerifyPairingResponse\"A\xea\xc7\x18\x1a\n" +
+	"\x10node.pair.verify\x10\x02\x18\x04 \x010\x01\x82\xd3\xe4\x93\x02\x1d:\x01*\"\x18/v1/node-requests:verify\x12\x8d\x01\n" +
+	"\bTestPush\x12\x1f.hanzo.nodes.v1.TestPushRequest\x1a .hanzo.nodes.v1.TestPushResponse\">\xea\xc7\x18\x13\n" +
+	"\tpush.test\x10\x02\x18\x02 \x010\x01\x82\xd3\xe4\x93\x02!:\x01*\"\x1c/v1/nodes/{node_id}:testPushB6Z4github.com/hanzoai/hanzod/gen/hanzo/nodes/v1;nodesv1b\x06proto3"
 
 var (
 	file_hanzo_nodes_v1_nodes_proto_rawDescOnce sync.Once
@@ -1167,7 +3056,7 @@ func file_hanzo_nodes_v1_nodes_proto_rawDescGZIP() []byte {
 }
 
 var file_hanzo_nodes_v1_nodes_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_hanzo_nodes_v1_nodes_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_hanzo_nodes_v1_nodes_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_hanzo_nodes_v1_nodes_proto_goTypes = []any{
 	(WatchNodesResponse_Change)(0), // 0: hanzo.nodes.v1.WatchNodesResponse.Change
 	(*Node)(nil),                   // 1: hanzo.nodes.v1.Node
@@ -1186,43 +3075,104 @@ var file_hanzo_nodes_v1_nodes_proto_goTypes = []any{
 	(*ReportResultResponse)(nil),   // 14: hanzo.nodes.v1.ReportResultResponse
 	(*ReportEventRequest)(nil),     // 15: hanzo.nodes.v1.ReportEventRequest
 	(*ReportEventResponse)(nil),    // 16: hanzo.nodes.v1.ReportEventResponse
-	nil,                            // 17: hanzo.nodes.v1.Node.PermissionsEntry
-	(*timestamppb.Timestamp)(nil),  // 18: google.protobuf.Timestamp
-	(*structpb.Value)(nil),         // 19: google.protobuf.Value
-	(*durationpb.Duration)(nil),    // 20: google.protobuf.Duration
+	(*AttachRequest)(nil),          // 17: hanzo.nodes.v1.AttachRequest
+	(*NodeRegistration)(nil),       // 18: hanzo.nodes.v1.NodeRegistration
+	(*DeviceProof)(nil),            // 19: hanzo.nodes.v1.DeviceProof
+	(*NodeResult)(nil),             // 20: hanzo.nodes.v1.NodeResult
+	(*NodeReport)(nil),             // 21: hanzo.nodes.v1.NodeReport
+	(*AttachResponse)(nil),         // 22: hanzo.nodes.v1.AttachResponse
+	(*NodeChallenge)(nil),          // 23: hanzo.nodes.v1.NodeChallenge
+	(*NodeWelcome)(nil),            // 24: hanzo.nodes.v1.NodeWelcome
+	(*NodeInvoke)(nil),             // 25: hanzo.nodes.v1.NodeInvoke
+	(*NodeNotice)(nil),             // 26: hanzo.nodes.v1.NodeNotice
+	(*NodePairing)(nil),            // 27: hanzo.nodes.v1.NodePairing
+	(*RequestPairingRequest)(nil),  // 28: hanzo.nodes.v1.RequestPairingRequest
+	(*RequestPairingResponse)(nil), // 29: hanzo.nodes.v1.RequestPairingResponse
+	(*ListPairingsRequest)(nil),    // 30: hanzo.nodes.v1.ListPairingsRequest
+	(*ListPairingsResponse)(nil),   // 31: hanzo.nodes.v1.ListPairingsResponse
+	(*ApprovePairingRequest)(nil),  // 32: hanzo.nodes.v1.ApprovePairingRequest
+	(*ApprovePairingResponse)(nil), // 33: hanzo.nodes.v1.ApprovePairingResponse
+	(*RejectPairingRequest)(nil),   // 34: hanzo.nodes.v1.RejectPairingRequest
+	(*RejectPairingResponse)(nil),  // 35: hanzo.nodes.v1.RejectPairingResponse
+	(*VerifyPairingRequest)(nil),   // 36: hanzo.nodes.v1.VerifyPairingRequest
+	(*VerifyPairingResponse)(nil),  // 37: hanzo.nodes.v1.VerifyPairingResponse
+	(*TestPushRequest)(nil),        // 38: hanzo.nodes.v1.TestPushRequest
+	(*TestPushResponse)(nil),       // 39: hanzo.nodes.v1.TestPushResponse
+	nil,                            // 40: hanzo.nodes.v1.Node.PermissionsEntry
+	nil,                            // 41: hanzo.nodes.v1.NodeRegistration.PermissionsEntry
+	nil,                            // 42: hanzo.nodes.v1.NodePairing.PermissionsEntry
+	(*timestamppb.Timestamp)(nil),  // 43: google.protobuf.Timestamp
+	(*structpb.Value)(nil),         // 44: google.protobuf.Value
+	(*durationpb.Duration)(nil),    // 45: google.protobuf.Duration
 }
 var file_hanzo_nodes_v1_nodes_proto_depIdxs = []int32{
-	17, // 0: hanzo.nodes.v1.Node.permissions:type_name -> hanzo.nodes.v1.Node.PermissionsEntry
-	18, // 1: hanzo.nodes.v1.Node.connected_at:type_name -> google.protobuf.Timestamp
+	40, // 0: hanzo.nodes.v1.Node.permissions:type_name -> hanzo.nodes.v1.Node.PermissionsEntry
+	43, // 1: hanzo.nodes.v1.Node.connected_at:type_name -> google.protobuf.Timestamp
 	1,  // 2: hanzo.nodes.v1.ListNodesResponse.nodes:type_name -> hanzo.nodes.v1.Node
 	1,  // 3: hanzo.nodes.v1.GetNodeResponse.node:type_name -> hanzo.nodes.v1.Node
-	19, // 4: hanzo.nodes.v1.InvokeRequest.params:type_name -> google.protobuf.Value
-	20, // 5: hanzo.nodes.v1.InvokeRequest.timeout:type_name -> google.protobuf.Duration
-	19, // 6: hanzo.nodes.v1.InvokeResponse.payload:type_name -> google.protobuf.Value
+	44, // 4: hanzo.nodes.v1.InvokeRequest.params:type_name -> google.protobuf.Value
+	45, // 5: hanzo.nodes.v1.InvokeRequest.timeout:type_name -> google.protobuf.Duration
+	44, // 6: hanzo.nodes.v1.InvokeResponse.payload:type_name -> google.protobuf.Value
 	0,  // 7: hanzo.nodes.v1.WatchNodesResponse.change:type_name -> hanzo.nodes.v1.WatchNodesResponse.Change
 	1,  // 8: hanzo.nodes.v1.WatchNodesResponse.node:type_name -> hanzo.nodes.v1.Node
-	19, // 9: hanzo.nodes.v1.ReportResultRequest.payload:type_name -> google.protobuf.Value
+	44, // 9: hanzo.nodes.v1.ReportResultRequest.payload:type_name -> google.protobuf.Value
 	12, // 10: hanzo.nodes.v1.ReportResultRequest.error:type_name -> hanzo.nodes.v1.NodeError
-	19, // 11: hanzo.nodes.v1.ReportEventRequest.payload:type_name -> google.protobuf.Value
-	2,  // 12: hanzo.nodes.v1.NodeService.ListNodes:input_type -> hanzo.nodes.v1.ListNodesRequest
-	4,  // 13: hanzo.nodes.v1.NodeService.GetNode:input_type -> hanzo.nodes.v1.GetNodeRequest
-	6,  // 14: hanzo.nodes.v1.NodeService.RenameNode:input_type -> hanzo.nodes.v1.RenameNodeRequest
-	8,  // 15: hanzo.nodes.v1.NodeService.Invoke:input_type -> hanzo.nodes.v1.InvokeRequest
-	10, // 16: hanzo.nodes.v1.NodeService.WatchNodes:input_type -> hanzo.nodes.v1.WatchNodesRequest
-	13, // 17: hanzo.nodes.v1.NodeService.ReportResult:input_type -> hanzo.nodes.v1.ReportResultRequest
-	15, // 18: hanzo.nodes.v1.NodeService.ReportEvent:input_type -> hanzo.nodes.v1.ReportEventRequest
-	3,  // 19: hanzo.nodes.v1.NodeService.ListNodes:output_type -> hanzo.nodes.v1.ListNodesResponse
-	5,  // 20: hanzo.nodes.v1.NodeService.GetNode:output_type -> hanzo.nodes.v1.GetNodeResponse
-	7,  // 21: hanzo.nodes.v1.NodeService.RenameNode:output_type -> hanzo.nodes.v1.RenameNodeResponse
-	9,  // 22: hanzo.nodes.v1.NodeService.Invoke:output_type -> hanzo.nodes.v1.InvokeResponse
-	11, // 23: hanzo.nodes.v1.NodeService.WatchNodes:output_type -> hanzo.nodes.v1.WatchNodesResponse
-	14, // 24: hanzo.nodes.v1.NodeService.ReportResult:output_type -> hanzo.nodes.v1.ReportResultResponse
-	16, // 25: hanzo.nodes.v1.NodeService.ReportEvent:output_type -> hanzo.nodes.v1.ReportEventResponse
-	19, // [19:26] is the sub-list for method output_type
-	12, // [12:19] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	44, // 11: hanzo.nodes.v1.ReportEventRequest.payload:type_name -> google.protobuf.Value
+	18, // 12: hanzo.nodes.v1.AttachRequest.register:type_name -> hanzo.nodes.v1.NodeRegistration
+	20, // 13: hanzo.nodes.v1.AttachRequest.result:type_name -> hanzo.nodes.v1.NodeResult
+	21, // 14: hanzo.nodes.v1.AttachRequest.event:type_name -> hanzo.nodes.v1.NodeReport
+	41, // 15: hanzo.nodes.v1.NodeRegistration.permissions:type_name -> hanzo.nodes.v1.NodeRegistration.PermissionsEntry
+	19, // 16: hanzo.nodes.v1.NodeRegistration.device:type_name -> hanzo.nodes.v1.DeviceProof
+	43, // 17: hanzo.nodes.v1.DeviceProof.signed_at:type_name -> google.protobuf.Timestamp
+	12, // 18: hanzo.nodes.v1.NodeResult.error:type_name -> hanzo.nodes.v1.NodeError
+	23, // 19: hanzo.nodes.v1.AttachResponse.challenge:type_name -> hanzo.nodes.v1.NodeChallenge
+	24, // 20: hanzo.nodes.v1.AttachResponse.welcome:type_name -> hanzo.nodes.v1.NodeWelcome
+	25, // 21: hanzo.nodes.v1.AttachResponse.invoke:type_name -> hanzo.nodes.v1.NodeInvoke
+	26, // 22: hanzo.nodes.v1.AttachResponse.notice:type_name -> hanzo.nodes.v1.NodeNotice
+	45, // 23: hanzo.nodes.v1.NodeInvoke.timeout:type_name -> google.protobuf.Duration
+	42, // 24: hanzo.nodes.v1.NodePairing.permissions:type_name -> hanzo.nodes.v1.NodePairing.PermissionsEntry
+	43, // 25: hanzo.nodes.v1.NodePairing.requested_at:type_name -> google.protobuf.Timestamp
+	43, // 26: hanzo.nodes.v1.NodePairing.created_at:type_name -> google.protobuf.Timestamp
+	43, // 27: hanzo.nodes.v1.NodePairing.approved_at:type_name -> google.protobuf.Timestamp
+	43, // 28: hanzo.nodes.v1.NodePairing.last_connected_at:type_name -> google.protobuf.Timestamp
+	27, // 29: hanzo.nodes.v1.RequestPairingResponse.request:type_name -> hanzo.nodes.v1.NodePairing
+	27, // 30: hanzo.nodes.v1.ListPairingsResponse.pending:type_name -> hanzo.nodes.v1.NodePairing
+	27, // 31: hanzo.nodes.v1.ListPairingsResponse.paired:type_name -> hanzo.nodes.v1.NodePairing
+	27, // 32: hanzo.nodes.v1.ApprovePairingResponse.node:type_name -> hanzo.nodes.v1.NodePairing
+	27, // 33: hanzo.nodes.v1.VerifyPairingResponse.node:type_name -> hanzo.nodes.v1.NodePairing
+	2,  // 34: hanzo.nodes.v1.NodeService.ListNodes:input_type -> hanzo.nodes.v1.ListNodesRequest
+	4,  // 35: hanzo.nodes.v1.NodeService.GetNode:input_type -> hanzo.nodes.v1.GetNodeRequest
+	6,  // 36: hanzo.nodes.v1.NodeService.RenameNode:input_type -> hanzo.nodes.v1.RenameNodeRequest
+	8,  // 37: hanzo.nodes.v1.NodeService.Invoke:input_type -> hanzo.nodes.v1.InvokeRequest
+	10, // 38: hanzo.nodes.v1.NodeService.WatchNodes:input_type -> hanzo.nodes.v1.WatchNodesRequest
+	13, // 39: hanzo.nodes.v1.NodeService.ReportResult:input_type -> hanzo.nodes.v1.ReportResultRequest
+	15, // 40: hanzo.nodes.v1.NodeService.ReportEvent:input_type -> hanzo.nodes.v1.ReportEventRequest
+	17, // 41: hanzo.nodes.v1.NodeService.Attach:input_type -> hanzo.nodes.v1.AttachRequest
+	28, // 42: hanzo.nodes.v1.NodeService.RequestPairing:input_type -> hanzo.nodes.v1.RequestPairingRequest
+	30, // 43: hanzo.nodes.v1.NodeService.ListPairings:input_type -> hanzo.nodes.v1.ListPairingsRequest
+	32, // 44: hanzo.nodes.v1.NodeService.ApprovePairing:input_type -> hanzo.nodes.v1.ApprovePairingRequest
+	34, // 45: hanzo.nodes.v1.NodeService.RejectPairing:input_type -> hanzo.nodes.v1.RejectPairingRequest
+	36, // 46: hanzo.nodes.v1.NodeService.VerifyPairing:input_type -> hanzo.nodes.v1.VerifyPairingRequest
+	38, // 47: hanzo.nodes.v1.NodeService.TestPush:input_type -> hanzo.nodes.v1.TestPushRequest
+	3,  // 48: hanzo.nodes.v1.NodeService.ListNodes:output_type -> hanzo.nodes.v1.ListNodesResponse
+	5,  // 49: hanzo.nodes.v1.NodeService.GetNode:output_type -> hanzo.nodes.v1.GetNodeResponse
+	7,  // 50: hanzo.nodes.v1.NodeService.RenameNode:output_type -> hanzo.nodes.v1.RenameNodeResponse
+	9,  // 51: hanzo.nodes.v1.NodeService.Invoke:output_type -> hanzo.nodes.v1.InvokeResponse
+	11, // 52: hanzo.nodes.v1.NodeService.WatchNodes:output_type -> hanzo.nodes.v1.WatchNodesResponse
+	14, // 53: hanzo.nodes.v1.NodeService.ReportResult:output_type -> hanzo.nodes.v1.ReportResultResponse
+	16, // 54: hanzo.nodes.v1.NodeService.ReportEvent:output_type -> hanzo.nodes.v1.ReportEventResponse
+	22, // 55: hanzo.nodes.v1.NodeService.Attach:output_type -> hanzo.nodes.v1.AttachResponse
+	29, // 56: hanzo.nodes.v1.NodeService.RequestPairing:output_type -> hanzo.nodes.v1.RequestPairingResponse
+	31, // 57: hanzo.nodes.v1.NodeService.ListPairings:output_type -> hanzo.nodes.v1.ListPairingsResponse
+	33, // 58: hanzo.nodes.v1.NodeService.ApprovePairing:output_type -> hanzo.nodes.v1.ApprovePairingResponse
+	35, // 59: hanzo.nodes.v1.NodeService.RejectPairing:output_type -> hanzo.nodes.v1.RejectPairingResponse
+	37, // 60: hanzo.nodes.v1.NodeService.VerifyPairing:output_type -> hanzo.nodes.v1.VerifyPairingResponse
+	39, // 61: hanzo.nodes.v1.NodeService.TestPush:output_type -> hanzo.nodes.v1.TestPushResponse
+	48, // [48:62] is the sub-list for method output_type
+	34, // [34:48] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_hanzo_nodes_v1_nodes_proto_init() }
@@ -1233,13 +3183,28 @@ func file_hanzo_nodes_v1_nodes_proto_init() {
 	file_hanzo_nodes_v1_nodes_proto_msgTypes[8].OneofWrappers = []any{}
 	file_hanzo_nodes_v1_nodes_proto_msgTypes[12].OneofWrappers = []any{}
 	file_hanzo_nodes_v1_nodes_proto_msgTypes[14].OneofWrappers = []any{}
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[16].OneofWrappers = []any{
+		(*AttachRequest_Register)(nil),
+		(*AttachRequest_Result)(nil),
+		(*AttachRequest_Event)(nil),
+	}
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[19].OneofWrappers = []any{}
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[20].OneofWrappers = []any{}
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[21].OneofWrappers = []any{
+		(*AttachResponse_Challenge)(nil),
+		(*AttachResponse_Welcome)(nil),
+		(*AttachResponse_Invoke)(nil),
+		(*AttachResponse_Notice)(nil),
+	}
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[24].OneofWrappers = []any{}
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[25].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hanzo_nodes_v1_nodes_proto_rawDesc), len(file_hanzo_nodes_v1_nodes_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   17,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

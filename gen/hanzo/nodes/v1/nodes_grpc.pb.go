@@ -21,13 +21,20 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	NodeService_ListNodes_FullMethodName    = "/hanzo.nodes.v1.NodeService/ListNodes"
-	NodeService_GetNode_FullMethodName      = "/hanzo.nodes.v1.NodeService/GetNode"
-	NodeService_RenameNode_FullMethodName   = "/hanzo.nodes.v1.NodeService/RenameNode"
-	NodeService_Invoke_FullMethodName       = "/hanzo.nodes.v1.NodeService/Invoke"
-	NodeService_WatchNodes_FullMethodName   = "/hanzo.nodes.v1.NodeService/WatchNodes"
-	NodeService_ReportResult_FullMethodName = "/hanzo.nodes.v1.NodeService/ReportResult"
-	NodeService_ReportEvent_FullMethodName  = "/hanzo.nodes.v1.NodeService/ReportEvent"
+	NodeService_ListNodes_FullMethodName      = "/hanzo.nodes.v1.NodeService/ListNodes"
+	NodeService_GetNode_FullMethodName        = "/hanzo.nodes.v1.NodeService/GetNode"
+	NodeService_RenameNode_FullMethodName     = "/hanzo.nodes.v1.NodeService/RenameNode"
+	NodeService_Invoke_FullMethodName         = "/hanzo.nodes.v1.NodeService/Invoke"
+	NodeService_WatchNodes_FullMethodName     = "/hanzo.nodes.v1.NodeService/WatchNodes"
+	NodeService_ReportResult_FullMethodName   = "/hanzo.nodes.v1.NodeService/ReportResult"
+	NodeService_ReportEvent_FullMethodName    = "/hanzo.nodes.v1.NodeService/ReportEvent"
+	NodeService_Attach_FullMethodName         = "/hanzo.nodes.v1.NodeService/Attach"
+	NodeService_RequestPairing_FullMethodName = "/hanzo.nodes.v1.NodeService/RequestPairing"
+	NodeService_ListPairings_FullMethodName   = "/hanzo.nodes.v1.NodeService/ListPairings"
+	NodeService_ApprovePairing_FullMethodName = "/hanzo.nodes.v1.NodeService/ApprovePairing"
+	NodeService_RejectPairing_FullMethodName  = "/hanzo.nodes.v1.NodeService/RejectPairing"
+	NodeService_VerifyPairing_FullMethodName  = "/hanzo.nodes.v1.NodeService/VerifyPairing"
+	NodeService_TestPush_FullMethodName       = "/hanzo.nodes.v1.NodeService/TestPush"
 )
 
 // NodeServiceClient is the client API for NodeService service.
@@ -50,6 +57,23 @@ type NodeServiceClient interface {
 	ReportResult(ctx context.Context, in *ReportResultRequest, opts ...grpc.CallOption) (*ReportResultResponse, error)
 	// ReportEvent is something that happened on a node.
 	ReportEvent(ctx context.Context, in *ReportEventRequest, opts ...grpc.CallOption) (*ReportEventResponse, error)
+	// Attach is the link of a node: the daemon's first message is a challenge, the node's first one its
+	// registration. Then invokes go down, results and events come up. The end of the stream ends the
+	// node's connection.
+	Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AttachRequest, AttachResponse], error)
+	// RequestPairing leaves a request to pair a node by its id. It does not gate connections, which
+	// devices do; it exists for clients that keep a node token.
+	RequestPairing(ctx context.Context, in *RequestPairingRequest, opts ...grpc.CallOption) (*RequestPairingResponse, error)
+	// ListPairings lists open requests and paired nodes. Tokens are not shown.
+	ListPairings(ctx context.Context, in *ListPairingsRequest, opts ...grpc.CallOption) (*ListPairingsResponse, error)
+	// ApprovePairing pairs the node of a request and shows its token once.
+	ApprovePairing(ctx context.Context, in *ApprovePairingRequest, opts ...grpc.CallOption) (*ApprovePairingResponse, error)
+	// RejectPairing ends a request.
+	RejectPairing(ctx context.Context, in *RejectPairingRequest, opts ...grpc.CallOption) (*RejectPairingResponse, error)
+	// VerifyPairing says whether a token is that of a paired node.
+	VerifyPairing(ctx context.Context, in *VerifyPairingRequest, opts ...grpc.CallOption) (*VerifyPairingResponse, error)
+	// TestPush sends a visible push to a node that registered for them.
+	TestPush(ctx context.Context, in *TestPushRequest, opts ...grpc.CallOption) (*TestPushResponse, error)
 }
 
 type nodeServiceClient struct {
@@ -139,6 +163,79 @@ func (c *nodeServiceClient) ReportEvent(ctx context.Context, in *ReportEventRequ
 	return out, nil
 }
 
+func (c *nodeServiceClient) Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AttachRequest, AttachResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &NodeService_ServiceDesc.Streams[1], NodeService_Attach_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[AttachRequest, AttachResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type NodeService_AttachClient = grpc.BidiStreamingClient[AttachRequest, AttachResponse]
+
+func (c *nodeServiceClient) RequestPairing(ctx context.Context, in *RequestPairingRequest, opts ...grpc.CallOption) (*RequestPairingResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RequestPairingResponse)
+	err := c.cc.Invoke(ctx, NodeService_RequestPairing_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeServiceClient) ListPairings(ctx context.Context, in *ListPairingsRequest, opts ...grpc.CallOption) (*ListPairingsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListPairingsResponse)
+	err := c.cc.Invoke(ctx, NodeService_ListPairings_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeServiceClient) ApprovePairing(ctx context.Context, in *ApprovePairingRequest, opts ...grpc.CallOption) (*ApprovePairingResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ApprovePairingResponse)
+	err := c.cc.Invoke(ctx, NodeService_ApprovePairing_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeServiceClient) RejectPairing(ctx context.Context, in *RejectPairingRequest, opts ...grpc.CallOption) (*RejectPairingResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RejectPairingResponse)
+	err := c.cc.Invoke(ctx, NodeService_RejectPairing_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeServiceClient) VerifyPairing(ctx context.Context, in *VerifyPairingRequest, opts ...grpc.CallOption) (*VerifyPairingResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(VerifyPairingResponse)
+	err := c.cc.Invoke(ctx, NodeService_VerifyPairing_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeServiceClient) TestPush(ctx context.Context, in *TestPushRequest, opts ...grpc.CallOption) (*TestPushResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TestPushResponse)
+	err := c.cc.Invoke(ctx, NodeService_TestPush_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NodeServiceServer is the server API for NodeService service.
 // All implementations must embed UnimplementedNodeServiceServer
 // for forward compatibility.
@@ -159,6 +256,23 @@ type NodeServiceServer interface {
 	ReportResult(context.Context, *ReportResultRequest) (*ReportResultResponse, error)
 	// ReportEvent is something that happened on a node.
 	ReportEvent(context.Context, *ReportEventRequest) (*ReportEventResponse, error)
+	// Attach is the link of a node: the daemon's first message is a challenge, the node's first one its
+	// registration. Then invokes go down, results and events come up. The end of the stream ends the
+	// node's connection.
+	Attach(grpc.BidiStreamingServer[AttachRequest, AttachResponse]) error
+	// RequestPairing leaves a request to pair a node by its id. It does not gate connections, which
+	// devices do; it exists for clients that keep a node token.
+	RequestPairing(context.Context, *RequestPairingRequest) (*RequestPairingResponse, error)
+	// ListPairings lists open requests and paired nodes. Tokens are not shown.
+	ListPairings(context.Context, *ListPairingsRequest) (*ListPairingsResponse, error)
+	// ApprovePairing pairs the node of a request and shows its token once.
+	ApprovePairing(context.Context, *ApprovePairingRequest) (*ApprovePairingResponse, error)
+	// RejectPairing ends a request.
+	RejectPairing(context.Context, *RejectPairingRequest) (*RejectPairingResponse, error)
+	// VerifyPairing says whether a token is that of a paired node.
+	VerifyPairing(context.Context, *VerifyPairingRequest) (*VerifyPairingResponse, error)
+	// TestPush sends a visible push to a node that registered for them.
+	TestPush(context.Context, *TestPushRequest) (*TestPushResponse, error)
 	mustEmbedUnimplementedNodeServiceServer()
 }
 
@@ -189,6 +303,27 @@ func (UnimplementedNodeServiceServer) ReportResult(context.Context, *ReportResul
 }
 func (UnimplementedNodeServiceServer) ReportEvent(context.Context, *ReportEventRequest) (*ReportEventResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ReportEvent not implemented")
+}
+func (UnimplementedNodeServiceServer) Attach(grpc.BidiStreamingServer[AttachRequest, AttachResponse]) error {
+	return status.Error(codes.Unimplemented, "method Attach not implemented")
+}
+func (UnimplementedNodeServiceServer) RequestPairing(context.Context, *RequestPairingRequest) (*RequestPairingResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RequestPairing not implemented")
+}
+func (UnimplementedNodeServiceServer) ListPairings(context.Context, *ListPairingsRequest) (*ListPairingsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListPairings not implemented")
+}
+func (UnimplementedNodeServiceServer) ApprovePairing(context.Context, *ApprovePairingRequest) (*ApprovePairingResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ApprovePairing not implemented")
+}
+func (UnimplementedNodeServiceServer) RejectPairing(context.Context, *RejectPairingRequest) (*RejectPairingResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RejectPairing not implemented")
+}
+func (UnimplementedNodeServiceServer) VerifyPairing(context.Context, *VerifyPairingRequest) (*VerifyPairingResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method VerifyPairing not implemented")
+}
+func (UnimplementedNodeServiceServer) TestPush(context.Context, *TestPushRequest) (*TestPushResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method TestPush not implemented")
 }
 func (UnimplementedNodeServiceServer) mustEmbedUnimplementedNodeServiceServer() {}
 func (UnimplementedNodeServiceServer) testEmbeddedByValue()                     {}
@@ -330,6 +465,121 @@ func _NodeService_ReportEvent_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _NodeService_Attach_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(NodeServiceServer).Attach(&grpc.GenericServerStream[AttachRequest, AttachResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type NodeService_AttachServer = grpc.BidiStreamingServer[AttachRequest, AttachResponse]
+
+func _NodeService_RequestPairing_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RequestPairingRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).RequestPairing(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_RequestPairing_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).RequestPairing(ctx, req.(*RequestPairingRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _NodeService_ListPairings_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListPairingsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).ListPairings(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_ListPairings_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).ListPairings(ctx, req.(*ListPairingsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _NodeService_ApprovePairing_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ApprovePairingRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).ApprovePairing(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_ApprovePairing_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).ApprovePairing(ctx, req.(*ApprovePairingRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _NodeService_RejectPairing_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RejectPairingRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).RejectPairing(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_RejectPairing_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).RejectPairing(ctx, req.(*RejectPairingRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _NodeService_VerifyPairing_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(VerifyPairingRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).VerifyPairing(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_VerifyPairing_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).VerifyPairing(ctx, req.(*VerifyPairingRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _NodeService_TestPush_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TestPushRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).TestPush(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_TestPush_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).TestPush(ctx, req.(*TestPushRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // NodeService_ServiceDesc is the grpc.ServiceDesc for NodeService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -361,12 +611,42 @@ var NodeService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "ReportEvent",
 			Handler:    _NodeService_ReportEvent_Handler,
 		},
+		{
+			MethodName: "RequestPairing",
+			Handler:    _NodeService_RequestPairing_Handler,
+		},
+		{
+			MethodName: "ListPairings",
+			Handler:    _NodeService_ListPairings_Handler,
+		},
+		{
+			MethodName: "ApprovePairing",
+			Handler:    _NodeService_ApprovePairing_Handler,
+		},
+		{
+			MethodName: "RejectPairing",
+			Handler:    _NodeService_RejectPairing_Handler,
+		},
+		{
+			MethodName: "VerifyPairing",
+			Handler:    _NodeService_VerifyPairing_Handler,
+		},
+		{
+			MethodName: "TestPush",
+			Handler:    _NodeService_TestPush_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "WatchNodes",
 			Handler:       _NodeService_WatchNodes_Handler,
 			ServerStreams: true,
+		},
+		{
+			StreamName:    "Attach",
+			Handler:       _NodeService_Attach_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "hanzo/nodes/v1/nodes.proto",

@@ -32,6 +32,8 @@ const (
 	Role_ROLE_ANY      Role = 1
 	Role_ROLE_OPERATOR Role = 2
 	Role_ROLE_NODE     Role = 3
+	// Who presents an invite and nothing else.
+	Role_ROLE_INVITED Role = 4
 )
 
 // Enum value maps for Role.
@@ -41,12 +43,14 @@ var (
 		1: "ROLE_ANY",
 		2: "ROLE_OPERATOR",
 		3: "ROLE_NODE",
+		4: "ROLE_INVITED",
 	}
 	Role_value = map[string]int32{
 		"ROLE_UNSPECIFIED": 0,
 		"ROLE_ANY":         1,
 		"ROLE_OPERATOR":    2,
 		"ROLE_NODE":        3,
+		"ROLE_INVITED":     4,
 	}
 )
 
@@ -368,12 +372,13 @@ const file_hanzo_ops_v1_options_proto_rawDesc = "" +
 	"\bdelivery\x18\x04 \x01(\x0e2\x16.hanzo.ops.v1.DeliveryR\bdelivery\x12\x14\n" +
 	"\x05audit\x18\x05 \x01(\bR\x05audit\x12+\n" +
 	"\x04rate\x18\x06 \x01(\x0e2\x17.hanzo.ops.v1.RateClassR\x04rate\x12\x14\n" +
-	"\x05emits\x18\a \x03(\tR\x05emits*L\n" +
+	"\x05emits\x18\a \x03(\tR\x05emits*^\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bROLE_ANY\x10\x01\x12\x11\n" +
 	"\rROLE_OPERATOR\x10\x02\x12\r\n" +
-	"\tROLE_NODE\x10\x03*x\n" +
+	"\tROLE_NODE\x10\x03\x12\x10\n" +
+	"\fROLE_INVITED\x10\x04*x\n" +
 	"\x05Scope\x12\x15\n" +
 	"\x11SCOPE_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
