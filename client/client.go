@@ -1,5 +1,5 @@
-// Package client talks to a running daemon over its local socket. hanzoctl is built on it, and so
-// can other programs be.
+// Package client talks to a running daemon: over its local socket, which needs no secret, or over
+// TLS to another machine, with a token. hanzoctl is built on it, and so can other programs be.
 //
 // It imports gen, errs, gRPC and, on Windows, the named-pipe library. A Client owns the
 // goroutines of its gRPC connection and ends them in Close; the package starts none of its own.
@@ -7,15 +7,20 @@ package client
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
 
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
+	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
 )
@@ -24,6 +29,22 @@ import (
 type Options struct {
 	// Socket is the daemon's socket: SocketPath(DefaultStateDir(os.Getenv)) when empty.
 	Socket string
+
+	// Host is a daemon on another machine, hanzod://host[:port] as ParseHost takes it. Empty talks to
+	// the socket; with it, Socket is not used and these fields are:
+	Host string
+	// TLSFingerprint pins the daemon's certificate by its SHA-256 (see ParseFingerprint). It replaces
+	// the check of the chain: a pinned certificate may be self-signed, expired or of another name.
+	TLSFingerprint string
+	// Roots vouch for the daemon's certificate when it is not pinned; nil is the system's.
+	Roots *x509.CertPool
+	// Token is the daemon's shared secret, a device token or the secret of an invite; see ReadToken.
+	// It is sent over TLS only, after the certificate was checked.
+	Token string
+
+	// AsNode asks for the role node, for a node that presents what would make it an operator: the
+	// shared secret or the local socket. Every call of the client has that role then.
+	AsNode bool
 	// ClientName goes into the user agent, for the daemon's log. It decides nothing.
 	ClientName string
 }
@@ -34,60 +55,96 @@ type Client struct {
 	System    systemv1.SystemServiceClient
 	Nodes     nodesv1.NodeServiceClient
 	Approvals approvalsv1.ApprovalServiceClient
+	Devices   devicesv1.DeviceServiceClient
 
 	socket string
+	remote *remote // nil for the local socket
+	asNode bool
 	conn   *grpc.ClientConn
 }
 
 // Dial prepares a connection. Nothing is sent, and a missing daemon goes unnoticed, until the
-// first call; after a lost connection the next call dials again.
+// first call; after a lost connection the next call dials again. It fails when an option cannot be
+// right.
 func Dial(_ context.Context, o Options) (*Client, error) {
-	socket := o.Socket
-	if socket == "" {
-		dir, err := stateDir()
-		if err != nil {
-			return nil, err
-		}
-		socket = SocketPath(dir)
-	}
-	c := &Client{socket: socket}
-	conn, err := grpc.NewClient("passthrough:///hanzod",
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+	c := &Client{socket: o.Socket, asNode: o.AsNode}
+	options := []grpc.DialOption{
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return c.dial(ctx) }),
 		grpc.WithUserAgent(o.ClientName),
-		grpc.WithAuthority("hanzod"),
 		grpc.WithNoProxy(),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: redialFirst, Multiplier: 2, Jitter: 0.2, MaxDelay: redialMax},
 			MinConnectTimeout: dialTimeout,
 		}),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingAfter, Timeout: pingWait}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
 		grpc.WithChainUnaryInterceptor(c.unary),
 		grpc.WithChainStreamInterceptor(c.stream),
-	)
+	}
+	if o.Host != "" {
+		r, cfg, err := newRemote(o)
+		if err != nil {
+			return nil, err
+		}
+		c.remote = r
+		options = append(options, grpc.WithAuthority(r.address), grpc.WithPerRPCCredentials(r),
+			grpc.WithTransportCredentials(&tlsCredentials{credentials.NewTLS(cfg), r}))
+	} else {
+		if c.socket == "" {
+			dir, err := stateDir()
+			if err != nil {
+				return nil, err
+			}
+			c.socket = SocketPath(dir)
+		}
+		options = append(options, grpc.WithAuthority("hanzod"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	}
+	conn, err := grpc.NewClient("passthrough:///hanzod", options...)
 	if err != nil {
-		return nil, fmt.Errorf("prepare the connection to %s: %w", socket, err)
+		return nil, fmt.Errorf("prepare the connection to %s: %w", c.Target(), err)
 	}
 	c.conn = conn
 	c.System = systemv1.NewSystemServiceClient(conn)
 	c.Nodes = nodesv1.NewNodeServiceClient(conn)
 	c.Approvals = approvalsv1.NewApprovalServiceClient(conn)
+	c.Devices = devicesv1.NewDeviceServiceClient(conn)
 	return c, nil
 }
 
-// Socket is where the client looks for the daemon.
-func (c *Client) Socket() string { return c.socket }
+// Socket is where the client looks for the daemon of this machine, "" when it talks to another one.
+func (c *Client) Socket() string {
+	if c.remote != nil {
+		return ""
+	}
+	return c.socket
+}
+
+// Target is where the client looks for the daemon: a path, or hanzod://host:port.
+func (c *Client) Target() string {
+	if c.remote != nil {
+		return scheme + "://" + c.remote.address
+	}
+	return c.socket
+}
 
 // Close ends the connection. Calls under way fail.
 func (c *Client) Close() error { return c.conn.Close() }
 
-// dial opens the socket. Its errors carry a mark by which translate knows, through gRPC's own
-// wrapping, that the call was never sent.
+// dial opens the socket or the TCP connection. Its errors carry a mark by which translate knows,
+// through gRPC's own wrapping, that the call was never sent.
 func (c *Client) dial(ctx context.Context) (net.Conn, error) {
+	if c.remote != nil {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, "tcp", c.remote.address)
+		if err != nil {
+			return nil, fmt.Errorf("%s%w", dialMark, err)
+		}
+		return conn, nil
+	}
 	conn, err := dialSocket(ctx, c.socket)
-	if foreign, ok := errors.AsType[*foreignSocket](err); ok {
-		return nil, fmt.Errorf("%s%s", foreignMark, foreign.Error())
+	if foreign, ok := errors.AsType[*refused](err); ok {
+		return nil, fmt.Errorf("%s%w", refusedMark, foreign)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s%w", dialMark, err)
@@ -95,12 +152,22 @@ func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 	return conn, nil
 }
 
+// roleHeader is where a caller asks for less than it is entitled to.
+const roleHeader = "x-hanzo-role"
+
+func (c *Client) role(ctx context.Context) context.Context {
+	if !c.asNode {
+		return ctx
+	}
+	return metadata.AppendToOutgoingContext(ctx, roleHeader, "node")
+}
+
 func (c *Client) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, next grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	return c.translate(ctx, next(ctx, method, req, reply, cc, opts...))
+	return c.translate(ctx, next(c.role(ctx), method, req, reply, cc, opts...))
 }
 
 func (c *Client) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, next grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-	s, err := next(ctx, desc, cc, method, opts...)
+	s, err := next(c.role(ctx), desc, cc, method, opts...)
 	if err != nil {
 		return nil, c.translate(ctx, err)
 	}

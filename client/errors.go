@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -66,26 +67,27 @@ func (e *Error) Error() string { return e.Message }
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// NotRunning says that nothing answers at the socket. The call was not sent.
+// NotRunning says that nothing answers. The call was not sent.
 type NotRunning struct {
+	// Socket is the path of the local socket, or the host:port of a daemon on another machine.
 	Socket string
+	// Remote says which of the two it is.
+	Remote bool
 	// Reason is what the system said.
 	Reason string
 }
 
 func (e *NotRunning) Error() string {
+	if e.Remote {
+		return fmt.Sprintf("no daemon answers at %s (%s); look whether it runs, listens beyond its own machine (gateway.bind) and is not behind a firewall", e.Socket, e.Reason)
+	}
 	return fmt.Sprintf(`no daemon answers at %s; start it with "hanzod run"`, e.Socket)
 }
 
-// foreignSocket refuses a socket that another user could have put there.
-type foreignSocket struct{ text string }
-
-func (e *foreignSocket) Error() string { return e.text }
-
-// The marks of errors that come from dial. gRPC passes on their text, not their type.
+// The marks of errors that come from dialling. gRPC passes on their text, not their type.
 const (
 	dialMark    = "hanzod-client-dial: "
-	foreignMark = "hanzod-client-foreign: "
+	refusedMark = "hanzod-client-refused: "
 )
 
 // stopping is the code of calls that a stopping daemon ends.
@@ -137,12 +139,16 @@ func (c *Client) translate(ctx context.Context, err error) error {
 		// The daemon ended the call: it is stopping.
 		out.Code, out.Class = CodeLost, errs.Unavailable
 	case st.Code() == codes.Unavailable:
-		if _, reason, found := strings.Cut(st.Message(), foreignMark); found {
-			out.Code, out.Class, out.Message = CodeForeignSocket, errs.Denied, trimQuote(reason)
+		if reason, found := marked(st.Message(), refusedMark); found {
+			out.Class = errs.Denied
+			out.Code, out.Message, _ = strings.Cut(reason, " ")
 			return out
 		}
-		if _, reason, found := strings.Cut(st.Message(), dialMark); found {
-			return &NotRunning{Socket: c.socket, Reason: trimQuote(reason)}
+		if reason, found := marked(st.Message(), dialMark); found {
+			if c.remote != nil {
+				return &NotRunning{Socket: c.remote.address, Remote: true, Reason: reason}
+			}
+			return &NotRunning{Socket: c.socket, Reason: reason}
 		}
 		out.Code = CodeLost
 		out.Message = "the connection to the daemon was lost"
@@ -150,8 +156,18 @@ func (c *Client) translate(ctx context.Context, err error) error {
 	return out
 }
 
-// trimQuote removes the quotation mark that gRPC puts behind a dial error.
-func trimQuote(s string) string { return strings.TrimSuffix(s, `"`) }
+// marked returns what stands behind a mark in the text of a status, which gRPC quotes for failed
+// handshakes and leaves alone elsewhere.
+func marked(text, mark string) (string, bool) {
+	_, rest, found := strings.Cut(text, mark)
+	if !found {
+		return "", false
+	}
+	if plain, err := strconv.Unquote(`"` + rest); err == nil {
+		return plain, true
+	}
+	return strings.TrimSuffix(rest, `"`), true
+}
 
 // code is the code of an Error, "" for other errors.
 func code(err error) string {

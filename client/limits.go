@@ -6,8 +6,13 @@ const (
 	// maxMessage bounds an answer: a node's answer may be 25 MiB (the frame limit of the legacy
 	// door), and arrives as text and as a value. A longer one fails the call.
 	maxMessage = 64 << 20
-	// dialTimeout bounds one attempt to connect; a local socket answers at once or never.
+	// dialTimeout bounds one attempt to connect, TLS included; a local socket answers at once or never.
 	dialTimeout = 5 * time.Second
+	// pingAfter is how long a call under way may see nothing of the daemon before it is asked whether
+	// it is there, pingWait how long its answer may take; then the call fails. The daemon allows a
+	// ping in ten seconds.
+	pingAfter = 20 * time.Second
+	pingWait  = 10 * time.Second
 	// redialFirst and redialMax bound the pauses between attempts to connect. They are short
 	// because a restarting daemon listens again within a second.
 	redialFirst = 50 * time.Millisecond
