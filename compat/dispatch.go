@@ -107,6 +107,12 @@ func (d *Door) bind() map[string]binding {
 		"node.invoke.result": forgiving(unary(methods.NodeResultFromLegacy, n.Result, methods.NodeResultToLegacy), methods.NormalizeNodeResult),
 		"node.event":         unary(methods.NodeEventFromLegacy, n.Event, methods.NodeEventToLegacy),
 
+		"node.pair.request": waiting(unary(methods.NodePairRequestFromLegacy, n.RequestPairing, methods.NodePairRequestToLegacy)),
+		"node.pair.list":    unary(methods.NodePairListFromLegacy, n.ListPairings, methods.NodePairListToLegacy),
+		"node.pair.approve": waiting(unary(methods.NodePairDecideFromLegacy, n.ApprovePairing, methods.NodePairApproveToLegacy)),
+		"node.pair.reject":  waiting(unary(methods.NodePairDecideFromLegacy, n.RejectPairing, methods.NodePairRejectToLegacy)),
+		"node.pair.verify":  unary(methods.NodePairVerifyFromLegacy, n.VerifyPairing, methods.NodePairVerifyToLegacy),
+
 		"exec.approval.request":      waiting(binding{serve: d.requestApproval}),
 		"exec.approval.waitDecision": waiting(unary(methods.ApprovalWaitFromLegacy, a.Wait, methods.ApprovalDecidedToLegacy)),
 		"exec.approval.resolve":      waiting(unary(methods.ApprovalResolveFromLegacy, a.Resolve, methods.ApprovalResolveToLegacy)),

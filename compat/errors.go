@@ -221,6 +221,10 @@ var words = map[string]wording{
 	nodes.ErrTooManyNodes.Code:     unavailable("too many nodes are connected"),
 	nodes.ErrEventPayload.Code:     invalid("node event payload is larger than 256 KiB"),
 	nodes.ErrTimeoutNegative.Code:  invalid("timeoutMs must not be negative"),
+	nodes.ErrRequestUnknown.Code:   invalid("unknown requestId"),
+	nodes.ErrTooManyRequests.Code:  unavailable("too many nodes wait to be paired; decide on some first"),
+	nodes.ErrTooManyPairings.Code:  unavailable("too many nodes are paired"),
+	nodes.ErrPairingTooLarge.Code:  invalid("a pairing request may have texts of 256 bytes and lists of 256 entries at the most"),
 	nodes.ErrConnectionClosed.Code: unavailable("the gateway is stopping"),
 
 	approvals.ErrUnknown.Code:         invalid("unknown approval id"),

@@ -51,6 +51,10 @@ func shapeOfEvent(e events.Event) (any, bool) {
 		return methods.PairingRequestedToLegacy(p), true
 	case identity.PairingResolved:
 		return methods.PairingResolvedToLegacy(p), true
+	case nodes.PairingRequested:
+		return methods.NodePairRequestedToLegacy(p), true
+	case nodes.PairingResolved:
+		return methods.NodePairResolvedToLegacy(p), true
 	case nodes.Changed:
 		return methods.NodeChangedToLegacy(p), true
 	case nodes.Reported:

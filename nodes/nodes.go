@@ -80,12 +80,18 @@ type Paired interface {
 	PairedNodes() []Node
 }
 
-// Store keeps the names that people gave to nodes.
+// Store keeps what outlasts a connection. Writes are durable when they return nil.
 type Store interface {
-	// NodeName returns the given name, "" when there is none.
+	// NodeName returns the name that people gave a node, "" when there is none.
 	NodeName(id string) (string, error)
-	// SetNodeName is durable when it returns nil.
 	SetNodeName(ctx context.Context, id, name string) error
+	// Pairings returns all open requests, expired ones among them, and all paired nodes, in no order.
+	Pairings() ([]PairingRequest, []Pairing, error)
+	// Pairing reports whether the node is paired.
+	Pairing(nodeID string) (Pairing, bool, error)
+	// UpdatePairings runs change in a transaction. Nothing is written when it fails; its error is
+	// returned as it is. It may run more than once.
+	UpdatePairings(ctx context.Context, change func(PairingTx) error) error
 }
 
 // ListIn and ListOut are the arguments and the result of List.
@@ -135,6 +141,9 @@ type (
 		Timeout *time.Duration
 		// IdempotencyKey names the call: a repetition gets the first answer, never a second run.
 		IdempotencyKey string
+		// WaitForNode is how long the call may be held for a node that is not connected, nil for not at
+		// all, at most MaxNodeWait.
+		WaitForNode *time.Duration
 	}
 	InvokeOut struct {
 		NodeID  string
@@ -208,5 +217,9 @@ var (
 	ErrTooManyNodes     = errs.Define(errs.Exhausted, "nodes.too_many_nodes", "too many nodes are connected")
 	ErrEventPayload     = errs.Define(errs.Invalid, "nodes.event_payload", "the event is larger than 256 KiB")
 	ErrTimeoutNegative  = errs.Define(errs.Invalid, "nodes.timeout_range", "the timeout is negative")
+	ErrRequestUnknown   = errs.Define(errs.NotFound, "nodes.request_unknown", "no such pairing request is open")
+	ErrTooManyRequests  = errs.Define(errs.Exhausted, "nodes.too_many_requests", "too many nodes wait to be paired; decide on some first")
+	ErrTooManyPairings  = errs.Define(errs.Exhausted, "nodes.too_many_pairings", "too many nodes are paired")
+	ErrPairingTooLarge  = errs.Define(errs.Invalid, "nodes.pairing_too_large", "a pairing request may have texts of 256 bytes and lists of 256 entries at the most")
 	ErrConnectionClosed = errs.Define(errs.Unavailable, "nodes.closing", "the gateway is stopping")
 )

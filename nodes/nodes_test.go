@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -66,10 +68,14 @@ func (l *link) requests() []Request {
 	return l.got
 }
 
-// names is the names that people gave, in memory: what is on disk is the store's to test.
+// names is a store in memory: what is on disk is the store's to test.
 type names struct {
-	mu sync.Mutex
-	m  map[string]string
+	mu       sync.Mutex
+	m        map[string]string
+	requests map[string]PairingRequest
+	paired   map[string]Pairing
+	audit    []Audit
+	full     error // what every write fails with
 }
 
 func (n *names) NodeName(id string) (string, error) {
@@ -82,6 +88,73 @@ func (n *names) SetNodeName(_ context.Context, id, name string) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.m[id] = name
+	return nil
+}
+
+func (n *names) Pairings() ([]PairingRequest, []Pairing, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Collect(maps.Values(n.requests)), slices.Collect(maps.Values(n.paired)), nil
+}
+
+func (n *names) Pairing(id string) (Pairing, bool, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	p, ok := n.paired[id]
+	return p, ok, nil
+}
+
+// UpdatePairings runs every change twice, the first time in vain, as the real one may.
+func (n *names) UpdatePairings(_ context.Context, change func(PairingTx) error) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var tx namesTx
+	for range 2 {
+		tx = namesTx{names{requests: maps.Clone(n.requests), paired: maps.Clone(n.paired), audit: slices.Clone(n.audit)}}
+		if tx.requests == nil {
+			tx.requests, tx.paired = map[string]PairingRequest{}, map[string]Pairing{}
+		}
+		if err := change(&tx); err != nil {
+			return err
+		}
+	}
+	if n.full != nil {
+		return n.full
+	}
+	n.requests, n.paired, n.audit = tx.requests, tx.paired, tx.audit
+	return nil
+}
+
+type namesTx struct{ names }
+
+func (n *namesTx) Requests() ([]PairingRequest, error) {
+	return slices.Collect(maps.Values(n.requests)), nil
+}
+
+func (n *namesTx) PutRequest(r PairingRequest) error {
+	n.requests[r.RequestID] = r
+	return nil
+}
+
+func (n *namesTx) DeleteRequest(id string) error {
+	delete(n.requests, id)
+	return nil
+}
+
+func (n *namesTx) Pairing(id string) (Pairing, bool, error) {
+	p, ok := n.paired[id]
+	return p, ok, nil
+}
+
+func (n *namesTx) PutPairing(p Pairing) error {
+	n.paired[p.Info.NodeID] = p
+	return nil
+}
+
+func (n *namesTx) CountPairings() int { return len(n.paired) }
+
+func (n *namesTx) AppendAudit(a Audit) error {
+	n.audit = append(n.audit, a)
 	return nil
 }
 

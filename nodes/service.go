@@ -2,6 +2,7 @@ package nodes
 
 import (
 	"context"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -27,6 +28,8 @@ type Service struct {
 	store   Store
 	bus     *events.Bus
 	now     func() time.Time
+	log     *slog.Logger
+	seen    seenSet
 }
 
 // Config is what the service needs.
@@ -37,16 +40,22 @@ type Config struct {
 	Store  Store
 	Bus    *events.Bus
 	Now    func() time.Time
+	// Log hears of what no caller can be told; nothing when nil.
+	Log *slog.Logger
 }
 
 // New returns the service.
 func New(cfg Config) *Service {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
 	return &Service{
 		reg:     newRegistry(),
 		pending: pendingSet{m: map[string]*waiting{}},
 		kept:    keptSet{m: map[string]*call{}},
 		policy:  cfg.Policy, guard: cfg.Guard, paired: cfg.Paired, store: cfg.Store,
-		bus: cfg.Bus, now: cfg.Now,
+		bus: cfg.Bus, now: cfg.Now, log: cfg.Log,
+		seen: seenSet{m: map[string]time.Time{}},
 	}
 }
 
@@ -80,6 +89,7 @@ func (s *Service) Attach(n Node, declared, caps []string, link Link) (*Attachmen
 		s.end(old.own)
 		old.link.Close("replaced by a newer connection")
 	}
+	s.Saw(n.ID)
 	return a, n, nil
 }
 
@@ -172,7 +182,7 @@ func (s *Service) Describe(_ context.Context, _ identity.Caller, in DescribeIn) 
 	return DescribeOut{At: s.now(), Node: n}, nil
 }
 
-// Rename gives a connected or paired node a name that outlasts its connection.
+// Rename gives a connected or paired node, by either kind of pairing, a name that outlasts its connection.
 func (s *Service) Rename(ctx context.Context, _ identity.Caller, in RenameIn) (RenameOut, error) {
 	id, name := trim(in.NodeID), trim(in.DisplayName)
 	switch {
@@ -185,14 +195,22 @@ func (s *Service) Rename(ctx context.Context, _ identity.Caller, in RenameIn) (R
 	}
 	n, ok := s.known()[id]
 	if !ok {
-		return RenameOut{}, ErrUnknown.With("node", id)
+		_, paired, err := s.store.Pairing(id)
+		if err != nil {
+			return RenameOut{}, err
+		}
+		if !paired {
+			return RenameOut{}, ErrUnknown.With("node", id)
+		}
 	}
 	if err := s.store.SetNodeName(ctx, id, name); err != nil {
 		return RenameOut{}, err
 	}
-	s.reg.rename(id, name)
-	n.DisplayName = name
-	s.bus.Publish("node.renamed", Changed{Node: n})
+	if ok { // else it is paired in the older store only, which node.list does not show
+		s.reg.rename(id, name)
+		n.DisplayName = name
+		s.bus.Publish("node.renamed", Changed{Node: n})
+	}
 	return RenameOut{NodeID: id, DisplayName: name}, nil
 }
 

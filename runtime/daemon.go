@@ -212,6 +212,7 @@ func (d *Daemon) makeDomains() error {
 	d.nodes = nodes.New(nodes.Config{
 		Policy: nodes.NewPolicy(d.cfg.Gateway.Nodes.AllowCommands, d.cfg.Gateway.Nodes.DenyCommands),
 		Guard:  d.approvals, Paired: pairedNodes{d.identity}, Store: d.store, Bus: d.bus, Now: d.now,
+		Log: d.subsystem("nodes"),
 	})
 	d.approvals.SetNodes(d.nodes)
 	d.presence = system.NewPresence(self(), d.now)
@@ -339,6 +340,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	run := func(f func(context.Context)) { wg.Go(func() { f(work) }) }
 	run(d.approvals.Run)
+	run(d.nodes.Run)
 	run(d.system.Run)
 	run(d.door.Run)
 	served := make(chan error, 1+len(d.tcp))

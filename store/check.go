@@ -42,6 +42,16 @@ func checkRecords(tx *bolt.Tx, complain func(error)) error {
 			complain(decode(bucketNodeNames, k, v, &nodeNameRecord{}))
 			return nil
 		}),
+		tx.Bucket(bucketNodeRequests).ForEach(func(k, v []byte) error {
+			_, err := decodeNodeRequest(k, v)
+			complain(err)
+			return nil
+		}),
+		tx.Bucket(bucketNodePairings).ForEach(func(k, v []byte) error {
+			_, err := decodeNodePairing(k, v)
+			complain(err)
+			return nil
+		}),
 		checkApprovals(tx, complain),
 		checkAudit(tx, complain),
 	)

@@ -30,6 +30,7 @@ type stores interface {
 func TestSuite(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, func(*testing.T) stores){
 		"node names":          testNodeNames,
+		"node pairings":       testNodePairings,
 		"devices":             testDevices,
 		"device change fails": testDeviceChangeFails,
 		"approval life":       testApprovalLife,
@@ -88,6 +89,74 @@ func testNodeNames(t *testing.T, reopened func(*testing.T) stores) {
 			t.Fatal(err)
 		}
 		want("n1", "")
+	}
+}
+
+func testNodePairings(t *testing.T, reopened func(*testing.T) stores) {
+	s := reopened(t)
+	ctx := t.Context()
+	silent := false
+	r := nodes.PairingRequest{
+		RequestID: "r1", Silent: &silent, Repair: true, At: start,
+		Info: nodes.PairingInfo{
+			NodeID: "n1", DisplayName: "Küche", Platform: "ios", Version: "1", CoreVersion: "2", UIVersion: "3", DeviceFamily: "iPad",
+			ModelIdentifier: "m", Caps: []string{}, Commands: []string{"canvas.present"}, RemoteIP: "10.0.0.1",
+		},
+	}
+	p := nodes.Pairing{Info: r.Info, Token: "secret", CreatedAt: start, ApprovedAt: start.Add(1), LastConnectedAt: start.Add(2)}
+	mine := errors.New("mine")
+	write := func(fail error) error {
+		return s.UpdatePairings(ctx, func(tx nodes.PairingTx) error {
+			if _, paired, err := tx.Pairing("n1"); paired || err != nil || tx.CountPairings() != 0 {
+				t.Errorf("paired before: %t, %v", paired, err)
+			}
+			for _, err := range []error{
+				tx.PutRequest(r), tx.PutRequest(nodes.PairingRequest{RequestID: "r0", Info: nodes.PairingInfo{NodeID: "n0"}, At: start}),
+				tx.DeleteRequest("r0"), tx.DeleteRequest("nothing"), tx.PutPairing(p),
+				tx.AppendAudit(nodes.Audit{At: start, Kind: "node-pairing", Subject: "device:d", NodeID: "n1", Decision: "approved"}),
+			} {
+				if err != nil {
+					t.Error(err)
+				}
+			}
+			if open, err := tx.Requests(); err != nil || len(open) != 1 || tx.CountPairings() != 1 {
+				t.Errorf("inside: %+v, %v", open, err)
+			}
+			return fail
+		})
+	}
+	if err := write(mine); !errors.Is(err, mine) {
+		t.Fatal(err)
+	}
+	if open, paired, err := s.Pairings(); len(open)+len(paired) != 0 || err != nil {
+		t.Fatalf("after a failed change: %v, %v, %v", open, paired, err)
+	}
+	if err := write(nil); err != nil {
+		t.Fatal(err)
+	}
+	s = reopened(t)
+	open, paired, err := s.Pairings()
+	if err != nil || !cmp.Equal(open, []nodes.PairingRequest{r}) || !cmp.Equal(paired, []nodes.Pairing{p}) {
+		t.Fatalf("%s%s %v", cmp.Diff([]nodes.PairingRequest{r}, open), cmp.Diff([]nodes.Pairing{p}, paired), err)
+	}
+	if got, ok, err := s.Pairing("n1"); !ok || err != nil || !cmp.Equal(got, p) {
+		t.Fatalf("%+v, %t, %v", got, ok, err)
+	}
+	if _, ok, err := s.Pairing("n0"); ok || err != nil {
+		t.Fatalf("a node out of nothing: %t, %v", ok, err)
+	}
+	rows, err := s.Audit(0, 10)
+	want := []approvals.Audit{{Seq: 1, At: start, Kind: "node-pairing", Subject: "device:d", NodeID: "n1", Decision: "approved"}}
+	if d := cmp.Diff(want, rows); err != nil || d != "" {
+		t.Errorf("%s %v", d, err)
+	}
+	for _, bad := range []string{"", strings.Repeat("x", maxID+1), "\xff"} {
+		err := s.UpdatePairings(ctx, func(tx nodes.PairingTx) error {
+			return tx.PutRequest(nodes.PairingRequest{RequestID: "r2", Info: nodes.PairingInfo{NodeID: bad}})
+		})
+		if err == nil {
+			t.Errorf("the node %.10q is taken", bad)
+		}
 	}
 }
 

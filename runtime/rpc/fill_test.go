@@ -47,6 +47,12 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 		out("nodes.RenameOut", renameNodeToProto),
 		out("nodes.InvokeOut", invokeToProto),
 		out("nodes.ResultOut", resultToProto),
+		// The id of the request is the caller's own.
+		out("nodes.RequestPairingOut", pairRequestToProto), out("nodes.RejectPairingOut", pairRejectToProto, "RequestID"),
+		out("nodes.ApprovePairingOut", pairApproveToProto, "RequestID"),
+		// A token is shown when it is made and not again.
+		out("nodes.ListPairingsOut", pairListToProto, "Paired[0].Token"),
+		out("nodes.VerifyPairingOut", pairVerifyToProto, "Node.Token"),
 		out("approvals.Approval", approval,
 			// The plan is how the binding came to be; the rest is for the daemon and its audit log.
 			"Plan.Argv[0]", "Plan.Cwd", "Plan.RawCommand", "Plan.AgentID", "Plan.SessionKey", "Plan",
@@ -244,6 +250,9 @@ func TestInboundCarriesEveryField(t *testing.T) {
 		in("InvokeRequest", invokeFromProto),
 		in("ReportResultRequest", resultFromProto),
 		in("ReportEventRequest", eventFromProto),
+		in("RequestPairingRequest", pairRequestFromProto),
+		in("ApprovePairingRequest", pairDecideFromProto[*nodesv1.ApprovePairingRequest]),
+		in("VerifyPairingRequest", pairVerifyFromProto),
 		in("RequestApprovalRequest", requestFromProto),
 		in("WaitApprovalRequest", idFromProto[*approvalsv1.WaitApprovalRequest]),
 		in("GetApprovalRequest", idFromProto[*approvalsv1.GetApprovalRequest]),

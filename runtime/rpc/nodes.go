@@ -137,6 +137,9 @@ func invokeFromProto(r *nodesv1.InvokeRequest) (nodes.InvokeIn, error) {
 	if in.Timeout, err = durationFromProto(r.GetTimeout()); err != nil {
 		return nodes.InvokeIn{}, err
 	}
+	if in.WaitForNode, err = durationFromProto(r.GetWaitForNode()); err != nil {
+		return nodes.InvokeIn{}, err
+	}
 	return in, nil
 }
 

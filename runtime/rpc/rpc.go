@@ -68,6 +68,11 @@ type Nodes interface {
 	Result(context.Context, identity.Caller, nodes.ResultIn) (nodes.ResultOut, error)
 	Event(context.Context, identity.Caller, nodes.EventIn) (nodes.EventOut, error)
 	Watch(context.Context, identity.Caller) (nodes.Watch, error)
+	RequestPairing(context.Context, identity.Caller, nodes.RequestPairingIn) (nodes.RequestPairingOut, error)
+	ListPairings(context.Context, identity.Caller, nodes.ListPairingsIn) (nodes.ListPairingsOut, error)
+	ApprovePairing(context.Context, identity.Caller, nodes.DecidePairingIn) (nodes.ApprovePairingOut, error)
+	RejectPairing(context.Context, identity.Caller, nodes.DecidePairingIn) (nodes.RejectPairingOut, error)
+	VerifyPairing(context.Context, identity.Caller, nodes.VerifyPairingIn) (nodes.VerifyPairingOut, error)
 }
 
 // Approvals is what the door needs of approvals.Service.

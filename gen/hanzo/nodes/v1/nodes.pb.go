@@ -540,8 +540,11 @@ type InvokeRequest struct {
 	Timeout *durationpb.Duration `protobuf:"bytes,4,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	// Names this call, so that a repetition can be recognised; made up when empty.
 	IdempotencyKey string `protobuf:"bytes,5,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// How long to wait for a node that is not connected, at most an hour; not at all when absent. A
+	// node that registered for pushes is woken either way.
+	WaitForNode   *durationpb.Duration `protobuf:"bytes,6,opt,name=wait_for_node,json=waitForNode,proto3" json:"wait_for_node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InvokeRequest) Reset() {
@@ -607,6 +610,13 @@ func (x *InvokeRequest) GetIdempotencyKey() string {
 		return x.IdempotencyKey
 	}
 	return ""
+}
+
+func (x *InvokeRequest) GetWaitForNode() *durationpb.Duration {
+	if x != nil {
+		return x.WaitForNode
+	}
+	return nil
 }
 
 type InvokeResponse struct {
@@ -2776,6 +2786,255 @@ func (x *TestPushResponse) GetEnvironment() string {
 	return ""
 }
 
+type GetVoiceWakeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetVoiceWakeRequest) Reset() {
+	*x = GetVoiceWakeRequest{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetVoiceWakeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetVoiceWakeRequest) ProtoMessage() {}
+
+func (x *GetVoiceWakeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetVoiceWakeRequest.ProtoReflect.Descriptor instead.
+func (*GetVoiceWakeRequest) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{39}
+}
+
+type GetVoiceWakeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Triggers      []string               `protobuf:"bytes,1,rep,name=triggers,proto3" json:"triggers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetVoiceWakeResponse) Reset() {
+	*x = GetVoiceWakeResponse{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetVoiceWakeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetVoiceWakeResponse) ProtoMessage() {}
+
+func (x *GetVoiceWakeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetVoiceWakeResponse.ProtoReflect.Descriptor instead.
+func (*GetVoiceWakeResponse) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *GetVoiceWakeResponse) GetTriggers() []string {
+	if x != nil {
+		return x.Triggers
+	}
+	return nil
+}
+
+type SetVoiceWakeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 32, of at most 64 characters; the defaults when there are none.
+	Triggers      []string `protobuf:"bytes,1,rep,name=triggers,proto3" json:"triggers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetVoiceWakeRequest) Reset() {
+	*x = SetVoiceWakeRequest{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetVoiceWakeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetVoiceWakeRequest) ProtoMessage() {}
+
+func (x *SetVoiceWakeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetVoiceWakeRequest.ProtoReflect.Descriptor instead.
+func (*SetVoiceWakeRequest) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *SetVoiceWakeRequest) GetTriggers() []string {
+	if x != nil {
+		return x.Triggers
+	}
+	return nil
+}
+
+type SetVoiceWakeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Triggers      []string               `protobuf:"bytes,1,rep,name=triggers,proto3" json:"triggers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetVoiceWakeResponse) Reset() {
+	*x = SetVoiceWakeResponse{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetVoiceWakeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetVoiceWakeResponse) ProtoMessage() {}
+
+func (x *SetVoiceWakeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetVoiceWakeResponse.ProtoReflect.Descriptor instead.
+func (*SetVoiceWakeResponse) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *SetVoiceWakeResponse) GetTriggers() []string {
+	if x != nil {
+		return x.Triggers
+	}
+	return nil
+}
+
+type ListSkillBinsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSkillBinsRequest) Reset() {
+	*x = ListSkillBinsRequest{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSkillBinsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSkillBinsRequest) ProtoMessage() {}
+
+func (x *ListSkillBinsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSkillBinsRequest.ProtoReflect.Descriptor instead.
+func (*ListSkillBinsRequest) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{43}
+}
+
+type ListSkillBinsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Bins          []string               `protobuf:"bytes,1,rep,name=bins,proto3" json:"bins,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSkillBinsResponse) Reset() {
+	*x = ListSkillBinsResponse{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSkillBinsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSkillBinsResponse) ProtoMessage() {}
+
+func (x *ListSkillBinsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSkillBinsResponse.ProtoReflect.Descriptor instead.
+func (*ListSkillBinsResponse) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *ListSkillBinsResponse) GetBins() []string {
+	if x != nil {
+		return x.Bins
+	}
+	return nil
+}
+
 var File_hanzo_nodes_v1_nodes_proto protoreflect.FileDescriptor
 
 const file_hanzo_nodes_v1_nodes_proto_rawDesc = "" +
@@ -2816,13 +3075,14 @@ const file_hanzo_nodes_v1_nodes_proto_rawDesc = "" +
 	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\"P\n" +
 	"\x12RenameNodeResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12!\n" +
-	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\"\xd0\x01\n" +
+	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\"\x8f\x02\n" +
 	"\rInvokeRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x18\n" +
 	"\acommand\x18\x02 \x01(\tR\acommand\x12.\n" +
 	"\x06params\x18\x03 \x01(\v2\x16.google.protobuf.ValueR\x06params\x123\n" +
 	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12'\n" +
-	"\x0fidempotency_key\x18\x05 \x01(\tR\x0eidempotencyKey\"\xae\x01\n" +
+	"\x0fidempotency_key\x18\x05 \x01(\tR\x0eidempotencyKey\x12=\n" +
+	"\rwait_for_node\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\vwaitForNode\"\xae\x01\n" +
 	"\x0eInvokeResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x18\n" +
 	"\acommand\x18\x02 \x01(\tR\acommand\x120\n" +
@@ -3010,7 +3270,17 @@ const file_hanzo_nodes_v1_nodes_proto_rawDesc = "" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12!\n" +
 	"\ftoken_suffix\x18\x05 \x01(\tR\vtokenSuffix\x12\x14\n" +
 	"\x05topic\x18\x06 \x01(\tR\x05topic\x12 \n" +
-	"\venvironment\x18\a \x01(\tR\venvironment2\xc3\x10\n" +
+	"\venvironment\x18\a \x01(\tR\venvironment\"\x15\n" +
+	"\x13GetVoiceWakeRequest\"2\n" +
+	"\x14GetVoiceWakeResponse\x12\x1a\n" +
+	"\btriggers\x18\x01 \x03(\tR\btriggers\"1\n" +
+	"\x13SetVoiceWakeRequest\x12\x1a\n" +
+	"\btriggers\x18\x01 \x03(\tR\btriggers\"2\n" +
+	"\x14SetVoiceWakeResponse\x12\x1a\n" +
+	"\btriggers\x18\x01 \x03(\tR\btriggers\"\x16\n" +
+	"\x14ListSkillBinsRequest\"+\n" +
+	"\x15ListSkillBinsResponse\x12\x12\n" +
+	"\x04bins\x18\x01 \x03(\tR\x04bins2\x83\x14\n" +
 	"\vNodeService\x12z\n" +
 	"\tListNodes\x12 .hanzo.nodes.v1.ListNodesRequest\x1a!.hanzo.nodes.v1.ListNodesResponse\"(\xea\xc7\x18\x13\n" +
 	"\tnode.list\x10\x02\x18\x01 \x010\x01\x82\xd3\xe4\x93\x02\v\x12\t/v1/nodes\x12\x82\x01\n" +
@@ -3041,7 +3311,13 @@ const file_hanzo_nodes_v1_nodes_proto_rawDesc = "" +
 	"\rVerifyPairing\x12$.hanzo.nodes.v1.VerifyPairingRequest\x1a%.hanzo.nodes.v1.VerifyPairingResponse\"A\xea\xc7\x18\x1a\n" +
 	"\x10node.pair.verify\x10\x02\x18\x04 \x010\x01\x82\xd3\xe4\x93\x02\x1d:\x01*\"\x18/v1/node-requests:verify\x12\x8d\x01\n" +
 	"\bTestPush\x12\x1f.hanzo.nodes.v1.TestPushRequest\x1a .hanzo.nodes.v1.TestPushResponse\">\xea\xc7\x18\x13\n" +
-	"\tpush.test\x10\x02\x18\x02 \x010\x01\x82\xd3\xe4\x93\x02!:\x01*\"\x1c/v1/nodes/{node_id}:testPushB6Z4github.com/hanzoai/hanzod/gen/hanzo/nodes/v1;nodesv1b\x06proto3"
+	"\tpush.test\x10\x02\x18\x02 \x010\x01\x82\xd3\xe4\x93\x02!:\x01*\"\x1c/v1/nodes/{node_id}:testPush\x12\x8b\x01\n" +
+	"\fGetVoiceWake\x12#.hanzo.nodes.v1.GetVoiceWakeRequest\x1a$.hanzo.nodes.v1.GetVoiceWakeResponse\"0\xea\xc7\x18\x17\n" +
+	"\rvoicewake.get\x10\x02\x18\x01 \x010\x01\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/voicewake\x12\xa1\x01\n" +
+	"\fSetVoiceWake\x12#.hanzo.nodes.v1.SetVoiceWakeRequest\x1a$.hanzo.nodes.v1.SetVoiceWakeResponse\"F\xea\xc7\x18*\n" +
+	"\rvoicewake.set\x10\x02\x18\x02 \x010\x01:\x11voicewake.changed\x82\xd3\xe4\x93\x02\x12:\x01*\x1a\r/v1/voicewake\x12\x8b\x01\n" +
+	"\rListSkillBins\x12$.hanzo.nodes.v1.ListSkillBinsRequest\x1a%.hanzo.nodes.v1.ListSkillBinsResponse\"-\xea\xc7\x18\x13\n" +
+	"\vskills.bins\x10\x03 \x010\x01\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/skill-binsB6Z4github.com/hanzoai/hanzod/gen/hanzo/nodes/v1;nodesv1b\x06proto3"
 
 var (
 	file_hanzo_nodes_v1_nodes_proto_rawDescOnce sync.Once
@@ -3056,7 +3332,7 @@ func file_hanzo_nodes_v1_nodes_proto_rawDescGZIP() []byte {
 }
 
 var file_hanzo_nodes_v1_nodes_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_hanzo_nodes_v1_nodes_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_hanzo_nodes_v1_nodes_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_hanzo_nodes_v1_nodes_proto_goTypes = []any{
 	(WatchNodesResponse_Change)(0), // 0: hanzo.nodes.v1.WatchNodesResponse.Change
 	(*Node)(nil),                   // 1: hanzo.nodes.v1.Node
@@ -3098,81 +3374,94 @@ var file_hanzo_nodes_v1_nodes_proto_goTypes = []any{
 	(*VerifyPairingResponse)(nil),  // 37: hanzo.nodes.v1.VerifyPairingResponse
 	(*TestPushRequest)(nil),        // 38: hanzo.nodes.v1.TestPushRequest
 	(*TestPushResponse)(nil),       // 39: hanzo.nodes.v1.TestPushResponse
-	nil,                            // 40: hanzo.nodes.v1.Node.PermissionsEntry
-	nil,                            // 41: hanzo.nodes.v1.NodeRegistration.PermissionsEntry
-	nil,                            // 42: hanzo.nodes.v1.NodePairing.PermissionsEntry
-	(*timestamppb.Timestamp)(nil),  // 43: google.protobuf.Timestamp
-	(*structpb.Value)(nil),         // 44: google.protobuf.Value
-	(*durationpb.Duration)(nil),    // 45: google.protobuf.Duration
+	(*GetVoiceWakeRequest)(nil),    // 40: hanzo.nodes.v1.GetVoiceWakeRequest
+	(*GetVoiceWakeResponse)(nil),   // 41: hanzo.nodes.v1.GetVoiceWakeResponse
+	(*SetVoiceWakeRequest)(nil),    // 42: hanzo.nodes.v1.SetVoiceWakeRequest
+	(*SetVoiceWakeResponse)(nil),   // 43: hanzo.nodes.v1.SetVoiceWakeResponse
+	(*ListSkillBinsRequest)(nil),   // 44: hanzo.nodes.v1.ListSkillBinsRequest
+	(*ListSkillBinsResponse)(nil),  // 45: hanzo.nodes.v1.ListSkillBinsResponse
+	nil,                            // 46: hanzo.nodes.v1.Node.PermissionsEntry
+	nil,                            // 47: hanzo.nodes.v1.NodeRegistration.PermissionsEntry
+	nil,                            // 48: hanzo.nodes.v1.NodePairing.PermissionsEntry
+	(*timestamppb.Timestamp)(nil),  // 49: google.protobuf.Timestamp
+	(*structpb.Value)(nil),         // 50: google.protobuf.Value
+	(*durationpb.Duration)(nil),    // 51: google.protobuf.Duration
 }
 var file_hanzo_nodes_v1_nodes_proto_depIdxs = []int32{
-	40, // 0: hanzo.nodes.v1.Node.permissions:type_name -> hanzo.nodes.v1.Node.PermissionsEntry
-	43, // 1: hanzo.nodes.v1.Node.connected_at:type_name -> google.protobuf.Timestamp
+	46, // 0: hanzo.nodes.v1.Node.permissions:type_name -> hanzo.nodes.v1.Node.PermissionsEntry
+	49, // 1: hanzo.nodes.v1.Node.connected_at:type_name -> google.protobuf.Timestamp
 	1,  // 2: hanzo.nodes.v1.ListNodesResponse.nodes:type_name -> hanzo.nodes.v1.Node
 	1,  // 3: hanzo.nodes.v1.GetNodeResponse.node:type_name -> hanzo.nodes.v1.Node
-	44, // 4: hanzo.nodes.v1.InvokeRequest.params:type_name -> google.protobuf.Value
-	45, // 5: hanzo.nodes.v1.InvokeRequest.timeout:type_name -> google.protobuf.Duration
-	44, // 6: hanzo.nodes.v1.InvokeResponse.payload:type_name -> google.protobuf.Value
-	0,  // 7: hanzo.nodes.v1.WatchNodesResponse.change:type_name -> hanzo.nodes.v1.WatchNodesResponse.Change
-	1,  // 8: hanzo.nodes.v1.WatchNodesResponse.node:type_name -> hanzo.nodes.v1.Node
-	44, // 9: hanzo.nodes.v1.ReportResultRequest.payload:type_name -> google.protobuf.Value
-	12, // 10: hanzo.nodes.v1.ReportResultRequest.error:type_name -> hanzo.nodes.v1.NodeError
-	44, // 11: hanzo.nodes.v1.ReportEventRequest.payload:type_name -> google.protobuf.Value
-	18, // 12: hanzo.nodes.v1.AttachRequest.register:type_name -> hanzo.nodes.v1.NodeRegistration
-	20, // 13: hanzo.nodes.v1.AttachRequest.result:type_name -> hanzo.nodes.v1.NodeResult
-	21, // 14: hanzo.nodes.v1.AttachRequest.event:type_name -> hanzo.nodes.v1.NodeReport
-	41, // 15: hanzo.nodes.v1.NodeRegistration.permissions:type_name -> hanzo.nodes.v1.NodeRegistration.PermissionsEntry
-	19, // 16: hanzo.nodes.v1.NodeRegistration.device:type_name -> hanzo.nodes.v1.DeviceProof
-	43, // 17: hanzo.nodes.v1.DeviceProof.signed_at:type_name -> google.protobuf.Timestamp
-	12, // 18: hanzo.nodes.v1.NodeResult.error:type_name -> hanzo.nodes.v1.NodeError
-	23, // 19: hanzo.nodes.v1.AttachResponse.challenge:type_name -> hanzo.nodes.v1.NodeChallenge
-	24, // 20: hanzo.nodes.v1.AttachResponse.welcome:type_name -> hanzo.nodes.v1.NodeWelcome
-	25, // 21: hanzo.nodes.v1.AttachResponse.invoke:type_name -> hanzo.nodes.v1.NodeInvoke
-	26, // 22: hanzo.nodes.v1.AttachResponse.notice:type_name -> hanzo.nodes.v1.NodeNotice
-	45, // 23: hanzo.nodes.v1.NodeInvoke.timeout:type_name -> google.protobuf.Duration
-	42, // 24: hanzo.nodes.v1.NodePairing.permissions:type_name -> hanzo.nodes.v1.NodePairing.PermissionsEntry
-	43, // 25: hanzo.nodes.v1.NodePairing.requested_at:type_name -> google.protobuf.Timestamp
-	43, // 26: hanzo.nodes.v1.NodePairing.created_at:type_name -> google.protobuf.Timestamp
-	43, // 27: hanzo.nodes.v1.NodePairing.approved_at:type_name -> google.protobuf.Timestamp
-	43, // 28: hanzo.nodes.v1.NodePairing.last_connected_at:type_name -> google.protobuf.Timestamp
-	27, // 29: hanzo.nodes.v1.RequestPairingResponse.request:type_name -> hanzo.nodes.v1.NodePairing
-	27, // 30: hanzo.nodes.v1.ListPairingsResponse.pending:type_name -> hanzo.nodes.v1.NodePairing
-	27, // 31: hanzo.nodes.v1.ListPairingsResponse.paired:type_name -> hanzo.nodes.v1.NodePairing
-	27, // 32: hanzo.nodes.v1.ApprovePairingResponse.node:type_name -> hanzo.nodes.v1.NodePairing
-	27, // 33: hanzo.nodes.v1.VerifyPairingResponse.node:type_name -> hanzo.nodes.v1.NodePairing
-	2,  // 34: hanzo.nodes.v1.NodeService.ListNodes:input_type -> hanzo.nodes.v1.ListNodesRequest
-	4,  // 35: hanzo.nodes.v1.NodeService.GetNode:input_type -> hanzo.nodes.v1.GetNodeRequest
-	6,  // 36: hanzo.nodes.v1.NodeService.RenameNode:input_type -> hanzo.nodes.v1.RenameNodeRequest
-	8,  // 37: hanzo.nodes.v1.NodeService.Invoke:input_type -> hanzo.nodes.v1.InvokeRequest
-	10, // 38: hanzo.nodes.v1.NodeService.WatchNodes:input_type -> hanzo.nodes.v1.WatchNodesRequest
-	13, // 39: hanzo.nodes.v1.NodeService.ReportResult:input_type -> hanzo.nodes.v1.ReportResultRequest
-	15, // 40: hanzo.nodes.v1.NodeService.ReportEvent:input_type -> hanzo.nodes.v1.ReportEventRequest
-	17, // 41: hanzo.nodes.v1.NodeService.Attach:input_type -> hanzo.nodes.v1.AttachRequest
-	28, // 42: hanzo.nodes.v1.NodeService.RequestPairing:input_type -> hanzo.nodes.v1.RequestPairingRequest
-	30, // 43: hanzo.nodes.v1.NodeService.ListPairings:input_type -> hanzo.nodes.v1.ListPairingsRequest
-	32, // 44: hanzo.nodes.v1.NodeService.ApprovePairing:input_type -> hanzo.nodes.v1.ApprovePairingRequest
-	34, // 45: hanzo.nodes.v1.NodeService.RejectPairing:input_type -> hanzo.nodes.v1.RejectPairingRequest
-	36, // 46: hanzo.nodes.v1.NodeService.VerifyPairing:input_type -> hanzo.nodes.v1.VerifyPairingRequest
-	38, // 47: hanzo.nodes.v1.NodeService.TestPush:input_type -> hanzo.nodes.v1.TestPushRequest
-	3,  // 48: hanzo.nodes.v1.NodeService.ListNodes:output_type -> hanzo.nodes.v1.ListNodesResponse
-	5,  // 49: hanzo.nodes.v1.NodeService.GetNode:output_type -> hanzo.nodes.v1.GetNodeResponse
-	7,  // 50: hanzo.nodes.v1.NodeService.RenameNode:output_type -> hanzo.nodes.v1.RenameNodeResponse
-	9,  // 51: hanzo.nodes.v1.NodeService.Invoke:output_type -> hanzo.nodes.v1.InvokeResponse
-	11, // 52: hanzo.nodes.v1.NodeService.WatchNodes:output_type -> hanzo.nodes.v1.WatchNodesResponse
-	14, // 53: hanzo.nodes.v1.NodeService.ReportResult:output_type -> hanzo.nodes.v1.ReportResultResponse
-	16, // 54: hanzo.nodes.v1.NodeService.ReportEvent:output_type -> hanzo.nodes.v1.ReportEventResponse
-	22, // 55: hanzo.nodes.v1.NodeService.Attach:output_type -> hanzo.nodes.v1.AttachResponse
-	29, // 56: hanzo.nodes.v1.NodeService.RequestPairing:output_type -> hanzo.nodes.v1.RequestPairingResponse
-	31, // 57: hanzo.nodes.v1.NodeService.ListPairings:output_type -> hanzo.nodes.v1.ListPairingsResponse
-	33, // 58: hanzo.nodes.v1.NodeService.ApprovePairing:output_type -> hanzo.nodes.v1.ApprovePairingResponse
-	35, // 59: hanzo.nodes.v1.NodeService.RejectPairing:output_type -> hanzo.nodes.v1.RejectPairingResponse
-	37, // 60: hanzo.nodes.v1.NodeService.VerifyPairing:output_type -> hanzo.nodes.v1.VerifyPairingResponse
-	39, // 61: hanzo.nodes.v1.NodeService.TestPush:output_type -> hanzo.nodes.v1.TestPushResponse
-	48, // [48:62] is the sub-list for method output_type
-	34, // [34:48] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	50, // 4: hanzo.nodes.v1.InvokeRequest.params:type_name -> google.protobuf.Value
+	51, // 5: hanzo.nodes.v1.InvokeRequest.timeout:type_name -> google.protobuf.Duration
+	51, // 6: hanzo.nodes.v1.InvokeRequest.wait_for_node:type_name -> google.protobuf.Duration
+	50, // 7: hanzo.nodes.v1.InvokeResponse.payload:type_name -> google.protobuf.Value
+	0,  // 8: hanzo.nodes.v1.WatchNodesResponse.change:type_name -> hanzo.nodes.v1.WatchNodesResponse.Change
+	1,  // 9: hanzo.nodes.v1.WatchNodesResponse.node:type_name -> hanzo.nodes.v1.Node
+	50, // 10: hanzo.nodes.v1.ReportResultRequest.payload:type_name -> google.protobuf.Value
+	12, // 11: hanzo.nodes.v1.ReportResultRequest.error:type_name -> hanzo.nodes.v1.NodeError
+	50, // 12: hanzo.nodes.v1.ReportEventRequest.payload:type_name -> google.protobuf.Value
+	18, // 13: hanzo.nodes.v1.AttachRequest.register:type_name -> hanzo.nodes.v1.NodeRegistration
+	20, // 14: hanzo.nodes.v1.AttachRequest.result:type_name -> hanzo.nodes.v1.NodeResult
+	21, // 15: hanzo.nodes.v1.AttachRequest.event:type_name -> hanzo.nodes.v1.NodeReport
+	47, // 16: hanzo.nodes.v1.NodeRegistration.permissions:type_name -> hanzo.nodes.v1.NodeRegistration.PermissionsEntry
+	19, // 17: hanzo.nodes.v1.NodeRegistration.device:type_name -> hanzo.nodes.v1.DeviceProof
+	49, // 18: hanzo.nodes.v1.DeviceProof.signed_at:type_name -> google.protobuf.Timestamp
+	12, // 19: hanzo.nodes.v1.NodeResult.error:type_name -> hanzo.nodes.v1.NodeError
+	23, // 20: hanzo.nodes.v1.AttachResponse.challenge:type_name -> hanzo.nodes.v1.NodeChallenge
+	24, // 21: hanzo.nodes.v1.AttachResponse.welcome:type_name -> hanzo.nodes.v1.NodeWelcome
+	25, // 22: hanzo.nodes.v1.AttachResponse.invoke:type_name -> hanzo.nodes.v1.NodeInvoke
+	26, // 23: hanzo.nodes.v1.AttachResponse.notice:type_name -> hanzo.nodes.v1.NodeNotice
+	51, // 24: hanzo.nodes.v1.NodeInvoke.timeout:type_name -> google.protobuf.Duration
+	48, // 25: hanzo.nodes.v1.NodePairing.permissions:type_name -> hanzo.nodes.v1.NodePairing.PermissionsEntry
+	49, // 26: hanzo.nodes.v1.NodePairing.requested_at:type_name -> google.protobuf.Timestamp
+	49, // 27: hanzo.nodes.v1.NodePairing.created_at:type_name -> google.protobuf.Timestamp
+	49, // 28: hanzo.nodes.v1.NodePairing.approved_at:type_name -> google.protobuf.Timestamp
+	49, // 29: hanzo.nodes.v1.NodePairing.last_connected_at:type_name -> google.protobuf.Timestamp
+	27, // 30: hanzo.nodes.v1.RequestPairingResponse.request:type_name -> hanzo.nodes.v1.NodePairing
+	27, // 31: hanzo.nodes.v1.ListPairingsResponse.pending:type_name -> hanzo.nodes.v1.NodePairing
+	27, // 32: hanzo.nodes.v1.ListPairingsResponse.paired:type_name -> hanzo.nodes.v1.NodePairing
+	27, // 33: hanzo.nodes.v1.ApprovePairingResponse.node:type_name -> hanzo.nodes.v1.NodePairing
+	27, // 34: hanzo.nodes.v1.VerifyPairingResponse.node:type_name -> hanzo.nodes.v1.NodePairing
+	2,  // 35: hanzo.nodes.v1.NodeService.ListNodes:input_type -> hanzo.nodes.v1.ListNodesRequest
+	4,  // 36: hanzo.nodes.v1.NodeService.GetNode:input_type -> hanzo.nodes.v1.GetNodeRequest
+	6,  // 37: hanzo.nodes.v1.NodeService.RenameNode:input_type -> hanzo.nodes.v1.RenameNodeRequest
+	8,  // 38: hanzo.nodes.v1.NodeService.Invoke:input_type -> hanzo.nodes.v1.InvokeRequest
+	10, // 39: hanzo.nodes.v1.NodeService.WatchNodes:input_type -> hanzo.nodes.v1.WatchNodesRequest
+	13, // 40: hanzo.nodes.v1.NodeService.ReportResult:input_type -> hanzo.nodes.v1.ReportResultRequest
+	15, // 41: hanzo.nodes.v1.NodeService.ReportEvent:input_type -> hanzo.nodes.v1.ReportEventRequest
+	17, // 42: hanzo.nodes.v1.NodeService.Attach:input_type -> hanzo.nodes.v1.AttachRequest
+	28, // 43: hanzo.nodes.v1.NodeService.RequestPairing:input_type -> hanzo.nodes.v1.RequestPairingRequest
+	30, // 44: hanzo.nodes.v1.NodeService.ListPairings:input_type -> hanzo.nodes.v1.ListPairingsRequest
+	32, // 45: hanzo.nodes.v1.NodeService.ApprovePairing:input_type -> hanzo.nodes.v1.ApprovePairingRequest
+	34, // 46: hanzo.nodes.v1.NodeService.RejectPairing:input_type -> hanzo.nodes.v1.RejectPairingRequest
+	36, // 47: hanzo.nodes.v1.NodeService.VerifyPairing:input_type -> hanzo.nodes.v1.VerifyPairingRequest
+	38, // 48: hanzo.nodes.v1.NodeService.TestPush:input_type -> hanzo.nodes.v1.TestPushRequest
+	40, // 49: hanzo.nodes.v1.NodeService.GetVoiceWake:input_type -> hanzo.nodes.v1.GetVoiceWakeRequest
+	42, // 50: hanzo.nodes.v1.NodeService.SetVoiceWake:input_type -> hanzo.nodes.v1.SetVoiceWakeRequest
+	44, // 51: hanzo.nodes.v1.NodeService.ListSkillBins:input_type -> hanzo.nodes.v1.ListSkillBinsRequest
+	3,  // 52: hanzo.nodes.v1.NodeService.ListNodes:output_type -> hanzo.nodes.v1.ListNodesResponse
+	5,  // 53: hanzo.nodes.v1.NodeService.GetNode:output_type -> hanzo.nodes.v1.GetNodeResponse
+	7,  // 54: hanzo.nodes.v1.NodeService.RenameNode:output_type -> hanzo.nodes.v1.RenameNodeResponse
+	9,  // 55: hanzo.nodes.v1.NodeService.Invoke:output_type -> hanzo.nodes.v1.InvokeResponse
+	11, // 56: hanzo.nodes.v1.NodeService.WatchNodes:output_type -> hanzo.nodes.v1.WatchNodesResponse
+	14, // 57: hanzo.nodes.v1.NodeService.ReportResult:output_type -> hanzo.nodes.v1.ReportResultResponse
+	16, // 58: hanzo.nodes.v1.NodeService.ReportEvent:output_type -> hanzo.nodes.v1.ReportEventResponse
+	22, // 59: hanzo.nodes.v1.NodeService.Attach:output_type -> hanzo.nodes.v1.AttachResponse
+	29, // 60: hanzo.nodes.v1.NodeService.RequestPairing:output_type -> hanzo.nodes.v1.RequestPairingResponse
+	31, // 61: hanzo.nodes.v1.NodeService.ListPairings:output_type -> hanzo.nodes.v1.ListPairingsResponse
+	33, // 62: hanzo.nodes.v1.NodeService.ApprovePairing:output_type -> hanzo.nodes.v1.ApprovePairingResponse
+	35, // 63: hanzo.nodes.v1.NodeService.RejectPairing:output_type -> hanzo.nodes.v1.RejectPairingResponse
+	37, // 64: hanzo.nodes.v1.NodeService.VerifyPairing:output_type -> hanzo.nodes.v1.VerifyPairingResponse
+	39, // 65: hanzo.nodes.v1.NodeService.TestPush:output_type -> hanzo.nodes.v1.TestPushResponse
+	41, // 66: hanzo.nodes.v1.NodeService.GetVoiceWake:output_type -> hanzo.nodes.v1.GetVoiceWakeResponse
+	43, // 67: hanzo.nodes.v1.NodeService.SetVoiceWake:output_type -> hanzo.nodes.v1.SetVoiceWakeResponse
+	45, // 68: hanzo.nodes.v1.NodeService.ListSkillBins:output_type -> hanzo.nodes.v1.ListSkillBinsResponse
+	52, // [52:69] is the sub-list for method output_type
+	35, // [35:52] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_hanzo_nodes_v1_nodes_proto_init() }
@@ -3204,7 +3493,7 @@ func file_hanzo_nodes_v1_nodes_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hanzo_nodes_v1_nodes_proto_rawDesc), len(file_hanzo_nodes_v1_nodes_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   42,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

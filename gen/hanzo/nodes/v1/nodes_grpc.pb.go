@@ -35,6 +35,9 @@ const (
 	NodeService_RejectPairing_FullMethodName  = "/hanzo.nodes.v1.NodeService/RejectPairing"
 	NodeService_VerifyPairing_FullMethodName  = "/hanzo.nodes.v1.NodeService/VerifyPairing"
 	NodeService_TestPush_FullMethodName       = "/hanzo.nodes.v1.NodeService/TestPush"
+	NodeService_GetVoiceWake_FullMethodName   = "/hanzo.nodes.v1.NodeService/GetVoiceWake"
+	NodeService_SetVoiceWake_FullMethodName   = "/hanzo.nodes.v1.NodeService/SetVoiceWake"
+	NodeService_ListSkillBins_FullMethodName  = "/hanzo.nodes.v1.NodeService/ListSkillBins"
 )
 
 // NodeServiceClient is the client API for NodeService service.
@@ -74,6 +77,12 @@ type NodeServiceClient interface {
 	VerifyPairing(ctx context.Context, in *VerifyPairingRequest, opts ...grpc.CallOption) (*VerifyPairingResponse, error)
 	// TestPush sends a visible push to a node that registered for them.
 	TestPush(ctx context.Context, in *TestPushRequest, opts ...grpc.CallOption) (*TestPushResponse, error)
+	// GetVoiceWake returns the words that wake voice clients.
+	GetVoiceWake(ctx context.Context, in *GetVoiceWakeRequest, opts ...grpc.CallOption) (*GetVoiceWakeResponse, error)
+	// SetVoiceWake replaces the words that wake voice clients and tells all clients.
+	SetVoiceWake(ctx context.Context, in *SetVoiceWakeRequest, opts ...grpc.CallOption) (*SetVoiceWakeResponse, error)
+	// ListSkillBins names the programs that skills need, which a node may let run without asking.
+	ListSkillBins(ctx context.Context, in *ListSkillBinsRequest, opts ...grpc.CallOption) (*ListSkillBinsResponse, error)
 }
 
 type nodeServiceClient struct {
@@ -236,6 +245,36 @@ func (c *nodeServiceClient) TestPush(ctx context.Context, in *TestPushRequest, o
 	return out, nil
 }
 
+func (c *nodeServiceClient) GetVoiceWake(ctx context.Context, in *GetVoiceWakeRequest, opts ...grpc.CallOption) (*GetVoiceWakeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetVoiceWakeResponse)
+	err := c.cc.Invoke(ctx, NodeService_GetVoiceWake_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeServiceClient) SetVoiceWake(ctx context.Context, in *SetVoiceWakeRequest, opts ...grpc.CallOption) (*SetVoiceWakeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetVoiceWakeResponse)
+	err := c.cc.Invoke(ctx, NodeService_SetVoiceWake_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeServiceClient) ListSkillBins(ctx context.Context, in *ListSkillBinsRequest, opts ...grpc.CallOption) (*ListSkillBinsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListSkillBinsResponse)
+	err := c.cc.Invoke(ctx, NodeService_ListSkillBins_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NodeServiceServer is the server API for NodeService service.
 // All implementations must embed UnimplementedNodeServiceServer
 // for forward compatibility.
@@ -273,6 +312,12 @@ type NodeServiceServer interface {
 	VerifyPairing(context.Context, *VerifyPairingRequest) (*VerifyPairingResponse, error)
 	// TestPush sends a visible push to a node that registered for them.
 	TestPush(context.Context, *TestPushRequest) (*TestPushResponse, error)
+	// GetVoiceWake returns the words that wake voice clients.
+	GetVoiceWake(context.Context, *GetVoiceWakeRequest) (*GetVoiceWakeResponse, error)
+	// SetVoiceWake replaces the words that wake voice clients and tells all clients.
+	SetVoiceWake(context.Context, *SetVoiceWakeRequest) (*SetVoiceWakeResponse, error)
+	// ListSkillBins names the programs that skills need, which a node may let run without asking.
+	ListSkillBins(context.Context, *ListSkillBinsRequest) (*ListSkillBinsResponse, error)
 	mustEmbedUnimplementedNodeServiceServer()
 }
 
@@ -324,6 +369,15 @@ func (UnimplementedNodeServiceServer) VerifyPairing(context.Context, *VerifyPair
 }
 func (UnimplementedNodeServiceServer) TestPush(context.Context, *TestPushRequest) (*TestPushResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method TestPush not implemented")
+}
+func (UnimplementedNodeServiceServer) GetVoiceWake(context.Context, *GetVoiceWakeRequest) (*GetVoiceWakeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetVoiceWake not implemented")
+}
+func (UnimplementedNodeServiceServer) SetVoiceWake(context.Context, *SetVoiceWakeRequest) (*SetVoiceWakeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetVoiceWake not implemented")
+}
+func (UnimplementedNodeServiceServer) ListSkillBins(context.Context, *ListSkillBinsRequest) (*ListSkillBinsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListSkillBins not implemented")
 }
 func (UnimplementedNodeServiceServer) mustEmbedUnimplementedNodeServiceServer() {}
 func (UnimplementedNodeServiceServer) testEmbeddedByValue()                     {}
@@ -580,6 +634,60 @@ func _NodeService_TestPush_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _NodeService_GetVoiceWake_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetVoiceWakeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).GetVoiceWake(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_GetVoiceWake_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).GetVoiceWake(ctx, req.(*GetVoiceWakeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _NodeService_SetVoiceWake_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetVoiceWakeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).SetVoiceWake(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_SetVoiceWake_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).SetVoiceWake(ctx, req.(*SetVoiceWakeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _NodeService_ListSkillBins_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListSkillBinsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).ListSkillBins(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_ListSkillBins_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).ListSkillBins(ctx, req.(*ListSkillBinsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // NodeService_ServiceDesc is the grpc.ServiceDesc for NodeService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -634,6 +742,18 @@ var NodeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "TestPush",
 			Handler:    _NodeService_TestPush_Handler,
+		},
+		{
+			MethodName: "GetVoiceWake",
+			Handler:    _NodeService_GetVoiceWake_Handler,
+		},
+		{
+			MethodName: "SetVoiceWake",
+			Handler:    _NodeService_SetVoiceWake_Handler,
+		},
+		{
+			MethodName: "ListSkillBins",
+			Handler:    _NodeService_ListSkillBins_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
