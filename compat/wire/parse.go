@@ -2,7 +2,6 @@ package wire
 
 import (
 	"errors"
-	"fmt"
 	"math/bits"
 	"strings"
 	"unicode/utf8"
@@ -66,7 +65,7 @@ func parse(src string) (Value, error) {
 	}
 	p.space()
 	if p.i < len(src) {
-		return Value{}, p.fail()
+		return Value{}, p.failAs("Unexpected non-whitespace character after JSON")
 	}
 	return Value{p.doc, 0}, nil
 }
@@ -76,11 +75,12 @@ type parser struct {
 	i int
 }
 
-func (p *parser) fail() error {
-	if p.i >= len(p.src) {
-		return fmt.Errorf("%w: unexpected end", ErrSyntax)
-	}
-	return fmt.Errorf("%w: unexpected character at byte %d", ErrSyntax, p.i)
+// fail says that the character at p.i, or the end, fits nothing.
+func (p *parser) fail() error { return &SyntaxError{src: p.src, at: min(p.i, len(p.src))} }
+
+// failAs is fail where JavaScript says what it expected.
+func (p *parser) failAs(what string) error {
+	return &SyntaxError{src: p.src, at: min(p.i, len(p.src)), what: what}
 }
 
 func (p *parser) space() {
@@ -130,6 +130,9 @@ func (p *parser) value(depth int) error {
 
 func (p *parser) word(w string, k Kind, flags uint8) error {
 	if !strings.HasPrefix(p.src[p.i:], w) {
+		for n := 0; n < len(w) && p.i < len(p.src) && p.src[p.i] == w[n]; n++ {
+			p.i++
+		}
 		return p.fail()
 	}
 	p.add(p.i, p.i+len(w), k, flags)
@@ -148,15 +151,17 @@ func (p *parser) object(depth int) error {
 		p.close(at)
 		return nil
 	}
+	expected := "Expected property name or '}' in JSON"
 	for {
 		if p.peek() != '"' {
-			return p.fail()
+			return p.failAs(expected)
 		}
+		expected = "Expected double-quoted property name in JSON"
 		if err := p.str(); err != nil {
 			return err
 		}
 		if p.peek() != ':' {
-			return p.fail()
+			return p.failAs("Expected ':' after property name in JSON")
 		}
 		p.i++
 		p.space()
@@ -171,7 +176,7 @@ func (p *parser) object(depth int) error {
 			p.orderKeys(at)
 			return nil
 		default:
-			return p.fail()
+			return p.failAs("Expected ',' or '}' after property value in JSON")
 		}
 	}
 }
@@ -194,7 +199,7 @@ func (p *parser) array(depth int) error {
 			p.close(at)
 			return nil
 		default:
-			return p.fail()
+			return p.failAs("Expected ',' or ']' after array element in JSON")
 		}
 	}
 }
@@ -219,8 +224,10 @@ func (p *parser) number() error {
 	whole := i
 	i = digits(s, i)
 	switch {
-	case i == whole:
+	case i == whole && i > start:
 		p.i = i
+		return p.failAs("No number after minus sign in JSON")
+	case i == whole:
 		return p.fail()
 	case s[whole] == '0' && i > whole+1:
 		p.i = whole + 1
@@ -230,7 +237,7 @@ func (p *parser) number() error {
 		frac := i + 1
 		if i = digits(s, frac); i == frac {
 			p.i = i
-			return p.fail()
+			return p.failAs("Unterminated fractional number in JSON")
 		}
 	}
 	if i < len(s) && s[i]|0x20 == 'e' {
@@ -241,7 +248,7 @@ func (p *parser) number() error {
 		exp := i
 		if i = digits(s, exp); i == exp {
 			p.i = i
-			return p.fail()
+			return p.failAs("Exponent part is missing a number in JSON")
 		}
 	}
 	p.add(start, i, Number, 0)
@@ -268,7 +275,10 @@ func (p *parser) str() error {
 	for {
 		if i >= len(p.src) || p.src[i] < ' ' {
 			p.i = i
-			return p.fail()
+			if i >= len(p.src) {
+				return p.failAs("Unterminated string in JSON")
+			}
+			return p.failAs("Bad control character in string literal in JSON")
 		}
 		buf = append(buf, p.src[from:i]...)
 		if p.src[i] == '"' {
@@ -314,7 +324,9 @@ func (p *parser) escape(buf []byte, i int, lone *bool) ([]byte, int, error) {
 	case 'u':
 		r, ok := hex4(s, i+2)
 		if !ok {
-			break
+			for p.i = i + 2; p.i < len(s) && strings.IndexByte("0123456789abcdefABCDEF", s[p.i]) >= 0; p.i++ {
+			}
+			return nil, 0, p.failAs("Bad Unicode escape in JSON")
 		}
 		i += 6
 		if r < 0xD800 || r > 0xDFFF {
@@ -329,7 +341,7 @@ func (p *parser) escape(buf []byte, i int, lone *bool) ([]byte, int, error) {
 		return append(buf, 0xE0|byte(r>>12), 0x80|byte(r>>6)&0xBF, 0x80|byte(r)&0xBF), i, nil
 	}
 	p.i = i + 1
-	return nil, 0, p.fail()
+	return nil, 0, p.failAs("Bad escaped character in JSON")
 }
 
 func hex4(s string, i int) (rune, bool) {
