@@ -279,8 +279,10 @@ var words = map[string]wording{
 	system.ErrLogRead.Code: built(func(e *errs.Error) wire.ErrorShape {
 		return wire.ErrorShape{Code: codeUnavailable, Message: cut("log read failed: " + e.Error())}
 	}),
-	system.ErrLogRange.Code:  invalid("invalid logs.tail params: limit or maxBytes is out of range"),
-	system.ErrLocalOnly.Code: invalid("the shared secret is shown on the local socket only"),
+	system.ErrLogRange.Code:    invalid("invalid logs.tail params: limit or maxBytes is out of range"),
+	system.ErrLocalOnly.Code:   invalid("the shared secret is shown on the local socket only"),
+	system.ErrWakeText.Code:    invalid("text required"),
+	system.ErrWakeTooLong.Code: invalid("the text is longer than 262144 bytes"),
 }
 
 // shapeOf words an error for the legacy wire. Errors without words of their own go by their

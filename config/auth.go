@@ -197,6 +197,8 @@ func (c *Config) checkHooks(mode string) error {
 	switch {
 	case h.Path == "/":
 		return refuse("hooks.path may not be '/'")
+	case h.Path == "/v1" || strings.HasPrefix(h.Path, "/v1/"):
+		return refuse("hooks.path may not be below '/v1', where the REST API is")
 	case !h.Token.IsSet():
 		return refuse("hooks.enabled requires hooks.token")
 	case len(h.AllowedSessionKeyPrefixes) > 0 &&

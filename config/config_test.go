@@ -272,6 +272,18 @@ func TestWrong(t *testing.T) {
 		{"agent", "{agents:{list:[{},1]}}", []string{
 			`- agents.list.0.id: Expected non-empty string (line 1)`,
 			`- agents.list.1: Expected object, got number (line 1)`}},
+		{"hooks strict", "{hooks:{tokn:'x'}}", []string{`- hooks: Unrecognized key: "tokn" (did you mean "token"?) (line 1)`}},
+		{"hook transform", "{hooks:{enabled:true,token:'t',mappings:[{},{transform:{module:'a.js'}}]}}", []string{
+			`- hooks.mappings.1.transform: JavaScript modules cannot run here; describe the mapping with messageTemplate or textTemplate, or take it out (line 1)`}},
+		{"hook mappings", "{hooks:{mappings:[1,{match:{pth:''},action:'run',channel:'sms',timeoutSeconds:0}],presets:['gmail','github',1],maxBodyBytes:1e9}}", []string{
+			`- hooks.maxBodyBytes: Expected integer 1..26214400, got 1e+09 (line 1)`,
+			`- hooks.mappings.0: Expected object, got number (line 1)`,
+			`- hooks.mappings.1.match: Unrecognized key: "pth" (did you mean "path"?) (line 1)`,
+			`- hooks.mappings.1.action: Invalid value "run", expected one of "wake", "agent" (line 1)`,
+			`- hooks.mappings.1.channel: Invalid value "sms", expected one of "last", "whatsapp", "telegram", "discord", "irc", "slack", "signal", "imessage", "msteams" (line 1)`,
+			`- hooks.mappings.1.timeoutSeconds: Expected integer 1..2147483647, got 0 (line 1)`,
+			`- hooks.presets.1: Invalid value "github", expected one of "gmail" (line 1)`,
+			`- hooks.presets.2: Expected string, got number (line 1)`}},
 		{"root", "[1]", []string{`- Expected object, got array (line 1)`}},
 		{"syntax", "{\n  a: ]", []string{`- JSON5 parse failed: SyntaxError: JSON5: invalid character ']' at 2:6 (line 2)`}},
 		{"empty file", "", []string{`- JSON5 parse failed: SyntaxError: JSON5: invalid end of input at 1:1 (line 1)`}},
@@ -285,6 +297,39 @@ func TestWrong(t *testing.T) {
 				t.Fatal(d)
 			}
 		})
+	}
+}
+
+func TestHookMappings(t *testing.T) {
+	c := mustLoad(t, `{hooks:{
+		mappings: [
+			{match:{path:'/github/'}, action:'wake', textTemplate:'{{action}}', wakeMode:'next-heartbeat'},
+			{id:' x ', match:{source:' s '}, messageTemplate:'m', deliver:false, channel:'telegram', to:'t', model:'mo', thinking:'low',
+			 timeoutSeconds:5, name:'n', agentId:'a', sessionKey:'k', allowUnsafeExternalContent:true},
+			{transform:{module:'a.js'}}, // hooks are off
+		],
+		presets: ['gmail'], gmail: {allowUnsafeExternalContent: true, account: 'a'}, transformsDir: 'd', internal: {},
+	}}`)
+	want := []HookMapping{
+		{ID: "mapping-1", MatchPath: "github", Action: "wake", WakeMode: "next-heartbeat", TextTemplate: "{{action}}", Deliver: true},
+		{
+			ID: "x", MatchSource: "s", Action: "agent", WakeMode: "now", MessageTemplate: "m", Channel: "telegram", To: "t", Model: "mo",
+			Thinking: "low", TimeoutSeconds: 5, Name: "n", AgentID: "a", SessionKey: "k", AllowUnsafeExternalContent: true,
+		},
+		{ID: "mapping-3", Action: "agent", WakeMode: "now", Deliver: true},
+		gmailPreset,
+	}
+	want[3].AllowUnsafeExternalContent = true
+	if d := cmp.Diff(want, c.Hooks.Mappings); d != "" {
+		t.Error(d)
+	}
+	if gmailPreset.AllowUnsafeExternalContent {
+		t.Error("the preset itself was changed")
+	}
+	for _, path := range []string{"/", "v1", "/v1/x"} {
+		if err := mustLoad(t, "{hooks:{enabled:true,token:'t',path:'"+path+"'},gateway:{auth:{mode:'none'}}}").CheckStart(); err == nil {
+			t.Errorf("hooks at %s may start", path)
+		}
 	}
 }
 

@@ -286,19 +286,3 @@ func (l *loader) canvas(o object, h *CanvasHost) {
 	o.int("port", 1, 65535, &h.Port) // 0 until override derives it
 	o.bool("liveReload", &h.LiveReload)
 }
-
-func (l *loader) hooks(o object, h *Hooks) {
-	*h = Hooks{Path: "/hooks", MaxBodyBytes: 256 << 10}
-	o.bool("enabled", &h.Enabled)
-	o.secret("token", &h.Token, func() bool { return h.Enabled })
-	o.str("path", &h.Path)
-	o.str("defaultSessionKey", &h.DefaultSessionKey)
-	o.bool("allowRequestSessionKey", &h.AllowRequestSessionKey)
-	o.strs("allowedSessionKeyPrefixes", &h.AllowedSessionKeyPrefixes)
-	o.strs("allowedAgentIds", &h.AllowedAgentIDs)
-	o.integer("maxBodyBytes", 1, noBound, &h.MaxBodyBytes)
-	if strings.TrimSpace(h.Path) == "" {
-		h.Path = "/hooks"
-	}
-	h.Path = "/" + strings.Trim(strings.TrimSpace(h.Path), "/")
-}

@@ -190,7 +190,7 @@ type NodeHost struct {
 	AllowProfiles []string
 }
 
-// Hooks is the section hooks, without its mappings.
+// Hooks is the section hooks, without gmail and internal.
 type Hooks struct {
 	Enabled                   bool
 	Token                     Secret
@@ -198,8 +198,28 @@ type Hooks struct {
 	DefaultSessionKey         string
 	AllowRequestSessionKey    bool
 	AllowedSessionKeyPrefixes []string
-	AllowedAgentIDs           []string
-	MaxBodyBytes              int64 // 262144
+	// AllowedAgentIDs are the agents that a hook may name; nil, or one that is "*", is any.
+	AllowedAgentIDs []string
+	MaxBodyBytes    int64 // 262144
+	// Mappings are those of the file and then those of the presets.
+	Mappings []HookMapping
+}
+
+// HookMapping is an entry of hooks.mappings: what a request to a path of its own does. Texts may
+// hold {{expressions}} over the request (channels-plugins.md §5.4).
+type HookMapping struct {
+	ID                         string // mapping-<n> without one
+	MatchPath, MatchSource     string // "" matches all
+	Action                     string // wake, agent (default)
+	WakeMode                   string // now (default), next-heartbeat
+	Name, AgentID, SessionKey  string
+	MessageTemplate            string // of the action agent
+	TextTemplate               string // of the action wake
+	Deliver                    bool   // true
+	AllowUnsafeExternalContent bool
+	Channel, To                string // "" is last
+	Model, Thinking            string
+	TimeoutSeconds             int // 0 for none of its own
 }
 
 // Discovery is the section discovery.

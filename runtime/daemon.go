@@ -219,7 +219,7 @@ func (d *Daemon) makeDomains() error {
 	d.socket = client.SocketPath(d.cfg.StateDir)
 	d.system = system.New(system.Config{
 		Version: Version, StateDir: d.cfg.StateDir, ConfigPath: d.cfg.Path, Socket: d.socket,
-		AuthMode: d.cfg.AuthMode(), LogFile: d.cfg.Logging.File, Bus: d.bus, Presence: d.presence, Now: d.now,
+		AuthMode: d.cfg.AuthMode(), LogFile: d.cfg.Logging.File, MainSession: mainSession(d.cfg), Queue: d.store, Bus: d.bus, Presence: d.presence, Now: d.now,
 		Facts: system.Facts{
 			Connections:      func() int { return d.door.Connections() },
 			NodesConnected:   d.nodes.Connected,

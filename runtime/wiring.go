@@ -52,6 +52,11 @@ func agentsOf(cfg *config.Config) func() ([]system.Agent, string) {
 	return func() ([]system.Agent, string) { return agents, def }
 }
 
+// mainSession is the session that people talk to when they name none.
+func mainSession(cfg *config.Config) string {
+	return "agent:" + cfg.DefaultAgentID() + ":" + cfg.MainKey()
+}
+
 // self is the gateway's own presence (protocol.md §6.4).
 func self() system.Presence {
 	host, err := os.Hostname()

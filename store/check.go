@@ -52,6 +52,10 @@ func checkRecords(tx *bolt.Tx, complain func(error)) error {
 			complain(err)
 			return nil
 		}),
+		tx.Bucket(bucketSystemEvents).ForEach(func(k, v []byte) error {
+			complain(decode(bucketSystemEvents, k, v, &systemEventRecord{}))
+			return nil
+		}),
 		checkApprovals(tx, complain),
 		checkAudit(tx, complain),
 	)

@@ -2,7 +2,7 @@
 // bbolt.
 //
 // It may import the leaves and the domains, whose Store interfaces *Store satisfies: nodes.Store,
-// approvals.Store and the device store of identity. It owns one goroutine, which makes every
+// approvals.Store, system.EventQueue and the device store of identity. It owns one goroutine, which makes every
 // commit; Close waits for it.
 //
 // # Files
@@ -41,6 +41,8 @@
 //	  <node id>                    record: one paired node with its token (a secret)
 //	push_registrations
 //	  <node id>                    record: where pushes for the node go
+//	system_events
+//	  <session> 00 <sequence>      record: what an agent is to be told; sequence is 8 bytes big endian
 //
 // <created> is the time in nanoseconds since 1970, 8 bytes big endian. A record is one byte, the
 // version of its layout, and then a JSON object whose layout is the struct with the same name in

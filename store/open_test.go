@@ -24,6 +24,7 @@ import (
 	"github.com/hanzoai/hanzod/approvals"
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/identity"
+	"github.com/hanzoai/hanzod/system"
 )
 
 // The test binary started again does one job in a directory; see child.
@@ -302,6 +303,21 @@ func TestSchema1(t *testing.T) {
 	want.Seq = 1
 	if err != nil || len(rows) != 1 || rows[0] != want {
 		t.Errorf("%+v, %v", rows, err)
+	}
+}
+
+// TestSchema2 reads a database from before there were system events.
+func TestSchema2(t *testing.T) {
+	s := open(t, copyOf(t, "schema2.db"))
+	check(t, s)
+	if name, err := s.NodeName("node-1"); name != "Kitchen" || err != nil {
+		t.Errorf("%q, %v", name, err)
+	}
+	if d, ok, err := s.Device("device-1"); !ok || err != nil || d.DisplayName != "Laptop" {
+		t.Errorf("%+v, %v, %v", d, ok, err)
+	}
+	if err := s.QueueEvent(t.Context(), "main", system.QueuedEvent{Text: "x", At: start}, 3); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -21,6 +21,7 @@ var (
 	bucketNodePairings      = []byte("node_pairings")
 	bucketNodeRequests      = []byte("node_requests")
 	bucketPushRegistrations = []byte("push_registrations")
+	bucketSystemEvents      = []byte("system_events")
 
 	keySchema = []byte("schema")
 
@@ -28,7 +29,7 @@ var (
 	buckets = [][]byte{
 		bucketMeta, bucketDevices, bucketNodeNames, bucketApprovals, bucketApprovalsLive,
 		bucketApprovalIDs, bucketAudit, bucketDeviceRequests, bucketInvites,
-		bucketNodePairings, bucketNodeRequests, bucketPushRegistrations,
+		bucketNodePairings, bucketNodeRequests, bucketPushRegistrations, bucketSystemEvents,
 	}
 )
 
@@ -37,6 +38,7 @@ var (
 var migrations = []func(*bolt.Tx) error{
 	migrateTo1,
 	migrateTo2,
+	migrateTo3,
 }
 
 // migrateTo1 makes the buckets of the first schema.
@@ -61,6 +63,12 @@ func migrateTo2(tx *bolt.Tx) error {
 		}
 	}
 	return nil
+}
+
+// migrateTo3 makes room for system events.
+func migrateTo3(tx *bolt.Tx) error {
+	_, err := tx.CreateBucket([]byte("system_events"))
+	return err
 }
 
 // schemaOf reads the schema number of a database; known is false when it is none of ours. An empty

@@ -15,6 +15,7 @@ import (
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes"
+	"github.com/hanzoai/hanzod/system"
 )
 
 // stores is what the domains demand of a store. The suite below is written against it alone.
@@ -22,6 +23,7 @@ type stores interface {
 	nodes.Store
 	approvals.Store
 	identity.Store
+	system.EventQueue
 	Audit(after uint64, n int) ([]approvals.Audit, error)
 }
 
@@ -41,6 +43,7 @@ func TestSuite(t *testing.T) {
 		"prune by age":        testPruneByAge,
 		"prune by number":     testPruneByNumber,
 		"prune many":          testPruneMany,
+		"system events":       testSystemEvents,
 		"bad ids and text":    testBadText,
 		"ended context":       testEndedContext,
 	} {
@@ -543,4 +546,48 @@ func testEndedContext(t *testing.T, reopened func(*testing.T) stores) {
 	wantClass(t, err, errs.Deadline)
 	wantIs(t, err, context.Canceled)
 	wantRecent(t, s, 10, "")
+}
+
+func testSystemEvents(t *testing.T, reopened func(*testing.T) stores) {
+	s := reopened(t)
+	texts := func(session string) (out []string) {
+		t.Helper()
+		list, err := s.QueuedEvents(session)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range list {
+			out = append(out, e.Text)
+		}
+		return out
+	}
+	queue := func(session, text string) {
+		t.Helper()
+		if err := s.QueueEvent(t.Context(), session, system.QueuedEvent{Text: text, Source: "hook", At: start}, 3); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := texts("main"); got != nil {
+		t.Errorf("an empty queue: %q", got)
+	}
+	for _, text := range []string{"a", "b", "b", "c", "b", "d"} {
+		queue("main", text)
+	}
+	queue("mai", "other")
+	queue("main2", "other")
+	s = reopened(t)
+	if diff := cmp.Diff([]string{"c", "b", "d"}, texts("main")); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{"other"}, texts("mai")); diff != "" {
+		t.Error(diff)
+	}
+	list, err := s.QueuedEvents("main")
+	if want := (system.QueuedEvent{Text: "c", Source: "hook", At: start}); err != nil || list[0] != want {
+		t.Errorf("%+v, %v", list, err)
+	}
+	for _, session := range []string{"", "a\x00b", "\xff"} {
+		wantClass(t, s.QueueEvent(t.Context(), session, system.QueuedEvent{Text: "x"}, 3), errs.Invalid)
+	}
+	wantClass(t, s.QueueEvent(t.Context(), "main", system.QueuedEvent{Text: "\xff"}, 3), errs.Invalid)
 }

@@ -30,10 +30,13 @@ type Config struct {
 	Socket     string
 	AuthMode   string
 	LogFile    string
-	Facts      Facts
-	Bus        *events.Bus
-	Presence   *PresenceTable
-	Now        func() time.Time
+	// MainSession is the session that Wake wakes, Queue keeps what woke it.
+	MainSession string
+	Queue       EventQueue
+	Facts       Facts
+	Bus         *events.Bus
+	Presence    *PresenceTable
+	Now         func() time.Time
 }
 
 // Service answers for the daemon. Its methods are safe for concurrent use. Run must be running for

@@ -160,6 +160,76 @@ func TestStatus(t *testing.T) {
 	}
 }
 
+// queue is an EventQueue in memory.
+type queue struct {
+	session string
+	events  []QueuedEvent
+	err     error
+}
+
+func (q *queue) QueueEvent(_ context.Context, session string, e QueuedEvent, keep int) error {
+	if q.err != nil {
+		return q.err
+	}
+	q.session, q.events = session, append(q.events, e)
+	if n := len(q.events) - keep; n > 0 {
+		q.events = q.events[n:]
+	}
+	return nil
+}
+
+func (q *queue) QueuedEvents(string) ([]QueuedEvent, error) { return q.events, nil }
+
+// What wakes an agent is stored before anybody is told, and nobody is told of what is not stored.
+func TestWake(t *testing.T) {
+	q := &queue{}
+	bus := events.New(time.Now)
+	var woken []Woken
+	bus.Sink(func(e events.Event) {
+		if w, ok := e.Payload.(Woken); ok {
+			if len(q.events) == 0 {
+				t.Error("announced before it was stored")
+			}
+			woken = append(woken, w)
+		}
+	})
+	s := New(Config{Bus: bus, Queue: q, MainSession: "agent:main:main", Now: func() time.Time { return time.UnixMilli(7) }})
+	for _, c := range []struct {
+		in   WakeIn
+		text string
+		out  WakeMode
+		err  error
+	}{
+		{WakeIn{Text: " hi\n", Source: "hook"}, "hi", WakeNow, nil},
+		{WakeIn{Text: "later", Mode: WakeNextHeartbeat}, "later", WakeNextHeartbeat, nil},
+		{WakeIn{Text: "odd", Mode: "whenever"}, "odd", WakeNow, nil},
+		{WakeIn{Text: "bad \xff"}, "bad \uFFFD", WakeNow, nil},
+		{WakeIn{Text: " "}, "", "", ErrWakeText},
+		{WakeIn{Text: strings.Repeat("x", maxEventText+1)}, "", "", ErrWakeTooLong},
+		{WakeIn{Text: strings.Repeat("x", maxEventText)}, strings.Repeat("x", maxEventText), WakeNow, nil},
+	} {
+		q.events, woken = nil, nil
+		out, err := s.Wake(t.Context(), identity.Caller{}, c.in)
+		if !errors.Is(err, c.err) || out.Mode != c.out {
+			t.Errorf("%.20q: %+v, %v", c.in.Text, out, err)
+		}
+		if err != nil {
+			if len(q.events)+len(woken) > 0 {
+				t.Errorf("%.20q: refused, and %v %v", c.in.Text, q.events, woken)
+			}
+			continue
+		}
+		want := QueuedEvent{Text: c.text, Source: c.in.Source, At: time.UnixMilli(7)}
+		if len(q.events) != 1 || q.events[0] != want || q.session != "agent:main:main" || len(woken) != 1 || woken[0] != (Woken{"agent:main:main", c.out}) {
+			t.Errorf("%.20q: %v, %v", c.in.Text, q.events, woken)
+		}
+	}
+	q.err, woken = errors.New("disk"), nil
+	if _, err := s.Wake(t.Context(), identity.Caller{}, WakeIn{Text: "x"}); !errors.Is(err, q.err) || woken != nil {
+		t.Errorf("%v, %v", err, woken)
+	}
+}
+
 // What is announced how often, whatever is asked: ticks, health and presence.
 func TestAnnouncements(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -68,6 +68,7 @@ var rules = []rule{
 	{"nodes/host", []string{"errs"}, "the node host gets its policy through an interface"},
 	{"nodes", leaves, "a domain imports leaves only"},
 	{"system", leaves, "a domain imports leaves only"},
+	{"hooks", leaves, "a domain imports leaves only"},
 	{"store/...", append(slices.Clone(leaves), "approvals", "nodes", "system", "store/..."), "the store implements what domains declare"},
 	{"compat/wire", nil, "the wire kit knows no daemon"},
 	{"compat/schema", []string{"compat/wire"}, "schemas need the wire kit only"},
