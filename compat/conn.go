@@ -28,7 +28,7 @@ type conn struct {
 	ws    *websocket.Conn
 	nc    net.Conn
 	raw   syscall.RawConn // nil where nc is not a socket
-	peer  peer
+	peer  upgrade
 	id    string
 	nonce string
 
@@ -73,8 +73,8 @@ type outbox struct {
 	idle chan struct{}
 }
 
-func newConn(d *Door, p peer) *conn {
-	c := &conn{door: d, peer: p, id: uuid.NewString(), nonce: uuid.NewString()}
+func newConn(d *Door, u upgrade) *conn {
+	c := &conn{door: d, peer: u, id: uuid.NewString(), nonce: uuid.NewString()}
 	c.ctx, c.cancel = context.WithCancel(d.ctx)
 	c.heard()
 	return c

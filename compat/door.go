@@ -21,6 +21,7 @@ import (
 	"github.com/hanzoai/hanzod/events"
 	"github.com/hanzoai/hanzod/gate"
 	"github.com/hanzoai/hanzod/identity"
+	"github.com/hanzoai/hanzod/identity/peer"
 	"github.com/hanzoai/hanzod/nodes"
 	"github.com/hanzoai/hanzod/ops"
 	"github.com/hanzoai/hanzod/system"
@@ -50,10 +51,9 @@ type Config struct {
 	DefaultAgent string
 	// Canvas says that a canvas host address is offered.
 	Canvas bool
-	// Proxies decides where clients really come from.
-	Proxies Proxies
-	// Origins decides which web pages may connect.
-	Origins Origins
+	// Peers decides where clients really come from and which web pages may connect; nil trusts and
+	// allows nobody.
+	Peers *peer.Rules
 	// VoiceWake is the triggers that greet a node.
 	VoiceWake []string
 	Now       func() time.Time
@@ -86,6 +86,9 @@ type Door struct {
 
 // New returns the door and attaches it to the bus.
 func New(cfg Config) *Door {
+	if cfg.Peers == nil {
+		cfg.Peers = &peer.Rules{}
+	}
 	d := &Door{cfg: cfg, conns: map[*conn]struct{}{}, greeting: map[*conn]struct{}{}}
 	//nolint:contextcheck // the door's own lifetime, ended by Close
 	d.ctx, d.cancel = context.WithCancel(context.Background())
@@ -132,7 +135,7 @@ func (d *Door) accept(w http.ResponseWriter, r *http.Request) (*conn, error) {
 	if offered := r.Header.Values("Sec-WebSocket-Protocol"); len(offered) > 0 {
 		opts.Subprotocols = firstProtocol(offered[0])
 	}
-	c := newConn(d, peerOf(d.cfg.Proxies, r))
+	c := newConn(d, upgradeOf(d.cfg.Peers, r))
 	cw := &hijackWriter{ResponseWriter: w, heard: c.heard}
 	ws, err := websocket.Accept(cw, r, opts)
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/hanzoai/hanzod/compat/wire"
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/identity"
+	"github.com/hanzoai/hanzod/identity/peer"
 	"github.com/hanzoai/hanzod/nodes"
 	"github.com/hanzoai/hanzod/system"
 )
@@ -138,7 +139,7 @@ func (c *conn) connect(req wire.Request) *refusal {
 		return refuse("invalid role")
 	}
 	browser := p.controlUI() || p.webchat()
-	if ((c.peer.hasOrigin && !c.peer.forwarded) || browser) && !c.door.cfg.Origins.allows(c.peer) {
+	if !c.peer.originAllowed(browser) {
 		return refuse("origin not allowed (open the Control UI from the gateway host or allow it in gateway.controlUi.allowedOrigins)")
 	}
 	ctx, cancel := context.WithTimeout(c.ctx, handshakeTimeout)
@@ -158,7 +159,7 @@ func (c *conn) attempt(p connectParams, role identity.Role) identity.Attempt {
 		DisplayName: p.Client.DisplayName.Or(""), Platform: p.Client.Platform,
 		DeviceFamily: p.Client.DeviceFamily.Or(""),
 		Token:        auth.Token.Or(""), DeviceToken: auth.DeviceToken.Or(""), Password: auth.Password.Or(""),
-		Nonce: c.nonce, Local: c.peer.local, RemoteIP: c.peer.reported, HasOrigin: c.peer.hasOrigin,
+		Nonce: c.nonce, Peer: c.peer.Peer,
 		ControlUI: p.controlUI(), Webchat: p.webchat(),
 	}
 	for _, s := range p.Scopes {
@@ -190,7 +191,7 @@ func (c *conn) admitted(id string, p connectParams, role identity.Role, adm iden
 	c.caller = identity.Caller{
 		Door: identity.DoorLegacy, Role: role, DeviceID: adm.DeviceID, ConnID: c.id,
 		Principal: "conn:" + c.id, ClientID: p.Client.ID, ClientMode: p.Client.Mode,
-		DisplayName: p.Client.DisplayName.Or(""), Local: c.peer.local, RemoteIP: c.peer.reported,
+		DisplayName: p.Client.DisplayName.Or(""), Local: c.peer.Local, RemoteIP: c.peer.reported,
 	}
 	if role == identity.RoleOperator {
 		c.caller.Scopes = adm.Scopes
@@ -275,7 +276,7 @@ func (c *conn) canvasURL() (string, error) {
 	if c.peer.https {
 		scheme, fallback = "https", "443"
 	}
-	host := hostname(c.peer.host)
+	host, _ := peer.Hostname(c.peer.host)
 	if host == "" {
 		host, _, _ = net.SplitHostPort(c.peer.localAddr)
 	}

@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -78,7 +79,7 @@ func key(name string) ed25519.PrivateKey {
 func (w *world) attempt(dev string, scopes ...identity.Scope) identity.Attempt {
 	a := identity.Attempt{
 		Role: identity.RoleOperator, Scopes: scopes, ClientID: "openclaw-macos", ClientMode: "ui", Platform: "macOS 15.3",
-		DeviceFamily: "Mac", Token: "tok", Nonce: nonce, Local: true,
+		DeviceFamily: "Mac", Token: "tok", Nonce: nonce, Peer: identity.Peer{Local: true},
 	}
 	if dev != "" {
 		a.Device = &identity.Proof{ID: dev}
@@ -293,7 +294,7 @@ func TestWithoutDevice(t *testing.T) {
 		{identity.AuthToken, attempt{Role: "operator"}, "device_required"},
 		{identity.AuthToken, attempt{Role: "operator", Token: "  "}, "device_required"},
 		{identity.AuthToken, attempt{Role: "operator", DeviceToken: "tok"}, "device_required"},
-		{identity.AuthToken, attempt{Role: "operator", Token: "tok", ControlUI: true, Local: true}, "control_ui_device"},
+		{identity.AuthToken, attempt{Role: "operator", Token: "tok", ControlUI: true, Peer: identity.Peer{Local: true}}, "control_ui_device"},
 		{identity.AuthToken, attempt{Role: "operator", Token: "no", ControlUI: true}, "control_ui_device"},
 		{identity.AuthPassword, attempt{Role: "operator", Password: "tok"}, "in"},
 		{identity.AuthPassword, attempt{Role: "operator", Password: "no"}, "auth password_mismatch"},
@@ -314,7 +315,7 @@ func TestNoSecretConfigured(t *testing.T) {
 	w.auth.Secret = nil
 	w.open()
 	for _, token := range []string{"", "tok"} {
-		if _, err := w.svc.Bearer(context.Background(), token, ""); err == nil {
+		if _, err := w.svc.Bearer(context.Background(), token, identity.Peer{}); err == nil {
 			t.Errorf("%q is let in", token)
 		}
 	}
@@ -326,8 +327,8 @@ func TestNoSecretConfigured(t *testing.T) {
 // Who is paired silently, who waits and who needs no pairing (protocol.md §4.7).
 func TestPairing(t *testing.T) {
 	type edit = func(*identity.Attempt)
-	remote := func(a *identity.Attempt) { a.Local, a.RemoteIP = false, "192.0.2.7" }
-	origin := func(a *identity.Attempt) { a.HasOrigin = true }
+	remote := func(a *identity.Attempt) { a.Peer = identity.Peer{Client: netip.MustParseAddr("192.0.2.7")} }
+	origin := func(a *identity.Attempt) { a.Peer.HasOrigin = true }
 	asNode := func(a *identity.Attempt) { a.Role, a.Scopes = "node", nil }
 	backend := func(a *identity.Attempt) { a.ClientID, a.ClientMode = "gateway-client", "backend" }
 	noSecret := func(a *identity.Attempt) { a.Token = "" }
@@ -378,7 +379,7 @@ func TestPairing(t *testing.T) {
 func TestPairingMerge(t *testing.T) {
 	w := newWorld(t, identity.AuthToken)
 	remote := w.attempt("d", "operator.read")
-	remote.Local = false
+	remote.Peer.Local = false
 	_, err := w.admit(remote)
 	first, _ := errs.As(err)
 	remote.Scopes = []identity.Scope{"operator.write"}
@@ -418,7 +419,7 @@ func TestPairedDevice(t *testing.T) {
 		{"another family", func(a *identity.Attempt) { a.DeviceFamily = "iPhone" }, "pairing_required metadata-upgrade"},
 		{"no family", func(a *identity.Attempt) { a.DeviceFamily = "" }, "pairing_required metadata-upgrade"},
 		{"more scopes, local", func(a *identity.Attempt) { a.Scopes = []identity.Scope{"operator.admin"} }, "in paired token"},
-		{"more scopes, remote", func(a *identity.Attempt) { a.Scopes, a.Local = []identity.Scope{"operator.admin"}, false }, "pairing_required scope-upgrade"},
+		{"more scopes, remote", func(a *identity.Attempt) { a.Scopes, a.Peer.Local = []identity.Scope{"operator.admin"}, false }, "pairing_required scope-upgrade"},
 		{"platform before scope", func(a *identity.Attempt) { a.Scopes, a.Platform = []identity.Scope{"operator.admin"}, "x" }, "pairing_required metadata-upgrade"},
 		{"another role", func(a *identity.Attempt) { a.Role, a.Scopes, a.Token = "node", nil, "" }, "pairing_required role-upgrade"},
 	} {
@@ -455,7 +456,7 @@ func TestDeviceToken(t *testing.T) {
 	}
 	by := func(scopes ...identity.Scope) identity.Attempt {
 		a := w.attempt("d", scopes...)
-		a.Token, a.DeviceToken, a.Local = "", token, false
+		a.Token, a.DeviceToken, a.Peer.Local = "", token, false
 		return a
 	}
 	check := func(name string, a identity.Attempt, want string) identity.Admission {
@@ -495,14 +496,14 @@ func TestDeviceToken(t *testing.T) {
 		t.Errorf("%+v", wide.Issued)
 	}
 	check("the old token", by(), "auth device_token_mismatch")
-	if _, err := w.svc.Bearer(context.Background(), token, ""); err == nil {
+	if _, err := w.svc.Bearer(context.Background(), token, identity.Peer{}); err == nil {
 		t.Error("the old token still is a bearer")
 	}
 
 	token = wide.Issued.Token
 	w.revoke("d", identity.RoleOperator)
 	check("revoked", by(), "auth device_token_mismatch")
-	if _, err := w.svc.Bearer(context.Background(), token, ""); !errors.Is(err, identity.ErrBearerNotAccepted) {
+	if _, err := w.svc.Bearer(context.Background(), token, identity.Peer{}); !errors.Is(err, identity.ErrBearerNotAccepted) {
 		t.Errorf("a revoked token as bearer: %v", err)
 	}
 	again := check("by other means", w.attempt("d", "operator.read"), "in paired token")
@@ -555,7 +556,7 @@ func TestBearer(t *testing.T) {
 		{"tok ", identity.Caller{}, identity.ErrBearerNotAccepted},
 		{opToken + "x", identity.Caller{}, identity.ErrBearerNotAccepted},
 	} {
-		got, err := w.svc.Bearer(context.Background(), c.token, "192.0.2.1")
+		got, err := w.svc.Bearer(context.Background(), c.token, identity.Peer{Client: netip.MustParseAddr("192.0.2.1")})
 		if !errors.Is(err, c.err) {
 			t.Errorf("%q: %v", c.token, err)
 			continue
@@ -575,7 +576,7 @@ func TestBearer(t *testing.T) {
 	if _, err := w.store.DeleteDevice(context.Background(), id("op")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.svc.Bearer(context.Background(), opToken, ""); !errors.Is(err, identity.ErrBearerNotAccepted) {
+	if _, err := w.svc.Bearer(context.Background(), opToken, identity.Peer{}); !errors.Is(err, identity.ErrBearerNotAccepted) {
 		t.Errorf("a removed device: %v", err)
 	}
 }
@@ -586,14 +587,14 @@ func TestTooManyPending(t *testing.T) {
 	got := map[string]int{}
 	for i := range 250 {
 		a := w.attempt(fmt.Sprint("d", i))
-		a.Local = false
+		a.Peer.Local = false
 		got[verdict(w.admit(a))]++
 	}
 	if got["pairing_required not-paired"] != 200 || got["too_many_pending"] != 50 {
 		t.Errorf("%v", got)
 	}
 	a := w.attempt("d0")
-	a.Local = false
+	a.Peer.Local = false
 	if v := verdict(w.admit(a)); v != "pairing_required not-paired" {
 		t.Errorf("one that waits already: %s", v)
 	}
@@ -648,8 +649,8 @@ func TestGrantedWithinAllowed(t *testing.T) {
 			dev := rapid.SampledFrom([]string{"", "a", "b"}).Draw(t, "device")
 			a := w.attempt(dev, rapid.SliceOfNDistinct(rapid.SampledFrom(all), 0, 3, rapid.ID).Draw(t, "scopes")...)
 			a.Role = rapid.SampledFrom([]identity.Role{"operator", "node"}).Draw(t, "role")
-			a.Local = rapid.Bool().Draw(t, "local")
-			a.HasOrigin = rapid.Bool().Draw(t, "origin")
+			a.Peer.Local = rapid.Bool().Draw(t, "local")
+			a.Peer.HasOrigin = rapid.Bool().Draw(t, "origin")
 			a.Token = rapid.SampledFrom([]string{"tok", "", "wrong"}).Draw(t, "token")
 			if dev != "" {
 				a.DeviceToken = rapid.SampledFrom([]string{"", tokens[dev+"operator"], tokens[dev+"node"], "bad"}).Draw(t, "device token")
@@ -677,7 +678,7 @@ func TestGrantedWithinAllowed(t *testing.T) {
 			if dev == "" {
 				continue
 			}
-			silent := a.Local && !a.HasOrigin
+			silent := a.Peer.Local && !a.Peer.HasOrigin
 			if bySecret && a.Role == "operator" && !silent && !identity.ScopesAllow(a.Role, adm.Scopes, before.Scopes) {
 				t.Fatalf("a remote device got %v, approved were %v", adm.Scopes, before.Scopes)
 			}
@@ -689,7 +690,7 @@ func TestGrantedWithinAllowed(t *testing.T) {
 			if !identity.ScopesAllow(a.Role, adm.Issued.Scopes, after.ApprovedScopes) && a.Role == "operator" {
 				t.Fatalf("a token with %v, approved %v", adm.Issued.Scopes, after.ApprovedScopes)
 			}
-			c, err := w.svc.Bearer(context.Background(), adm.Issued.Token, "")
+			c, err := w.svc.Bearer(context.Background(), adm.Issued.Token, identity.Peer{})
 			if err != nil || !slices.Equal(c.Scopes, adm.Issued.Scopes) || c.Role != a.Role {
 				t.Fatalf("%+v %v", c, err)
 			}

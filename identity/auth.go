@@ -81,13 +81,14 @@ func (s *Service) skipsPairing(a Attempt, sh shared) bool {
 		return false
 	}
 	return a.Role == RoleNode ||
-		(a.ClientID == "gateway-client" && a.ClientMode == "backend" && a.Local && !a.HasOrigin)
+		(a.ClientID == "gateway-client" && a.ClientMode == "backend" && a.Peer.Local && !a.Peer.HasOrigin)
 }
 
 // Bearer returns the caller that presents a token and nothing else: the shared secret makes an
 // operator with every scope, a device token the device in the token's role. The door fills in
-// where it came from.
-func (s *Service) Bearer(_ context.Context, token, remoteIP string) (Caller, error) {
+// which door it is.
+func (s *Service) Bearer(_ context.Context, token string, from Peer) (Caller, error) {
+	remoteIP := from.IP()
 	if token == "" {
 		return Caller{}, ErrBearerRequired
 	}

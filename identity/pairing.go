@@ -60,7 +60,7 @@ func differs(stored, claimed string) bool {
 
 // pair approves a local device silently, or leaves a request and says that it waits.
 func (s *Service) pair(ctx context.Context, a Attempt, key []byte, dev Device, exists bool, reason string) error {
-	silent := a.Local && (!a.HasOrigin || a.ControlUI || a.Webchat) &&
+	silent := a.Peer.Local && (!a.Peer.HasOrigin || a.ControlUI || a.Webchat) &&
 		(reason == "not-paired" || reason == "scope-upgrade")
 	p, created, err := s.request(a, key, exists, silent)
 	if err != nil {
@@ -103,7 +103,7 @@ func (s *Service) request(a Attempt, key []byte, exists, silent bool) (p Pairing
 		s.pending[a.Device.ID] = open
 	}
 	open.DisplayName, open.Platform, open.DeviceFamily = a.DisplayName, a.Platform, a.DeviceFamily
-	open.ClientID, open.ClientMode, open.RemoteIP = a.ClientID, a.ClientMode, a.RemoteIP
+	open.ClientID, open.ClientMode, open.RemoteIP = a.ClientID, a.ClientMode, a.Peer.ReportedIP()
 	open.Roles = Union(open.Roles, []Role{a.Role})
 	open.Scopes = Union(open.Scopes, a.Scopes)
 	open.Silent = open.Silent && silent

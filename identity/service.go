@@ -126,10 +126,8 @@ type Attempt struct {
 	Device *Proof
 	// Nonce is the challenge of this connection.
 	Nonce string
-	// Local is a client on this machine that came directly.
-	Local     bool
-	RemoteIP  string
-	HasOrigin bool
+	// Peer is where it comes from.
+	Peer Peer
 	// ControlUI and Webchat are the browser clients.
 	ControlUI bool
 	Webchat   bool

@@ -61,7 +61,7 @@ func orStored(stored, claimed string) string {
 func refreshed(d Device, a Attempt, byToken bool, now time.Time) (Device, bool) {
 	n := d
 	n.DisplayName, n.ClientID, n.ClientMode = a.DisplayName, a.ClientID, a.ClientMode
-	n.Role, n.RemoteIP = a.Role, a.RemoteIP
+	n.Role, n.RemoteIP = a.Role, a.Peer.ReportedIP()
 	n.Roles = Union(d.Roles, []Role{a.Role})
 	n.Scopes = Union(d.Scopes, a.Scopes)
 	t := d.Tokens[a.Role]

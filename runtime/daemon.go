@@ -257,26 +257,20 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 		Log: d.subsystem("rpc"), Metrics: d.metrics,
 	})
 	d.grpc = d.rpc.GRPC(listen.PeerCredentials())
-	proxies := compat.Proxies{
-		Trusted: d.cfg.Gateway.TrustedProxies, RealIPFallback: d.cfg.Gateway.AllowRealIPFallback,
-	}
+	peers := d.peers()
 	d.door = compat.New(compat.Config{
 		Catalogue: catalogue, Gate: g, Identity: d.identity, Nodes: d.nodes, Approvals: d.approvals,
 		System: d.system, Presence: d.presence, Bus: d.bus, Log: d.subsystem("gateway"), Metrics: d.metrics,
 		Version: Version, ConfigPath: d.cfg.Path, StateDir: d.cfg.StateDir, Port: d.Port(),
 		MainKey: d.cfg.MainKey(), SessionScope: d.cfg.SessionScope(), DefaultAgent: d.cfg.DefaultAgentID(),
-		Canvas: d.cfg.CanvasHost.Enabled, Proxies: proxies,
-		Origins: compat.Origins{
-			Allowed:    d.cfg.AllowedOrigins(),
-			HostHeader: d.cfg.Gateway.ControlUI.DangerouslyAllowHostHeaderOriginFallback,
-		},
+		Canvas: d.cfg.CanvasHost.Enabled, Peers: peers,
 		VoiceWake: defaultVoiceWake, Now: d.now,
 	})
 	handler, err := rest.New(rest.Deps{
 		RPC: d.rpc, Legacy: d.door, Metrics: d.metrics.Handler(), Bearer: d.identity.Bearer, Gate: g,
 		Ready: d.State, Loopback: d.cfg.Gateway.Bind == "loopback",
-		RemoteIP: proxies.ClientIP,
-		HSTS:     d.cfg.Gateway.HTTP.StrictTransportSecurity, Log: d.subsystem("rest"),
+		Peers: peers,
+		HSTS:  d.cfg.Gateway.HTTP.StrictTransportSecurity, Log: d.subsystem("rest"),
 	})
 	if err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hanzoai/hanzod/config"
 	"github.com/hanzoai/hanzod/identity"
+	"github.com/hanzoai/hanzod/identity/peer"
 	"github.com/hanzoai/hanzod/nodes"
 	"github.com/hanzoai/hanzod/system"
 )
@@ -29,6 +30,14 @@ func (p pairedNodes) PairedNodes() []nodes.Node {
 		}
 	}
 	return out
+}
+
+// peers is where requests may come from, by the configuration.
+func (d *Daemon) peers() *peer.Rules {
+	return &peer.Rules{
+		Trusted: d.cfg.Gateway.TrustedProxies, RealIPFallback: d.cfg.Gateway.AllowRealIPFallback,
+		Origins: d.cfg.AllowedOrigins(), HostHeader: d.cfg.Gateway.ControlUI.DangerouslyAllowHostHeaderOriginFallback,
+	}
 }
 
 // agentsOf reads the agents of the configuration, once.

@@ -1,14 +1,14 @@
 package rest
 
 import (
-	"net"
+	"errors"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strings"
 
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/identity"
+	"github.com/hanzoai/hanzod/identity/peer"
 )
 
 // The refusals of this door.
@@ -24,7 +24,8 @@ func (s *server) guard(r *http.Request) (identity.Caller, error) {
 	if s.d.Loopback && !s.knownHost(r.Host) {
 		return identity.Caller{}, errHost
 	}
-	if !sameOrigin(r) {
+	from := s.d.Peers.Peer(r)
+	if !s.d.Peers.MayWrite(r, from) {
 		return identity.Caller{}, errOrigin
 	}
 	if carriesToken(r.URL.RawQuery) {
@@ -34,51 +35,22 @@ func (s *server) guard(r *http.Request) (identity.Caller, error) {
 	if !ok {
 		return identity.Caller{}, errNoBearer
 	}
-	ip := s.remoteIP(r)
-	c, err := s.d.Bearer(r.Context(), token, ip)
+	c, err := s.d.Bearer(r.Context(), token, from)
+	if errors.Is(err, identity.ErrBearerRequired) {
+		return identity.Caller{}, errNoBearer
+	}
 	if err != nil {
 		return identity.Caller{}, err
 	}
-	c.Door, c.RemoteIP, c.Local = identity.DoorREST, ip, false
+	c.Door, c.RemoteIP, c.Local = identity.DoorREST, from.IP(), false
 	return c, nil
 }
 
 // knownHost reports whether the Host header names this machine: a loopback address, localhost, or
 // a configured name.
 func (s *server) knownHost(host string) bool {
-	name := strings.ToLower(hostname(host))
-	return isLoopback(name) || s.hosts[name]
-}
-
-// hostname cuts the port off a host.
-func hostname(host string) string {
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		return name
-	}
-	return strings.Trim(host, "[]")
-}
-
-func isLoopback(name string) bool {
-	if name == "localhost" {
-		return true
-	}
-	ip, err := netip.ParseAddr(name)
-	return err == nil && ip.Unmap().IsLoopback()
-}
-
-// sameOrigin reports whether a request came from no web page, or from one of this very address.
-func sameOrigin(r *http.Request) bool {
-	switch r.Header.Get("Sec-Fetch-Site") {
-	case "cross-site", "same-site":
-		return false
-	}
-	origins := r.Header["Origin"]
-	if len(origins) == 0 {
-		return true
-	}
-	u, err := url.Parse(origins[0])
-	return err == nil && len(origins) == 1 && (u.Scheme == "http" || u.Scheme == "https") &&
-		strings.EqualFold(u.Host, r.Host)
+	name, ok := peer.Hostname(host)
+	return ok && (peer.LoopbackName(name) || s.hosts[name])
 }
 
 // carriesToken reports whether the query names a token. Its value is not looked at.
@@ -98,14 +70,18 @@ func carriesToken(query string) bool {
 	return false
 }
 
-// bearer takes the token out of the header, so that it goes no further.
+// bearer takes the token out of the header, so that it goes no further; "" when there is no header.
+// It fails for a header that is none of ours.
 func bearer(h http.Header) (string, bool) {
 	values := h["Authorization"]
 	h.Del("Authorization")
-	if len(values) != 1 {
-		return "", false
+	switch len(values) {
+	case 0:
+		return "", true
+	case 1:
+		scheme, token, ok := strings.Cut(values[0], " ")
+		token = strings.TrimSpace(token)
+		return token, ok && token != "" && strings.EqualFold(scheme, "bearer")
 	}
-	scheme, token, ok := strings.Cut(values[0], " ")
-	token = strings.TrimSpace(token)
-	return token, ok && token != "" && strings.EqualFold(scheme, "bearer")
+	return "", false
 }

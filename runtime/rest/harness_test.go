@@ -36,9 +36,11 @@ const (
 	node   = "node-token"
 )
 
-func bearer(_ context.Context, token, remoteIP string) (identity.Caller, error) {
+func bearer(_ context.Context, token string, from identity.Peer) (identity.Caller, error) {
 	c := identity.Caller{Role: identity.RoleOperator, Principal: "shared-secret", Local: true}
 	switch token {
+	case "":
+		return c, identity.ErrBearerRequired
 	case owner:
 		c.Scopes = identity.AllOperatorScopes
 	case reader:
@@ -46,7 +48,7 @@ func bearer(_ context.Context, token, remoteIP string) (identity.Caller, error) 
 	case node:
 		c = identity.Caller{Role: identity.RoleNode, NodeID: "n1", DeviceID: "n1"}
 	case "locked":
-		return c, errs.Define(errs.Exhausted, "test.locked."+remoteIP, "too many attempts").With("retryAfterMs", 1500)
+		return c, errs.Define(errs.Exhausted, "test.locked."+from.IP(), "too many attempts").With("retryAfterMs", 1500)
 	default:
 		return c, identity.ErrBearerNotAccepted
 	}

@@ -36,6 +36,7 @@ import (
 	"github.com/hanzoai/hanzod/gate"
 	"github.com/hanzoai/hanzod/gen/openapi"
 	"github.com/hanzoai/hanzod/identity"
+	"github.com/hanzoai/hanzod/identity/peer"
 	"github.com/hanzoai/hanzod/ops"
 )
 
@@ -70,13 +71,14 @@ type Deps struct {
 	Legacy http.Handler
 	// Metrics serves the metrics page to those who may read it.
 	Metrics http.Handler
-	// Bearer finds the caller that a token stands for. The door fills in where it came from.
-	Bearer func(ctx context.Context, token, remoteIP string) (identity.Caller, error)
+	// Bearer finds the caller that a token stands for, or a peer without one.
+	Bearer func(ctx context.Context, token string, from identity.Peer) (identity.Caller, error)
 	Gate   *gate.Gate
 	// Ready returns "ready", "starting" or "stopping".
 	Ready func() string
-	// RemoteIP returns the address of the client; nil takes the address of the peer.
-	RemoteIP func(*http.Request) string
+	// Peers says where requests come from and which web pages may make them; nil trusts and allows
+	// nobody.
+	Peers *peer.Rules
 	// Loopback says that the port is bound to loopback only. Then the Host header must name a
 	// loopback address or one of Hosts, so that no web page reaches the daemon by a name of its own.
 	Loopback bool
@@ -97,6 +99,9 @@ type server struct {
 
 // New returns the handler of the port. It fails only when the routes of two RPCs clash.
 func New(d Deps) (http.Handler, error) {
+	if d.Peers == nil {
+		d.Peers = &peer.Rules{}
+	}
 	s := &server{d: d, hosts: map[string]bool{}}
 	if d.HSTS != "" {
 		s.hsts = []string{d.HSTS}
@@ -288,17 +293,6 @@ func (s *server) metrics(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.d.Metrics.ServeHTTP(w, r)
-}
-
-func (s *server) remoteIP(r *http.Request) string {
-	if s.d.RemoteIP != nil {
-		return s.d.RemoteIP(r)
-	}
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return r.RemoteAddr
-	}
-	return host
 }
 
 // writer remembers that the header went out and swallows a second one, which the gateway writes

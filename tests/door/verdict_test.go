@@ -158,7 +158,7 @@ func pair(t *testing.T, svc *identity.Service, k kind) string {
 		SignedAt: time.Now().UnixMilli(), Nonce: "n", Platform: "linux",
 	}
 	adm, err := svc.Admit(context.Background(), identity.Attempt{
-		Role: k.role, Scopes: k.scopes, ClientID: f.ClientID, ClientMode: f.ClientMode, Platform: f.Platform, Nonce: f.Nonce, Local: true,
+		Role: k.role, Scopes: k.scopes, ClientID: f.ClientID, ClientMode: f.ClientMode, Platform: f.Platform, Nonce: f.Nonce, Peer: identity.Peer{Local: true},
 		Device: &identity.Proof{
 			ID: f.DeviceID, PublicKey: identity.EncodeKey(pub), SignedAt: f.SignedAt, Nonce: f.Nonce,
 			Signature: base64.RawURLEncoding.EncodeToString(ed25519.Sign(key, []byte(f.Payload("v3")))),
