@@ -109,6 +109,25 @@ func (c *Config) listenHosts(addrs []net.Addr) ([]string, error) {
 	return loopback, nil
 }
 
+// RemoteGRPC says whether the gRPC door for other machines is open and on which port, 0 for a free
+// one. It is open when the daemon listens beyond this machine, unless gateway.grpc.enabled says
+// otherwise. hosts are those of ListenHosts.
+func (c *Config) RemoteGRPC(hosts []string) (port int, open bool) {
+	g := &c.Gateway
+	if g.GRPC.Enabled != nil {
+		open = *g.GRPC.Enabled
+	} else {
+		open = !isLoopback(hosts[0])
+	}
+	switch {
+	case g.GRPC.Port != nil:
+		return *g.GRPC.Port, open
+	case g.Port == 0:
+		return 0, open
+	}
+	return g.Port + 1, open
+}
+
 // Refused is the error of a configuration that is well formed and must not be started with.
 type Refused struct{ Text string }
 
@@ -139,6 +158,9 @@ func (c *Config) checkStart(addrs []net.Addr) error {
 		return err
 	}
 	loopback := isLoopback(hosts[0])
+	if port, open := c.RemoteGRPC(hosts); open && (port > 65535 || port == g.Port && port != 0) {
+		return refuse("the gRPC door for other machines needs a port of its own: set gateway.grpc.port, or gateway.grpc.enabled=false")
+	}
 
 	secret := false
 	switch mode {

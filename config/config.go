@@ -37,9 +37,10 @@ type Options struct {
 	Path, StateDir string
 	// Env looks a variable up; absent and empty are the same. Nil means os.Getenv.
 	Env func(string) string
-	// Port and Bind override the file and the environment when set. Port 0 asks for a free port.
-	Port *int
-	Bind string
+	// Port, GRPCPort and Bind override the file and the environment when set. Port 0 asks for a free
+	// port; GRPCPort also opens the gRPC door for other machines where it would be closed.
+	Port, GRPCPort *int
+	Bind           string
 }
 
 // Config is everything the daemon was told. Secrets in it print as "[redacted]".
@@ -180,6 +181,19 @@ func (l *loader) override(opts Options) {
 	if opts.Port != nil {
 		if g.Port = *opts.Port; g.Port < 0 || g.Port > 65535 {
 			l.fail("--port", nil, fmt.Sprintf("Expected integer 0..65535, got %d", g.Port))
+		}
+	}
+	if name, v := first(l.env, "HANZOD_GRPC_PORT"); v != "" {
+		port, err := strconv.Atoi(v)
+		if err != nil || port < 1 || port > 65535 {
+			l.fail(name, nil, "Expected integer 1..65535, got "+quote(v))
+		}
+		g.GRPC.Port = &port
+	}
+	if opts.GRPCPort != nil {
+		on := true
+		if g.GRPC.Enabled, g.GRPC.Port = &on, opts.GRPCPort; *opts.GRPCPort < 0 || *opts.GRPCPort > 65535 {
+			l.fail("--grpc-port", nil, fmt.Sprintf("Expected integer 0..65535, got %d", *opts.GRPCPort))
 		}
 	}
 	if opts.Bind != "" {

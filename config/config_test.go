@@ -335,10 +335,11 @@ func TestHookMappings(t *testing.T) {
 
 func TestOverridesWrong(t *testing.T) {
 	port := 70000
-	_, err := Load(Options{Env: vars{"HOME": t.TempDir(), "HANZOD_PORT": "x", "OPENCLAW_LOG_LEVEL": "loud"}.get, Port: &port, Bind: "all"})
+	_, err := Load(Options{Env: vars{"HOME": t.TempDir(), "HANZOD_PORT": "x", "OPENCLAW_LOG_LEVEL": "loud"}.get, Port: &port, GRPCPort: &port, Bind: "all"})
 	want := []string{
 		`- HANZOD_PORT: Expected integer 1..65535, got "x"`,
 		`- --port: Expected integer 0..65535, got 70000`,
+		`- --grpc-port: Expected integer 0..65535, got 70000`,
 		`- --bind: Invalid value "all", expected one of "auto", "lan", "loopback", "custom", "tailnet"`,
 		`- OPENCLAW_LOG_LEVEL: Invalid value "loud", expected one of "silent", "fatal", "error", "warn", "info", "debug", "trace"`,
 	}
@@ -401,6 +402,13 @@ func TestEnvironmentPrecedence(t *testing.T) {
 		{"port ours", "{gateway:{port:5}}", vars{"HANZOD_PORT": "6", "OPENCLAW_GATEWAY_PORT": "7"}, Options{}, func(c *Config) any { return c.Gateway.Port }, 6},
 		{"port legacy", "{gateway:{port:5}}", vars{"CLAWDBOT_GATEWAY_PORT": "8", "OPENCLAW_GATEWAY_PORT": "7"}, Options{}, func(c *Config) any { return c.Gateway.Port }, 7},
 		{"port flag", "{gateway:{port:5}}", vars{"HANZOD_PORT": "6"}, Options{Port: &one}, func(c *Config) any { return c.Gateway.Port }, 1},
+		{"grpc port", "{gateway:{grpc:{port:5}}}", nil, Options{}, remoteDoor, "5 false"},
+		{"grpc port follows", "{gateway:{port:5,bind:'lan'}}", nil, Options{}, remoteDoor, "6 true"},
+		{"grpc port ours", "{gateway:{grpc:{port:5}}}", vars{"HANZOD_GRPC_PORT": "7"}, Options{}, remoteDoor, "7 false"},
+		{"grpc port flag opens", "{gateway:{grpc:{port:5,enabled:false}}}", vars{"HANZOD_GRPC_PORT": "7"}, Options{GRPCPort: &one}, remoteDoor, "1 true"},
+		{"any grpc port", "{gateway:{grpc:{port:5}}}", nil, Options{GRPCPort: new(0)}, remoteDoor, "0 true"},
+		{"grpc port beside any port", "{gateway:{grpc:{enabled:true}}}", nil, Options{Port: new(0)}, remoteDoor, "0 true"},
+		{"grpc closed", "{gateway:{bind:'lan',grpc:{enabled:false}}}", nil, Options{}, remoteDoor, "18790 false"},
 		{"canvas port follows", "{}", vars{"HANZOD_PORT": "6"}, Options{}, func(c *Config) any { return c.CanvasHost.Port }, 10},
 		{"bind flag", "{gateway:{bind:'lan'}}", nil, Options{Bind: "loopback"}, func(c *Config) any { return c.Gateway.Bind }, "loopback"},
 		{"token of the file", "{gateway:{auth:{token:'f'}}}", vars{"HANZOD_TOKEN": "h"}, Options{}, token, "f"},
@@ -430,6 +438,15 @@ func TestEnvironmentPrecedence(t *testing.T) {
 			}
 		})
 	}
+}
+
+func remoteDoor(c *Config) any {
+	hosts, err := c.listenHosts(nil)
+	if err != nil {
+		return err
+	}
+	port, open := c.RemoteGRPC(hosts)
+	return fmt.Sprint(port, " ", open)
 }
 
 func token(c *Config) any { return c.Gateway.Auth.Token.Reveal() }

@@ -118,6 +118,16 @@ func (l *loader) gateway(o object, g *Gateway) {
 	tls.file("caPath", &g.TLS.CAPath)
 	tls.strict()
 
+	grpc := o.object("grpc")
+	if n := grpc.typed("enabled", json5.Bool); n != nil {
+		g.GRPC.Enabled = &n.Bool
+	}
+	port := 0
+	if grpc.int("port", 1, 65535, &port); port != 0 {
+		g.GRPC.Port = &port
+	}
+	grpc.strict()
+
 	l.http(o.object("http"), &g.HTTP)
 
 	nodes := o.object("nodes")

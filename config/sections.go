@@ -15,6 +15,7 @@ type Gateway struct {
 	TrustedProxies            []netip.Prefix // whose forwarded headers count
 	AllowRealIPFallback       bool
 	TLS                       TLS
+	GRPC                      GRPC
 	ControlUI                 ControlUI
 	Nodes                     Nodes
 	HTTP                      HTTP
@@ -61,6 +62,13 @@ type TLS struct {
 	Enabled                   bool
 	AutoGenerate              bool // true
 	CertPath, KeyPath, CAPath string
+}
+
+// GRPC is gateway.grpc, the gRPC door for other machines, which the older gateway has not. Ask
+// RemoteGRPC of Config for what results.
+type GRPC struct {
+	Enabled *bool // nil when unset: open when the daemon listens beyond this machine
+	Port    *int  // nil when unset: the port after gateway.port; 0 takes a free one
 }
 
 // ControlUI is gateway.controlUi.

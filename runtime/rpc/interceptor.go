@@ -140,25 +140,43 @@ func callerOf(ctx context.Context) (identity.Caller, error) {
 	if !ok {
 		return identity.Caller{}, errNoCaller
 	}
-	info, ok := p.AuthInfo.(listen.PeerInfo)
-	if !ok {
+	var c identity.Caller
+	switch info := p.AuthInfo.(type) {
+	case listen.PeerInfo:
+		var err error
+		if c, err = localCaller(info); err != nil {
+			return identity.Caller{}, err
+		}
+	case listen.RemoteInfo:
+		cred, ok := credentialFrom(ctx)
+		if !ok { // it did not pass tap
+			return identity.Caller{}, errNoCaller
+		}
+		c = cred.caller
+	default:
 		return identity.Caller{}, errNoCaller
 	}
+	if v := metadata.ValueFromIncomingContext(ctx, clientHeader); len(v) > 0 {
+		if name := clientName(v[0]); name != "" {
+			c.ClientID = name
+		}
+	}
+	return inRole(ctx, c)
+}
+
+// localCaller is who calls by the local socket.
+func localCaller(info listen.PeerInfo) (identity.Caller, error) {
 	if !info.Own {
 		return identity.Caller{}, errForeign.
 			WithText("this socket serves the user that runs the daemon only; you are user " + info.User + ", call as that user")
 	}
-	c := identity.Caller{
+	return identity.Caller{
 		Door:      identity.DoorGRPC,
 		Role:      identity.RoleOperator,
 		Scopes:    identity.AllOperatorScopes,
 		Principal: info.Principal,
 		Local:     true,
-	}
-	if v := metadata.ValueFromIncomingContext(ctx, clientHeader); len(v) > 0 {
-		c.ClientID = clientName(v[0])
-	}
-	return c, nil
+	}, nil
 }
 
 // clientName keeps what can be shown on one line of a terminal.

@@ -119,6 +119,8 @@ type Deps struct {
 	Render func(events.Event) ([]byte, bool)
 	// SharedSecret returns what remote clients present. It refuses callers that may not know it.
 	SharedSecret func(identity.Caller) (mode, secret string, err error)
+	// Bearer finds the caller that a token stands for. The door fills in where it came from.
+	Bearer func(ctx context.Context, token, remoteIP string) (identity.Caller, error)
 	// NodeName returns the name to show for a node, "" when it is unknown.
 	NodeName func(id string) string
 	Log      *slog.Logger
@@ -152,13 +154,23 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 // and reflection. The owner serves it and, to stop, calls Stop, then GracefulStop, and after a
 // deadline of its own grpc.Server.Stop.
 func (s *Server) GRPC(creds credentials.TransportCredentials) *grpc.Server {
-	g := grpc.NewServer(
+	g := grpc.NewServer(append(s.options(creds),
+		grpc.MaxConcurrentStreams(maxCallsPerConn),
+	)...)
+	s.Register(g)
+	healthpb.RegisterHealthServer(g, s.health)
+	reflection.Register(g)
+	return g
+}
+
+// options are those of every server.
+func (s *Server) options(creds credentials.TransportCredentials) []grpc.ServerOption {
+	return []grpc.ServerOption{
 		grpc.Creds(creds),
 		grpc.UnaryInterceptor(s.UnaryInterceptor()),
 		grpc.StreamInterceptor(s.StreamInterceptor()),
 		grpc.MaxRecvMsgSize(MaxMessage),
 		grpc.MaxSendMsgSize(MaxMessage),
-		grpc.MaxConcurrentStreams(maxCallsPerConn),
 		grpc.MaxHeaderListSize(maxHeaderBytes),
 		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.InitialWindowSize(window),
@@ -166,11 +178,7 @@ func (s *Server) GRPC(creds credentials.TransportCredentials) *grpc.Server {
 		grpc.ReadBufferSize(ioBuffer),
 		grpc.WriteBufferSize(ioBuffer),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-	)
-	s.Register(g)
-	healthpb.RegisterHealthServer(g, s.health)
-	reflection.Register(g)
-	return g
+	}
 }
 
 // Stop ends every open stream and every wait for an approval with Unavailable, refuses new ones, and
@@ -190,6 +198,7 @@ func (s *Server) EndStreams(match func(identity.Caller) bool) {
 // The errors of this package.
 var (
 	errNoCaller = errs.Define(errs.Unauthenticated, "rpc.no_caller", "who is calling is not known on this connection")
+	errRole     = errs.Define(errs.Denied, "rpc.role", "these credentials are for another role than the one asked for in x-hanzo-role")
 	errForeign  = errs.Define(errs.Unauthenticated, "rpc.foreign_user", "this socket serves the user that runs the daemon only")
 	errMethod   = errs.Define(errs.Denied, "rpc.method", "there is no such operation")
 	errStopping = errs.Define(errs.Unavailable, "rpc.stopping", "the daemon is stopping")

@@ -1,0 +1,241 @@
+package listen
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/credentials"
+)
+
+// Limits of a door that strangers can reach.
+const (
+	// MaxConns is how many connections a remote door holds: as many as there may be nodes.
+	MaxConns = 10_000
+	// MaxConnsPerAddr is how many of them one address may hold; an IPv6 network of 64 bits counts as
+	// one. A whole office may stand behind one address.
+	MaxConnsPerAddr = 1024
+	// MaxStrangers and MaxStrangersPerAddr bound those that have not proved yet who they are. Further
+	// ones are closed at once.
+	MaxStrangers        = 512
+	MaxStrangersPerAddr = 32
+	// StrangerTime is how long a connection may take to prove who it is, TLS included.
+	StrangerTime = 10 * time.Second
+	// maxRefusals is how many calls in a row a connection may make with credentials that are not
+	// accepted; then it is closed. gRPC keeps a little memory for each until then.
+	maxRefusals = 8
+)
+
+// Limit wraps a listener so that strangers cannot use it up: connections beyond the limits, and
+// connections that do not prove themselves in time, are closed. What it accepts goes through
+// RemoteCredentials, whose RemoteInfo tells when a connection has proved itself.
+func Limit(l net.Listener) *Limited {
+	return &Limited{Listener: l, from: map[netip.Addr]*tally{}, patience: StrangerTime}
+}
+
+// Limited is a listener with limits.
+type Limited struct {
+	net.Listener
+	patience time.Duration
+
+	mu        sync.Mutex
+	conns     int
+	strangers int
+	from      map[netip.Addr]*tally // at most MaxConns
+}
+
+type tally struct{ conns, strangers int }
+
+// Accept waits for a connection within the limits.
+func (l *Limited) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if g := l.admit(c); g != nil {
+			return g, nil
+		}
+		_ = c.Close() // there is nothing to tell a stranger
+	}
+}
+
+func (l *Limited) admit(c net.Conn) *guarded {
+	key := netip.Addr{}
+	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
+		key = a.AddrPort().Addr().Unmap().WithZone("")
+	}
+	addr := key
+	if key.Is6() {
+		if p, err := key.Prefix(64); err == nil {
+			key = p.Addr()
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := l.from[key]
+	if t == nil {
+		t = &tally{}
+	}
+	if l.conns >= MaxConns || t.conns >= MaxConnsPerAddr || l.strangers >= MaxStrangers || t.strangers >= MaxStrangersPerAddr {
+		return nil
+	}
+	l.from[key] = t
+	l.conns++
+	l.strangers++
+	t.conns++
+	t.strangers++
+	g := &guarded{Conn: c, l: l, key: key, addr: addr, stranger: true}
+	g.timer = time.AfterFunc(l.patience, g.tired)
+	return g
+}
+
+// Conns returns how many connections there are, and how many of them are strangers.
+func (l *Limited) Conns() (all, strangers int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.conns, l.strangers
+}
+
+// guarded is a connection that counts.
+type guarded struct {
+	net.Conn
+	l     *Limited
+	key   netip.Addr
+	addr  netip.Addr
+	timer *time.Timer
+
+	// The rest is under the lock of the listener.
+	stranger bool
+	closed   bool
+	refusals int
+}
+
+// known takes the connection out of the strangers. The caller holds the lock.
+func (g *guarded) known() {
+	if g.stranger {
+		g.stranger = false
+		g.l.strangers--
+		g.l.from[g.key].strangers--
+		g.timer.Stop()
+	}
+}
+
+func (g *guarded) tired() {
+	g.l.mu.Lock()
+	stranger := g.stranger
+	g.l.mu.Unlock()
+	if stranger {
+		_ = g.Close()
+	}
+}
+
+// Close implements net.Conn.
+func (g *guarded) Close() error {
+	g.l.mu.Lock()
+	if !g.closed {
+		g.known()
+		g.closed = true
+		g.l.conns--
+		t := g.l.from[g.key]
+		if t.conns--; t.conns == 0 {
+			delete(g.l.from, g.key)
+		}
+	}
+	g.l.mu.Unlock()
+	return g.Conn.Close()
+}
+
+// RemoteInfo is what is known of the other end of a connection over TLS: nothing but its address,
+// before a call on it has proved more. gRPC hands it to interceptors as the AuthInfo of the peer.
+type RemoteInfo struct {
+	credentials.TLSInfo
+	// Addr is the address of the peer, invalid when it is not known.
+	Addr netip.Addr
+
+	conn *guarded // nil outside Limit
+}
+
+// Proved says that a call on the connection had credentials that are accepted: it is no stranger any
+// more.
+func (r RemoteInfo) Proved() {
+	if r.conn == nil {
+		return
+	}
+	r.conn.l.mu.Lock()
+	defer r.conn.l.mu.Unlock()
+	r.conn.known()
+	r.conn.refusals = 0
+}
+
+// Refused says that a call on the connection had credentials that are not accepted. It reports whether
+// that is the first in a row; too many end the connection.
+func (r RemoteInfo) Refused() (first bool) {
+	if r.conn == nil {
+		return true
+	}
+	r.conn.l.mu.Lock()
+	defer r.conn.l.mu.Unlock()
+	r.conn.refusals++
+	if r.conn.refusals == maxRefusals {
+		// The last answer is still on its way out.
+		time.AfterFunc(lastWord, func() { _ = r.conn.Close() })
+	}
+	return r.conn.refusals == 1
+}
+
+// lastWord is how long a connection stands that had its last refusal.
+const lastWord = 100 * time.Millisecond
+
+// RemoteCredentials returns transport credentials for connections from Limit: TLS with the
+// certificate, and an AuthInfo that is a RemoteInfo. They tell nothing of who is calling.
+func RemoteCredentials(c *Certificate) credentials.TransportCredentials {
+	return remoteCredentials{credentials.NewTLS(c.Config("h2"))}
+}
+
+type remoteCredentials struct {
+	credentials.TransportCredentials
+}
+
+func (r remoteCredentials) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	conn, info, err := r.TransportCredentials.ServerHandshake(c)
+	if err != nil {
+		var record tls.RecordHeaderError
+		if errors.As(err, &record) && looksLikeHTTP(record.RecordHeader) {
+			_, _ = c.Write([]byte(plainHTTP)) // the connection ends all the same
+		}
+		return nil, nil, err
+	}
+	out := RemoteInfo{}
+	if t, ok := info.(credentials.TLSInfo); ok {
+		out.TLSInfo = t
+	}
+	if g, ok := c.(*guarded); ok {
+		out.conn, out.Addr = g, g.addr
+	}
+	return conn, out, nil
+}
+
+func (r remoteCredentials) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return nil, nil, errors.New("these credentials are for the server side")
+}
+
+func (r remoteCredentials) Clone() credentials.TransportCredentials {
+	return remoteCredentials{r.TransportCredentials.Clone()}
+}
+
+// plainHTTP answers who speaks HTTP without TLS to a door with TLS.
+const plainHTTP = "HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\nThis port speaks gRPC over TLS; use hanzoctl --host.\n"
+
+// looksLikeHTTP judges by what stands where the header of a TLS record should be, as net/http does.
+func looksLikeHTTP(head [5]byte) bool {
+	switch string(head[:]) {
+	case "GET /", "HEAD ", "POST ", "PUT /", "OPTIO", "DELET", "PRI *":
+		return true
+	}
+	return false
+}
