@@ -33,7 +33,9 @@ type Options struct {
 	Config map[string]any
 	// Node runs the node host inside the daemon.
 	Node bool
-	Now  func() time.Time
+	// GRPC opens gRPC over TLS on a free port; TLS makes the other port speak TLS.
+	GRPC, TLS bool
+	Now       func() time.Time
 }
 
 // Daemon is a running daemon.
@@ -42,6 +44,7 @@ type Daemon struct {
 	StateDir string
 	Token    string
 
+	tls  bool
 	stop context.CancelFunc
 	done chan error
 	once sync.Once
@@ -63,8 +66,10 @@ func Start(tb testing.TB, o Options) *Daemon {
 		o.StateDir = dir
 	}
 	file := map[string]any{
-		"gateway": map[string]any{"auth": map[string]any{"mode": "token", "token": Token}},
-		"agents":  map[string]any{"defaults": map[string]any{"heartbeat": map[string]any{"every": "0m"}}},
+		"gateway": map[string]any{
+			"auth": map[string]any{"mode": "token", "token": Token}, "tls": map[string]any{"enabled": o.TLS},
+		},
+		"agents": map[string]any{"defaults": map[string]any{"heartbeat": map[string]any{"every": "0m"}}},
 	}
 	maps.Copy(file, o.Config)
 	text, err := json.Marshal(file)
@@ -76,8 +81,12 @@ func Start(tb testing.TB, o Options) *Daemon {
 		tb.Fatal(err)
 	}
 	port := 0
+	var grpcPort *int
+	if o.GRPC {
+		grpcPort = &port
+	}
 	cfg, err := config.Load(config.Options{
-		Path: path, StateDir: o.StateDir, Port: &port,
+		Path: path, StateDir: o.StateDir, Port: &port, GRPCPort: grpcPort,
 		Env: func(k string) string {
 			if k == "HOME" || k == "PATH" {
 				return os.Getenv(k)
@@ -95,7 +104,7 @@ func Start(tb testing.TB, o Options) *Daemon {
 		cancel()
 		tb.Fatal(err)
 	}
-	d := &Daemon{Daemon: rd, StateDir: o.StateDir, Token: Token, stop: cancel, done: make(chan error, 1), log: log}
+	d := &Daemon{Daemon: rd, StateDir: o.StateDir, Token: Token, tls: cfg.Gateway.TLS.Enabled, stop: cancel, done: make(chan error, 1), log: log}
 	go func() { d.done <- rd.Run(ctx) }()
 	tb.Cleanup(func() {
 		if err := d.Stop(); err != nil {
@@ -132,10 +141,20 @@ func (d *Daemon) Stop() error {
 func (d *Daemon) Addr() string { return d.Addresses()[0] }
 
 // WS is the address of the legacy door.
-func (d *Daemon) WS() string { return "ws://" + d.Addr() }
+func (d *Daemon) WS() string { return d.scheme("ws") + d.Addr() }
 
 // URL is the address of the REST door.
-func (d *Daemon) URL() string { return "http://" + d.Addr() }
+func (d *Daemon) URL() string { return d.scheme("http") + d.Addr() }
+
+func (d *Daemon) scheme(s string) string {
+	if d.tls {
+		s += "s"
+	}
+	return s + "://"
+}
+
+// Host is the address of gRPC over TLS, as clients take it.
+func (d *Daemon) Host() string { return "hanzod://" + d.GRPCAddress() }
 
 // LogText is what the daemon has logged so far.
 func (d *Daemon) LogText() string { return d.log.String() }

@@ -7,6 +7,7 @@ package runtime
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -92,11 +93,14 @@ type Daemon struct {
 	rpc       *rpc.Server
 	grpc      *grpc.Server
 	http      *http.Server
+	remote    *grpc.Server // nil when the door for other machines is closed
 
 	withNode bool
 	socket   string
 	local    net.Listener
 	tcp      []net.Listener
+	far      *listen.Limited     // of remote
+	cert     *listen.Certificate // nil when nothing speaks TLS
 	logFile  io.Closer
 
 	fatal chan error
@@ -244,8 +248,30 @@ func (d *Daemon) listen(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.tcp, err = listen.TCP(ctx, hosts, d.cfg.Gateway.Port, d.log)
-	return err
+	grpcPort, open := d.cfg.RemoteGRPC(hosts)
+	if open || d.cfg.Gateway.TLS.Enabled {
+		if d.cert, err = loadCertificate(d.cfg, d.now, d.subsystem("tls")); err != nil {
+			return err
+		}
+	}
+	if open {
+		// It comes before the older port, so that a node that prefers it never finds that one alone.
+		l, err := listen.TCP(ctx, hosts[:1], grpcPort, "--grpc-port or gateway.grpc.port", d.log)
+		if err != nil {
+			return err
+		}
+		d.far = listen.Limit(l[0])
+	}
+	if d.tcp, err = listen.TCP(ctx, hosts, d.cfg.Gateway.Port, "--port or gateway.port", d.log); err != nil {
+		return err
+	}
+	if d.cfg.Gateway.TLS.Enabled {
+		for i, l := range d.tcp {
+			// Older clients speak HTTP/1.1. Who speaks plain HTTP is answered 400 by net/http.
+			d.tcp[i] = tls.NewListener(l, d.cert.Config("http/1.1"))
+		}
+	}
+	return nil
 }
 
 // makeDoors makes the ways in.
@@ -253,10 +279,13 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	g := gate.New()
 	d.rpc = rpc.New(rpc.Deps{
 		Catalogue: catalogue, Gate: g, Nodes: d.nodes, Approvals: d.approvals, System: d.system,
-		Bus: d.bus, Render: compat.Payload, SharedSecret: d.sharedSecret, NodeName: d.nodes.Name,
+		Bus: d.bus, Render: compat.Payload, SharedSecret: d.sharedSecret, Bearer: d.identity.Bearer, NodeName: d.nodes.Name,
 		Log: d.subsystem("rpc"), Metrics: d.metrics,
 	})
 	d.grpc = d.rpc.GRPC(listen.PeerCredentials())
+	if d.far != nil {
+		d.remote = d.rpc.Remote(listen.RemoteCredentials(d.cert))
+	}
 	peers := d.peers()
 	d.door = compat.New(compat.Config{
 		Catalogue: catalogue, Gate: g, Identity: d.identity, Nodes: d.nodes, Approvals: d.approvals,
@@ -337,14 +366,18 @@ func (d *Daemon) Run(ctx context.Context) error {
 	run(d.nodes.Run)
 	run(d.system.Run)
 	run(d.door.Run)
-	served := make(chan error, 1+len(d.tcp))
+	served := make(chan error, 2+len(d.tcp))
 	wg.Go(func() { served <- d.grpc.Serve(d.local) })
+	if d.remote != nil {
+		wg.Go(func() { served <- d.remote.Serve(d.far) })
+	}
 	for _, l := range d.tcp {
 		wg.Go(func() { served <- d.http.Serve(l) })
 	}
 	d.state.Store(ready)
 	close(d.ready)
-	d.log.Info("hanzod is ready", "version", Version, "socket", d.socket, "listen", d.Addresses())
+	d.log.Info("hanzod is ready", "version", Version, "socket", d.socket, "listen", d.Addresses(),
+		"grpc", d.GRPCAddress(), "tls", d.TLSFingerprint())
 	if d.withNode {
 		run(d.runNode)
 	}
@@ -381,27 +414,38 @@ func (d *Daemon) stop(work context.Context, cancel context.CancelFunc, wg *sync.
 			_ = d.http.Close() // what did not end in time is cut
 		}
 	})
-	doors.Go(func() {
-		graceful := make(chan struct{})
-		go func() {
-			d.grpc.GracefulStop()
-			close(graceful)
-		}()
-		select {
-		case <-graceful:
-		case <-deadline.Done():
-			d.grpc.Stop()
-			<-graceful
+	for _, g := range []*grpc.Server{d.grpc, d.remote} {
+		if g != nil {
+			doors.Go(func() { drain(deadline, g) })
 		}
-	})
+	}
 	doors.Wait()
 	cancel()
 	wg.Wait()
 }
 
+// drain stops a gRPC server: its calls may end by themselves until ctx does.
+func drain(ctx context.Context, g *grpc.Server) {
+	graceful := make(chan struct{})
+	go func() {
+		g.GracefulStop()
+		close(graceful)
+	}()
+	select {
+	case <-graceful:
+	case <-ctx.Done():
+		g.Stop()
+		<-graceful
+	}
+}
+
 // release gives back what open took. It may be called at any stage.
 func (d *Daemon) release() {
-	for _, l := range append([]net.Listener{d.local}, d.tcp...) {
+	ls := append([]net.Listener{d.local}, d.tcp...)
+	if d.far != nil {
+		ls = append(ls, d.far)
+	}
+	for _, l := range ls {
 		if l != nil {
 			_ = l.Close() // closed already after a run
 		}

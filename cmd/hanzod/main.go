@@ -99,7 +99,7 @@ Talk to a running daemon with hanzoctl.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w\nRun '%s --help' for the flags", err, c.CommandPath())}
 	})
-	root.AddCommand(runCmd(errOut), nodeCmd(errOut), versionCmd(out))
+	root.AddCommand(runCmd(errOut), nodeCmd(errOut), tlsCmd(out, errOut), versionCmd(out))
 	return root
 }
 
@@ -127,6 +127,7 @@ func runCmd(errOut io.Writer) *cobra.Command {
 	var (
 		where stateFlags
 		port  int
+		grpc  int
 		bind  string
 		node  bool
 	)
@@ -139,17 +140,24 @@ when its terminal is closed).
 The first start makes the state directory and a token for clients on other machines.
 Clients on this machine use the socket in the state directory and need no token.
 
+With a bind beyond this machine, hanzoctl and nodes on other machines reach the daemon by
+gRPC over TLS on the port after the TCP port. See "hanzod tls" for its certificate.
+
 Exit codes: 0 stopped as asked, 1 failed, 2 wrong flags, 78 the configuration is not
 valid, another daemon holds the state directory, or its database is damaged, not
 hanzod's or of a newer version.`,
 		Example: `  hanzod run
   hanzod run --node
+  hanzod run --bind lan
   hanzod run --port 0 --state-dir /tmp/try`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			opts := config.Options{Path: where.config, StateDir: where.stateDir, Bind: bind}
 			if cmd.Flags().Changed("port") {
 				opts.Port = &port
+			}
+			if cmd.Flags().Changed("grpc-port") {
+				opts.GRPCPort = &grpc
 			}
 			cfg, err := config.Load(opts)
 			if err != nil {
@@ -168,6 +176,7 @@ hanzod's or of a newer version.`,
 	}
 	where.add(c)
 	c.Flags().IntVar(&port, "port", config.DefaultPort, "TCP port; 0 takes a free one")
+	c.Flags().IntVar(&grpc, "grpc-port", config.DefaultPort+1, "TCP port of gRPC over TLS, and open it in any case; 0 takes a free one")
 	c.Flags().StringVar(&bind, "bind", "", "loopback, lan, tailnet, auto or custom (default loopback)")
 	c.Flags().BoolVar(&node, "node", false, "run a node host for this machine inside the daemon")
 	return c
@@ -190,6 +199,12 @@ func welcome(w io.Writer, d *runtime.Daemon, cfg *config.Config, node bool) {
 	fmt.Fprintf(&b, "\nhanzod %s is ready.\n", runtime.Version)
 	fmt.Fprintf(&b, "  socket  %s\n", d.Socket())
 	fmt.Fprintf(&b, "  port    %s\n", strings.Join(d.Addresses(), ", "))
+	if addr := d.GRPCAddress(); addr != "" {
+		fmt.Fprintf(&b, "  grpc    %s\n", addr)
+	}
+	if pin := d.TLSFingerprint(); pin != "" {
+		fmt.Fprintf(&b, "  tls     sha256:%s\n", pin)
+	}
 	fmt.Fprintf(&b, "  state   %s\n", cfg.StateDir)
 	if d.TokenMade {
 		fmt.Fprintf(&b, "A token for other machines was made; see it with: %s token\n", ctl)

@@ -80,12 +80,13 @@ func (peerCredentials) OverrideServerName(string) error { return nil }
 
 // TCP listens on the port of each host. The first host must succeed; failure of a further one is
 // logged as a warning (protocol.md §1.1: the ::1 alias). With port 0 the system chooses one port,
-// which all hosts share. A busy port is tried again for two seconds. ctx ends the wait.
-func TCP(ctx context.Context, hosts []string, port int, log *slog.Logger) ([]net.Listener, error) {
+// which all hosts share. A busy port is tried again for two seconds; setting names what chooses
+// another one, for the error. ctx ends the wait.
+func TCP(ctx context.Context, hosts []string, port int, setting string, log *slog.Logger) ([]net.Listener, error) {
 	if len(hosts) == 0 {
 		return nil, errors.New("no address to listen on is given")
 	}
-	first, err := listenPatiently(ctx, hosts[0], port)
+	first, err := listenPatiently(ctx, hosts[0], port, setting)
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +106,7 @@ func TCP(ctx context.Context, hosts []string, port int, log *slog.Logger) ([]net
 	return out, nil
 }
 
-func listenPatiently(ctx context.Context, host string, port int) (net.Listener, error) {
+func listenPatiently(ctx context.Context, host string, port int, setting string) (net.Listener, error) {
 	var lc net.ListenConfig
 	for try := 0; ; try++ {
 		l, err := lc.Listen(ctx, "tcp", address(host, port))
@@ -115,8 +116,8 @@ func listenPatiently(ctx context.Context, host string, port int) (net.Listener, 
 		case !isBusy(err):
 			return nil, fmt.Errorf("cannot listen on %s: %w", address(host, port), err)
 		case try == busyTries:
-			return nil, fmt.Errorf("another process listens on %s; stop it, or choose a port with --port or gateway.port: %w",
-				address(host, port), err)
+			return nil, fmt.Errorf("another process listens on %s; stop it, or choose a port with %s: %w",
+				address(host, port), setting, err)
 		}
 		wait := time.NewTimer(busyWait)
 		select {

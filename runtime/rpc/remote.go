@@ -108,7 +108,8 @@ func (s *Server) authenticate(ctx context.Context, from listen.RemoteInfo, heade
 	}
 	ctx, cancel := context.WithTimeout(ctx, bearerTime)
 	defer cancel()
-	c, err := s.d.Bearer(ctx, cred.token, cred.caller.RemoteIP)
+	// gRPC comes by no proxy, so nobody speaks for others here.
+	c, err := s.d.Bearer(ctx, cred.token, identity.Peer{Direct: from.Addr, Client: from.Addr})
 	if err != nil {
 		return cred, err
 	}

@@ -120,7 +120,7 @@ type Deps struct {
 	// SharedSecret returns what remote clients present. It refuses callers that may not know it.
 	SharedSecret func(identity.Caller) (mode, secret string, err error)
 	// Bearer finds the caller that a token stands for. The door fills in where it came from.
-	Bearer func(ctx context.Context, token, remoteIP string) (identity.Caller, error)
+	Bearer func(ctx context.Context, token string, from identity.Peer) (identity.Caller, error)
 	// NodeName returns the name to show for a node, "" when it is unknown.
 	NodeName func(id string) string
 	Log      *slog.Logger
