@@ -194,39 +194,44 @@ const lastWord = 100 * time.Millisecond
 // RemoteCredentials returns transport credentials for connections from Limit: TLS with the
 // certificate, and an AuthInfo that is a RemoteInfo. They tell nothing of who is calling.
 func RemoteCredentials(c *Certificate) credentials.TransportCredentials {
-	return remoteCredentials{credentials.NewTLS(c.Config("h2"))}
+	return remoteCredentials{c.Config("h2")}
 }
 
-type remoteCredentials struct {
-	credentials.TransportCredentials
-}
+type remoteCredentials struct{ config *tls.Config }
 
+// ServerHandshake speaks TLS. gRPC bounds its time and closes the connection after an error.
 func (r remoteCredentials) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	conn, info, err := r.TransportCredentials.ServerHandshake(c)
-	if err != nil {
-		var record tls.RecordHeaderError
-		if errors.As(err, &record) && looksLikeHTTP(record.RecordHeader) {
+	conn := tls.Server(c, r.config)
+	if err := conn.Handshake(); err != nil {
+		if record, ok := errors.AsType[tls.RecordHeaderError](err); ok && looksLikeHTTP(record.RecordHeader) {
 			_, _ = c.Write([]byte(plainHTTP)) // the connection ends all the same
 		}
 		return nil, nil, err
 	}
-	out := RemoteInfo{}
-	if t, ok := info.(credentials.TLSInfo); ok {
-		out.TLSInfo = t
+	state := conn.ConnectionState()
+	if state.NegotiatedProtocol != "h2" { // the client offered no protocol at all
+		return nil, nil, errors.New("the client does not offer HTTP/2")
 	}
+	out := RemoteInfo{TLSInfo: credentials.TLSInfo{
+		State: state, CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
+	}}
 	if g, ok := c.(*guarded); ok {
 		out.conn, out.Addr = g, g.addr
 	}
 	return conn, out, nil
 }
 
-func (r remoteCredentials) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {
+func (remoteCredentials) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	return nil, nil, errors.New("these credentials are for the server side")
 }
 
-func (r remoteCredentials) Clone() credentials.TransportCredentials {
-	return remoteCredentials{r.TransportCredentials.Clone()}
+func (remoteCredentials) Info() credentials.ProtocolInfo {
+	return credentials.ProtocolInfo{SecurityProtocol: "tls"}
 }
+
+func (r remoteCredentials) Clone() credentials.TransportCredentials { return r }
+
+func (remoteCredentials) OverrideServerName(string) error { return nil }
 
 // plainHTTP answers who speaks HTTP without TLS to a door with TLS.
 const plainHTTP = "HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\nThis port speaks gRPC over TLS; use hanzoctl --host.\n"

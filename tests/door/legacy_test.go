@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
 	"sync"
 	"testing"
 	"time"
@@ -32,9 +33,15 @@ type legacy struct {
 // connect dials and sends connect with the parameters; it returns the answer.
 func connect(tb testing.TB, url string, params object, onEvent func(string, object)) (*legacy, object) {
 	tb.Helper()
+	return connectBy(tb, nil, url, params, onEvent)
+}
+
+// connectBy is connect with an HTTP client of one's own.
+func connectBy(tb testing.TB, web *http.Client, url string, params object, onEvent func(string, object)) (*legacy, object) {
+	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	ws, _, err := websocket.Dial(ctx, url, nil)
+	ws, _, err := websocket.Dial(ctx, url, &websocket.DialOptions{HTTPClient: web})
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -70,6 +70,7 @@ type kind struct {
 type house struct {
 	catalogue *ops.Catalogue
 	channel   *inprocgrpc.Channel
+	remote    *remoteDoor
 	http      *httptest.Server
 	kinds     []kind
 }
@@ -122,10 +123,11 @@ func newHouse(t *testing.T) *house {
 	server := rpc.New(rpc.Deps{
 		Catalogue: catalogue, Gate: g, Nodes: ns, Approvals: app, System: sys, Bus: bus, Render: compat.Payload,
 		SharedSecret: func(identity.Caller) (string, string, error) { return "", "", system.ErrLocalOnly },
-		NodeName:     ns.Name, Log: log, Metrics: noMetrics{},
+		Bearer:       id.Bearer, NodeName: ns.Name, Log: log, Metrics: noMetrics{},
 	})
 	h.channel = new(inprocgrpc.Channel).WithServerUnaryInterceptor(server.UnaryInterceptor()).WithServerStreamInterceptor(server.StreamInterceptor())
 	server.Register(h.channel)
+	h.remote = openRemote(t, server)
 	legacyDoor := compat.New(compat.Config{
 		Catalogue: catalogue, Gate: g, Identity: id, Nodes: ns, Approvals: app, System: sys, Presence: presence, Bus: bus,
 		Log: log, Version: "1", Now: time.Now,
@@ -213,15 +215,19 @@ func message(t *testing.T, d protoreflect.MessageDescriptor) proto.Message {
 }
 
 func (h *house) byGRPC(t *testing.T, k kind, op *ops.Operation) string {
+	ctx := rpc.WithCaller(context.Background(), identity.Caller{Door: identity.DoorGRPC, Role: k.role, Scopes: k.scopes, Principal: "local:1", NodeID: "x"})
+	return ask(ctx, t, h.channel, op)
+}
+
+func ask(ctx context.Context, t *testing.T, channel grpc.ClientConnInterface, op *ops.Operation) string {
 	m := method(t, op.Method)
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	ctx = rpc.WithCaller(ctx, identity.Caller{Door: identity.DoorGRPC, Role: k.role, Scopes: k.scopes, Principal: "local:1", NodeID: "x"})
 	in, out := message(t, m.Input()), message(t, m.Output())
 	var err error
 	if m.IsStreamingServer() {
 		var cs grpc.ClientStream
-		if cs, err = h.channel.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, op.Method); err != nil {
+		if cs, err = channel.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: m.IsStreamingClient()}, op.Method); err != nil {
 			t.Fatal(err)
 		}
 		if err = cs.SendMsg(in); err == nil {
@@ -236,7 +242,7 @@ func (h *house) byGRPC(t *testing.T, k kind, op *ops.Operation) string {
 		}
 		err = cs.RecvMsg(out)
 	} else {
-		err = h.channel.Invoke(ctx, op.Method, in, out)
+		err = channel.Invoke(ctx, op.Method, in, out)
 	}
 	for _, d := range status.Convert(err).Details() {
 		if info, ok := d.(*errdetails.ErrorInfo); ok {
@@ -345,6 +351,7 @@ func TestVerdicts(t *testing.T) {
 				got := map[string]string{}
 				if op.Method != "" {
 					got["grpc"] = h.byGRPC(t, k, op)
+					got["remote"] = ask(bearer(k.token), t, h.remote.conn, op)
 					got["rest"] = h.byREST(t, k, op)
 				}
 				if op.Legacy != "" {
