@@ -411,8 +411,8 @@ func TestRequestResolveUse(t *testing.T) {
 		t.Error(d)
 	}
 	var names []string
-	for len(sub.C()) > 0 {
-		names = append(names, (<-sub.C()).Name)
+	for e, ok := sub.TryNext(); ok; e, ok = sub.TryNext() {
+		names = append(names, e.Name)
 	}
 	if d := cmp.Diff([]string{"exec.approval.requested", "exec.approval.resolved"}, names); d != "" {
 		t.Error(d)
@@ -743,10 +743,10 @@ func TestListAndWatch(t *testing.T) {
 		t.Error(d)
 	}
 	w.decide("r1", approvals.Deny)
-	if e := <-watch.Events.C(); e.Payload.(approvals.Resolved).Approval.ID != "r1" {
+	if e, _ := watch.Events.TryNext(); e.Payload.(approvals.Resolved).Approval.ID != "r1" {
 		t.Errorf("%+v", e)
 	}
-	if len(blind.Events.C()) != 0 {
+	if _, ok := blind.Events.TryNext(); ok {
 		t.Error("a reader without the scope is told")
 	}
 	all, err := w.svc.List(context.Background(), ann, approvals.ListIn{All: true})

@@ -93,15 +93,26 @@ func (d *Door) deliver(e events.Event) {
 	r := &rendered{
 		head: append(head[:len(head)-1], `,"seq":`...), tail: []byte{'}'}, droppable: events.Droppable(e.Name),
 	}
-	if e.Name == "presence" || e.Name == "health" {
-		presence, health := d.cfg.System.Versions()
-		withState := wire.AppendEvent(nil, "", nil, wire.Opt[uint64]{}, wire.Some(wire.StateVersion{Presence: presence, Health: health}))
+	if v, ok := versionsOf(e); ok {
+		withState := wire.AppendEvent(nil, "", nil, wire.Opt[uint64]{}, wire.Some(wire.StateVersion(v)))
 		r.tail = withState[len(`{"type":"event","event":""`):]
 	}
 	for c := range d.conns {
 		if events.Visible(c.caller, e.Name) {
 			c.event(r)
 		}
+	}
+}
+
+// versionsOf returns the versions that an event carries beside its payload.
+func versionsOf(e events.Event) (system.Versions, bool) {
+	switch p := e.Payload.(type) {
+	case system.HealthChanged:
+		return p.Versions, true
+	case system.PresenceChanged:
+		return p.Versions, true
+	default:
+		return system.Versions{}, false
 	}
 }
 

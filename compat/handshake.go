@@ -350,6 +350,21 @@ type helloOK struct {
 	Policy        helloPolicy         `json:"policy"`
 }
 
+// seen is what a client is told of who is there: a node only of the gateway and itself, since nothing
+// else is a node's business.
+func (c *conn) seen(all []system.Presence) []system.Presence {
+	if c.caller.Role != identity.RoleNode {
+		return all
+	}
+	var out []system.Presence
+	for _, p := range all {
+		if p.Mode == "gateway" || (p.Key != "" && p.Key == c.presenceKey) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
 // helloRoom is the size of a hello-ok less its presence table.
 const helloRoom = 8 << 10
 
@@ -360,15 +375,15 @@ func (c *conn) hello(id string, adm identity.Admission) ([]byte, error) {
 	if err != nil {
 		return nil, errs.Wrap(errs.Internal, "make a canvas capability", err)
 	}
-	presence, health := d.cfg.System.Versions()
-	rows := d.rows.table(d.cfg.Presence.List())
+	versions := d.cfg.System.Versions() // before the table: it shows these changes at least
+	rows := d.rows.table(c.seen(d.cfg.Presence.List()))
 	out := helloOK{
 		Type: "hello-ok", Protocol: Protocol,
 		Server:   helloServer{Version: d.cfg.Version, ConnID: c.id},
 		Features: features(),
 		Snapshot: helloSnapshot{
 			Presence: rows, Health: d.healthRow(),
-			StateVersion: helloVersions{presence, health}, UptimeMs: d.cfg.System.Uptime().Milliseconds(),
+			StateVersion: helloVersions(versions), UptimeMs: d.cfg.System.Uptime().Milliseconds(),
 			ConfigPath: d.cfg.ConfigPath, StateDir: d.cfg.StateDir,
 			SessionDefaults: helloSessions{
 				DefaultAgentID: d.cfg.DefaultAgent, MainKey: d.cfg.MainKey,

@@ -104,6 +104,29 @@ func TestEventsByScope(t *testing.T) {
 	}
 }
 
+// A node's hello lists the gateway and the node, an operator's everybody.
+func TestPresenceInHello(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.operator("operator.read")
+		for _, c := range []struct {
+			h    hello
+			rows int
+		}{
+			{hello{role: "node", id: "node-host", mode: "node", instance: "n"}, 2},
+			{hello{role: "node", id: "node-host", mode: "node", device: device("d")}, 2},
+			{hello{scopes: []string{"operator.read"}}, 5},
+		} {
+			_, f := w.connect(c.h)
+			snapshot, _ := f.Payload.Get("snapshot")
+			rows, _ := snapshot.Get("presence")
+			if rows.Len() != c.rows {
+				t.Errorf("%+v is told %s", c.h, rows.Raw())
+			}
+		}
+	})
+}
+
 // settle lets the events of connecting pass.
 func settle(c *client) {
 	c.tb.Helper()

@@ -454,7 +454,7 @@ func TestEventPayload(t *testing.T) {
 	if _, err := s.Event(context.Background(), c, EventIn{Event: "e", Payload: []byte("2"), PayloadJSON: &text}); err != nil {
 		t.Error(err)
 	}
-	e := <-sub.C()
+	e, _ := sub.TryNext()
 	if d := cmp.Diff(Reported{NodeID: "n", Event: "e", Payload: []byte("1")}, e.Payload); d != "" {
 		t.Error(d)
 	}
@@ -493,8 +493,8 @@ func TestReplace(t *testing.T) {
 			t.Error("still connected")
 		}
 		var got []string
-		for len(sub.C()) > 0 {
-			got = append(got, (<-sub.C()).Name)
+		for e, ok := sub.TryNext(); ok; e, ok = sub.TryNext() {
+			got = append(got, e.Name)
 		}
 		if d := cmp.Diff([]string{"node.connected", "node.connected", "node.disconnected"}, got); d != "" {
 			t.Error(d)
@@ -757,11 +757,11 @@ func TestWatch(t *testing.T) {
 	defer blind.Events.Close()
 	s.attach(t, "m", &link{}).Detach()
 	for _, want := range []string{"node.connected", "node.disconnected"} {
-		if e := <-w.Events.C(); e.Name != want || e.Payload.(Changed).Node.ID != "m" {
+		if e, _ := w.Events.TryNext(); e.Name != want || e.Payload.(Changed).Node.ID != "m" {
 			t.Errorf("%+v", e)
 		}
 	}
-	if len(blind.Events.C()) != 0 {
+	if _, ok := blind.Events.TryNext(); ok {
 		t.Error("a node sees others come and go")
 	}
 }

@@ -46,14 +46,10 @@ func (w *pairWorld) ask(t *testing.T, id string) PairingRequest {
 }
 
 func (w *pairWorld) told() (out []any) {
-	for {
-		select {
-		case e := <-w.sub.C():
-			out = append(out, e.Payload)
-		default:
-			return out
-		}
+	for e, ok := w.sub.TryNext(); ok; e, ok = w.sub.TryNext() {
+		out = append(out, e.Payload)
 	}
+	return out
 }
 
 // The life of a pairing (protocol.md §4.9): one open request, its first content, a fresh token at each

@@ -74,7 +74,7 @@ func (t *PresenceTable) Put(key string, p Presence) {
 	if p.Text == "" {
 		p.Text = "Node: " + p.Host + " · mode " + p.Mode
 	}
-	p.Rev = t.version
+	p.Rev, p.Key = t.version, key
 	e.Presence = p
 	t.touch(e)
 }

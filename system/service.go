@@ -18,8 +18,12 @@ const (
 	// healthGap is the least time between two refreshes. Each is broadcast, and each connect and
 	// each health call asks for one, so this bounds what a burst of clients costs the others.
 	healthGap = time.Second
-	// presenceGap is the same for presence after disconnects.
-	presenceGap = 200 * time.Millisecond
+	// presenceGap is the same for presence after disconnects. The list goes to everybody, so with many
+	// clients it is longer: presenceRows is how many rows a second, about 20 MB, are sent to all of them
+	// together while clients come and go, and presenceGapMax the longest gap.
+	presenceGap    = 200 * time.Millisecond
+	presenceGapMax = 30 * time.Second
+	presenceRows   = 50_000
 )
 
 // Config is what the service needs.
@@ -44,6 +48,8 @@ type Config struct {
 type Service struct {
 	cfg     Config
 	started time.Time
+
+	looking sync.Mutex // makes the versions of health go out in order
 
 	mu      sync.Mutex
 	health  *Health // nil until the first refresh
@@ -88,7 +94,7 @@ func (s *Service) Run(ctx context.Context) {
 			s.look()
 		case <-presence.due():
 			presence.open()
-			s.cfg.Bus.Publish("presence", PresenceChanged{Entries: s.cfg.Presence.List()})
+			presence.min = s.announcePresence()
 		}
 	}
 }
@@ -115,8 +121,19 @@ func (g *gate) due() <-chan time.Time {
 
 func (g *gate) open() { g.timer, g.last = nil, time.Now() }
 
+// announcePresence tells everybody who is there, and returns how long to wait before the next time.
+func (s *Service) announcePresence() time.Duration {
+	v := s.Versions() // before the list: it shows these changes at least
+	rows := s.cfg.Presence.List()
+	s.cfg.Bus.Publish("presence", PresenceChanged{Entries: rows, Versions: v})
+	sent := time.Duration(len(rows) * s.cfg.Facts.Connections())
+	return min(max(presenceGap, sent*time.Second/presenceRows), presenceGapMax)
+}
+
 // look makes a new health summary and announces it.
 func (s *Service) look() {
+	s.looking.Lock()
+	defer s.looking.Unlock()
 	began := s.cfg.Now()
 	agents, def := s.cfg.Facts.Agents()
 	h := Health{At: began, DefaultAgentID: def, Agents: agents}
@@ -125,7 +142,7 @@ func (s *Service) look() {
 	s.health = &h
 	s.version++
 	s.mu.Unlock()
-	s.cfg.Bus.Publish("health", HealthChanged{Health: h})
+	s.cfg.Bus.Publish("health", HealthChanged{Health: h, Versions: s.Versions()})
 }
 
 // RefreshHealth asks for a new summary. It does not wait.
@@ -172,11 +189,11 @@ func (s *Service) Cached() *Health {
 	return s.health
 }
 
-// Versions returns the versions of presence and health. They start at 1 and only grow.
-func (s *Service) Versions() (presence, health uint64) {
+// Versions returns the versions of presence and health.
+func (s *Service) Versions() Versions {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.cfg.Presence.Version(), s.version
+	return Versions{Presence: s.cfg.Presence.Version(), Health: s.version}
 }
 
 // Uptime is the time since the start.

@@ -73,6 +73,9 @@ type Facts struct {
 	Agents           func() (agents []Agent, defaultID string)
 }
 
+// Versions count the changes of presence and health. They start at 1 and only grow.
+type Versions struct{ Presence, Health uint64 }
+
 // Presence is one party seen on the gateway (protocol.md §6.4).
 type Presence struct {
 	Host             string
@@ -90,6 +93,8 @@ type Presence struct {
 	InstanceID       string
 	Text             string
 	At               time.Time
+	// Key is what the entry stands under, "" for the gateway itself.
+	Key string
 	// Rev is new with each change of the entry, so that its text can be kept; 0 for the gateway
 	// itself, whose time is always now.
 	Rev uint64
@@ -117,10 +122,16 @@ type (
 
 // The payloads of the events of this package.
 type (
-	// HealthChanged is the payload of the event health.
-	HealthChanged struct{ Health Health }
-	// PresenceChanged is the payload of the event presence.
-	PresenceChanged struct{ Entries []Presence }
+	// HealthChanged is the payload of the event health. Versions are those that it shows at least.
+	HealthChanged struct {
+		Health   Health
+		Versions Versions
+	}
+	// PresenceChanged is the payload of the event presence. Versions are those that it shows at least.
+	PresenceChanged struct {
+		Entries  []Presence
+		Versions Versions
+	}
 	// Tick is the payload of the event tick.
 	Tick struct{ At time.Time }
 	// Shutdown is the payload of the event shutdown. RestartExpected is nil when no restart is

@@ -261,7 +261,7 @@ func TestAnnouncements(t *testing.T) {
 		if seen("health") != 1 || s.Cached() == nil {
 			t.Fatalf("at the start: %d health, %d presence, %d ticks", seen("health"), seen("presence"), seen("tick"))
 		}
-		_, before := s.Versions()
+		before := s.Versions().Health
 		time.Sleep(2 * time.Second)
 		// A hundred clients at once cost one refresh now and one later.
 		for range 100 {
@@ -277,7 +277,7 @@ func TestAnnouncements(t *testing.T) {
 		if seen("health") > 3 || seen("presence") > 2 || seen("presence") == 0 {
 			t.Errorf("after a burst: %d health, %d presence, %d ticks", seen("health"), seen("presence"), seen("tick"))
 		}
-		if _, after := s.Versions(); int(after-before) != seen("health")-1 {
+		if after := s.Versions().Health; int(after-before) != seen("health")-1 {
 			t.Errorf("version %d after %d, %d announcements", after, before, seen("health"))
 		}
 		// Nor do callers that insist on a fresh look.
@@ -304,6 +304,50 @@ func TestAnnouncements(t *testing.T) {
 		}
 		cancel()
 		<-done
+	})
+}
+
+// With many clients, presence goes out the less often the more they are; its versions only grow.
+func TestPresenceOfACrowd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, bus := newService(t)
+		clients := 10
+		s.cfg.Facts.Connections = func() int { return clients }
+		var at []time.Time
+		var last Versions
+		bus.Sink(func(e events.Event) {
+			if p, ok := e.Payload.(PresenceChanged); ok {
+				at = append(at, e.At)
+				if p.Versions.Presence < last.Presence || p.Versions.Presence < uint64(len(p.Entries)) {
+					t.Errorf("%+v after %+v with %d entries", p.Versions, last, len(p.Entries))
+				}
+				last = p.Versions
+			}
+		})
+		ctx, cancel := context.WithCancel(context.Background())
+		var wg sync.WaitGroup
+		wg.Go(func() { s.Run(ctx) })
+		defer wg.Wait()
+		defer cancel()
+		for _, c := range []struct {
+			clients int
+			gap     time.Duration
+		}{{10, presenceGap}, {1000, 4 * time.Second}, {100_000, presenceGapMax}} {
+			clients = c.clients
+			time.Sleep(time.Minute)
+			for i := range presenceMax {
+				s.cfg.Presence.Put(fmt.Sprint(i), Presence{Host: fmt.Sprint(i)})
+			}
+			at = nil
+			for range 1000 { // somebody leaves every 100 ms
+				s.AnnouncePresence()
+				time.Sleep(100 * time.Millisecond)
+				synctest.Wait()
+			}
+			if len(at) < 3 || at[2].Sub(at[1]) < c.gap || at[2].Sub(at[1]) > c.gap+100*time.Millisecond {
+				t.Errorf("with %d clients there are %d announcements, %s apart; want %s", c.clients, len(at), at[2].Sub(at[1]), c.gap)
+			}
+		}
 	})
 }
 

@@ -110,6 +110,9 @@ func (a *app) eventsCmd() *cobra.Command {
 					if e.GetDropped() > 0 {
 						fmt.Fprintf(a.stderr, "%d events were dropped because this reader was too slow\n", e.GetDropped())
 					}
+					if e.GetName() == "" {
+						return nil
+					}
 					payload := []byte("null")
 					if e.GetPayload() != nil {
 						if payload, err = encode(e.GetPayload(), "jsonl"); err != nil {

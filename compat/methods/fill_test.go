@@ -68,7 +68,8 @@ func TestToLegacyCarriesEveryField(t *testing.T) {
 			"Version", "PID", "Uptime", "StateDir", "ConfigPath", "Socket", "Listen[0]", "AuthMode", "Connections", "NodesConnected",
 			"NodesKnown", "ApprovalsPending", "Agents[0].Name", "Agents[0].Default", "Agents[0].Heartbeat.Prompt",
 			"Agents[0].Heartbeat.Target", "Agents[0].Heartbeat.Model", "Agents[0].Heartbeat.AckMaxChars"),
-		to("system-presence", PresenceToLegacy, "[0].Rev"), to("presence", PresenceChangedToLegacy, "Entries[0].Rev"),
+		to("system-presence", PresenceToLegacy, "[0].Rev", "[0].Key"),
+		to("presence", PresenceChangedToLegacy, "Entries[0].Rev", "Entries[0].Key", "Versions.Presence", "Versions.Health"),
 		to("logs.tail", TailToLegacy), to("tick", TickToLegacy), to("shutdown", ShutdownToLegacy),
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -65,7 +65,7 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 		out("system.Status", statusToProto, append(prefixed("Agents[0].Heartbeat.", heartbeat),
 			"DefaultAgentID", "Admin", "Agents[0].Name", "Agents[0].Default", "Agents[0].SessionsPath")...),
 		// Rev is for keeping encoded rows.
-		out("[]system.Presence", presenceToProto, "[0].LastInputSeconds", "[0].Rev"),
+		out("[]system.Presence", presenceToProto, "[0].LastInputSeconds", "[0].Rev", "[0].Key"),
 		out("system.TailOut", tailToProto),
 		out("sharedSecret", secretToProto),
 	} {

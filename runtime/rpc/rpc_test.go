@@ -487,6 +487,48 @@ func TestStreamsEnd(t *testing.T) {
 	}
 }
 
+// A reader whose queue was given up for want of memory is told at once, though no event follows.
+func TestEvictedReaderIsTold(t *testing.T) {
+	d := newDomain()
+	d.bus = events.NewBounded(time.Now, 1<<20)
+	m := &observed{}
+	conn := dial(t, newServer(t, d, m))
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	evs, err := systemv1.NewSystemServiceClient(conn).WatchEvents(ctx, &systemv1.WatchEventsRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := evs.Header(); err != nil {
+		t.Fatal(err)
+	}
+	big := []byte(`"` + strings.Repeat("x", 64<<10) + `"`)
+	const all = events.QueueSize / 2 // the queue does not overflow
+	for range all {
+		d.bus.Publish("tick", big)
+	}
+	if n := d.bus.Budget().Held(); n > 1<<20 {
+		t.Errorf("%d bytes are held", n)
+	}
+	for seq, told := uint64(0), uint64(0); told < all; {
+		e, err := evs.Recv()
+		if err != nil {
+			t.Fatalf("after %d of %d: %v", told, all, err)
+		}
+		told += e.GetDropped()
+		if e.GetName() != "" {
+			seq++
+			told++
+		}
+		if e.GetSeq() != seq || (e.GetName() == "" && e.GetDropped() == 0) {
+			t.Fatalf("seq %d after %d, %d dropped", e.GetSeq(), seq, e.GetDropped())
+		}
+	}
+	if m.lost() == 0 {
+		t.Error("nothing was dropped")
+	}
+}
+
 func TestStreamsAreRefusedAfterStop(t *testing.T) {
 	s := newServer(t, newDomain(), &observed{})
 	client := systemv1.NewSystemServiceClient(dial(t, s))

@@ -72,22 +72,22 @@ func open(stream grpc.ServerStream) error {
 // OpenHeader is the metadata that a stream sends once it misses nothing more.
 const OpenHeader = "hanzo-stream"
 
-// forward hands on events until the stream ends; it returns why. lost is told of dropped events and
-// decides whether to go on.
+// forward hands on events until the stream ends; it returns why. lost is told of dropped events, in
+// the place where they were, and decides whether to go on. An event without a name stands only for
+// that.
 func forward(ctx context.Context, sub *events.Subscription, lost func(n uint64) error, send func(events.Event) error) error {
 	for {
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case e := <-sub.C():
-			if n := sub.Dropped(); n > 0 {
-				if err := lost(n); err != nil {
-					return err
-				}
-			}
-			if err := send(e); err != nil {
+		e, err := sub.Next(ctx)
+		if err != nil {
+			return err
+		}
+		if e.Lost > 0 {
+			if err := lost(e.Lost); err != nil {
 				return err
 			}
+		}
+		if err := send(e); err != nil {
+			return err
 		}
 	}
 }

@@ -68,17 +68,18 @@ func (y *systemServer) WatchEvents(req *systemv1.WatchEventsRequest, stream syst
 		return nil
 	}
 	return forward(ctx, sub, lost, func(e events.Event) error {
-		text, ok := y.s.d.Render(e)
-		if !ok {
-			return nil
-		}
-		payload, err := valueFromJSON(text)
-		if err != nil {
-			return errRender.Wrap(err)
-		}
-		seq++
-		out := &systemv1.WatchEventsResponse{
-			Seq: seq, Name: e.Name, At: timeToProto(e.At), Payload: payload, Dropped: dropped,
+		out := &systemv1.WatchEventsResponse{Seq: seq, Name: e.Name, At: timeToProto(e.At), Dropped: dropped}
+		if e.Name != "" {
+			text, ok := y.s.d.Render(e)
+			if !ok {
+				return nil
+			}
+			var err error
+			if out.Payload, err = valueFromJSON(text); err != nil {
+				return errRender.Wrap(err)
+			}
+			seq++
+			out.Seq = seq
 		}
 		dropped = 0
 		return stream.Send(out)

@@ -816,7 +816,9 @@ func (x *WatchEventsRequest) GetNames() []string {
 type WatchEventsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Counts the events of this stream from 1.
-	Seq  uint64                 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
+	Seq uint64 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
+	// Empty for a message that is no event and only tells how many were dropped; its seq is that of the
+	// event before.
 	Name string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	At   *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`
 	// The event in the shape of the legacy door.
