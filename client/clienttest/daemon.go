@@ -23,6 +23,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -47,6 +48,9 @@ const (
 
 // maxQueued bounds what a slow watcher may lag behind; tests never come near it.
 const maxQueued = 256
+
+// pings is how often clients may ask whether the daemon is there, as the real one allows it.
+var pings = keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}
 
 // Daemon is a daemon of this test process.
 type Daemon struct {
@@ -112,7 +116,7 @@ func (d *Daemon) Start(t testing.TB) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.srv = grpc.NewServer()
+	d.srv = grpc.NewServer(grpc.KeepaliveEnforcementPolicy(pings))
 	d.answers = map[string]*nodesv1.InvokeResponse{}
 	d.stopping, d.served = make(chan struct{}), make(chan struct{})
 	systemv1.RegisterSystemServiceServer(d.srv, d)

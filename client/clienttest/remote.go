@@ -68,7 +68,7 @@ func (d *Daemon) Remote(t testing.TB) *Remote {
 	if err := os.WriteFile(r.CertFile, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	srv := grpc.NewServer(
+	srv := grpc.NewServer(grpc.KeepaliveEnforcementPolicy(pings),
 		grpc.Creds(credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13})),
 		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 			if err := r.admit(ctx); err != nil {

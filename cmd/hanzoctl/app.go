@@ -32,6 +32,7 @@ type app struct {
 	getenv         func(string) string
 
 	socket, stateDir, output string
+	remote                   remoteFlags
 	quiet, noColor           bool
 	timeout                  time.Duration
 	timeoutSet               bool
@@ -63,7 +64,8 @@ func (a *app) root() *cobra.Command {
 nodes it knows, what waits for an approval.
 
 The daemon is found at --socket, else under --state-dir, else at $HANZOD_SOCKET, else in
-the state directory ($HANZOD_STATE_DIR, or ~/.hanzo/hanzod).
+the state directory ($HANZOD_STATE_DIR, or ~/.hanzo/hanzod). With --host one on another
+machine is asked over TLS: see "hanzoctl help remote".
 
 Wherever a node is asked for, its id, its name, its address or the first 6 or more
 characters of its id will do.`,
@@ -91,6 +93,7 @@ characters of its id will do.`,
 	f := root.PersistentFlags()
 	f.StringVar(&a.socket, "socket", "", "socket of the daemon")
 	f.StringVar(&a.stateDir, "state-dir", "", "state directory of the daemon")
+	a.remote.add(f)
 	f.StringVarP(&a.output, "output", "o", "table", "how to print: table, json, yaml or jsonl (one JSON object a line)")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "print ids only")
 	f.DurationVar(&a.timeout, "timeout", 0, "how long to wait at the most, for example 5s (default 15s; no limit for watches)")
@@ -99,7 +102,7 @@ characters of its id will do.`,
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)))
 	root.AddCommand(
 		a.statusCmd(), a.healthCmd(), a.nodesCmd(), a.approveCmd(), a.approvalsCmd(),
-		a.eventsCmd(), a.logsCmd(), a.tokenCmd(), a.versionCmd(), exitCodesTopic(),
+		a.eventsCmd(), a.logsCmd(), a.tokenCmd(), a.versionCmd(), exitCodesTopic(), remoteTopic(),
 	)
 	return root
 }
@@ -128,12 +131,9 @@ func names(cmd *cobra.Command) string {
 
 // dial makes the client. Nothing is sent before the first call.
 func (a *app) dial(ctx context.Context) (*client.Client, error) {
-	o := client.Options{Socket: a.socket, ClientName: "hanzoctl/" + version()}
-	if o.Socket == "" && a.stateDir != "" {
-		o.Socket = client.SocketPath(a.stateDir)
-	}
-	if o.Socket == "" {
-		o.Socket = a.getenv("HANZOD_SOCKET")
+	o, err := a.target()
+	if err != nil {
+		return nil, err
 	}
 	return client.Dial(ctx, o)
 }
@@ -215,6 +215,16 @@ func (a *app) color() bool {
 // again is how to call this command for the same daemon.
 func (a *app) again() string {
 	switch {
+	case a.remote.host != "":
+		words := []string{"hanzoctl", "--host", a.remote.host}
+		for _, f := range [][2]string{
+			{"--token-file", a.remote.tokenFile}, {"--tls-fingerprint", a.remote.fingerprint}, {"--tls-ca", a.remote.ca},
+		} {
+			if f[1] != "" {
+				words = append(words, f[0], f[1])
+			}
+		}
+		return Quote(words)
 	case a.socket != "":
 		return "hanzoctl --socket " + Quote([]string{a.socket})
 	case a.stateDir != "":

@@ -36,12 +36,13 @@ func exitCodesTopic() *cobra.Command {
     1  failed for another reason
     2  the command line or the request is wrong
    66  no such node or approval
-   69  no daemon answers at the socket
+   69  no daemon answers at the socket or the address
    73  the state does not allow it: already there, or changed meanwhile
    74  the outcome is not known: look before you repeat it
    75  not now, later may work: node not connected, a limit reached, nobody
        answered the approval
-   77  not allowed: by the daemon, or denied by an approver
+   77  not allowed: by the daemon, or denied by an approver; or it is not
+       known who answers (see "hanzoctl help remote")
   124  no answer or no end in time
   130  interrupted
 
@@ -123,6 +124,10 @@ var hints = map[string]string{
 	"nodes.not_declared":     "see its commands with: hanzoctl nodes describe NODE",
 	"nodes.timeout":          "give it longer with --timeout",
 	client.CodeTimeout:       "give it longer with --timeout",
+	client.CodeWrongPin:      `compare with "hanzod tls fingerprint" on that machine, over a way that you trust, and pin the new one only if it is the same`,
+	client.CodeUnknownDaemon: `compare with "hanzod tls fingerprint" on that machine, over a way that you trust; if it is the same, repeat with --tls-fingerprint`,
+	"identity.bearer":        `see the token that it takes with "hanzoctl token" on that machine`,
+	"system.local_only":      "run it on the machine of the daemon",
 	"approvals.unknown":      "see what is pending with: hanzoctl approve",
 	"approvals.gone":         "see what is pending with: hanzoctl approve",
 	"approvals.file_changed": "read it again with: hanzoctl approvals get",

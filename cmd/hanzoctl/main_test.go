@@ -29,6 +29,10 @@ func TestScripts(t *testing.T) {
 		Dir: "testdata",
 		Setup: func(e *testscript.Env) error {
 			d := clienttest.New(e.T().(testing.TB))
+			r := d.Remote(e.T().(testing.TB))
+			e.Setenv("REMOTE", r.Address)
+			e.Setenv("PIN", r.Fingerprint)
+			e.Setenv("CERT", r.CertFile)
 			e.Setenv("HANZOD_SOCKET", d.Socket)
 			e.Setenv("NODE", clienttest.NodeID)
 			e.Setenv("PHONE", clienttest.PhoneID)

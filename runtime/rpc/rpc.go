@@ -8,12 +8,14 @@ package rpc
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"math"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/grpclog"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
@@ -58,6 +60,10 @@ const (
 	// ioBuffer is the read buffer of a connection; calls are small.
 	ioBuffer = 16 << 10
 )
+
+// gRPC would write to standard error, past the log of the daemon and what it leaves out of it. What
+// matters comes back as errors.
+func init() { grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard)) }
 
 // Nodes is what the door needs of nodes.Service.
 type Nodes interface {
