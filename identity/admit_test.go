@@ -375,24 +375,60 @@ func TestPairing(t *testing.T) {
 }
 
 // A request that waits is merged with the next of its device: one question, and no silent way past
-// it until it is old.
+// it until it is old. One that wants more is another question, because somebody may be about to
+// answer the first.
 func TestPairingMerge(t *testing.T) {
 	w := newWorld(t, identity.AuthToken)
-	remote := w.attempt("d", "operator.read")
-	remote.Peer.Local = false
-	_, err := w.admit(remote)
-	first, _ := errs.As(err)
-	remote.Scopes = []identity.Scope{"operator.write"}
-	_, err = w.admit(remote)
-	second, _ := errs.As(err)
-	if first == nil || second == nil || first.Field("requestId") == "" || first.Field("requestId") != second.Field("requestId") {
-		t.Fatalf("%v %v", first, second)
+	ask := func(edits ...func(*identity.Attempt)) string {
+		a := w.attempt("d", "operator.read")
+		a.Peer.Local = false
+		for _, e := range edits {
+			e(&a)
+		}
+		_, err := w.admit(a)
+		e, ok := errs.As(err)
+		if !ok || !errors.Is(e, identity.ErrPairingRequired) || e.Field("requestId") == "" {
+			t.Fatalf("%v", err)
+		}
+		return e.Field("requestId")
+	}
+	first := ask()
+	for name, e := range map[string]func(*identity.Attempt){
+		"again":        func(*identity.Attempt) {},
+		"another name": func(a *identity.Attempt) { a.DisplayName = "x" },
+		"less":         func(a *identity.Attempt) { a.Scopes = nil },
+		"the same":     func(a *identity.Attempt) { a.Platform = " MACOS 15.3" },
+	} {
+		if got := ask(e); got != first {
+			t.Errorf("%s: another request", name)
+		}
+	}
+	if got := strings.Join(w.events, ","); got != "device.pair.requested" {
+		t.Errorf("events %v", got)
+	}
+	last := first
+	for name, e := range map[string]func(*identity.Attempt){
+		"wider":            func(a *identity.Attempt) { a.Scopes = []identity.Scope{"operator.write"} },
+		"another role":     func(a *identity.Attempt) { a.Role, a.Token = "node", ""; w.auth.Mode = identity.AuthNone; w.open() },
+		"another platform": func(a *identity.Attempt) { a.Platform = "linux" },
+	} {
+		w.events = nil
+		w.auth.Mode = identity.AuthToken
+		w.open()
+		got := ask(e)
+		if got == last {
+			t.Errorf("%s: the same request", name)
+		}
+		if _, err := w.svc.Approve(context.Background(), identity.Internal(), identity.ApproveIn{RequestID: last}); !errors.Is(err, identity.ErrUnknownRequest) {
+			t.Errorf("%s: approving what was shown before: %v", name, err)
+		}
+		if ev := strings.Join(w.events, ","); ev != "device.pair.resolved rejected,device.pair.requested" {
+			t.Errorf("%s: events %v", name, ev)
+		}
+		last = got
 	}
 	if got := verdict(w.admit(w.attempt("d", "operator.read"))); got != "pairing_required not-paired" {
 		t.Errorf("silent past an open question: %s", got)
-	}
-	if len(w.events) != 1 {
-		t.Errorf("events %v", w.events)
 	}
 	w.clock = w.clock.Add(identity.PendingTTL + time.Millisecond)
 	if got := verdict(w.admit(w.attempt("d", "operator.read"))); got != "in paired token" {
@@ -506,20 +542,24 @@ func TestDeviceToken(t *testing.T) {
 	if _, err := w.svc.Bearer(context.Background(), token, identity.Peer{}); !errors.Is(err, identity.ErrBearerNotAccepted) {
 		t.Errorf("a revoked token as bearer: %v", err)
 	}
-	again := check("by other means", w.attempt("d", "operator.read"), "in paired token")
-	if again.Issued.Token == token || again.Issued.At != w.clock {
+	// Nor is another one minted by other means: the device waits for an approval, and that is enough.
+	check("by other means", w.attempt("d", "operator.read"), "pairing_required role-upgrade")
+	list, err := w.svc.List(context.Background(), identity.Internal())
+	if err != nil || len(list.Pending) != 1 || !list.Pending[0].Repair {
+		t.Fatalf("%+v %v", list, err)
+	}
+	if _, err := w.svc.Approve(context.Background(), identity.Internal(), identity.ApproveIn{RequestID: list.Pending[0].RequestID}); err != nil {
+		t.Fatal(err)
+	}
+	again := check("repaired", w.attempt("d", "operator.read"), "in paired token")
+	if again.Issued.Token == token || !again.Issued.At.Equal(w.clock) {
 		t.Errorf("%+v", again.Issued)
 	}
 }
 
 func (w *world) revoke(dev string, role identity.Role) {
 	w.tb.Helper()
-	_, err := w.store.UpdateDevice(context.Background(), id(dev), func(d *identity.Device, _ bool) error {
-		t := d.Tokens[role]
-		t.RevokedAt = w.clock
-		d.Tokens = map[identity.Role]identity.DeviceToken{role: t}
-		return nil
-	})
+	_, err := w.svc.RevokeToken(context.Background(), identity.Internal(), identity.RevokeIn{DeviceID: id(dev), Role: role})
 	if err != nil {
 		w.tb.Fatal(err)
 	}
@@ -573,7 +613,7 @@ func TestBearer(t *testing.T) {
 		t.Errorf("paired nodes: %v", w.svc.PairedNodes())
 	}
 	// A device that was removed is nobody.
-	if _, err := w.store.DeleteDevice(context.Background(), id("op")); err != nil {
+	if _, err := w.svc.Remove(context.Background(), identity.Internal(), identity.RemoveIn{DeviceID: id("op")}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := w.svc.Bearer(context.Background(), opToken, identity.Peer{}); !errors.Is(err, identity.ErrBearerNotAccepted) {

@@ -85,8 +85,8 @@ func (s *Service) skipsPairing(a Attempt, sh shared) bool {
 }
 
 // Bearer returns the caller that presents a token and nothing else: the shared secret makes an
-// operator with every scope, a device token the device in the token's role. The door fills in
-// which door it is.
+// operator with every scope, a device token the device in the token's role, the secret of an invite
+// somebody who may enrol. The door fills in which door it is.
 func (s *Service) Bearer(_ context.Context, token string, from Peer) (Caller, error) {
 	remoteIP := from.IP()
 	if token == "" {
@@ -96,6 +96,9 @@ func (s *Service) Bearer(_ context.Context, token string, from Peer) (Caller, er
 		return Caller{
 			Role: RoleOperator, Scopes: AllOperatorScopes, Principal: "shared-secret", RemoteIP: remoteIP,
 		}, nil
+	}
+	if strings.HasPrefix(token, invitePrefix) {
+		return s.invited(token, remoteIP)
 	}
 	s.mu.Lock()
 	ref, ok := s.tokens[sha256.Sum256([]byte(token))]
@@ -112,7 +115,7 @@ func (s *Service) Bearer(_ context.Context, token string, from Peer) (Caller, er
 		return Caller{}, ErrBearerNotAccepted
 	}
 	c := Caller{
-		Role: ref.role, Scopes: t.Scopes, DeviceID: dev.ID, Principal: "device:" + dev.ID,
+		Role: ref.role, Scopes: t.Scopes, DeviceID: dev.ID, Paired: true, TokenID: tokenID(token), Principal: "device:" + dev.ID,
 		ClientID: dev.ClientID, ClientMode: dev.ClientMode, DisplayName: dev.DisplayName, RemoteIP: remoteIP,
 	}
 	if ref.role == RoleNode {

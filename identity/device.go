@@ -47,14 +47,46 @@ type DeviceToken struct {
 	LastUsedAt time.Time
 }
 
-// Store keeps devices. Writes are durable when they return nil.
+// Store keeps devices, the requests of those that want to be one, and invites. Writes are durable
+// when they return nil.
 type Store interface {
 	Device(id string) (Device, bool, error)
 	Devices() ([]Device, error)
-	// UpdateDevice reads the device, lets change edit it, and writes it, all in one transaction.
-	// Nothing is written when change fails; its error is returned as it is.
-	UpdateDevice(ctx context.Context, id string, change func(d *Device, exists bool) error) (Device, error)
-	DeleteDevice(ctx context.Context, id string) (bool, error)
+	Requests() ([]Pairing, error)
+	Invites() ([]Invite, error)
+	// ChangeDevices runs f in one transaction: all that it writes is kept, or nothing. Nothing is kept
+	// when f fails; its error is returned as it is. f may run more than once.
+	ChangeDevices(ctx context.Context, f func(Tx) error) error
+}
+
+// Tx is what a change sees and writes. It may be used during the call that got it only.
+type Tx interface {
+	// Device returns a device with its id alone when there is none.
+	Device(id string) (d Device, exists bool, err error)
+	PutDevice(Device) error
+	DeleteDevice(id string) error
+	HasRequest(id string) bool
+	PutRequest(Pairing) error
+	DeleteRequest(id string) error
+	HasInvite(id string) bool
+	PutInvite(Invite) error
+	DeleteInvite(id string) error
+	Audit(Audit) error
+}
+
+// Audit is one row of the log of who let whom in or kept whom out.
+type Audit struct {
+	At time.Time
+	// Kind is device.pair (without being asked), device.approve, device.reject, device.remove,
+	// device.rotate, device.revoke, device.invite or device.enroll.
+	Kind string
+	// Subject is who did it, as the daemon verified it.
+	Subject  string
+	DeviceID string
+	Role     Role
+	Scopes   []Scope
+	// RequestID is the pairing request that was decided, or the invite.
+	RequestID string
 }
 
 // Proof is what a device signs at connect.

@@ -60,6 +60,13 @@ type Caller struct {
 	Scopes []Scope
 	// DeviceID is the verified device, empty without one.
 	DeviceID string
+	// Paired says that the device is paired: what the caller may ends with the pairing.
+	Paired bool
+	// TokenID names the device token that let the caller in, empty when something else did. It is no
+	// secret.
+	TokenID string
+	// InviteID is the invite of a caller with RoleInvited.
+	InviteID string
 	// ConnID is the connection; unique per connection, empty for calls without one.
 	ConnID string
 	// NodeID is the registry id of a caller with role node.
@@ -89,6 +96,23 @@ func (c Caller) Has(s Scope) bool {
 		}
 	}
 	return false
+}
+
+// lacks returns the first of the scopes that the caller may not give away, "" when there is none: an
+// operator gives what it holds, and no other role than its own unless it is an admin.
+func (c Caller) lacks(role Role, scopes []Scope) Scope {
+	if c.Has(ScopeAdmin) {
+		return ""
+	}
+	if role != RoleOperator || c.Role != RoleOperator {
+		return ScopeAdmin
+	}
+	for _, s := range scopes {
+		if !scopeHeld(RoleOperator, s, c.Scopes) {
+			return s
+		}
+	}
+	return ""
 }
 
 // Name is what to show for the caller.

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/hanzoai/hanzod/errs"
 )
 
 // Pairing is a device's open request.
@@ -45,7 +47,7 @@ func pairingReason(a Attempt, dev Device, paired bool) string {
 		return "not-paired"
 	case differs(dev.Platform, a.Platform) || differs(dev.DeviceFamily, a.DeviceFamily):
 		return "metadata-upgrade"
-	case !slices.Contains(dev.Roles, a.Role):
+	case !slices.Contains(dev.Roles, a.Role), dev.revoked(a.Role):
 		return "role-upgrade"
 	case !ScopesAllow(a.Role, a.Scopes, dev.Scopes):
 		return "scope-upgrade"
@@ -58,111 +60,255 @@ func differs(stored, claimed string) bool {
 	return stored != "" && NormalMetadata(stored) != NormalMetadata(claimed)
 }
 
-// pair approves a local device silently, or leaves a request and says that it waits.
-func (s *Service) pair(ctx context.Context, a Attempt, key []byte, dev Device, exists bool, reason string) error {
+// pair lets a device on this machine in without asking, or leaves a request and says that it waits.
+func (s *Service) pair(ctx context.Context, a Attempt, key []byte, exists bool, reason string) (Device, error) {
 	silent := a.Peer.Local && (!a.Peer.HasOrigin || a.ControlUI || a.Webchat) &&
 		(reason == "not-paired" || reason == "scope-upgrade")
-	p, created, err := s.request(a, key, exists, silent)
+	p, err := s.request(ctx, a, key, exists, silent)
 	if err != nil {
-		return err
+		return Device{}, err
 	}
 	if !p.Silent {
-		if created {
-			s.pub.Publish("device.pair.requested", PairingRequested{Pairing: p})
+		return Device{}, ErrPairingRequired.With("requestId", p.RequestID, "reason", reason)
+	}
+	d, err := s.grant(ctx, p, false, func(tx Tx, _ DeviceToken) (Audit, error) {
+		if d, _, err := tx.Device(p.DeviceID); err != nil {
+			return Audit{}, err
+		} else if d.revoked(a.Role) { // meanwhile: that is no longer for the daemon to decide
+			return Audit{}, ErrPairingRequired.With("reason", "role-upgrade", "requestId", "")
 		}
-		return ErrPairingRequired.With("requestId", p.RequestID, "reason", reason)
-	}
-	if err := s.approve(ctx, p, dev); err != nil {
-		return err
-	}
-	s.pub.Publish("device.pair.resolved", PairingResolved{
-		RequestID: p.RequestID, DeviceID: p.DeviceID, Decision: "approved", At: s.now(),
+		return Audit{Kind: "device.pair", Subject: "device:" + p.DeviceID, RequestID: p.RequestID}, nil
 	})
-	return nil
+	if err != nil {
+		return Device{}, err
+	}
+	s.resolved(p, "approved")
+	return d, nil
 }
 
-// request makes or merges the open request of a device (protocol.md §4.7, merge).
-func (s *Service) request(a Attempt, key []byte, exists, silent bool) (p Pairing, created bool, err error) {
+func (s *Service) resolved(p Pairing, decision string) {
+	s.pub.Publish("device.pair.resolved", PairingResolved{
+		RequestID: p.RequestID, DeviceID: p.DeviceID, Decision: decision, At: s.now(),
+	})
+}
+
+// question is an open request. Its fields change with mu held.
+type question struct {
+	Pairing
+	// stored is closed when the request is on disk, or err says why it is not.
+	stored chan struct{}
+	err    error
+}
+
+// request returns the request of a device: a silent one, which nobody is asked about, or the open
+// one (protocol.md §4.7, merge). One that wants more than the open one takes its place under
+// another id: an answer is to what was shown. What it returns is on disk, unless it is silent.
+func (s *Service) request(ctx context.Context, a Attempt, key []byte, exists, silent bool) (Pairing, error) {
+	s.mu.Lock()
+	now := s.now()
+	s.expire(now)
+	open := s.pending[a.Device.ID]
+	p := Pairing{
+		RequestID: uuid.NewString(), DeviceID: a.Device.ID, PublicKey: EncodeKey(key), Role: a.Role, Repair: exists,
+		DisplayName: a.DisplayName, Platform: a.Platform, DeviceFamily: a.DeviceFamily,
+		ClientID: a.ClientID, ClientMode: a.ClientMode, RemoteIP: a.Peer.ReportedIP(),
+		Roles: []Role{a.Role}, Scopes: Union(nil, a.Scopes), Silent: silent && open == nil, At: now,
+	}
+	if p.Silent {
+		s.mu.Unlock()
+		return p, nil
+	}
+	if open != nil {
+		p.Role, p.Repair = open.Role, open.Repair
+		p.Roles, p.Scopes = Union(open.Roles, p.Roles), Union(open.Scopes, p.Scopes)
+		if !wider(open.Pairing, p) {
+			p.RequestID = open.RequestID
+			open.Pairing = p
+			s.mu.Unlock()
+			return p, open.wait(ctx)
+		}
+	}
+	switch {
+	case len(p.Scopes) > maxScopes:
+		s.mu.Unlock()
+		return Pairing{}, ErrTooManyScopes
+	case open == nil && len(s.pending) >= maxPending:
+		s.mu.Unlock()
+		return Pairing{}, ErrTooManyPending
+	}
+	q := &question{Pairing: p, stored: make(chan struct{})}
+	s.pending[p.DeviceID] = q
+	gone := s.expired
+	s.expired = nil
+	s.mu.Unlock()
+	if open != nil {
+		gone = append(gone, open.RequestID)
+		_ = open.wait(ctx) // its record comes before the one that removes it
+	}
+	if err := s.storeRequest(ctx, q, p, gone); err != nil {
+		return Pairing{}, err
+	}
+	if open != nil {
+		s.resolved(open.Pairing, "rejected")
+	}
+	s.pub.Publish("device.pair.requested", PairingRequested{Pairing: p})
+	return p, nil
+}
+
+// wider reports whether a request asks for more than the one that is open, or as another machine.
+func wider(open, p Pairing) bool {
+	return len(p.Roles) > len(open.Roles) || len(p.Scopes) > len(open.Scopes) ||
+		NormalMetadata(p.Platform) != NormalMetadata(open.Platform) ||
+		NormalMetadata(p.DeviceFamily) != NormalMetadata(open.DeviceFamily)
+}
+
+func (q *question) wait(ctx context.Context) error {
+	select {
+	case <-q.stored:
+		return q.err
+	case <-ctx.Done():
+		return errs.Wrap(errs.Deadline, "store the pairing request", ctx.Err())
+	}
+}
+
+// storeRequest writes a new request in the place of those that are gone.
+func (s *Service) storeRequest(ctx context.Context, q *question, p Pairing, gone []string) error {
+	q.err = s.store.ChangeDevices(ctx, func(tx Tx) error {
+		for _, id := range gone {
+			if err := tx.DeleteRequest(id); err != nil {
+				return err
+			}
+		}
+		return tx.PutRequest(p)
+	})
+	close(q.stored)
+	if q.err != nil {
+		s.mu.Lock()
+		if s.pending[p.DeviceID] == q {
+			delete(s.pending, p.DeviceID)
+		}
+		s.mu.Unlock()
+	}
+	return q.err
+}
+
+// expire forgets requests that nobody answered. Their records go with the next one that is written,
+// or at the next start. The caller holds mu.
+func (s *Service) expire(now time.Time) {
+	for id, q := range s.pending {
+		// A clock that was set back must not make a request stand for longer.
+		if age := now.Sub(q.At); age > PendingTTL || age < -PendingTTL {
+			delete(s.pending, id)
+			s.expired = append(s.expired, q.RequestID)
+		}
+	}
+}
+
+// open finds an open request by its id.
+func (s *Service) open(requestID string) (Pairing, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := s.now()
-	for id, old := range s.pending {
-		if now.Sub(old.At) > PendingTTL {
-			delete(s.pending, id)
+	s.expire(s.now())
+	for _, q := range s.pending {
+		if q.RequestID == requestID {
+			return q.Pairing, nil
 		}
 	}
-	open, ok := s.pending[a.Device.ID]
-	if !ok {
-		if len(s.pending) >= maxPending {
-			return Pairing{}, false, ErrTooManyPending
-		}
-		open = &Pairing{
-			RequestID: uuid.NewString(), DeviceID: a.Device.ID, PublicKey: EncodeKey(key),
-			Role: a.Role, Silent: silent, Repair: exists,
-		}
-		s.pending[a.Device.ID] = open
-	}
-	open.DisplayName, open.Platform, open.DeviceFamily = a.DisplayName, a.Platform, a.DeviceFamily
-	open.ClientID, open.ClientMode, open.RemoteIP = a.ClientID, a.ClientMode, a.Peer.ReportedIP()
-	open.Roles = Union(open.Roles, []Role{a.Role})
-	open.Scopes = Union(open.Scopes, a.Scopes)
-	open.Silent = open.Silent && silent
-	open.At = now
-	return *open, !ok, nil
+	return Pairing{}, ErrUnknownRequest
 }
 
-// approve records the device of a request as paired and gives it a token (protocol.md §4.7,
-// approval).
-func (s *Service) approve(ctx context.Context, p Pairing, old Device) error {
+// close forgets a request that was decided.
+func (s *Service) close(p Pairing) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if q := s.pending[p.DeviceID]; q != nil && q.RequestID == p.RequestID {
+		delete(s.pending, p.DeviceID)
+	}
+}
+
+// grant records a device as paired and gives it a token (protocol.md §4.7, approval). Who asks for no
+// scopes keeps those that it had, unless exact. Allow has the last word, in the same transaction, and
+// says what the audit log holds of it.
+func (s *Service) grant(ctx context.Context, p Pairing, exact bool, allow func(Tx, DeviceToken) (Audit, error)) (Device, error) {
 	token, err := newToken()
 	if err != nil {
-		return err
+		return Device{}, err
 	}
 	now := s.now()
-	isNew := false
-	dev, err := s.store.UpdateDevice(ctx, p.DeviceID, func(d *Device, exists bool) error {
-		isNew = !exists
-		if !exists {
-			s.mu.Lock()
-			full := s.count >= maxDevices
-			s.mu.Unlock()
-			if full {
-				return ErrTooManyDevices
-			}
-			d.CreatedAt = now
+	var old, d Device
+	var exists bool
+	err = s.store.ChangeDevices(ctx, func(tx Tx) (err error) {
+		if old, exists, err = tx.Device(p.DeviceID); err != nil {
+			return err
 		}
-		prev, had := d.Tokens[p.Role]
-		d.ID, d.PublicKey = p.DeviceID, p.PublicKey
-		d.DisplayName, d.Platform, d.DeviceFamily = p.DisplayName, p.Platform, p.DeviceFamily
-		d.ClientID, d.ClientMode, d.RemoteIP = p.ClientID, p.ClientMode, p.RemoteIP
-		d.Role = p.Role
-		d.Roles = Union(d.Roles, p.Roles)
-		d.ApprovedScopes = Union(d.ApprovedScopes, p.Scopes)
-		d.Scopes = slices.Clone(d.ApprovedScopes)
-		d.ApprovedAt = now
-		scopes := p.Scopes
-		if len(scopes) == 0 {
-			scopes = d.ApprovedScopes
-			if had {
-				scopes = prev.Scopes
-			}
+		if !exists && s.count.Load() >= maxDevices {
+			return ErrTooManyDevices
 		}
-		t := DeviceToken{Token: token, Role: p.Role, Scopes: SortedScopes(scopes), CreatedAt: now}
-		if had {
-			t.CreatedAt, t.RotatedAt, t.LastUsedAt = prev.CreatedAt, now, prev.LastUsedAt
+		if d = granted(old, p, exact, token, now); len(d.ApprovedScopes) > maxScopes {
+			return ErrTooManyScopes
 		}
-		setToken(d, t)
-		return nil
+		t := d.Tokens[p.Role]
+		row, err := allow(tx, t)
+		if err != nil {
+			return err
+		}
+		row.At, row.DeviceID, row.Role, row.Scopes = now, d.ID, p.Role, t.Scopes
+		if err := tx.PutDevice(d); err != nil {
+			return err
+		}
+		return tx.Audit(row)
 	})
 	if err != nil {
-		return err
+		return Device{}, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.pending, p.DeviceID)
-	if isNew {
-		s.count++
+	if !exists {
+		s.count.Add(1)
 	}
-	s.index(old, dev)
-	return nil
+	s.reindex(d.ID, old)
+	return d, nil
+}
+
+// granted is the device after its request was approved. What a revocation took away does not come
+// back with less being approved: such a role begins anew.
+func granted(old Device, p Pairing, exact bool, token string, now time.Time) Device {
+	d := old
+	if d.CreatedAt.IsZero() {
+		d.CreatedAt = now
+	}
+	prev := old.Tokens[p.Role]
+	d.ID, d.PublicKey = p.DeviceID, p.PublicKey
+	d.DisplayName, d.Platform, d.DeviceFamily = p.DisplayName, p.Platform, p.DeviceFamily
+	d.ClientID, d.ClientMode, d.RemoteIP = p.ClientID, p.ClientMode, p.RemoteIP
+	d.Role = p.Role
+	d.Roles = Union(old.Roles, p.Roles)
+	scopes := p.Scopes
+	if len(scopes) == 0 && !exact {
+		scopes = old.ApprovedScopes
+		if prev.Token != "" {
+			scopes = prev.Scopes
+		}
+	}
+	d.ApprovedScopes = Union(old.ApprovedScopes, p.Scopes)
+	if old.revoked(p.Role) {
+		d.ApprovedScopes = Union(old.others(p.Role), scopes)
+	}
+	d.Scopes = slices.Clone(d.ApprovedScopes)
+	d.ApprovedAt = now
+	t := DeviceToken{Token: token, Role: p.Role, Scopes: SortedScopes(scopes), CreatedAt: now}
+	if prev.Token != "" {
+		t.CreatedAt, t.RotatedAt, t.LastUsedAt = prev.CreatedAt, now, prev.LastUsedAt
+	}
+	setToken(&d, t)
+	return d
+}
+
+// others are the scopes that the device holds by its tokens for other roles.
+func (d Device) others(role Role) []Scope {
+	var out []Scope
+	for r, t := range d.Tokens {
+		if r != role && !d.revoked(r) {
+			out = Union(out, t.Scopes)
+		}
+	}
+	return SortedScopes(out)
 }

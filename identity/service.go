@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -16,6 +17,11 @@ const (
 	maxPending = 200
 	// maxDevices bounds the paired devices; local programs pair without being asked.
 	maxDevices = 100_000
+	// maxScopes and maxScope bound the scopes of a device and the length of one, and maxText what it
+	// says of itself, in bytes: all of it is kept.
+	maxScopes = 32
+	maxScope  = 128
+	maxText   = 256
 	// lastUsedEvery is how stale the time of last use of a token may be, so that a reconnect is
 	// not a write.
 	lastUsedEvery = time.Minute
@@ -35,15 +41,23 @@ type Service struct {
 	pub   Publisher
 	now   func() time.Time
 
+	// endings counts what was revoked, rotated or removed.
+	endings atomic.Uint64
+	// count is how many devices are paired.
+	count atomic.Int64
+
 	mu sync.Mutex
-	// pending holds the open requests by device id.
-	pending map[string]*Pairing
+	// pending holds the open requests by device id, expired the ids of those whose records are still
+	// there.
+	pending map[string]*question
+	expired []string
+	// invites holds the open invites by id.
+	invites map[string]Invite
 	// tokens finds a device by the hash of one of its tokens, for callers that present nothing
 	// else.
 	tokens map[[sha256.Size]byte]tokenRef
 	// nodes are the paired devices with the role node.
 	nodes map[string]Device
-	count int
 }
 
 type tokenRef struct {
@@ -51,11 +65,12 @@ type tokenRef struct {
 	role   Role
 }
 
-// New reads the paired devices and returns the service.
+// New reads what is stored and returns the service.
 func New(store Store, auth Auth, pub Publisher, now func() time.Time) (*Service, error) {
 	s := &Service{
 		store: store, auth: auth, pub: pub, now: now,
-		pending: map[string]*Pairing{},
+		pending: map[string]*question{},
+		invites: map[string]Invite{},
 		tokens:  map[[sha256.Size]byte]tokenRef{},
 		nodes:   map[string]Device{},
 	}
@@ -64,17 +79,49 @@ func New(store Store, auth Auth, pub Publisher, now func() time.Time) (*Service,
 		return nil, err
 	}
 	for _, d := range devices {
-		s.index(Device{}, d)
+		s.add(d)
 	}
-	s.count = len(devices)
-	return s, nil
+	s.count.Store(int64(len(devices)))
+	requests, err := store.Requests()
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range requests {
+		q := &question{Pairing: p, stored: make(chan struct{})}
+		close(q.stored)
+		if other := s.pending[p.DeviceID]; other != nil {
+			if other.At.After(p.At) {
+				q, other = other, q
+			}
+			s.expired = append(s.expired, other.RequestID)
+		}
+		s.pending[p.DeviceID] = q
+	}
+	s.expire(now())
+	invites, err := store.Invites()
+	for _, i := range invites {
+		s.invites[i.ID] = i
+	}
+	return s, err
 }
 
-// index replaces what the lookups know of a device. The caller holds mu, or is New.
-func (s *Service) index(old, d Device) {
+// reindex brings the lookups up to date after a commit. It reads the store with the lock held: of two
+// commits the later one shows, whichever comes here first. Old is the device as the commit found it.
+func (s *Service) reindex(id string, old Device) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, t := range old.Tokens {
 		delete(s.tokens, sha256.Sum256([]byte(t.Token)))
 	}
+	delete(s.nodes, id)
+	// A device that cannot be read is nobody: whoever presents its token is asked to pair.
+	if d, exists, err := s.store.Device(id); err == nil && exists {
+		s.add(d)
+	}
+}
+
+// add makes a device known to the lookups. The caller holds mu, or is New.
+func (s *Service) add(d Device) {
 	for role, t := range d.Tokens {
 		if t.RevokedAt.IsZero() {
 			s.tokens[sha256.Sum256([]byte(t.Token))] = tokenRef{device: d.ID, role: role}
@@ -82,8 +129,6 @@ func (s *Service) index(old, d Device) {
 	}
 	if slices.Contains(d.Roles, RoleNode) {
 		s.nodes[d.ID] = d
-	} else {
-		delete(s.nodes, d.ID)
 	}
 }
 
@@ -143,6 +188,10 @@ type Admission struct {
 	// Issued is the device token, nil for clients that are not paired.
 	Issued *Issued
 	Paired bool
+	// TokenID names the device token that let the client in, empty when something else did.
+	TokenID string
+	// seen is what had ended when the client was looked at.
+	seen uint64
 }
 
 // Issued is a device token handed to its device.
@@ -153,9 +202,27 @@ type Issued struct {
 	At     time.Time
 }
 
+// check refuses what would not be kept whole.
+func (a Attempt) check() error {
+	if len(a.Scopes) > maxScopes || slices.ContainsFunc(a.Scopes, func(s Scope) bool { return len(s) > maxScope }) {
+		return ErrTooManyScopes
+	}
+	if len(a.DisplayName) > maxText || len(a.Platform) > maxText || len(a.DeviceFamily) > maxText {
+		return ErrTextTooLong
+	}
+	return nil
+}
+
 // Admit decides whether a client gets in, and as what. The order of the checks is that of
-// protocol.md §3.1 and §4.
+// protocol.md §3.1 and §4. A door that admits a client asks Confirm once it can end the connection.
 func (s *Service) Admit(ctx context.Context, a Attempt) (Admission, error) {
+	seen := s.endings.Load()
+	adm, err := s.admit(ctx, a)
+	adm.seen = seen
+	return adm, err
+}
+
+func (s *Service) admit(ctx context.Context, a Attempt) (Admission, error) {
 	sh := s.evaluate(a)
 	if a.Device == nil {
 		return s.admitWithoutDevice(a, sh)
@@ -187,20 +254,23 @@ func (s *Service) Admit(ctx context.Context, a Attempt) (Admission, error) {
 			return Admission{}, ErrAuth.With("reason", sh.reason)
 		}
 	}
-	if s.skipsPairing(a, sh) {
-		return s.admitDevice(ctx, a, key, paired && slices.Contains(dev.Roles, a.Role), byToken)
+	if err := a.check(); err != nil {
+		return Admission{}, err
+	}
+	if s.skipsPairing(a, sh) && !dev.revoked(a.Role) {
+		return s.admitDevice(ctx, a, dev, paired && slices.Contains(dev.Roles, a.Role), byToken)
 	}
 	if reason := pairingReason(a, dev, paired); reason != "" {
-		if err := s.pair(ctx, a, key, dev, exists, reason); err != nil {
+		if dev, err = s.pair(ctx, a, key, exists, reason); err != nil {
 			return Admission{}, err
 		}
 	}
-	return s.admitDevice(ctx, a, key, true, byToken)
+	return s.admitDevice(ctx, a, dev, true, byToken)
 }
 
 // admitDevice lets a device in and, when it is paired, brings its record up to date and hands out
 // its token (protocol.md §4.8, ensure).
-func (s *Service) admitDevice(ctx context.Context, a Attempt, key []byte, paired, byToken bool) (Admission, error) {
+func (s *Service) admitDevice(ctx context.Context, a Attempt, dev Device, paired, byToken bool) (Admission, error) {
 	adm := Admission{
 		Scopes: a.Scopes, DeviceID: a.Device.ID, Paired: paired,
 		Platform: a.Platform, DeviceFamily: a.DeviceFamily,
@@ -208,50 +278,48 @@ func (s *Service) admitDevice(ctx context.Context, a Attempt, key []byte, paired
 	if !paired {
 		return adm, nil
 	}
-	dev, exists, err := s.store.Device(a.Device.ID)
-	if err != nil {
-		return Admission{}, err
-	}
-	if !exists || dev.PublicKey != EncodeKey(key) {
-		// Removed since the check: it is not paired any more.
-		return Admission{}, ErrPairingRequired.With("reason", "not-paired", "requestId", "")
-	}
 	now := s.now()
-	if _, stale := refreshed(dev, a, byToken, now); stale {
-		old := dev
-		token, err := newToken()
-		if err != nil {
-			return Admission{}, err
-		}
-		dev, err = s.store.UpdateDevice(ctx, dev.ID, func(d *Device, exists bool) error {
-			if !exists {
-				return ErrPairingRequired.With("reason", "not-paired", "requestId", "")
-			}
-			*d, _ = refreshed(*d, a, byToken, now)
-			if t := d.Tokens[a.Role]; t.Token == "" || !t.RevokedAt.IsZero() || !ScopesAllow(a.Role, a.Scopes, t.Scopes) {
-				fresh := DeviceToken{
-					Token: token, Role: a.Role, Scopes: SortedScopes(a.Scopes),
-					CreatedAt: now, LastUsedAt: t.LastUsedAt,
-				}
-				if t.Token != "" {
-					fresh.CreatedAt, fresh.RotatedAt = t.CreatedAt, now
-				}
-				setToken(d, fresh)
-			}
-			return nil
-		})
-		if err != nil {
-			return Admission{}, err
-		}
-		s.mu.Lock()
-		s.index(old, dev)
-		s.mu.Unlock()
+	if byToken {
+		adm.TokenID = tokenID(dev.Tokens[a.Role].Token)
 	}
-	t := dev.Tokens[a.Role]
+	if _, stale := refreshed(dev, a, byToken, "", now); stale {
+		var err error
+		if dev, err = s.refresh(ctx, a, byToken, now); err != nil {
+			return Admission{}, err
+		}
+	}
 	adm.Platform, adm.DeviceFamily = orStored(dev.Platform, a.Platform), orStored(dev.DeviceFamily, a.DeviceFamily)
-	adm.Issued = &Issued{Token: t.Token, Role: t.Role, Scopes: t.Scopes, At: t.CreatedAt}
-	if !t.RotatedAt.IsZero() {
-		adm.Issued.At = t.RotatedAt
+	if t := dev.Tokens[a.Role]; t.Token != "" {
+		adm.Issued = &Issued{Token: t.Token, Role: t.Role, Scopes: t.Scopes, At: t.CreatedAt}
+		if !t.RotatedAt.IsZero() {
+			adm.Issued.At = t.RotatedAt
+		}
 	}
 	return adm, nil
+}
+
+// refresh writes what a connection changes of the record of its device.
+func (s *Service) refresh(ctx context.Context, a Attempt, byToken bool, now time.Time) (d Device, err error) {
+	token, err := newToken()
+	if err != nil {
+		return Device{}, err
+	}
+	var old Device
+	err = s.store.ChangeDevices(ctx, func(tx Tx) error {
+		var exists bool
+		if old, exists, err = tx.Device(a.Device.ID); err != nil {
+			return err
+		}
+		// It may have been removed or revoked since it was looked at.
+		if !exists || old.revoked(a.Role) {
+			return ErrEnded
+		}
+		d, _ = refreshed(old, a, byToken, token, now)
+		return tx.PutDevice(d)
+	})
+	if err != nil {
+		return Device{}, err
+	}
+	s.reindex(d.ID, old)
+	return d, nil
 }

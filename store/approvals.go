@@ -12,6 +12,7 @@ import (
 
 	"github.com/hanzoai/hanzod/approvals"
 	"github.com/hanzoai/hanzod/errs"
+	"github.com/hanzoai/hanzod/identity"
 )
 
 // pruneChunk bounds the approvals removed in one transaction, so that other writes do not wait
@@ -108,6 +109,29 @@ type auditRecord struct {
 	Command    string             `json:"command,omitzero"`
 	Decision   approvals.Decision `json:"decision,omitzero"`
 	Reason     string             `json:"reason,omitzero"`
+	DeviceID   string             `json:"device_id,omitzero"`
+	Role       identity.Role      `json:"role,omitzero"`
+	Scopes     []identity.Scope   `json:"scopes,omitzero"`
+	RequestID  string             `json:"request_id,omitzero"`
+}
+
+// AuditRow is one row of the audit log, whichever domain wrote it. What does not concern a row is
+// empty.
+type AuditRow struct {
+	Seq        uint64
+	At         time.Time
+	Kind       string
+	Subject    string
+	ApprovalID string
+	NodeID     string
+	Command    string
+	Decision   approvals.Decision
+	Reason     string
+	// DeviceID, Role, Scopes and RequestID are those of identity.Audit.
+	DeviceID  string
+	Role      identity.Role
+	Scopes    []identity.Scope
+	RequestID string
 }
 
 func encodeApproval(a approvals.Approval) ([]byte, error) {
@@ -180,25 +204,35 @@ func decodeApproval(id, value []byte) (approvals.Approval, error) {
 	return a, nil
 }
 
-func encodeAudit(row approvals.Audit) ([]byte, error) {
+func encodeAudit(row AuditRow) ([]byte, error) {
 	return encode(auditRecord{
 		At: utc(row.At), Kind: row.Kind, Subject: row.Subject, ApprovalID: row.ApprovalID,
 		NodeID: row.NodeID, Command: row.Command, Decision: row.Decision, Reason: row.Reason,
+		DeviceID: row.DeviceID, Role: row.Role, Scopes: row.Scopes, RequestID: row.RequestID,
 	})
 }
 
-func decodeAudit(key, value []byte) (approvals.Audit, error) {
+// approvalRow is a row of approvals.
+func approvalRow(row approvals.Audit) AuditRow {
+	return AuditRow{
+		At: row.At, Kind: row.Kind, Subject: row.Subject, ApprovalID: row.ApprovalID, NodeID: row.NodeID,
+		Command: row.Command, Decision: row.Decision, Reason: row.Reason,
+	}
+}
+
+func decodeAudit(key, value []byte) (AuditRow, error) {
 	if len(key) != 8 {
-		return approvals.Audit{}, recordError(bucketAudit, key, "its key is no sequence number")
+		return AuditRow{}, recordError(bucketAudit, key, "its key is no sequence number")
 	}
 	var rec auditRecord
 	if err := decode(bucketAudit, key, value, &rec); err != nil {
-		return approvals.Audit{}, err
+		return AuditRow{}, err
 	}
-	return approvals.Audit{
+	return AuditRow{
 		Seq: binary.BigEndian.Uint64(key), At: utc(rec.At), Kind: rec.Kind, Subject: rec.Subject,
 		ApprovalID: rec.ApprovalID, NodeID: rec.NodeID, Command: rec.Command,
 		Decision: rec.Decision, Reason: rec.Reason,
+		DeviceID: rec.DeviceID, Role: rec.Role, Scopes: rec.Scopes, RequestID: rec.RequestID,
 	}, nil
 }
 
@@ -267,7 +301,7 @@ func (s *Store) CreateApproval(ctx context.Context, a approvals.Approval, row ap
 	if err != nil {
 		return err
 	}
-	rowValue, err := encodeAudit(row)
+	rowValue, err := encodeAudit(approvalRow(row))
 	if err != nil {
 		return err
 	}
@@ -319,7 +353,7 @@ func (s *Store) UpdateApproval(ctx context.Context, id string, change func(*appr
 		if err != nil {
 			return err
 		}
-		rowValue, err := encodeAudit(row)
+		rowValue, err := encodeAudit(approvalRow(row))
 		if err != nil {
 			return err
 		}
@@ -346,7 +380,7 @@ func (s *Store) UpdateApproval(ctx context.Context, id string, change func(*appr
 
 // AppendAudit implements approvals.Store.
 func (s *Store) AppendAudit(ctx context.Context, row approvals.Audit) error {
-	value, err := encodeAudit(row)
+	value, err := encodeAudit(approvalRow(row))
 	if err != nil {
 		return err
 	}
@@ -381,8 +415,8 @@ func (t *txn) appendAudit(value []byte) error {
 
 // Audit returns at most n rows of the audit log with a sequence number above the given one, in
 // order. Rows that were pruned are passed over: the first may be later than asked for.
-func (s *Store) Audit(after uint64, n int) ([]approvals.Audit, error) {
-	var rows []approvals.Audit
+func (s *Store) Audit(after uint64, n int) ([]AuditRow, error) {
+	var rows []AuditRow
 	err := s.view(func(tx *bolt.Tx) error {
 		c := tx.Bucket(bucketAudit).Cursor()
 		for k, v := c.Seek(seqKey(after + 1)); k != nil && len(rows) < n; k, v = c.Next() {

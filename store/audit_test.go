@@ -11,7 +11,7 @@ import (
 // fillAudit writes rows of the audit log, many in a transaction.
 func fillAudit(t *testing.T, s *Store, n int) {
 	t.Helper()
-	value, err := encodeAudit(row("refusal", "a"))
+	value, err := encodeAudit(approvalRow(row("refusal", "a")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +84,7 @@ func TestAuditShrinks(t *testing.T) {
 	dir := t.TempDir()
 	open(t, dir).Close()
 	const old = maxAudit + 10
-	value, err := encodeAudit(row("refusal", "a"))
+	value, err := encodeAudit(approvalRow(row("refusal", "a")))
 	if err != nil {
 		t.Fatal(err)
 	}

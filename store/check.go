@@ -38,6 +38,16 @@ func checkRecords(tx *bolt.Tx, complain func(error)) error {
 			complain(err)
 			return nil
 		}),
+		tx.Bucket(bucketDeviceRequests).ForEach(func(k, v []byte) error {
+			_, err := decodeRequest(k, v)
+			complain(err)
+			return nil
+		}),
+		tx.Bucket(bucketInvites).ForEach(func(k, v []byte) error {
+			_, err := decodeInvite(k, v)
+			complain(err)
+			return nil
+		}),
 		tx.Bucket(bucketNodeNames).ForEach(func(k, v []byte) error {
 			complain(decode(bucketNodeNames, k, v, &nodeNameRecord{}))
 			return nil

@@ -34,7 +34,7 @@
 //	device_requests
 //	  <request id>                 record: a device that waits for an answer, at most five minutes
 //	invites
-//	  <SHA-256 of the secret>      record: an invite that was not used yet
+//	  <SHA-256 of the secret, hex> record: an invite that was not used yet
 //	node_requests
 //	  <request id>                 record: a node that waits for an answer, at most five minutes
 //	node_pairings

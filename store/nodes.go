@@ -232,7 +232,7 @@ func count(tx *bolt.Tx, bucket []byte) int {
 }
 
 func (p pairingTx) AppendAudit(row nodes.Audit) error {
-	value, err := encodeAudit(approvals.Audit{
+	value, err := encodeAudit(AuditRow{
 		At: row.At, Kind: row.Kind, Subject: row.Subject, NodeID: row.NodeID, Decision: approvals.Decision(row.Decision),
 	})
 	if err != nil {

@@ -299,9 +299,9 @@ func TestSchema1(t *testing.T) {
 		t.Errorf("%q, %v", name, err)
 	}
 	rows, err := s.Audit(0, 9)
-	want := row("request", "first")
+	want := approvalRow(row("request", "first"))
 	want.Seq = 1
-	if err != nil || len(rows) != 1 || rows[0] != want {
+	if err != nil || len(rows) != 1 || !cmp.Equal(rows[0], want) {
 		t.Errorf("%+v, %v", rows, err)
 	}
 }
@@ -365,7 +365,7 @@ func sample(tb testing.TB) string {
 	s := open(tb, dir)
 	for i := range 200 {
 		create(tb, s, pending(fmt.Sprintf("%08x", i*2654435761), i))
-		if _, err := s.UpdateDevice(tb.Context(), fmt.Sprintf("d%d", i), func(d *identity.Device, _ bool) error {
+		if _, err := updateDevice(tb.Context(), s, fmt.Sprintf("d%d", i), func(d *identity.Device, _ bool) error {
 			d.DisplayName = strings.Repeat("x", i)
 			return nil
 		}); err != nil {

@@ -24,7 +24,7 @@ type stores interface {
 	approvals.Store
 	identity.Store
 	system.EventQueue
-	Audit(after uint64, n int) ([]approvals.Audit, error)
+	Audit(after uint64, n int) ([]AuditRow, error)
 }
 
 // TestSuite runs every rule of the Store interfaces on a store, and then looks at what another
@@ -35,6 +35,7 @@ func TestSuite(t *testing.T) {
 		"node pairings":       testNodePairings,
 		"devices":             testDevices,
 		"device change fails": testDeviceChangeFails,
+		"pairing and invites": testPairingAndInvites,
 		"approval life":       testApprovalLife,
 		"approval taken":      testApprovalTaken,
 		"approval order":      testApprovalOrder,
@@ -163,6 +164,31 @@ func testNodePairings(t *testing.T, reopened func(*testing.T) stores) {
 	}
 }
 
+// updateDevice changes one device in a transaction of its own.
+func updateDevice(ctx context.Context, s stores, id string, change func(d *identity.Device, exists bool) error) (d identity.Device, err error) {
+	err = s.ChangeDevices(ctx, func(tx identity.Tx) error {
+		var exists bool
+		if d, exists, err = tx.Device(id); err != nil {
+			return err
+		}
+		if err := change(&d, exists); err != nil {
+			return err
+		}
+		return tx.PutDevice(d)
+	})
+	return d, err
+}
+
+func deleteDevice(ctx context.Context, s stores, id string) (had bool, err error) {
+	err = s.ChangeDevices(ctx, func(tx identity.Tx) error {
+		if _, had, err = tx.Device(id); err != nil {
+			return err
+		}
+		return tx.DeleteDevice(id)
+	})
+	return had, err
+}
+
 func testDevices(t *testing.T, reopened func(*testing.T) stores) {
 	s := reopened(t)
 	ctx := t.Context()
@@ -170,7 +196,7 @@ func testDevices(t *testing.T, reopened func(*testing.T) stores) {
 		t.Fatalf("a device out of nothing: %t, %v", ok, err)
 	}
 	for _, id := range []string{"d2", "d1"} {
-		d, err := s.UpdateDevice(ctx, id, func(d *identity.Device, exists bool) error {
+		d, err := updateDevice(ctx, s, id, func(d *identity.Device, exists bool) error {
 			if exists || d.ID != id {
 				t.Errorf("a new device: exists %t, %+v", exists, d)
 			}
@@ -183,7 +209,7 @@ func testDevices(t *testing.T, reopened func(*testing.T) stores) {
 		}
 	}
 	s = reopened(t)
-	d, err := s.UpdateDevice(ctx, "d1", func(d *identity.Device, exists bool) error {
+	d, err := updateDevice(ctx, s, "d1", func(d *identity.Device, exists bool) error {
 		if !exists || d.Tokens[identity.RoleNode].Token != "secret-d1" {
 			t.Errorf("a known device: exists %t, %+v", exists, d)
 		}
@@ -204,11 +230,11 @@ func testDevices(t *testing.T, reopened func(*testing.T) stores) {
 		t.Fatalf("%+v, %v", all, err)
 	}
 	for i, want := range []bool{true, false} {
-		if had, err := s.DeleteDevice(ctx, "d1"); had != want || err != nil {
+		if had, err := deleteDevice(ctx, s, "d1"); had != want || err != nil {
 			t.Fatalf("deletion %d: %t, %v", i, had, err)
 		}
 	}
-	if had, err := s.DeleteDevice(ctx, ""); had || err != nil {
+	if had, err := deleteDevice(ctx, s, ""); had || err != nil {
 		t.Fatalf("deletion without an id: %t, %v", had, err)
 	}
 	if _, ok, err := s.Device("d1"); ok || err != nil {
@@ -220,22 +246,72 @@ func testDeviceChangeFails(t *testing.T, reopened func(*testing.T) stores) {
 	s := reopened(t)
 	ctx := t.Context()
 	mine := errors.New("mine")
-	_, err := s.UpdateDevice(ctx, "d1", func(d *identity.Device, _ bool) error {
+	_, err := updateDevice(ctx, s, "d1", func(d *identity.Device, _ bool) error {
 		d.DisplayName = "x"
 		return mine
 	})
 	if err != mine {
 		t.Fatalf("error %v, want the change's own", err)
 	}
-	_, err = s.UpdateDevice(ctx, "d1", func(d *identity.Device, _ bool) error {
-		d.ID = "d2"
-		return nil
-	})
-	wantClass(t, err, errs.Internal)
-	_, err = s.UpdateDevice(ctx, "d1", func(*identity.Device, bool) error { panic("at the change") })
+	_, err = updateDevice(ctx, s, "d1", func(*identity.Device, bool) error { panic("at the change") })
 	wantClass(t, err, errs.Internal)
 	if all, err := s.Devices(); len(all) != 0 || err != nil {
 		t.Fatalf("%+v, %v", all, err)
+	}
+}
+
+// What one transaction of a device writes is kept whole, with its row in the audit log, or not at all.
+func testPairingAndInvites(t *testing.T, reopened func(*testing.T) stores) {
+	s := reopened(t)
+	p := identity.Pairing{RequestID: "r1", DeviceID: "d1", Role: identity.RoleNode, At: start}
+	i := identity.Invite{ID: "i1", Role: identity.RoleOperator, Scopes: []identity.Scope{identity.ScopeRead}, CreatedAt: start}
+	write := func(fail error) error {
+		return s.ChangeDevices(t.Context(), func(tx identity.Tx) error {
+			if tx.HasRequest("r1") || tx.HasInvite("i1") {
+				t.Error("there before it was written")
+			}
+			err := errors.Join(tx.PutDevice(identity.Device{ID: "d1"}), tx.PutRequest(p), tx.PutInvite(i),
+				tx.Audit(identity.Audit{At: start, Kind: "device.approve", Subject: "local:1", DeviceID: "d1", RequestID: "r1"}))
+			if !tx.HasRequest("r1") || !tx.HasInvite("i1") {
+				t.Error("not there after it was written")
+			}
+			return errors.Join(err, fail)
+		})
+	}
+	mine := errors.New("mine")
+	if err := write(mine); !errors.Is(err, mine) {
+		t.Fatal(err)
+	}
+	if err := write(nil); err != nil {
+		t.Fatal(err)
+	}
+	s = reopened(t)
+	requests, err := s.Requests()
+	if err != nil || !cmp.Equal(requests, []identity.Pairing{p}) {
+		t.Errorf("%+v, %v", requests, err)
+	}
+	invites, err := s.Invites()
+	if err != nil || !cmp.Equal(invites, []identity.Invite{i}) {
+		t.Errorf("%+v, %v", invites, err)
+	}
+	rows, err := s.Audit(0, 10)
+	want := []AuditRow{{Seq: 1, At: start, Kind: "device.approve", Subject: "local:1", DeviceID: "d1", RequestID: "r1"}}
+	if err != nil || !cmp.Equal(rows, want) {
+		t.Errorf("%+v, %v", rows, err)
+	}
+	for range 2 { // what is gone may be deleted again
+		err := s.ChangeDevices(t.Context(), func(tx identity.Tx) error {
+			return errors.Join(tx.DeleteRequest("r1"), tx.DeleteInvite("i1"), tx.DeleteDevice("d1"))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	s = reopened(t)
+	requests, _ = s.Requests()
+	invites, _ = s.Invites()
+	if len(requests)+len(invites) != 0 {
+		t.Errorf("%+v %+v", requests, invites)
 	}
 }
 
@@ -432,8 +508,10 @@ func testAudit(t *testing.T, reopened func(*testing.T) stores) {
 		t.Fatalf("%+v, %v", rows, err)
 	}
 	for i, r := range rows {
-		want := full
-		want.Seq = uint64(i) + 2
+		want := AuditRow{
+			Seq: uint64(i) + 2, At: full.At, Kind: full.Kind, Subject: full.Subject, ApprovalID: full.ApprovalID,
+			NodeID: full.NodeID, Command: full.Command, Decision: full.Decision, Reason: full.Reason,
+		}
 		if diff := cmp.Diff(want, r); diff != "" {
 			t.Error(diff)
 		}
@@ -528,12 +606,12 @@ func testBadText(t *testing.T, reopened func(*testing.T) stores) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	_, err := s.UpdateDevice(ctx, "d", func(d *identity.Device, _ bool) error {
+	_, err := updateDevice(ctx, s, "d", func(d *identity.Device, _ bool) error {
 		d.Roles = []identity.Role{identity.Role(bad)}
 		return nil
 	})
 	wantClass(t, err, errs.Invalid)
-	_, err = s.UpdateDevice(ctx, "", func(*identity.Device, bool) error { return nil })
+	_, err = updateDevice(ctx, s, "", func(*identity.Device, bool) error { return nil })
 	wantClass(t, err, errs.Invalid)
 	wantRecent(t, s, 10, "")
 }

@@ -97,7 +97,7 @@ func TestRefusalsCostNoCommit(t *testing.T) {
 	if err := s.CreateApproval(t.Context(), pending("a", 0), row("request", "a")); errs.ClassOf(err) != errs.Exists {
 		t.Error(err)
 	}
-	if _, err := s.DeleteDevice(t.Context(), "d"); err != nil {
+	if _, err := deleteDevice(t.Context(), s, "d"); err != nil {
 		t.Error(err)
 	}
 	if n.Load() != 0 {

@@ -51,17 +51,15 @@ func fill(t *testing.T, state string) {
 	now := time.Now()
 	each(storedNodes, func(ctx context.Context, i int) error {
 		id := fmt.Sprintf("%064x", i)
-		_, err := s.UpdateDevice(ctx, id, func(d *identity.Device, _ bool) error {
-			*d = identity.Device{
+		return s.ChangeDevices(ctx, func(tx identity.Tx) error {
+			return tx.PutDevice(identity.Device{
 				ID: id, PublicKey: id[:43], DisplayName: fmt.Sprint("node ", i), Platform: "linux", Role: identity.RoleNode,
 				Roles: []identity.Role{identity.RoleNode}, CreatedAt: now, ApprovedAt: now,
 				Tokens: map[identity.Role]identity.DeviceToken{
 					identity.RoleNode: {Token: "t" + id[:42], Role: identity.RoleNode, CreatedAt: now},
 				},
-			}
-			return nil
+			})
 		})
-		return err
 	})
 	each(storedQuestions, func(ctx context.Context, i int) error {
 		a := approvals.Approval{

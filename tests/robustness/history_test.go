@@ -285,8 +285,8 @@ func (w *workload) explain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	decided := map[string]approvals.Audit{}
-	uses := map[string][]approvals.Audit{}
+	decided := map[string]store.AuditRow{}
+	uses := map[string][]store.AuditRow{}
 	kinds := map[string]int{}
 	for i, row := range rows {
 		if row.Seq != uint64(i)+1 {
@@ -326,7 +326,7 @@ func (w *workload) explain(t *testing.T) {
 	}
 }
 
-func (w *workload) explainOne(t *testing.T, s *store.Store, a arrival, decided map[string]approvals.Audit, arrived map[string]int) {
+func (w *workload) explainOne(t *testing.T, s *store.Store, a arrival, decided map[string]store.AuditRow, arrived map[string]int) {
 	var p params
 	if err := json.Unmarshal([]byte(a.ParamsJSON), &p); err != nil {
 		t.Errorf("%s: %v", a.ParamsJSON, err)
