@@ -45,6 +45,7 @@ type conn struct {
 	inFlight     atomic.Int32
 	unauthorized int // calls outside the role, in a row; the reading goroutine's own
 	pinging      atomic.Bool
+	expelled     atomic.Bool  // nothing is served any more
 	lastHeard    atomic.Int64 // Unix milliseconds
 
 	out outbox
@@ -163,6 +164,9 @@ func (c *conn) loop() {
 				c.end(websocket.StatusMessageTooBig, "")
 			}
 			return
+		}
+		if c.expelled.Load() {
+			continue // until the connection has ended
 		}
 		req, ferr := schema.ParseRequest(data)
 		if ferr != nil {
@@ -456,6 +460,30 @@ func (c *conn) Close(reason string) {
 	}
 	c.spawn(func() {
 		timer := time.AfterFunc(closeWait, c.abort)
+		defer timer.Stop()
+		c.end(websocket.StatusPolicyViolation, reason)
+	})
+}
+
+// expel ends a connection whose device may not be here any more, within a second whatever its client
+// does. Owed says that an answer is still to be written.
+func (c *conn) expel(reason string, owed bool) {
+	c.out.mu.Lock()
+	defer c.out.mu.Unlock()
+	c.expelled.Store(true)
+	if c.out.closing {
+		return
+	}
+	c.spawn(func() {
+		if owed {
+			timer := time.NewTimer(answerWait)
+			select {
+			case <-timer.C:
+			case <-c.ctx.Done():
+			}
+			timer.Stop()
+		}
+		timer := time.AfterFunc(expelWait, c.abort)
 		defer timer.Stop()
 		c.end(websocket.StatusPolicyViolation, reason)
 	})

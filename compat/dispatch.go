@@ -93,7 +93,7 @@ func plain[Out any](f func(context.Context, identity.Caller) (Out, error)) func(
 
 // bind is the table of served methods.
 func (d *Door) bind() map[string]binding {
-	n, a, s := d.cfg.Nodes, d.cfg.Approvals, d.cfg.System
+	n, a, s, i := d.cfg.Nodes, d.cfg.Approvals, d.cfg.System, d.cfg.Identity
 	return map[string]binding{
 		"health":          unary(methods.HealthFromLegacy, s.Health, methods.HealthToLegacy),
 		"status":          unary(none, plain(s.Status), methods.StatusToLegacy),
@@ -112,6 +112,13 @@ func (d *Door) bind() map[string]binding {
 		"node.pair.approve": waiting(unary(methods.NodePairDecideFromLegacy, n.ApprovePairing, methods.NodePairApproveToLegacy)),
 		"node.pair.reject":  waiting(unary(methods.NodePairDecideFromLegacy, n.RejectPairing, methods.NodePairRejectToLegacy)),
 		"node.pair.verify":  unary(methods.NodePairVerifyFromLegacy, n.VerifyPairing, methods.NodePairVerifyToLegacy),
+
+		"device.pair.list":    waiting(unary(none, plain(i.List), methods.DeviceListToLegacy)),
+		"device.pair.approve": waiting(unary(methods.DeviceApproveFromLegacy, i.Approve, methods.DeviceApproveToLegacy)),
+		"device.pair.reject":  waiting(unary(methods.DeviceRejectFromLegacy, i.Reject, methods.DeviceRejectToLegacy)),
+		"device.pair.remove":  waiting(unary(methods.DeviceRemoveFromLegacy, i.Remove, methods.DeviceRemoveToLegacy)),
+		"device.token.rotate": waiting(unary(methods.TokenRotateFromLegacy, i.RotateToken, methods.TokenRotateToLegacy)),
+		"device.token.revoke": waiting(unary(methods.TokenRevokeFromLegacy, i.RevokeToken, methods.TokenRevokeToLegacy)),
 
 		"exec.approval.request":      waiting(binding{serve: d.requestApproval}),
 		"exec.approval.waitDecision": waiting(unary(methods.ApprovalWaitFromLegacy, a.Wait, methods.ApprovalDecidedToLegacy)),

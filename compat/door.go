@@ -94,6 +94,7 @@ func New(cfg Config) *Door {
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.methods = d.bind()
 	cfg.Bus.Sink(d.deliver)
+	cfg.Bus.Sink(d.endDevices)
 	return d
 }
 
@@ -173,6 +174,35 @@ func (d *Door) remove(c *conn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.conns, c)
+}
+
+// endDevices ends the connections of a device that was removed or revoked. It is a sink on the bus: it
+// does not wait.
+func (d *Door) endDevices(e events.Event) {
+	ended, ok := e.Payload.(identity.Ended)
+	if !ok {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for c := range d.conns {
+		if ended.Covers(c.caller) {
+			c.expel(ended.Reason, c.id == ended.By)
+		}
+	}
+}
+
+// DeviceConnections returns how many connections each device has.
+func (d *Door) DeviceConnections() map[string]int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := map[string]int{}
+	for c := range d.conns {
+		if c.caller.DeviceID != "" {
+			out[c.caller.DeviceID]++
+		}
+	}
+	return out
 }
 
 // Connections returns how many clients are connected.

@@ -173,6 +173,25 @@ var words = map[string]wording{
 			Reason    string           `json:"reason"`
 		}{"PAIRING_REQUIRED", wire.NonZero(e.Field("requestId")), e.Field("reason")})}
 	}),
+	identity.ErrEnded.Code: built(func(*errs.Error) wire.ErrorShape {
+		return authShape("device_token_mismatch", identity.Attempt{})
+	}),
+	identity.ErrBeyondCaller.Code: built(func(e *errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{Code: codeInvalid, Message: "missing scope: " + e.Field("scope")}
+	}),
+	identity.ErrUnknownRequest.Code: invalid("unknown requestId"),
+	identity.ErrUnknownDevice.Code:  invalid("unknown deviceId"),
+	identity.ErrUnknownToken.Code:   invalid("unknown deviceId/role"),
+	identity.ErrTooManyScopes.Code:  invalid("a device may ask for 32 scopes of 128 bytes at the most"),
+	identity.ErrTextTooLong.Code:    invalid("displayName, platform and deviceFamily may be 256 bytes each at the most"),
+	// The following come up with invites, which this door does not know.
+	identity.ErrPublicKey.Code:      invalid("device public key invalid"),
+	identity.ErrInviteRole.Code:     invalid("an invite is for the role operator or node"),
+	identity.ErrInviteScopes.Code:   invalid("an invite for an operator names the scopes it gives, one for a node none"),
+	identity.ErrInviteTTL.Code:      invalid("an invite holds from 1 second to 10 minutes"),
+	identity.ErrTooManyInvites.Code: unavailable("too many invites are open"),
+	identity.ErrInvite.Code:         invalid("this invite was used or has expired"),
+
 	identity.ErrTooManyPending.Code:    unavailable("too many devices wait for approval; decide on some first"),
 	identity.ErrTooManyDevices.Code:    unavailable("too many devices are paired; remove some first"),
 	identity.ErrBearerRequired.Code:    invalid("unauthorized"),

@@ -189,7 +189,7 @@ func (c *conn) admitted(id string, p connectParams, role identity.Role, adm iden
 	d := c.door
 	instance := strings.TrimSpace(p.Client.InstanceID.Or(""))
 	c.caller = identity.Caller{
-		Door: identity.DoorLegacy, Role: role, DeviceID: adm.DeviceID, ConnID: c.id,
+		Door: identity.DoorLegacy, Role: role, DeviceID: adm.DeviceID, Paired: adm.Paired, TokenID: adm.TokenID, ConnID: c.id,
 		Principal: "conn:" + c.id, ClientID: p.Client.ID, ClientMode: p.Client.Mode,
 		DisplayName: p.Client.DisplayName.Or(""), Local: c.peer.Local, RemoteIP: c.peer.reported,
 	}
@@ -206,6 +206,10 @@ func (c *conn) admitted(id string, p connectParams, role identity.Role, adm iden
 	c.hold()
 	if !d.add(c) {
 		return &refusal{wire.ErrorShape{Code: codeUnavailable, Message: "the gateway is stopping"}, websocket.StatusServiceRestart}
+	}
+	// From here on an end of the device reaches this connection; this is for one that came before.
+	if err := d.cfg.Identity.Confirm(c.caller, adm); err != nil {
+		return &refusal{shapeOf(err), websocket.StatusPolicyViolation}
 	}
 	if role == identity.RoleNode {
 		n := nodes.Node{

@@ -34,6 +34,10 @@ const (
 	pingEvery = 5 * time.Second
 	// closeWait is how long a closing handshake may take at shutdown.
 	closeWait = 2 * time.Second
+	// expelWait is how long the closing handshake with a revoked device may take, answerWait what its own
+	// last answer gets before. Together they stay below the second that is promised.
+	expelWait  = 500 * time.Millisecond
+	answerWait = 100 * time.Millisecond
 	// capabilityBytes is the entropy of a canvas capability (protocol.md §3.3).
 	capabilityBytes = 18
 )

@@ -150,7 +150,7 @@ func testNodePairings(t *testing.T, reopened func(*testing.T) stores) {
 		t.Fatalf("a node out of nothing: %t, %v", ok, err)
 	}
 	rows, err := s.Audit(0, 10)
-	want := []approvals.Audit{{Seq: 1, At: start, Kind: "node-pairing", Subject: "device:d", NodeID: "n1", Decision: "approved"}}
+	want := []AuditRow{{Seq: 1, At: start, Kind: "node-pairing", Subject: "device:d", NodeID: "n1", Decision: "approved"}}
 	if d := cmp.Diff(want, rows); err != nil || d != "" {
 		t.Errorf("%s %v", d, err)
 	}

@@ -61,6 +61,11 @@ func TestToLegacyCarriesEveryField(t *testing.T) {
 		to("exec.approval.resolved", ApprovalResolvedToLegacy, prefixed("Approval.", resolved...)...),
 		to("exec.approvals", PolicyFileToLegacy),
 		to("device.pair.requested", PairingRequestedToLegacy), to("device.pair.resolved", PairingResolvedToLegacy),
+		// Neither what bounds rotation nor the tokens are shown; one that has a name is never silent.
+		to("device.pair.list", DeviceListToLegacy, "Devices[0].ApprovedScopes[0]"),
+		to("device.pair.approve", DeviceApproveToLegacy, "Device.ApprovedScopes[0]"),
+		to("device.pair.reject", DeviceRejectToLegacy), to("device.pair.remove", DeviceRemoveToLegacy),
+		to("device.token.rotate", TokenRotateToLegacy), to("device.token.revoke", TokenRevokeToLegacy),
 		// Health says the path and the count of the default agent once more.
 		to("health", HealthToLegacy),
 		to("status", StatusToLegacy,
@@ -229,6 +234,11 @@ func TestFromLegacyCarriesEveryKey(t *testing.T) {
 		{"exec.approvals.set", from(PolicySetFromLegacy), `{"file":{"version":1},"baseHash":"h"}`, ""},
 		{"exec.approvals.node.set", from(NodePolicySetFromLegacy), `{"nodeId":"n","file":{"version":1},"baseHash":"h"}`, ""},
 		{"exec.approvals.node.get", from(NodePolicyGetFromLegacy), `{"nodeId":"n"}`, ""},
+		{"device.pair.approve", from(DeviceApproveFromLegacy), `{"requestId":"r"}`, ""},
+		{"device.pair.reject", from(DeviceRejectFromLegacy), `{"requestId":"r"}`, ""},
+		{"device.pair.remove", from(DeviceRemoveFromLegacy), `{"deviceId":"d"}`, ""},
+		{"device.token.rotate", from(TokenRotateFromLegacy), `{"deviceId":"d","role":"node","scopes":["x"]}`, ""},
+		{"device.token.revoke", from(TokenRevokeFromLegacy), `{"deviceId":"d","role":"node"}`, ""},
 		{"logs.tail", from(TailFromLegacy), `{"cursor":1,"limit":2,"maxBytes":3}`, ""},
 		{"health", from(HealthFromLegacy), `{"probe":true}`, ""},
 	} {
@@ -295,6 +305,14 @@ func TestAbsentNullEmpty(t *testing.T) {
 		{text(PolicyFileToLegacy(policy.Snapshot{Path: "p", Hash: "h", File: []byte(`{"a":"<&>"}`)})), `{"path":"p","exists":false,"hash":"h","file":{"a":"<&>"}}`},
 		{text(NodeResultToLegacy(nodes.ResultOut{})), `{"ok":true}`},
 		{text(NodeResultToLegacy(nodes.ResultOut{Ignored: true})), `{"ok":true,"ignored":true}`},
+		{text(DeviceListToLegacy(identity.ListOut{})), `{"pending":[],"paired":[]}`},
+		{text(DeviceListToLegacy(identity.ListOut{Devices: []identity.Device{{
+			ID: "d", CreatedAt: time.UnixMilli(1), ApprovedAt: time.UnixMilli(2), Tokens: map[identity.Role]identity.DeviceToken{
+				"operator": {Role: "operator", Token: "secret", CreatedAt: time.UnixMilli(3)},
+				"node":     {Role: "node", Token: "secret", CreatedAt: time.UnixMilli(4), RevokedAt: time.UnixMilli(5)},
+			},
+		}}})), `{"pending":[],"paired":[{"deviceId":"d","publicKey":"","role":"","scopes":[],"createdAtMs":1,"approvedAtMs":2,` +
+			`"tokens":[{"role":"node","scopes":[],"createdAtMs":4,"revokedAtMs":5},{"role":"operator","scopes":[],"createdAtMs":3}]}]}`},
 		{text(PairingResolvedToLegacy(identity.PairingResolved{RequestID: "r", DeviceID: "d", Decision: "approved", At: time.UnixMilli(3)})), `{"requestId":"r","deviceId":"d","decision":"approved","ts":3}`},
 	} {
 		if c.got != c.want {

@@ -15,6 +15,14 @@ import (
 // ms is a time as Unix milliseconds.
 func ms(t time.Time) int64 { return t.UnixMilli() }
 
+// maybeMS is a time that may not have come.
+func maybeMS(t time.Time) wire.Opt[int64] {
+	if t.IsZero() {
+		return wire.Opt[int64]{}
+	}
+	return wire.Some(ms(t))
+}
+
 // null writes a text or null.
 func null(s *string) wire.Opt[string] { return wire.SomeOrNull(s) }
 
