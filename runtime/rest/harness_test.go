@@ -119,6 +119,11 @@ type uncounted struct{}
 func (uncounted) Observe(string, string, string, time.Duration) {}
 func (uncounted) EventsDropped(string, uint64)                  {}
 
+// standing lets every caller stand.
+type standing struct{ rpc.Devices }
+
+func (standing) Standing(identity.Caller) error { return nil }
+
 // counted is the gRPC door with its interceptors counted.
 type counted struct {
 	*rpc.Server
@@ -162,6 +167,7 @@ func start(tb testing.TB, change func(*rest.Deps)) *harness {
 	log := slog.New(slog.DiscardHandler)
 	h.door = &counted{Server: rpc.New(rpc.Deps{
 		Catalogue: catalogue, Gate: gate.New(), Nodes: h.domain, Approvals: questions{d: h.domain}, System: daemon{},
+		Devices:      standing{},
 		Bus:          h.domain.bus,
 		Render:       func(e events.Event) ([]byte, bool) { b, ok := e.Payload.([]byte); return b, ok },
 		SharedSecret: func(identity.Caller) (string, string, error) { return "token", "s3cret", nil },

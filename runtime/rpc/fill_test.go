@@ -16,8 +16,10 @@ import (
 
 	"github.com/hanzoai/hanzod/approvals"
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
+	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
+	"github.com/hanzoai/hanzod/identity"
 )
 
 // The fill tests hold every codec to every field. A value with all fields set is converted; then
@@ -61,6 +63,20 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 			"Requester.ConnID", "Requester.Principal", "Requester.ClientID",
 			"ResolvedBySubject", "Uses", "LastUsedAt"),
 		out("policy.Snapshot", policyToProto),
+		out("identity.ListOut", func(o identity.ListOut) (*devicesv1.ListDevicesResponse, error) {
+			return listDevicesToProto(o, nil)
+		},
+			// The first and the last role, for legacy clients; nobody asks about what is silent.
+			"Pending[0].Role", "Pending[0].Silent", "Devices[0].Role",
+			// What bounds rotation is not shown.
+			"Devices[0].ApprovedScopes[0]"),
+		out("identity.RejectOut", rejectPairingToProto, "RequestID"),
+		out("identity.RotateOut", rotateTokenToProto, "DeviceID", "Role"),
+		out("identity.RevokeOut", revokeTokenToProto, "DeviceID", "Role"),
+		out("identity.EnrollOut", enrollToProto),
+		out("identity.InviteOut", func(o identity.InviteOut) (*devicesv1.CreateInviteResponse, error) {
+			return createInviteToProto(o, Remote{}, "node")
+		}),
 		out("system.Health", healthToProto, prefixed("Agents[0].Heartbeat.", heartbeat)...),
 		out("system.Status", statusToProto, append(prefixed("Agents[0].Heartbeat.", heartbeat),
 			"DefaultAgentID", "Admin", "Agents[0].Name", "Agents[0].Default", "Agents[0].SessionsPath")...),
@@ -262,6 +278,13 @@ func TestInboundCarriesEveryField(t *testing.T) {
 		in("GetNodePolicyFileRequest", nodeIDFromProto),
 		in("SetNodePolicyFileRequest", setNodeFileFromProto),
 		in("GetHealthRequest", healthFromProto),
+		in("ApprovePairingRequest", approvePairingFromProto),
+		in("RejectPairingRequest", rejectPairingFromProto),
+		in("RemoveDeviceRequest", removeDeviceFromProto),
+		in("RotateTokenRequest", rotateTokenFromProto),
+		in("RevokeTokenRequest", revokeTokenFromProto),
+		in("CreateInviteRequest", createInviteFromProto),
+		in("EnrollRequest", enrollFromProto),
 		in("TailLogsRequest", tailFromProto),
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -374,6 +397,7 @@ func TestInboundRanges(t *testing.T) {
 		"max_bytes 0":        second(tailFromProto(&systemv1.TailLogsRequest{MaxBytes: &zero})),
 		"cursor 2^63":        second(tailFromProto(&systemv1.TailLogsRequest{Cursor: &far})),
 		"approval timeout 0": second(requestFromProto(&approvalsv1.RequestApprovalRequest{Timeout: durationpb.New(0)})),
+		"invite for no time": second(createInviteFromProto(&devicesv1.CreateInviteRequest{Ttl: durationpb.New(0)})),
 		"odd duration":       second(invokeFromProto(&nodesv1.InvokeRequest{Timeout: &durationpb.Duration{Seconds: 1, Nanos: -1}})),
 	} {
 		if err == nil {

@@ -44,7 +44,9 @@ type domain struct {
 	set     approvals.SetFileIn
 	caller  identity.Caller
 	waiting chan struct{} // closed when Wait begins
-	follow  func(ctx context.Context, send func(string) error) error
+
+	standing error // what became of the caller's credential
+	follow   func(ctx context.Context, send func(string) error) error
 }
 
 type nodesOf struct{ *domain }
@@ -136,6 +138,21 @@ func (d systemOf) FollowLogs(ctx context.Context, _ identity.Caller, _ int, send
 	return d.follow(ctx, send)
 }
 
+type devicesOf struct {
+	rpc.Devices
+	*domain
+}
+
+func (d devicesOf) Standing(identity.Caller) error { return d.standing }
+
+func (d devicesOf) List(context.Context, identity.Caller) (identity.ListOut, error) {
+	return identity.ListOut{Devices: []identity.Device{{ID: "d1"}, {ID: "d2"}}}, d.err
+}
+
+func (d devicesOf) CreateInvite(context.Context, identity.Caller, identity.InviteIn) (identity.InviteOut, error) {
+	return identity.InviteOut{Secret: "hzi_x", ExpiresAt: time.Unix(1, 0)}, d.err
+}
+
 // observed remembers what the door reports.
 type observed struct {
 	mu      sync.Mutex
@@ -179,17 +196,21 @@ func newServer(tb testing.TB, d *domain, m rpc.Metrics) *rpc.Server {
 		tb.Fatal(err)
 	}
 	return rpc.New(rpc.Deps{
-		Catalogue:    catalogue,
-		Gate:         gate.New(),
-		Nodes:        nodesOf{d},
-		Approvals:    approvalsOf{domain: d},
-		System:       systemOf{d},
-		Bus:          d.bus,
-		Render:       func(e events.Event) ([]byte, bool) { b, ok := e.Payload.([]byte); return b, ok },
-		SharedSecret: func(identity.Caller) (string, string, error) { return "token", "s3cret", nil },
-		NodeName:     func(id string) string { return "name of " + id },
-		Log:          slog.New(slog.DiscardHandler),
-		Metrics:      m,
+		Catalogue: catalogue,
+		Gate:      gate.New(),
+		Nodes:     nodesOf{d},
+		Approvals: approvalsOf{domain: d},
+		System:    systemOf{d},
+		Devices:   devicesOf{domain: d},
+		Remote:    func() rpc.Remote { return rpc.Remote{Addresses: []string{"box.lan:18790"}, Fingerprint: "f1"} },
+		Bus:       d.bus,
+
+		DeviceConnections: func() map[string]int { return map[string]int{"d1": 1} },
+		Render:            func(e events.Event) ([]byte, bool) { b, ok := e.Payload.([]byte); return b, ok },
+		SharedSecret:      func(identity.Caller) (string, string, error) { return "token", "s3cret", nil },
+		NodeName:          func(id string) string { return "name of " + id },
+		Log:               slog.New(slog.DiscardHandler),
+		Metrics:           m,
 	})
 }
 

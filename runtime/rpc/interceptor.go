@@ -64,7 +64,7 @@ func (s *Server) StreamInterceptor() grpc.StreamServerInterceptor {
 		if err = s.admit(c, info.FullMethod); err != nil {
 			return err
 		}
-		live, err := s.streams.add(ctx, c)
+		live, err := s.live(ctx, c)
 		if err != nil {
 			return err
 		}

@@ -119,7 +119,12 @@ type Deps struct {
 	Nodes     Nodes
 	Approvals Approvals
 	System    System
+	Devices   Devices
 	Bus       *events.Bus
+	// DeviceConnections counts the connections of each device at the other doors.
+	DeviceConnections func() map[string]int
+	// Remote says where other machines reach this door.
+	Remote func() Remote
 	// Render returns the payload of an event as JSON text in the shape of the legacy door, false
 	// for events that have none.
 	Render func(events.Event) ([]byte, bool)
@@ -144,6 +149,7 @@ type Server struct {
 func New(d Deps) *Server {
 	s := &Server{d: d, health: health.NewServer()}
 	s.streams.live = map[*liveStream]struct{}{}
+	d.Bus.Sink(s.endDevices)
 	return s
 }
 
@@ -199,6 +205,13 @@ func (s *Server) Stop() {
 // is for credentials that were revoked.
 func (s *Server) EndStreams(match func(identity.Caller) bool) {
 	s.streams.end(match, errRevoked)
+}
+
+// endDevices ends what a device had open that was removed or revoked. It is a sink on the bus.
+func (s *Server) endDevices(e events.Event) {
+	if ended, ok := e.Payload.(identity.Ended); ok {
+		s.EndStreams(ended.Covers)
+	}
 }
 
 // The errors of this package.

@@ -39,6 +39,33 @@ func (s *streams) add(ctx context.Context, c identity.Caller) (*liveStream, erro
 	return l, nil
 }
 
+// live puts a call into the list of those that Stop and EndStreams reach. A caller whose credential ended
+// since it was looked at is refused: nobody else will end it.
+func (s *Server) live(ctx context.Context, c identity.Caller) (*liveStream, error) {
+	l, err := s.streams.add(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.d.Devices.Standing(c); err != nil {
+		s.streams.remove(l)
+		return nil, err
+	}
+	return l, nil
+}
+
+// devices counts the open streams of each device.
+func (s *streams) devices() map[string]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := map[string]int{}
+	for l := range s.live {
+		if l.caller.DeviceID != "" {
+			out[l.caller.DeviceID]++
+		}
+	}
+	return out
+}
+
 func (s *streams) remove(l *liveStream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

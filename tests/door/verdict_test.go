@@ -124,6 +124,7 @@ func newHouse(t *testing.T) *house {
 		Catalogue: catalogue, Gate: g, Nodes: ns, Approvals: app, System: sys, Bus: bus, Render: compat.Payload,
 		SharedSecret: func(identity.Caller) (string, string, error) { return "", "", system.ErrLocalOnly },
 		Bearer:       id.Bearer, NodeName: ns.Name, Log: log, Metrics: noMetrics{},
+		Devices: id, DeviceConnections: func() map[string]int { return map[string]int{} }, Remote: func() rpc.Remote { return rpc.Remote{} },
 	})
 	h.channel = new(inprocgrpc.Channel).WithServerUnaryInterceptor(server.UnaryInterceptor()).WithServerStreamInterceptor(server.StreamInterceptor())
 	server.Register(h.channel)
