@@ -1070,6 +1070,8 @@ type AttachRequest struct {
 	//	*AttachRequest_Register
 	//	*AttachRequest_Result
 	//	*AttachRequest_Event
+	//	*AttachRequest_Ping
+	//	*AttachRequest_Pong
 	Message       isAttachRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1139,6 +1141,24 @@ func (x *AttachRequest) GetEvent() *NodeReport {
 	return nil
 }
 
+func (x *AttachRequest) GetPing() *NodePing {
+	if x != nil {
+		if x, ok := x.Message.(*AttachRequest_Ping); ok {
+			return x.Ping
+		}
+	}
+	return nil
+}
+
+func (x *AttachRequest) GetPong() *NodePong {
+	if x != nil {
+		if x, ok := x.Message.(*AttachRequest_Pong); ok {
+			return x.Pong
+		}
+	}
+	return nil
+}
+
 type isAttachRequest_Message interface {
 	isAttachRequest_Message()
 }
@@ -1156,11 +1176,24 @@ type AttachRequest_Event struct {
 	Event *NodeReport `protobuf:"bytes,3,opt,name=event,proto3,oneof"`
 }
 
+type AttachRequest_Ping struct {
+	// Asks whether the daemon is there; the other side answers at once.
+	Ping *NodePing `protobuf:"bytes,4,opt,name=ping,proto3,oneof"`
+}
+
+type AttachRequest_Pong struct {
+	Pong *NodePong `protobuf:"bytes,5,opt,name=pong,proto3,oneof"`
+}
+
 func (*AttachRequest_Register) isAttachRequest_Message() {}
 
 func (*AttachRequest_Result) isAttachRequest_Message() {}
 
 func (*AttachRequest_Event) isAttachRequest_Message() {}
+
+func (*AttachRequest_Ping) isAttachRequest_Message() {}
+
+func (*AttachRequest_Pong) isAttachRequest_Message() {}
 
 type NodeRegistration struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1510,6 +1543,9 @@ type AttachResponse struct {
 	//	*AttachResponse_Welcome
 	//	*AttachResponse_Invoke
 	//	*AttachResponse_Notice
+	//	*AttachResponse_Ping
+	//	*AttachResponse_Pong
+	//	*AttachResponse_ReportRefused
 	Message       isAttachResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1588,6 +1624,33 @@ func (x *AttachResponse) GetNotice() *NodeNotice {
 	return nil
 }
 
+func (x *AttachResponse) GetPing() *NodePing {
+	if x != nil {
+		if x, ok := x.Message.(*AttachResponse_Ping); ok {
+			return x.Ping
+		}
+	}
+	return nil
+}
+
+func (x *AttachResponse) GetPong() *NodePong {
+	if x != nil {
+		if x, ok := x.Message.(*AttachResponse_Pong); ok {
+			return x.Pong
+		}
+	}
+	return nil
+}
+
+func (x *AttachResponse) GetReportRefused() *NodeReportRefused {
+	if x != nil {
+		if x, ok := x.Message.(*AttachResponse_ReportRefused); ok {
+			return x.ReportRefused
+		}
+	}
+	return nil
+}
+
 type isAttachResponse_Message interface {
 	isAttachResponse_Message()
 }
@@ -1611,6 +1674,20 @@ type AttachResponse_Notice struct {
 	Notice *NodeNotice `protobuf:"bytes,4,opt,name=notice,proto3,oneof"`
 }
 
+type AttachResponse_Ping struct {
+	// Asks whether the node is there; a node that does not answer is gone.
+	Ping *NodePing `protobuf:"bytes,5,opt,name=ping,proto3,oneof"`
+}
+
+type AttachResponse_Pong struct {
+	Pong *NodePong `protobuf:"bytes,6,opt,name=pong,proto3,oneof"`
+}
+
+type AttachResponse_ReportRefused struct {
+	// An event of the node that was not taken. The link stays.
+	ReportRefused *NodeReportRefused `protobuf:"bytes,7,opt,name=report_refused,json=reportRefused,proto3,oneof"`
+}
+
 func (*AttachResponse_Challenge) isAttachResponse_Message() {}
 
 func (*AttachResponse_Welcome) isAttachResponse_Message() {}
@@ -1618,6 +1695,12 @@ func (*AttachResponse_Welcome) isAttachResponse_Message() {}
 func (*AttachResponse_Invoke) isAttachResponse_Message() {}
 
 func (*AttachResponse_Notice) isAttachResponse_Message() {}
+
+func (*AttachResponse_Ping) isAttachResponse_Message() {}
+
+func (*AttachResponse_Pong) isAttachResponse_Message() {}
+
+func (*AttachResponse_ReportRefused) isAttachResponse_Message() {}
 
 type NodeChallenge struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1672,7 +1755,11 @@ type NodeWelcome struct {
 	// Commands that passed the policy of the node's platform.
 	Commands []string `protobuf:"bytes,4,rep,name=commands,proto3" json:"commands,omitempty"`
 	// For the next connection; empty when the device is not paired.
-	DeviceToken   string `protobuf:"bytes,5,opt,name=device_token,json=deviceToken,proto3" json:"device_token,omitempty"`
+	DeviceToken string `protobuf:"bytes,5,opt,name=device_token,json=deviceToken,proto3" json:"device_token,omitempty"`
+	// Some message comes at least this often. After two of them without one, the link is gone.
+	Heartbeat *durationpb.Duration `protobuf:"bytes,6,opt,name=heartbeat,proto3" json:"heartbeat,omitempty"`
+	// What the node is called here.
+	DisplayName   string `protobuf:"bytes,7,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1742,6 +1829,153 @@ func (x *NodeWelcome) GetDeviceToken() string {
 	return ""
 }
 
+func (x *NodeWelcome) GetHeartbeat() *durationpb.Duration {
+	if x != nil {
+		return x.Heartbeat
+	}
+	return nil
+}
+
+func (x *NodeWelcome) GetDisplayName() string {
+	if x != nil {
+		return x.DisplayName
+	}
+	return ""
+}
+
+type NodePing struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodePing) Reset() {
+	*x = NodePing{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodePing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodePing) ProtoMessage() {}
+
+func (x *NodePing) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodePing.ProtoReflect.Descriptor instead.
+func (*NodePing) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{24}
+}
+
+type NodePong struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodePong) Reset() {
+	*x = NodePong{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodePong) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodePong) ProtoMessage() {}
+
+func (x *NodePong) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodePong.ProtoReflect.Descriptor instead.
+func (*NodePong) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{25}
+}
+
+type NodeReportRefused struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Event string                 `protobuf:"bytes,1,opt,name=event,proto3" json:"event,omitempty"`
+	// Stable name of the failure.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Message       string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeReportRefused) Reset() {
+	*x = NodeReportRefused{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeReportRefused) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeReportRefused) ProtoMessage() {}
+
+func (x *NodeReportRefused) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeReportRefused.ProtoReflect.Descriptor instead.
+func (*NodeReportRefused) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *NodeReportRefused) GetEvent() string {
+	if x != nil {
+		return x.Event
+	}
+	return ""
+}
+
+func (x *NodeReportRefused) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *NodeReportRefused) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
 type NodeInvoke struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	InvokeId       string                 `protobuf:"bytes,1,opt,name=invoke_id,json=invokeId,proto3" json:"invoke_id,omitempty"`
@@ -1755,7 +1989,7 @@ type NodeInvoke struct {
 
 func (x *NodeInvoke) Reset() {
 	*x = NodeInvoke{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[24]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1767,7 +2001,7 @@ func (x *NodeInvoke) String() string {
 func (*NodeInvoke) ProtoMessage() {}
 
 func (x *NodeInvoke) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[24]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1780,7 +2014,7 @@ func (x *NodeInvoke) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeInvoke.ProtoReflect.Descriptor instead.
 func (*NodeInvoke) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{24}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *NodeInvoke) GetInvokeId() string {
@@ -1828,7 +2062,7 @@ type NodeNotice struct {
 
 func (x *NodeNotice) Reset() {
 	*x = NodeNotice{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[25]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1840,7 +2074,7 @@ func (x *NodeNotice) String() string {
 func (*NodeNotice) ProtoMessage() {}
 
 func (x *NodeNotice) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[25]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1853,7 +2087,7 @@ func (x *NodeNotice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeNotice.ProtoReflect.Descriptor instead.
 func (*NodeNotice) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{25}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *NodeNotice) GetEvent() string {
@@ -1899,7 +2133,7 @@ type NodePairing struct {
 
 func (x *NodePairing) Reset() {
 	*x = NodePairing{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[26]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1911,7 +2145,7 @@ func (x *NodePairing) String() string {
 func (*NodePairing) ProtoMessage() {}
 
 func (x *NodePairing) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[26]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1924,7 +2158,7 @@ func (x *NodePairing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodePairing.ProtoReflect.Descriptor instead.
 func (*NodePairing) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{26}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *NodePairing) GetRequestId() string {
@@ -2080,7 +2314,7 @@ type RequestPairingRequest struct {
 
 func (x *RequestPairingRequest) Reset() {
 	*x = RequestPairingRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[27]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2092,7 +2326,7 @@ func (x *RequestPairingRequest) String() string {
 func (*RequestPairingRequest) ProtoMessage() {}
 
 func (x *RequestPairingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[27]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2105,7 +2339,7 @@ func (x *RequestPairingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestPairingRequest.ProtoReflect.Descriptor instead.
 func (*RequestPairingRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{27}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RequestPairingRequest) GetNodeId() string {
@@ -2203,7 +2437,7 @@ type RequestPairingResponse struct {
 
 func (x *RequestPairingResponse) Reset() {
 	*x = RequestPairingResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[28]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2215,7 +2449,7 @@ func (x *RequestPairingResponse) String() string {
 func (*RequestPairingResponse) ProtoMessage() {}
 
 func (x *RequestPairingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[28]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2228,7 +2462,7 @@ func (x *RequestPairingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestPairingResponse.ProtoReflect.Descriptor instead.
 func (*RequestPairingResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{28}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RequestPairingResponse) GetRequest() *NodePairing {
@@ -2253,7 +2487,7 @@ type ListPairingsRequest struct {
 
 func (x *ListPairingsRequest) Reset() {
 	*x = ListPairingsRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[29]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2265,7 +2499,7 @@ func (x *ListPairingsRequest) String() string {
 func (*ListPairingsRequest) ProtoMessage() {}
 
 func (x *ListPairingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[29]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2278,7 +2512,7 @@ func (x *ListPairingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPairingsRequest.ProtoReflect.Descriptor instead.
 func (*ListPairingsRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{29}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{32}
 }
 
 type ListPairingsResponse struct {
@@ -2291,7 +2525,7 @@ type ListPairingsResponse struct {
 
 func (x *ListPairingsResponse) Reset() {
 	*x = ListPairingsResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[30]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2303,7 +2537,7 @@ func (x *ListPairingsResponse) String() string {
 func (*ListPairingsResponse) ProtoMessage() {}
 
 func (x *ListPairingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[30]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2316,7 +2550,7 @@ func (x *ListPairingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPairingsResponse.ProtoReflect.Descriptor instead.
 func (*ListPairingsResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{30}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListPairingsResponse) GetPending() []*NodePairing {
@@ -2342,7 +2576,7 @@ type ApprovePairingRequest struct {
 
 func (x *ApprovePairingRequest) Reset() {
 	*x = ApprovePairingRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[31]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2354,7 +2588,7 @@ func (x *ApprovePairingRequest) String() string {
 func (*ApprovePairingRequest) ProtoMessage() {}
 
 func (x *ApprovePairingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[31]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2367,7 +2601,7 @@ func (x *ApprovePairingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApprovePairingRequest.ProtoReflect.Descriptor instead.
 func (*ApprovePairingRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{31}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ApprovePairingRequest) GetRequestId() string {
@@ -2388,7 +2622,7 @@ type ApprovePairingResponse struct {
 
 func (x *ApprovePairingResponse) Reset() {
 	*x = ApprovePairingResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[32]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2400,7 +2634,7 @@ func (x *ApprovePairingResponse) String() string {
 func (*ApprovePairingResponse) ProtoMessage() {}
 
 func (x *ApprovePairingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[32]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2413,7 +2647,7 @@ func (x *ApprovePairingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApprovePairingResponse.ProtoReflect.Descriptor instead.
 func (*ApprovePairingResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{32}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ApprovePairingResponse) GetNode() *NodePairing {
@@ -2439,7 +2673,7 @@ type RejectPairingRequest struct {
 
 func (x *RejectPairingRequest) Reset() {
 	*x = RejectPairingRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[33]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2451,7 +2685,7 @@ func (x *RejectPairingRequest) String() string {
 func (*RejectPairingRequest) ProtoMessage() {}
 
 func (x *RejectPairingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[33]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2464,7 +2698,7 @@ func (x *RejectPairingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectPairingRequest.ProtoReflect.Descriptor instead.
 func (*RejectPairingRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{33}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RejectPairingRequest) GetRequestId() string {
@@ -2483,7 +2717,7 @@ type RejectPairingResponse struct {
 
 func (x *RejectPairingResponse) Reset() {
 	*x = RejectPairingResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[34]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2495,7 +2729,7 @@ func (x *RejectPairingResponse) String() string {
 func (*RejectPairingResponse) ProtoMessage() {}
 
 func (x *RejectPairingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[34]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2508,7 +2742,7 @@ func (x *RejectPairingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectPairingResponse.ProtoReflect.Descriptor instead.
 func (*RejectPairingResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{34}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RejectPairingResponse) GetNodeId() string {
@@ -2528,7 +2762,7 @@ type VerifyPairingRequest struct {
 
 func (x *VerifyPairingRequest) Reset() {
 	*x = VerifyPairingRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[35]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2540,7 +2774,7 @@ func (x *VerifyPairingRequest) String() string {
 func (*VerifyPairingRequest) ProtoMessage() {}
 
 func (x *VerifyPairingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[35]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2553,7 +2787,7 @@ func (x *VerifyPairingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyPairingRequest.ProtoReflect.Descriptor instead.
 func (*VerifyPairingRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{35}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *VerifyPairingRequest) GetNodeId() string {
@@ -2581,7 +2815,7 @@ type VerifyPairingResponse struct {
 
 func (x *VerifyPairingResponse) Reset() {
 	*x = VerifyPairingResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[36]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2593,7 +2827,7 @@ func (x *VerifyPairingResponse) String() string {
 func (*VerifyPairingResponse) ProtoMessage() {}
 
 func (x *VerifyPairingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[36]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2606,7 +2840,7 @@ func (x *VerifyPairingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyPairingResponse.ProtoReflect.Descriptor instead.
 func (*VerifyPairingResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{36}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *VerifyPairingResponse) GetOk() bool {
@@ -2636,7 +2870,7 @@ type TestPushRequest struct {
 
 func (x *TestPushRequest) Reset() {
 	*x = TestPushRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[37]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2648,7 +2882,7 @@ func (x *TestPushRequest) String() string {
 func (*TestPushRequest) ProtoMessage() {}
 
 func (x *TestPushRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[37]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2661,7 +2895,7 @@ func (x *TestPushRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestPushRequest.ProtoReflect.Descriptor instead.
 func (*TestPushRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{37}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *TestPushRequest) GetNodeId() string {
@@ -2709,7 +2943,7 @@ type TestPushResponse struct {
 
 func (x *TestPushResponse) Reset() {
 	*x = TestPushResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[38]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2721,7 +2955,7 @@ func (x *TestPushResponse) String() string {
 func (*TestPushResponse) ProtoMessage() {}
 
 func (x *TestPushResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[38]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2734,7 +2968,7 @@ func (x *TestPushResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestPushResponse.ProtoReflect.Descriptor instead.
 func (*TestPushResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{38}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *TestPushResponse) GetOk() bool {
@@ -2794,7 +3028,7 @@ type GetVoiceWakeRequest struct {
 
 func (x *GetVoiceWakeRequest) Reset() {
 	*x = GetVoiceWakeRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[39]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2806,7 +3040,7 @@ func (x *GetVoiceWakeRequest) String() string {
 func (*GetVoiceWakeRequest) ProtoMessage() {}
 
 func (x *GetVoiceWakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[39]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2819,7 +3053,7 @@ func (x *GetVoiceWakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVoiceWakeRequest.ProtoReflect.Descriptor instead.
 func (*GetVoiceWakeRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{39}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{42}
 }
 
 type GetVoiceWakeResponse struct {
@@ -2831,7 +3065,7 @@ type GetVoiceWakeResponse struct {
 
 func (x *GetVoiceWakeResponse) Reset() {
 	*x = GetVoiceWakeResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[40]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2843,7 +3077,7 @@ func (x *GetVoiceWakeResponse) String() string {
 func (*GetVoiceWakeResponse) ProtoMessage() {}
 
 func (x *GetVoiceWakeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[40]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2856,7 +3090,7 @@ func (x *GetVoiceWakeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVoiceWakeResponse.ProtoReflect.Descriptor instead.
 func (*GetVoiceWakeResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{40}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *GetVoiceWakeResponse) GetTriggers() []string {
@@ -2876,7 +3110,7 @@ type SetVoiceWakeRequest struct {
 
 func (x *SetVoiceWakeRequest) Reset() {
 	*x = SetVoiceWakeRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[41]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2888,7 +3122,7 @@ func (x *SetVoiceWakeRequest) String() string {
 func (*SetVoiceWakeRequest) ProtoMessage() {}
 
 func (x *SetVoiceWakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[41]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2901,7 +3135,7 @@ func (x *SetVoiceWakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetVoiceWakeRequest.ProtoReflect.Descriptor instead.
 func (*SetVoiceWakeRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{41}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SetVoiceWakeRequest) GetTriggers() []string {
@@ -2920,7 +3154,7 @@ type SetVoiceWakeResponse struct {
 
 func (x *SetVoiceWakeResponse) Reset() {
 	*x = SetVoiceWakeResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[42]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2932,7 +3166,7 @@ func (x *SetVoiceWakeResponse) String() string {
 func (*SetVoiceWakeResponse) ProtoMessage() {}
 
 func (x *SetVoiceWakeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[42]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2945,7 +3179,7 @@ func (x *SetVoiceWakeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetVoiceWakeResponse.ProtoReflect.Descriptor instead.
 func (*SetVoiceWakeResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{42}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SetVoiceWakeResponse) GetTriggers() []string {
@@ -2963,7 +3197,7 @@ type ListSkillBinsRequest struct {
 
 func (x *ListSkillBinsRequest) Reset() {
 	*x = ListSkillBinsRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[43]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2975,7 +3209,7 @@ func (x *ListSkillBinsRequest) String() string {
 func (*ListSkillBinsRequest) ProtoMessage() {}
 
 func (x *ListSkillBinsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[43]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2988,7 +3222,7 @@ func (x *ListSkillBinsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSkillBinsRequest.ProtoReflect.Descriptor instead.
 func (*ListSkillBinsRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{43}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{46}
 }
 
 type ListSkillBinsResponse struct {
@@ -3000,7 +3234,7 @@ type ListSkillBinsResponse struct {
 
 func (x *ListSkillBinsResponse) Reset() {
 	*x = ListSkillBinsResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[44]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3012,7 +3246,7 @@ func (x *ListSkillBinsResponse) String() string {
 func (*ListSkillBinsResponse) ProtoMessage() {}
 
 func (x *ListSkillBinsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[44]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3025,7 +3259,7 @@ func (x *ListSkillBinsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSkillBinsResponse.ProtoReflect.Descriptor instead.
 func (*ListSkillBinsResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{44}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListSkillBinsResponse) GetBins() []string {
@@ -3118,11 +3352,13 @@ const file_hanzo_nodes_v1_nodes_proto_rawDesc = "" +
 	"\apayload\x18\x03 \x01(\v2\x16.google.protobuf.ValueR\apayload\x12&\n" +
 	"\fpayload_json\x18\x04 \x01(\tH\x00R\vpayloadJson\x88\x01\x01B\x0f\n" +
 	"\r_payload_json\"\x15\n" +
-	"\x13ReportEventResponse\"\xc4\x01\n" +
+	"\x13ReportEventResponse\"\xa4\x02\n" +
 	"\rAttachRequest\x12>\n" +
 	"\bregister\x18\x01 \x01(\v2 .hanzo.nodes.v1.NodeRegistrationH\x00R\bregister\x124\n" +
 	"\x06result\x18\x02 \x01(\v2\x1a.hanzo.nodes.v1.NodeResultH\x00R\x06result\x122\n" +
-	"\x05event\x18\x03 \x01(\v2\x1a.hanzo.nodes.v1.NodeReportH\x00R\x05eventB\t\n" +
+	"\x05event\x18\x03 \x01(\v2\x1a.hanzo.nodes.v1.NodeReportH\x00R\x05event\x12.\n" +
+	"\x04ping\x18\x04 \x01(\v2\x18.hanzo.nodes.v1.NodePingH\x00R\x04ping\x12.\n" +
+	"\x04pong\x18\x05 \x01(\v2\x18.hanzo.nodes.v1.NodePongH\x00R\x04pongB\t\n" +
 	"\amessage\"\xaf\x04\n" +
 	"\x10NodeRegistration\x12\x1f\n" +
 	"\vinstance_id\x18\x01 \x01(\tR\n" +
@@ -3162,21 +3398,34 @@ const file_hanzo_nodes_v1_nodes_proto_rawDesc = "" +
 	"NodeReport\x12\x14\n" +
 	"\x05event\x18\x01 \x01(\tR\x05event\x12&\n" +
 	"\fpayload_json\x18\x02 \x01(\tH\x00R\vpayloadJson\x88\x01\x01B\x0f\n" +
-	"\r_payload_json\"\xff\x01\n" +
+	"\r_payload_json\"\xab\x03\n" +
 	"\x0eAttachResponse\x12=\n" +
 	"\tchallenge\x18\x01 \x01(\v2\x1d.hanzo.nodes.v1.NodeChallengeH\x00R\tchallenge\x127\n" +
 	"\awelcome\x18\x02 \x01(\v2\x1b.hanzo.nodes.v1.NodeWelcomeH\x00R\awelcome\x124\n" +
 	"\x06invoke\x18\x03 \x01(\v2\x1a.hanzo.nodes.v1.NodeInvokeH\x00R\x06invoke\x124\n" +
-	"\x06notice\x18\x04 \x01(\v2\x1a.hanzo.nodes.v1.NodeNoticeH\x00R\x06noticeB\t\n" +
+	"\x06notice\x18\x04 \x01(\v2\x1a.hanzo.nodes.v1.NodeNoticeH\x00R\x06notice\x12.\n" +
+	"\x04ping\x18\x05 \x01(\v2\x18.hanzo.nodes.v1.NodePingH\x00R\x04ping\x12.\n" +
+	"\x04pong\x18\x06 \x01(\v2\x18.hanzo.nodes.v1.NodePongH\x00R\x04pong\x12J\n" +
+	"\x0ereport_refused\x18\a \x01(\v2!.hanzo.nodes.v1.NodeReportRefusedH\x00R\rreportRefusedB\t\n" +
 	"\amessage\"%\n" +
 	"\rNodeChallenge\x12\x14\n" +
-	"\x05nonce\x18\x01 \x01(\tR\x05nonce\"\x98\x01\n" +
+	"\x05nonce\x18\x01 \x01(\tR\x05nonce\"\xf4\x01\n" +
 	"\vNodeWelcome\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x17\n" +
 	"\aconn_id\x18\x02 \x01(\tR\x06connId\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12\x1a\n" +
 	"\bcommands\x18\x04 \x03(\tR\bcommands\x12!\n" +
-	"\fdevice_token\x18\x05 \x01(\tR\vdeviceToken\"\xd7\x01\n" +
+	"\fdevice_token\x18\x05 \x01(\tR\vdeviceToken\x127\n" +
+	"\theartbeat\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\theartbeat\x12!\n" +
+	"\fdisplay_name\x18\a \x01(\tR\vdisplayName\"\n" +
+	"\n" +
+	"\bNodePing\"\n" +
+	"\n" +
+	"\bNodePong\"[\n" +
+	"\x11NodeReportRefused\x12\x14\n" +
+	"\x05event\x18\x01 \x01(\tR\x05event\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"\xd7\x01\n" +
 	"\n" +
 	"NodeInvoke\x12\x1b\n" +
 	"\tinvoke_id\x18\x01 \x01(\tR\binvokeId\x12\x18\n" +
@@ -3332,7 +3581,7 @@ func file_hanzo_nodes_v1_nodes_proto_rawDescGZIP() []byte {
 }
 
 var file_hanzo_nodes_v1_nodes_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_hanzo_nodes_v1_nodes_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_hanzo_nodes_v1_nodes_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_hanzo_nodes_v1_nodes_proto_goTypes = []any{
 	(WatchNodesResponse_Change)(0), // 0: hanzo.nodes.v1.WatchNodesResponse.Change
 	(*Node)(nil),                   // 1: hanzo.nodes.v1.Node
@@ -3359,109 +3608,118 @@ var file_hanzo_nodes_v1_nodes_proto_goTypes = []any{
 	(*AttachResponse)(nil),         // 22: hanzo.nodes.v1.AttachResponse
 	(*NodeChallenge)(nil),          // 23: hanzo.nodes.v1.NodeChallenge
 	(*NodeWelcome)(nil),            // 24: hanzo.nodes.v1.NodeWelcome
-	(*NodeInvoke)(nil),             // 25: hanzo.nodes.v1.NodeInvoke
-	(*NodeNotice)(nil),             // 26: hanzo.nodes.v1.NodeNotice
-	(*NodePairing)(nil),            // 27: hanzo.nodes.v1.NodePairing
-	(*RequestPairingRequest)(nil),  // 28: hanzo.nodes.v1.RequestPairingRequest
-	(*RequestPairingResponse)(nil), // 29: hanzo.nodes.v1.RequestPairingResponse
-	(*ListPairingsRequest)(nil),    // 30: hanzo.nodes.v1.ListPairingsRequest
-	(*ListPairingsResponse)(nil),   // 31: hanzo.nodes.v1.ListPairingsResponse
-	(*ApprovePairingRequest)(nil),  // 32: hanzo.nodes.v1.ApprovePairingRequest
-	(*ApprovePairingResponse)(nil), // 33: hanzo.nodes.v1.ApprovePairingResponse
-	(*RejectPairingRequest)(nil),   // 34: hanzo.nodes.v1.RejectPairingRequest
-	(*RejectPairingResponse)(nil),  // 35: hanzo.nodes.v1.RejectPairingResponse
-	(*VerifyPairingRequest)(nil),   // 36: hanzo.nodes.v1.VerifyPairingRequest
-	(*VerifyPairingResponse)(nil),  // 37: hanzo.nodes.v1.VerifyPairingResponse
-	(*TestPushRequest)(nil),        // 38: hanzo.nodes.v1.TestPushRequest
-	(*TestPushResponse)(nil),       // 39: hanzo.nodes.v1.TestPushResponse
-	(*GetVoiceWakeRequest)(nil),    // 40: hanzo.nodes.v1.GetVoiceWakeRequest
-	(*GetVoiceWakeResponse)(nil),   // 41: hanzo.nodes.v1.GetVoiceWakeResponse
-	(*SetVoiceWakeRequest)(nil),    // 42: hanzo.nodes.v1.SetVoiceWakeRequest
-	(*SetVoiceWakeResponse)(nil),   // 43: hanzo.nodes.v1.SetVoiceWakeResponse
-	(*ListSkillBinsRequest)(nil),   // 44: hanzo.nodes.v1.ListSkillBinsRequest
-	(*ListSkillBinsResponse)(nil),  // 45: hanzo.nodes.v1.ListSkillBinsResponse
-	nil,                            // 46: hanzo.nodes.v1.Node.PermissionsEntry
-	nil,                            // 47: hanzo.nodes.v1.NodeRegistration.PermissionsEntry
-	nil,                            // 48: hanzo.nodes.v1.NodePairing.PermissionsEntry
-	(*timestamppb.Timestamp)(nil),  // 49: google.protobuf.Timestamp
-	(*structpb.Value)(nil),         // 50: google.protobuf.Value
-	(*durationpb.Duration)(nil),    // 51: google.protobuf.Duration
+	(*NodePing)(nil),               // 25: hanzo.nodes.v1.NodePing
+	(*NodePong)(nil),               // 26: hanzo.nodes.v1.NodePong
+	(*NodeReportRefused)(nil),      // 27: hanzo.nodes.v1.NodeReportRefused
+	(*NodeInvoke)(nil),             // 28: hanzo.nodes.v1.NodeInvoke
+	(*NodeNotice)(nil),             // 29: hanzo.nodes.v1.NodeNotice
+	(*NodePairing)(nil),            // 30: hanzo.nodes.v1.NodePairing
+	(*RequestPairingRequest)(nil),  // 31: hanzo.nodes.v1.RequestPairingRequest
+	(*RequestPairingResponse)(nil), // 32: hanzo.nodes.v1.RequestPairingResponse
+	(*ListPairingsRequest)(nil),    // 33: hanzo.nodes.v1.ListPairingsRequest
+	(*ListPairingsResponse)(nil),   // 34: hanzo.nodes.v1.ListPairingsResponse
+	(*ApprovePairingRequest)(nil),  // 35: hanzo.nodes.v1.ApprovePairingRequest
+	(*ApprovePairingResponse)(nil), // 36: hanzo.nodes.v1.ApprovePairingResponse
+	(*RejectPairingRequest)(nil),   // 37: hanzo.nodes.v1.RejectPairingRequest
+	(*RejectPairingResponse)(nil),  // 38: hanzo.nodes.v1.RejectPairingResponse
+	(*VerifyPairingRequest)(nil),   // 39: hanzo.nodes.v1.VerifyPairingRequest
+	(*VerifyPairingResponse)(nil),  // 40: hanzo.nodes.v1.VerifyPairingResponse
+	(*TestPushRequest)(nil),        // 41: hanzo.nodes.v1.TestPushRequest
+	(*TestPushResponse)(nil),       // 42: hanzo.nodes.v1.TestPushResponse
+	(*GetVoiceWakeRequest)(nil),    // 43: hanzo.nodes.v1.GetVoiceWakeRequest
+	(*GetVoiceWakeResponse)(nil),   // 44: hanzo.nodes.v1.GetVoiceWakeResponse
+	(*SetVoiceWakeRequest)(nil),    // 45: hanzo.nodes.v1.SetVoiceWakeRequest
+	(*SetVoiceWakeResponse)(nil),   // 46: hanzo.nodes.v1.SetVoiceWakeResponse
+	(*ListSkillBinsRequest)(nil),   // 47: hanzo.nodes.v1.ListSkillBinsRequest
+	(*ListSkillBinsResponse)(nil),  // 48: hanzo.nodes.v1.ListSkillBinsResponse
+	nil,                            // 49: hanzo.nodes.v1.Node.PermissionsEntry
+	nil,                            // 50: hanzo.nodes.v1.NodeRegistration.PermissionsEntry
+	nil,                            // 51: hanzo.nodes.v1.NodePairing.PermissionsEntry
+	(*timestamppb.Timestamp)(nil),  // 52: google.protobuf.Timestamp
+	(*structpb.Value)(nil),         // 53: google.protobuf.Value
+	(*durationpb.Duration)(nil),    // 54: google.protobuf.Duration
 }
 var file_hanzo_nodes_v1_nodes_proto_depIdxs = []int32{
-	46, // 0: hanzo.nodes.v1.Node.permissions:type_name -> hanzo.nodes.v1.Node.PermissionsEntry
-	49, // 1: hanzo.nodes.v1.Node.connected_at:type_name -> google.protobuf.Timestamp
+	49, // 0: hanzo.nodes.v1.Node.permissions:type_name -> hanzo.nodes.v1.Node.PermissionsEntry
+	52, // 1: hanzo.nodes.v1.Node.connected_at:type_name -> google.protobuf.Timestamp
 	1,  // 2: hanzo.nodes.v1.ListNodesResponse.nodes:type_name -> hanzo.nodes.v1.Node
 	1,  // 3: hanzo.nodes.v1.GetNodeResponse.node:type_name -> hanzo.nodes.v1.Node
-	50, // 4: hanzo.nodes.v1.InvokeRequest.params:type_name -> google.protobuf.Value
-	51, // 5: hanzo.nodes.v1.InvokeRequest.timeout:type_name -> google.protobuf.Duration
-	51, // 6: hanzo.nodes.v1.InvokeRequest.wait_for_node:type_name -> google.protobuf.Duration
-	50, // 7: hanzo.nodes.v1.InvokeResponse.payload:type_name -> google.protobuf.Value
+	53, // 4: hanzo.nodes.v1.InvokeRequest.params:type_name -> google.protobuf.Value
+	54, // 5: hanzo.nodes.v1.InvokeRequest.timeout:type_name -> google.protobuf.Duration
+	54, // 6: hanzo.nodes.v1.InvokeRequest.wait_for_node:type_name -> google.protobuf.Duration
+	53, // 7: hanzo.nodes.v1.InvokeResponse.payload:type_name -> google.protobuf.Value
 	0,  // 8: hanzo.nodes.v1.WatchNodesResponse.change:type_name -> hanzo.nodes.v1.WatchNodesResponse.Change
 	1,  // 9: hanzo.nodes.v1.WatchNodesResponse.node:type_name -> hanzo.nodes.v1.Node
-	50, // 10: hanzo.nodes.v1.ReportResultRequest.payload:type_name -> google.protobuf.Value
+	53, // 10: hanzo.nodes.v1.ReportResultRequest.payload:type_name -> google.protobuf.Value
 	12, // 11: hanzo.nodes.v1.ReportResultRequest.error:type_name -> hanzo.nodes.v1.NodeError
-	50, // 12: hanzo.nodes.v1.ReportEventRequest.payload:type_name -> google.protobuf.Value
+	53, // 12: hanzo.nodes.v1.ReportEventRequest.payload:type_name -> google.protobuf.Value
 	18, // 13: hanzo.nodes.v1.AttachRequest.register:type_name -> hanzo.nodes.v1.NodeRegistration
 	20, // 14: hanzo.nodes.v1.AttachRequest.result:type_name -> hanzo.nodes.v1.NodeResult
 	21, // 15: hanzo.nodes.v1.AttachRequest.event:type_name -> hanzo.nodes.v1.NodeReport
-	47, // 16: hanzo.nodes.v1.NodeRegistration.permissions:type_name -> hanzo.nodes.v1.NodeRegistration.PermissionsEntry
-	19, // 17: hanzo.nodes.v1.NodeRegistration.device:type_name -> hanzo.nodes.v1.DeviceProof
-	49, // 18: hanzo.nodes.v1.DeviceProof.signed_at:type_name -> google.protobuf.Timestamp
-	12, // 19: hanzo.nodes.v1.NodeResult.error:type_name -> hanzo.nodes.v1.NodeError
-	23, // 20: hanzo.nodes.v1.AttachResponse.challenge:type_name -> hanzo.nodes.v1.NodeChallenge
-	24, // 21: hanzo.nodes.v1.AttachResponse.welcome:type_name -> hanzo.nodes.v1.NodeWelcome
-	25, // 22: hanzo.nodes.v1.AttachResponse.invoke:type_name -> hanzo.nodes.v1.NodeInvoke
-	26, // 23: hanzo.nodes.v1.AttachResponse.notice:type_name -> hanzo.nodes.v1.NodeNotice
-	51, // 24: hanzo.nodes.v1.NodeInvoke.timeout:type_name -> google.protobuf.Duration
-	48, // 25: hanzo.nodes.v1.NodePairing.permissions:type_name -> hanzo.nodes.v1.NodePairing.PermissionsEntry
-	49, // 26: hanzo.nodes.v1.NodePairing.requested_at:type_name -> google.protobuf.Timestamp
-	49, // 27: hanzo.nodes.v1.NodePairing.created_at:type_name -> google.protobuf.Timestamp
-	49, // 28: hanzo.nodes.v1.NodePairing.approved_at:type_name -> google.protobuf.Timestamp
-	49, // 29: hanzo.nodes.v1.NodePairing.last_connected_at:type_name -> google.protobuf.Timestamp
-	27, // 30: hanzo.nodes.v1.RequestPairingResponse.request:type_name -> hanzo.nodes.v1.NodePairing
-	27, // 31: hanzo.nodes.v1.ListPairingsResponse.pending:type_name -> hanzo.nodes.v1.NodePairing
-	27, // 32: hanzo.nodes.v1.ListPairingsResponse.paired:type_name -> hanzo.nodes.v1.NodePairing
-	27, // 33: hanzo.nodes.v1.ApprovePairingResponse.node:type_name -> hanzo.nodes.v1.NodePairing
-	27, // 34: hanzo.nodes.v1.VerifyPairingResponse.node:type_name -> hanzo.nodes.v1.NodePairing
-	2,  // 35: hanzo.nodes.v1.NodeService.ListNodes:input_type -> hanzo.nodes.v1.ListNodesRequest
-	4,  // 36: hanzo.nodes.v1.NodeService.GetNode:input_type -> hanzo.nodes.v1.GetNodeRequest
-	6,  // 37: hanzo.nodes.v1.NodeService.RenameNode:input_type -> hanzo.nodes.v1.RenameNodeRequest
-	8,  // 38: hanzo.nodes.v1.NodeService.Invoke:input_type -> hanzo.nodes.v1.InvokeRequest
-	10, // 39: hanzo.nodes.v1.NodeService.WatchNodes:input_type -> hanzo.nodes.v1.WatchNodesRequest
-	13, // 40: hanzo.nodes.v1.NodeService.ReportResult:input_type -> hanzo.nodes.v1.ReportResultRequest
-	15, // 41: hanzo.nodes.v1.NodeService.ReportEvent:input_type -> hanzo.nodes.v1.ReportEventRequest
-	17, // 42: hanzo.nodes.v1.NodeService.Attach:input_type -> hanzo.nodes.v1.AttachRequest
-	28, // 43: hanzo.nodes.v1.NodeService.RequestPairing:input_type -> hanzo.nodes.v1.RequestPairingRequest
-	30, // 44: hanzo.nodes.v1.NodeService.ListPairings:input_type -> hanzo.nodes.v1.ListPairingsRequest
-	32, // 45: hanzo.nodes.v1.NodeService.ApprovePairing:input_type -> hanzo.nodes.v1.ApprovePairingRequest
-	34, // 46: hanzo.nodes.v1.NodeService.RejectPairing:input_type -> hanzo.nodes.v1.RejectPairingRequest
-	36, // 47: hanzo.nodes.v1.NodeService.VerifyPairing:input_type -> hanzo.nodes.v1.VerifyPairingRequest
-	38, // 48: hanzo.nodes.v1.NodeService.TestPush:input_type -> hanzo.nodes.v1.TestPushRequest
-	40, // 49: hanzo.nodes.v1.NodeService.GetVoiceWake:input_type -> hanzo.nodes.v1.GetVoiceWakeRequest
-	42, // 50: hanzo.nodes.v1.NodeService.SetVoiceWake:input_type -> hanzo.nodes.v1.SetVoiceWakeRequest
-	44, // 51: hanzo.nodes.v1.NodeService.ListSkillBins:input_type -> hanzo.nodes.v1.ListSkillBinsRequest
-	3,  // 52: hanzo.nodes.v1.NodeService.ListNodes:output_type -> hanzo.nodes.v1.ListNodesResponse
-	5,  // 53: hanzo.nodes.v1.NodeService.GetNode:output_type -> hanzo.nodes.v1.GetNodeResponse
-	7,  // 54: hanzo.nodes.v1.NodeService.RenameNode:output_type -> hanzo.nodes.v1.RenameNodeResponse
-	9,  // 55: hanzo.nodes.v1.NodeService.Invoke:output_type -> hanzo.nodes.v1.InvokeResponse
-	11, // 56: hanzo.nodes.v1.NodeService.WatchNodes:output_type -> hanzo.nodes.v1.WatchNodesResponse
-	14, // 57: hanzo.nodes.v1.NodeService.ReportResult:output_type -> hanzo.nodes.v1.ReportResultResponse
-	16, // 58: hanzo.nodes.v1.NodeService.ReportEvent:output_type -> hanzo.nodes.v1.ReportEventResponse
-	22, // 59: hanzo.nodes.v1.NodeService.Attach:output_type -> hanzo.nodes.v1.AttachResponse
-	29, // 60: hanzo.nodes.v1.NodeService.RequestPairing:output_type -> hanzo.nodes.v1.RequestPairingResponse
-	31, // 61: hanzo.nodes.v1.NodeService.ListPairings:output_type -> hanzo.nodes.v1.ListPairingsResponse
-	33, // 62: hanzo.nodes.v1.NodeService.ApprovePairing:output_type -> hanzo.nodes.v1.ApprovePairingResponse
-	35, // 63: hanzo.nodes.v1.NodeService.RejectPairing:output_type -> hanzo.nodes.v1.RejectPairingResponse
-	37, // 64: hanzo.nodes.v1.NodeService.VerifyPairing:output_type -> hanzo.nodes.v1.VerifyPairingResponse
-	39, // 65: hanzo.nodes.v1.NodeService.TestPush:output_type -> hanzo.nodes.v1.TestPushResponse
-	41, // 66: hanzo.nodes.v1.NodeService.GetVoiceWake:output_type -> hanzo.nodes.v1.GetVoiceWakeResponse
-	43, // 67: hanzo.nodes.v1.NodeService.SetVoiceWake:output_type -> hanzo.nodes.v1.SetVoiceWakeResponse
-	45, // 68: hanzo.nodes.v1.NodeService.ListSkillBins:output_type -> hanzo.nodes.v1.ListSkillBinsResponse
-	52, // [52:69] is the sub-list for method output_type
-	35, // [35:52] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	25, // 16: hanzo.nodes.v1.AttachRequest.ping:type_name -> hanzo.nodes.v1.NodePing
+	26, // 17: hanzo.nodes.v1.AttachRequest.pong:type_name -> hanzo.nodes.v1.NodePong
+	50, // 18: hanzo.nodes.v1.NodeRegistration.permissions:type_name -> hanzo.nodes.v1.NodeRegistration.PermissionsEntry
+	19, // 19: hanzo.nodes.v1.NodeRegistration.device:type_name -> hanzo.nodes.v1.DeviceProof
+	52, // 20: hanzo.nodes.v1.DeviceProof.signed_at:type_name -> google.protobuf.Timestamp
+	12, // 21: hanzo.nodes.v1.NodeResult.error:type_name -> hanzo.nodes.v1.NodeError
+	23, // 22: hanzo.nodes.v1.AttachResponse.challenge:type_name -> hanzo.nodes.v1.NodeChallenge
+	24, // 23: hanzo.nodes.v1.AttachResponse.welcome:type_name -> hanzo.nodes.v1.NodeWelcome
+	28, // 24: hanzo.nodes.v1.AttachResponse.invoke:type_name -> hanzo.nodes.v1.NodeInvoke
+	29, // 25: hanzo.nodes.v1.AttachResponse.notice:type_name -> hanzo.nodes.v1.NodeNotice
+	25, // 26: hanzo.nodes.v1.AttachResponse.ping:type_name -> hanzo.nodes.v1.NodePing
+	26, // 27: hanzo.nodes.v1.AttachResponse.pong:type_name -> hanzo.nodes.v1.NodePong
+	27, // 28: hanzo.nodes.v1.AttachResponse.report_refused:type_name -> hanzo.nodes.v1.NodeReportRefused
+	54, // 29: hanzo.nodes.v1.NodeWelcome.heartbeat:type_name -> google.protobuf.Duration
+	54, // 30: hanzo.nodes.v1.NodeInvoke.timeout:type_name -> google.protobuf.Duration
+	51, // 31: hanzo.nodes.v1.NodePairing.permissions:type_name -> hanzo.nodes.v1.NodePairing.PermissionsEntry
+	52, // 32: hanzo.nodes.v1.NodePairing.requested_at:type_name -> google.protobuf.Timestamp
+	52, // 33: hanzo.nodes.v1.NodePairing.created_at:type_name -> google.protobuf.Timestamp
+	52, // 34: hanzo.nodes.v1.NodePairing.approved_at:type_name -> google.protobuf.Timestamp
+	52, // 35: hanzo.nodes.v1.NodePairing.last_connected_at:type_name -> google.protobuf.Timestamp
+	30, // 36: hanzo.nodes.v1.RequestPairingResponse.request:type_name -> hanzo.nodes.v1.NodePairing
+	30, // 37: hanzo.nodes.v1.ListPairingsResponse.pending:type_name -> hanzo.nodes.v1.NodePairing
+	30, // 38: hanzo.nodes.v1.ListPairingsResponse.paired:type_name -> hanzo.nodes.v1.NodePairing
+	30, // 39: hanzo.nodes.v1.ApprovePairingResponse.node:type_name -> hanzo.nodes.v1.NodePairing
+	30, // 40: hanzo.nodes.v1.VerifyPairingResponse.node:type_name -> hanzo.nodes.v1.NodePairing
+	2,  // 41: hanzo.nodes.v1.NodeService.ListNodes:input_type -> hanzo.nodes.v1.ListNodesRequest
+	4,  // 42: hanzo.nodes.v1.NodeService.GetNode:input_type -> hanzo.nodes.v1.GetNodeRequest
+	6,  // 43: hanzo.nodes.v1.NodeService.RenameNode:input_type -> hanzo.nodes.v1.RenameNodeRequest
+	8,  // 44: hanzo.nodes.v1.NodeService.Invoke:input_type -> hanzo.nodes.v1.InvokeRequest
+	10, // 45: hanzo.nodes.v1.NodeService.WatchNodes:input_type -> hanzo.nodes.v1.WatchNodesRequest
+	13, // 46: hanzo.nodes.v1.NodeService.ReportResult:input_type -> hanzo.nodes.v1.ReportResultRequest
+	15, // 47: hanzo.nodes.v1.NodeService.ReportEvent:input_type -> hanzo.nodes.v1.ReportEventRequest
+	17, // 48: hanzo.nodes.v1.NodeService.Attach:input_type -> hanzo.nodes.v1.AttachRequest
+	31, // 49: hanzo.nodes.v1.NodeService.RequestPairing:input_type -> hanzo.nodes.v1.RequestPairingRequest
+	33, // 50: hanzo.nodes.v1.NodeService.ListPairings:input_type -> hanzo.nodes.v1.ListPairingsRequest
+	35, // 51: hanzo.nodes.v1.NodeService.ApprovePairing:input_type -> hanzo.nodes.v1.ApprovePairingRequest
+	37, // 52: hanzo.nodes.v1.NodeService.RejectPairing:input_type -> hanzo.nodes.v1.RejectPairingRequest
+	39, // 53: hanzo.nodes.v1.NodeService.VerifyPairing:input_type -> hanzo.nodes.v1.VerifyPairingRequest
+	41, // 54: hanzo.nodes.v1.NodeService.TestPush:input_type -> hanzo.nodes.v1.TestPushRequest
+	43, // 55: hanzo.nodes.v1.NodeService.GetVoiceWake:input_type -> hanzo.nodes.v1.GetVoiceWakeRequest
+	45, // 56: hanzo.nodes.v1.NodeService.SetVoiceWake:input_type -> hanzo.nodes.v1.SetVoiceWakeRequest
+	47, // 57: hanzo.nodes.v1.NodeService.ListSkillBins:input_type -> hanzo.nodes.v1.ListSkillBinsRequest
+	3,  // 58: hanzo.nodes.v1.NodeService.ListNodes:output_type -> hanzo.nodes.v1.ListNodesResponse
+	5,  // 59: hanzo.nodes.v1.NodeService.GetNode:output_type -> hanzo.nodes.v1.GetNodeResponse
+	7,  // 60: hanzo.nodes.v1.NodeService.RenameNode:output_type -> hanzo.nodes.v1.RenameNodeResponse
+	9,  // 61: hanzo.nodes.v1.NodeService.Invoke:output_type -> hanzo.nodes.v1.InvokeResponse
+	11, // 62: hanzo.nodes.v1.NodeService.WatchNodes:output_type -> hanzo.nodes.v1.WatchNodesResponse
+	14, // 63: hanzo.nodes.v1.NodeService.ReportResult:output_type -> hanzo.nodes.v1.ReportResultResponse
+	16, // 64: hanzo.nodes.v1.NodeService.ReportEvent:output_type -> hanzo.nodes.v1.ReportEventResponse
+	22, // 65: hanzo.nodes.v1.NodeService.Attach:output_type -> hanzo.nodes.v1.AttachResponse
+	32, // 66: hanzo.nodes.v1.NodeService.RequestPairing:output_type -> hanzo.nodes.v1.RequestPairingResponse
+	34, // 67: hanzo.nodes.v1.NodeService.ListPairings:output_type -> hanzo.nodes.v1.ListPairingsResponse
+	36, // 68: hanzo.nodes.v1.NodeService.ApprovePairing:output_type -> hanzo.nodes.v1.ApprovePairingResponse
+	38, // 69: hanzo.nodes.v1.NodeService.RejectPairing:output_type -> hanzo.nodes.v1.RejectPairingResponse
+	40, // 70: hanzo.nodes.v1.NodeService.VerifyPairing:output_type -> hanzo.nodes.v1.VerifyPairingResponse
+	42, // 71: hanzo.nodes.v1.NodeService.TestPush:output_type -> hanzo.nodes.v1.TestPushResponse
+	44, // 72: hanzo.nodes.v1.NodeService.GetVoiceWake:output_type -> hanzo.nodes.v1.GetVoiceWakeResponse
+	46, // 73: hanzo.nodes.v1.NodeService.SetVoiceWake:output_type -> hanzo.nodes.v1.SetVoiceWakeResponse
+	48, // 74: hanzo.nodes.v1.NodeService.ListSkillBins:output_type -> hanzo.nodes.v1.ListSkillBinsResponse
+	58, // [58:75] is the sub-list for method output_type
+	41, // [41:58] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_hanzo_nodes_v1_nodes_proto_init() }
@@ -3476,6 +3734,8 @@ func file_hanzo_nodes_v1_nodes_proto_init() {
 		(*AttachRequest_Register)(nil),
 		(*AttachRequest_Result)(nil),
 		(*AttachRequest_Event)(nil),
+		(*AttachRequest_Ping)(nil),
+		(*AttachRequest_Pong)(nil),
 	}
 	file_hanzo_nodes_v1_nodes_proto_msgTypes[19].OneofWrappers = []any{}
 	file_hanzo_nodes_v1_nodes_proto_msgTypes[20].OneofWrappers = []any{}
@@ -3484,16 +3744,19 @@ func file_hanzo_nodes_v1_nodes_proto_init() {
 		(*AttachResponse_Welcome)(nil),
 		(*AttachResponse_Invoke)(nil),
 		(*AttachResponse_Notice)(nil),
+		(*AttachResponse_Ping)(nil),
+		(*AttachResponse_Pong)(nil),
+		(*AttachResponse_ReportRefused)(nil),
 	}
-	file_hanzo_nodes_v1_nodes_proto_msgTypes[24].OneofWrappers = []any{}
-	file_hanzo_nodes_v1_nodes_proto_msgTypes[25].OneofWrappers = []any{}
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[27].OneofWrappers = []any{}
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[28].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hanzo_nodes_v1_nodes_proto_rawDesc), len(file_hanzo_nodes_v1_nodes_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   48,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

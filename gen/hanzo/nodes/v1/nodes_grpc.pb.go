@@ -62,7 +62,9 @@ type NodeServiceClient interface {
 	ReportEvent(ctx context.Context, in *ReportEventRequest, opts ...grpc.CallOption) (*ReportEventResponse, error)
 	// Attach is the link of a node: the daemon's first message is a challenge, the node's first one its
 	// registration. Then invokes go down, results and events come up. The end of the stream ends the
-	// node's connection.
+	// node's connection, and its status says why. A caller that could be an operator chooses the role
+	// with the metadata "x-hanzo-role: node"; over TLS it presents the shared secret or the token of the
+	// device as "authorization: Bearer", on the local socket nothing.
 	Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AttachRequest, AttachResponse], error)
 	// RequestPairing leaves a request to pair a node by its id. It does not gate connections, which
 	// devices do; it exists for clients that keep a node token.
@@ -297,7 +299,9 @@ type NodeServiceServer interface {
 	ReportEvent(context.Context, *ReportEventRequest) (*ReportEventResponse, error)
 	// Attach is the link of a node: the daemon's first message is a challenge, the node's first one its
 	// registration. Then invokes go down, results and events come up. The end of the stream ends the
-	// node's connection.
+	// node's connection, and its status says why. A caller that could be an operator chooses the role
+	// with the metadata "x-hanzo-role: node"; over TLS it presents the shared secret or the token of the
+	// device as "authorization: Bearer", on the local socket nothing.
 	Attach(grpc.BidiStreamingServer[AttachRequest, AttachResponse]) error
 	// RequestPairing leaves a request to pair a node by its id. It does not gate connections, which
 	// devices do; it exists for clients that keep a node token.
