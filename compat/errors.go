@@ -233,6 +233,7 @@ var words = map[string]wording{
 		return "node command not allowed: the node did not declare any supported commands"
 	}),
 	nodes.ErrForeignNode.Code:      invalid("nodeId mismatch"),
+	nodes.ErrDeviceClaimed.Code:    deviceAuth("device identity mismatch", "DEVICE_AUTH_DEVICE_ID_MISMATCH", "device-id-mismatch"),
 	nodes.ErrKeyReused.Code:        invalid("idempotencyKey was used for a different call"),
 	nodes.ErrAnswerGone.Code:       unavailable("the call ran, but its answer was too large to be kept for a repetition"),
 	nodes.ErrFirstGone.Code:        unavailable("the first call with this idempotencyKey went away before the answer came; the command may have run"),

@@ -196,11 +196,9 @@ func (c *conn) admitted(id string, p connectParams, role identity.Role, adm iden
 	if role == identity.RoleOperator {
 		c.caller.Scopes = adm.Scopes
 	} else {
-		c.caller.NodeID = adm.DeviceID
-		for _, alt := range []string{instance, p.Client.ID} {
-			if c.caller.NodeID == "" {
-				c.caller.NodeID = alt
-			}
+		var err error
+		if c.caller.NodeID, err = nodes.ID(adm.DeviceID, instance, p.Client.ID); err != nil {
+			return &refusal{shapeOf(err), websocket.StatusPolicyViolation}
 		}
 	}
 	c.hold()
@@ -224,9 +222,12 @@ func (c *conn) admitted(id string, p connectParams, role identity.Role, adm iden
 		}
 		c.node = att
 	}
-	if p.Client.Mode != "cli" {
-		c.presence(p, role, adm, instance)
-	}
+	c.presenceKey = d.cfg.Presence.Join(system.Party{
+		ConnID: c.id, DeviceID: adm.DeviceID, InstanceID: instance, ClientID: p.Client.ID, Mode: p.Client.Mode,
+		DisplayName: c.caller.DisplayName, Version: p.Client.Version, Platform: adm.Platform,
+		DeviceFamily: adm.DeviceFamily, ModelIdentifier: p.Client.ModelIdentifier.Or(""), IP: c.peer.reported,
+		Role: role, Scopes: c.caller.Scopes,
+	})
 	hello, err := c.hello(id, adm)
 	if err != nil {
 		return &refusal{shapeOf(err), websocket.StatusPolicyViolation}
@@ -244,22 +245,6 @@ func (c *conn) admitted(id string, p connectParams, role identity.Role, adm iden
 
 type voiceWake struct {
 	Triggers wire.List[string] `json:"triggers"`
-}
-
-// presence lists the client (protocol.md §6.4).
-func (c *conn) presence(p connectParams, role identity.Role, adm identity.Admission, instance string) {
-	entry := system.Presence{
-		Host: p.Client.DisplayName.Or(p.Client.ID), IP: c.peer.reported, Version: p.Client.Version,
-		Platform: adm.Platform, DeviceFamily: adm.DeviceFamily,
-		ModelIdentifier: p.Client.ModelIdentifier.Or(""), Mode: p.Client.Mode, Reason: "connect",
-		DeviceID: adm.DeviceID, Roles: []identity.Role{role}, Scopes: c.caller.Scopes,
-		InstanceID: adm.DeviceID,
-	}
-	if entry.InstanceID == "" {
-		entry.InstanceID = instance
-	}
-	c.presenceKey = system.Key(adm.DeviceID, instance, c.id)
-	c.door.cfg.Presence.Put(c.presenceKey, entry)
 }
 
 // capability is a fresh canvas capability.

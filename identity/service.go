@@ -173,6 +173,9 @@ type Attempt struct {
 	Nonce string
 	// Peer is where it comes from.
 	Peer Peer
+	// Owner says that the door has verified the daemon's own user, which could read the shared secret
+	// and so counts as one that presented it. It is never set for what came over a network.
+	Owner bool
 	// ControlUI and Webchat are the browser clients.
 	ControlUI bool
 	Webchat   bool

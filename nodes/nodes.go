@@ -8,6 +8,7 @@ package nodes
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/hanzoai/hanzod/errs"
@@ -37,6 +38,29 @@ type Node struct {
 	ConnectedAt time.Time
 	Paired      bool
 	Connected   bool
+}
+
+// ID is the id of a node in the registry: its device, else the instance that it says it is, else its
+// kind of client (nodes-approvals.md §1.3). Ids of devices are theirs alone: a node without a device
+// that claims one is refused.
+func ID(deviceID, instanceID, clientID string) (string, error) {
+	instanceID = trim(instanceID)
+	switch {
+	case deviceID != "":
+		return deviceID, nil
+	case deviceLike(instanceID):
+		return "", ErrDeviceClaimed
+	case instanceID != "":
+		return instanceID, nil
+	}
+	return clientID, nil
+}
+
+// deviceLike reports whether an id has the form of a device id: a SHA-256 in hex.
+func deviceLike(id string) bool {
+	return len(id) == 64 && !strings.ContainsFunc(id, func(r rune) bool {
+		return (r < '0' || r > '9') && (r < 'a' || r > 'f') && (r < 'A' || r > 'F')
+	})
 }
 
 // Link is one live connection of a node, made by a door. Its methods may be called concurrently.
@@ -209,6 +233,7 @@ var (
 	ErrNotAllowed       = errs.Define(errs.Denied, "nodes.not_allowed", "the command is not allowed on the node's platform (see gateway.nodes.allowCommands)")
 	ErrNotDeclared      = errs.Define(errs.Denied, "nodes.not_declared", "the node does not offer the command")
 	ErrNoCommands       = errs.Define(errs.Denied, "nodes.no_commands", "the node offers no commands")
+	ErrDeviceClaimed    = errs.Define(errs.Denied, "nodes.device_claimed", "the instance id is that of a device; connect with the key of the device")
 	ErrForeignNode      = errs.Define(errs.Denied, "nodes.foreign", "a node may speak for itself only")
 	ErrKeyReused        = errs.Define(errs.Conflict, "nodes.key_reused", "the idempotency key was used for a different call")
 	ErrAnswerGone       = errs.Define(errs.Conflict, "nodes.answer_gone", "the call ran, but its answer was too large to be kept for a repetition")

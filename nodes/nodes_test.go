@@ -827,3 +827,25 @@ func kept(size int) (a answer) {
 	a.out.Payload = make([]byte, size)
 	return a
 }
+
+// TestID: a device is its own id; without one the instance names the node, but never as a device.
+func TestID(t *testing.T) {
+	device := strings.Repeat("0a", 32)
+	for _, c := range [][4]string{
+		{device, "box", "node-host", device},
+		{device, strings.Repeat("1b", 32), "node-host", device},
+		{"", " box ", "node-host", "box"},
+		{"", " ", "node-host", "node-host"},
+		{"", device[1:], "node-host", device[1:]},
+		{"", device[1:] + "g", "node-host", device[1:] + "g"},
+	} {
+		if got, err := ID(c[0], c[1], c[2]); err != nil || got != c[3] {
+			t.Errorf("%q: %q, %v", c, got, err)
+		}
+	}
+	for _, claimed := range []string{device, " " + device, strings.ToUpper(device)} {
+		if _, err := ID("", claimed, "node-host"); !errors.Is(err, ErrDeviceClaimed) {
+			t.Errorf("%q: %v", claimed, err)
+		}
+	}
+}

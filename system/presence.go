@@ -51,6 +51,37 @@ func Key(candidates ...string) string {
 	return ""
 }
 
+// Party is who has connected, as its door knows it.
+type Party struct {
+	ConnID, DeviceID, InstanceID                string
+	ClientID, Mode, DisplayName, Version        string
+	Platform, DeviceFamily, ModelIdentifier, IP string
+	Role                                        identity.Role
+	Scopes                                      []identity.Scope
+}
+
+// Join lists a party that has connected (protocol.md §6.4) and returns the key for its Leave. Command
+// lines come and go and are not listed: their key is empty.
+func (t *PresenceTable) Join(p Party) (key string) {
+	if p.Mode == "cli" {
+		return ""
+	}
+	e := Presence{
+		Host: p.DisplayName, IP: p.IP, Version: p.Version, Platform: p.Platform, DeviceFamily: p.DeviceFamily,
+		ModelIdentifier: p.ModelIdentifier, Mode: p.Mode, Reason: "connect", DeviceID: p.DeviceID,
+		Roles: []identity.Role{p.Role}, Scopes: p.Scopes, InstanceID: p.DeviceID,
+	}
+	if e.Host == "" {
+		e.Host = p.ClientID
+	}
+	if e.InstanceID == "" {
+		e.InstanceID = p.InstanceID
+	}
+	key = Key(p.DeviceID, p.InstanceID, p.ConnID)
+	t.Put(key, e)
+	return key
+}
+
 // Put brings in what is known of a party that has connected; one Leave follows each. Roles and
 // scopes add up; the text stays when the new one is empty.
 func (t *PresenceTable) Put(key string, p Presence) {
