@@ -185,6 +185,7 @@ func (c *conn) loop() {
 func (c *conn) finish() {
 	defer c.door.wg.Done()
 	c.cancel()
+	c.door.caps.end(c)
 	c.door.remove(c)
 	if c.node != nil {
 		c.node.Detach()
@@ -212,6 +213,7 @@ func (c *conn) end(code websocket.StatusCode, reason string) {
 		return
 	}
 	o.closing = true
+	c.door.caps.end(c)
 	var idle chan struct{}
 	if o.busy {
 		idle = make(chan struct{})

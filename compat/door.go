@@ -72,6 +72,7 @@ type Door struct {
 	cfg     Config
 	methods map[string]binding
 	rows    rowCache
+	caps    *capabilities
 
 	mu    sync.Mutex
 	conns map[*conn]struct{}
@@ -89,7 +90,7 @@ func New(cfg Config) *Door {
 	if cfg.Peers == nil {
 		cfg.Peers = &peer.Rules{}
 	}
-	d := &Door{cfg: cfg, conns: map[*conn]struct{}{}, greeting: map[*conn]struct{}{}}
+	d := &Door{cfg: cfg, caps: newCapabilities(), conns: map[*conn]struct{}{}, greeting: map[*conn]struct{}{}}
 	//nolint:contextcheck // the door's own lifetime, ended by Close
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.methods = d.bind()

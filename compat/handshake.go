@@ -2,8 +2,6 @@ package compat
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/base64"
 	"errors"
 	"net"
 	"slices"
@@ -247,19 +245,20 @@ type voiceWake struct {
 	Triggers wire.List[string] `json:"triggers"`
 }
 
-// capability is a fresh canvas capability.
-func capability() (string, error) {
-	var b [capabilityBytes]byte
-	if _, err := rand.Read(b[:]); err != nil {
-		return "", err
-	}
-	return base64.RawURLEncoding.EncodeToString(b[:]), nil
-}
-
 // canvasURL is where the client reaches the canvas host (protocol.md §3.3), "" when it is off.
 func (c *conn) canvasURL() (string, error) {
+	base := c.canvasBase()
+	if base == "" || c.caller.Role != identity.RoleNode {
+		return base, nil
+	}
+	url, _, _, err := c.scopedCanvas(base)
+	return url, err
+}
+
+// canvasBase is the address of the canvas host as the client sees it, "" when it is off.
+func (c *conn) canvasBase() string {
 	if !c.door.cfg.Canvas {
-		return "", nil
+		return ""
 	}
 	scheme, fallback := "http", "80"
 	if c.peer.https {
@@ -276,15 +275,7 @@ func (c *conn) canvasURL() (string, error) {
 			port = p
 		}
 	}
-	out := scheme + "://" + net.JoinHostPort(host, port)
-	if c.caller.Role != identity.RoleNode {
-		return out, nil
-	}
-	token, err := capability()
-	if err != nil {
-		return "", err
-	}
-	return out + "/__openclaw__/cap/" + token, nil
+	return scheme + "://" + net.JoinHostPort(host, port)
 }
 
 type helloServer struct {

@@ -40,4 +40,6 @@ const (
 	answerWait = 100 * time.Millisecond
 	// capabilityBytes is the entropy of a canvas capability (protocol.md §3.3).
 	capabilityBytes = 18
+	// capabilityTTL is how long a canvas capability is in force after its last use (frozen).
+	capabilityTTL = 10 * time.Minute
 )

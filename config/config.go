@@ -209,6 +209,9 @@ func (l *loader) override(opts Options) {
 		}
 		l.config.Logging.Level, l.config.Logging.ConsoleLevel = v, v
 	}
+	if _, v := first(l.env, "HANZOD_SKIP_CANVAS_HOST", "OPENCLAW_SKIP_CANVAS_HOST"); v == "1" {
+		l.config.CanvasHost.Enabled = false
+	}
 	if canvas := &l.config.CanvasHost; canvas.Port == 0 && g.Port > 0 && g.Port <= 65531 {
 		canvas.Port = g.Port + 4 // derived ports, config.md §1
 	}

@@ -409,6 +409,8 @@ func TestEnvironmentPrecedence(t *testing.T) {
 		{"any grpc port", "{gateway:{grpc:{port:5}}}", nil, Options{GRPCPort: new(0)}, remoteDoor, "0 true"},
 		{"grpc port beside any port", "{gateway:{grpc:{enabled:true}}}", nil, Options{Port: new(0)}, remoteDoor, "0 true"},
 		{"grpc closed", "{gateway:{bind:'lan',grpc:{enabled:false}}}", nil, Options{}, remoteDoor, "18790 false"},
+		{"no canvas", "{}", vars{"OPENCLAW_SKIP_CANVAS_HOST": "1"}, Options{}, func(c *Config) any { return c.CanvasHost.Enabled }, false},
+		{"canvas", "{}", vars{"OPENCLAW_SKIP_CANVAS_HOST": "0"}, Options{}, func(c *Config) any { return c.CanvasHost.Enabled }, true},
 		{"canvas port follows", "{}", vars{"HANZOD_PORT": "6"}, Options{}, func(c *Config) any { return c.CanvasHost.Port }, 10},
 		{"bind flag", "{gateway:{bind:'lan'}}", nil, Options{Bind: "loopback"}, func(c *Config) any { return c.Gateway.Bind }, "loopback"},
 		{"token of the file", "{gateway:{auth:{token:'f'}}}", vars{"HANZOD_TOKEN": "h"}, Options{}, token, "f"},

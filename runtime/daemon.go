@@ -26,6 +26,7 @@ import (
 	"github.com/hanzoai/hanzod/approvals/policy"
 	"github.com/hanzoai/hanzod/client"
 	"github.com/hanzoai/hanzod/compat"
+	"github.com/hanzoai/hanzod/compat/web"
 	"github.com/hanzoai/hanzod/config"
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/events"
@@ -90,6 +91,7 @@ type Daemon struct {
 	system    *system.Service
 	policy    *policy.File
 	door      *compat.Door
+	web       *web.Web
 	rpc       *rpc.Server
 	grpc      *grpc.Server
 	http      *http.Server
@@ -294,11 +296,12 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 		System: d.system, Presence: d.presence, Bus: d.bus, Log: d.subsystem("gateway"), Metrics: d.metrics,
 		Version: Version, ConfigPath: d.cfg.Path, StateDir: d.cfg.StateDir, Port: d.Port(),
 		MainKey: d.cfg.MainKey(), SessionScope: d.cfg.SessionScope(), DefaultAgent: d.cfg.DefaultAgentID(),
-		Canvas: d.cfg.CanvasHost.Enabled, Peers: peers,
+		Canvas: d.canvasOn(), Peers: peers,
 		VoiceWake: defaultVoiceWake, Now: d.now,
 	})
+	d.web = web.New(d.webConfig(peers))
 	handler, err := rest.New(rest.Deps{
-		RPC: d.rpc, Legacy: d.door, Metrics: d.metrics.Handler(), Bearer: d.identity.Bearer, Gate: g,
+		RPC: d.rpc, Legacy: d.door, Web: d.web, Metrics: d.metrics.Handler(), Bearer: d.identity.Bearer, Gate: g,
 		Ready: d.State, Loopback: d.cfg.Gateway.Bind == "loopback",
 		Peers: peers,
 		HSTS:  d.cfg.Gateway.HTTP.StrictTransportSecurity, Log: d.subsystem("rest"),
@@ -411,6 +414,7 @@ func (d *Daemon) stop(work context.Context, cancel context.CancelFunc, wg *sync.
 	d.rpc.Stop()
 	var doors sync.WaitGroup
 	doors.Go(func() { d.door.Close(deadline) })
+	doors.Go(func() { d.web.Close(deadline) })
 	doors.Go(func() {
 		if err := d.http.Shutdown(deadline); err != nil {
 			_ = d.http.Close() // what did not end in time is cut

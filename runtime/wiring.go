@@ -7,7 +7,9 @@ import (
 	goruntime "runtime"
 	"time"
 
+	"github.com/hanzoai/hanzod/compat/web"
 	"github.com/hanzoai/hanzod/config"
+	"github.com/hanzoai/hanzod/hooks"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/identity/peer"
 	"github.com/hanzoai/hanzod/nodes"
@@ -59,6 +61,25 @@ func agentsOf(cfg *config.Config) func() ([]system.Agent, string) {
 		agents = append(agents, a)
 	}
 	return func() ([]system.Agent, string) { return agents, def }
+}
+
+// canvasOn reports whether the canvas host serves (protocol.md §1.7).
+func (d *Daemon) canvasOn() bool { return d.cfg.CanvasHost.Enabled }
+
+// webConfig wires the HTTP routes of the original.
+func (d *Daemon) webConfig(peers *peer.Rules) web.Config {
+	runs := hooks.New(hooks.Config{
+		Hooks: d.cfg.Hooks, Agents: d.cfg.AgentIDs(), DefaultAgent: d.cfg.DefaultAgentID(),
+	})
+	return web.Config{
+		Hooks: d.cfg.Hooks, Wake: d.system.Wake, Agent: runs.Agent, HTTP: d.cfg.Gateway.HTTP,
+		Canvas: web.Canvas{
+			Enabled: d.canvasOn(), Root: d.cfg.CanvasHost.Root, A2UI: filepath.Join(d.cfg.StateDir, "a2ui"),
+			LiveReload: d.cfg.CanvasHost.LiveReload, Capability: d.door.CanvasCapability,
+		},
+		Bearer: d.identity.Bearer, Mode: d.identity.Mode(), Peers: peers,
+		Log: d.subsystem("http"), Now: d.now,
+	}
 }
 
 // mainSession is the session that people talk to when they name none.

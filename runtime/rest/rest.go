@@ -1,5 +1,5 @@
 // Package rest is the handler of the TCP port: probes, metrics, the OpenAPI document, REST, and the
-// way to the legacy WebSocket door.
+// way to the legacy WebSocket door and to the HTTP routes of the original (compat/web).
 //
 // REST is the gRPC door in JSON: grpc-gateway translates, and an in-process channel runs the same
 // handlers behind the same interceptors, with the caller that the bearer token proved and never
@@ -33,6 +33,7 @@ import (
 	gwruntime "github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/grpc"
 
+	"github.com/hanzoai/hanzod/compat/web"
 	"github.com/hanzoai/hanzod/gate"
 	"github.com/hanzoai/hanzod/gen/openapi"
 	"github.com/hanzoai/hanzod/identity"
@@ -69,6 +70,8 @@ type Deps struct {
 	RPC RPC
 	// Legacy takes WebSocket upgrades, on any path (protocol.md §1.2).
 	Legacy http.Handler
+	// Web is the HTTP routes of the original; nil leaves them out.
+	Web *web.Web
 	// Metrics serves the metrics page to those who may read it.
 	Metrics http.Handler
 	// Bearer finds the caller that a token stands for, or a peer without one.
@@ -90,11 +93,12 @@ type Deps struct {
 }
 
 type server struct {
-	d     Deps
-	mux   *gwruntime.ServeMux
-	hsts  []string
-	hosts map[string]bool
-	etag  string
+	d      Deps
+	mux    *gwruntime.ServeMux
+	stages []web.Stage
+	hsts   []string
+	hosts  map[string]bool
+	etag   string
 }
 
 // New returns the handler of the port. It fails only when the routes of two RPCs clash.
@@ -115,6 +119,7 @@ func New(d Deps) (http.Handler, error) {
 	if s.mux, err = s.gateway(); err != nil {
 		return nil, fmt.Errorf("register the REST routes: %w", err)
 	}
+	s.stages = s.route()
 	return s, nil
 }
 
@@ -185,40 +190,25 @@ func (s *server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	if s.hsts != nil {
 		h["Strict-Transport-Security"] = s.hsts
 	}
-	if isUpgrade(r) {
-		s.d.Legacy.ServeHTTP(rw, r)
+	r, scoped := web.Scoped(r)
+	if web.Upgrading(r) {
+		s.upgrade(rw, r, scoped)
 		return
 	}
 	w := &writer{ResponseWriter: rw}
 	defer s.recover(w, r)
-	switch r.URL.Path {
-	case "/health", "/healthz":
-		probe(w, r, http.StatusOK, `{"ok":true,"status":"live"}`)
-	case "/ready", "/readyz":
-		switch state := s.d.Ready(); state {
-		case "ready":
-			probe(w, r, http.StatusOK, `{"ok":true,"status":"ready"}`)
-		case "stopping":
-			probe(w, r, http.StatusServiceUnavailable, `{"ok":false,"status":"stopping"}`)
-		default:
-			probe(w, r, http.StatusServiceUnavailable, `{"ok":false,"status":"starting"}`)
-		}
-	case "/openapi.json":
-		s.document(w, r)
-	case "/metrics":
-		s.metrics(w, r)
-	default:
-		if strings.HasPrefix(r.URL.Path, "/v1/") {
-			s.mux.ServeHTTP(w, r)
+	if !scoped {
+		web.Unauthorized(w, r)
+		return
+	}
+	path := r.URL.EscapedPath()
+	for _, stage := range s.stages {
+		if stage.Match(path) {
+			stage.Serve(w, r)
 			return
 		}
-		text(w, http.StatusNotFound, "Not Found")
 	}
-}
-
-// isUpgrade recognises the requests that become WebSockets.
-func isUpgrade(r *http.Request) bool {
-	return r.Method == http.MethodGet && strings.EqualFold(r.Header.Get("Upgrade"), "websocket")
+	text(w, http.StatusNotFound, "Not Found")
 }
 
 // recover answers 500 for a panic, where an answer is still possible.
@@ -233,6 +223,10 @@ func (s *server) recover(w *writer, r *http.Request) {
 	s.d.Log.ErrorContext(r.Context(), "a handler of the TCP port panicked", "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
 	if w.wrote {
 		panic(http.ErrAbortHandler) // a cut connection is the only way left to say it
+	}
+	if !strings.HasPrefix(r.URL.Path, "/v1/") && r.URL.Path != "/metrics" {
+		text(w, http.StatusInternalServerError, "Internal Server Error")
+		return
 	}
 	writeProblem(w, problem{Status: http.StatusInternalServerError, Detail: "internal error; the log of the daemon says more", Code: "internal"})
 }

@@ -67,6 +67,11 @@ func TestCommonHeaders(t *testing.T) {
 	}
 }
 
+// upgrade is what a WebSocket client sends.
+var upgrade = []string{
+	"Upgrade: WebSocket", "Connection: keep-alive, Upgrade", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+}
+
 func TestRoutes(t *testing.T) {
 	h := start(t, nil)
 	for _, tt := range []struct {
@@ -84,8 +89,9 @@ func TestRoutes(t *testing.T) {
 		{"DELETE", "/v1/nodes", nil, 405, "Method Not Allowed"},
 		{"POST", "/metrics", nil, 405, "Method Not Allowed"},
 		{"POST", "/openapi.json", nil, 405, "Method Not Allowed"},
-		{"GET", "/any/path?token=x", []string{"Upgrade: websocket", "Connection: Upgrade"}, 418, ""},
-		{"GET", "/v1/nodes", []string{"Upgrade: WebSocket", "Connection: Upgrade"}, 418, ""},
+		{"GET", "/any/path?token=x", upgrade, 418, ""},
+		{"GET", "/v1/nodes", upgrade, 418, ""},
+		{"GET", "/v1/nope", []string{"Upgrade: h2c", "Connection: Upgrade, HTTP2-Settings"}, 404, "Not Found"},
 		// Ways around the method of a route.
 		{"POST", "/v1/health", []string{as(owner), "X-HTTP-Method-Override: GET", "Content-Type: application/x-www-form-urlencoded"}, 405, "Method Not Allowed"},
 	} {

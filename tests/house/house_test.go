@@ -75,6 +75,7 @@ var rules = []rule{
 	{"compat/schema", []string{"compat/wire"}, "schemas need the wire kit only"},
 	{"compat/methods", append(slices.Clone(leaves), "compat/wire", "approvals", "approvals/policy", "nodes", "system"), "codecs stand between wire and domains"},
 	{"compat/dial", append(slices.Clone(leaves), "compat/wire", "nodes/host"), "the client half of the dialect"},
+	{"compat/web", append(slices.Clone(leaves), "identity/peer", "compat/wire", "hooks", "system"), "the legacy HTTP routes"},
 	{"compat", append(slices.Clone(leaves), "identity/peer", "compat/...", "approvals", "approvals/policy", "nodes", "system", "ops", "gate"), "the legacy door sees neither gen nor store nor runtime"},
 	{"client/...", []string{"errs", "identity", "gen/...", "client/..."}, "the client links nothing of the daemon"},
 	{"cmd/hanzoctl", []string{"client", "client/clienttest", "gen/..."}, "the command line asks a daemon; it holds none"},
@@ -125,6 +126,7 @@ func TestWhoMayImportWhom(t *testing.T) {
 var keepers = map[string][]string{
 	"go.etcd.io/bbolt":                              {"store/...", "tests/..."},
 	"github.com/coder/websocket":                    {"compat/...", "runtime/rest", "tests/..."},
+	"github.com/fsnotify/fsnotify":                  {"compat/web", "tests/..."},
 	"github.com/prometheus/":                        {"runtime/...", "tests/..."},
 	"google.golang.org/protobuf/encoding/protojson": {"runtime/rest", "client/...", "cmd/hanzoctl", "gen/...", "tests/..."},
 	"github.com/spf13/cobra":                        {"cmd/..."},

@@ -1,0 +1,5 @@
+//go:build !unix
+
+package web
+
+const openNonblock = 0

@@ -1,0 +1,88 @@
+package rest
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/hanzoai/hanzod/compat/web"
+)
+
+// route lists what answers a request that is no upgrade; the first that matches does. The order is
+// that of protocol.md §1.6 with our own routes in it. Paths are compared as they were sent: a path
+// in another spelling is another path, so that none slips past the check of the one it looks like.
+func (s *server) route() []web.Stage {
+	var list []web.Stage
+	add := func(stage web.Stage, there bool) {
+		if there {
+			list = append(list, stage)
+		}
+	}
+	own := func(serve http.HandlerFunc, paths ...string) {
+		add(web.Stage{Match: anyOf(paths), Serve: serve}, true)
+	}
+	if w := s.d.Web; w != nil {
+		add(w.VNC(), true)
+		add(w.Hooks())
+		add(w.Tools(), true)
+		// Slack over HTTP comes with the channels.
+		add(w.Responses())
+		add(w.ChatCompletions())
+		add(w.Canvas())
+	}
+	add(web.Stage{Match: below("/v1/"), Serve: s.mux.ServeHTTP}, true)
+	own(s.metrics, "/metrics")
+	own(s.document, "/openapi.json")
+	if w := s.d.Web; w != nil {
+		add(w.Plugins(), true)
+	}
+	// The Control UI comes with its assets. The probes stand behind it in the original, and in front of
+	// it here.
+	own(s.live, "/health", "/healthz")
+	own(s.ready, "/ready", "/readyz")
+	return list
+}
+
+func anyOf(paths []string) func(string) bool {
+	return func(path string) bool {
+		for _, p := range paths {
+			if path == p {
+				return true
+			}
+		}
+		return false
+	}
+}
+
+func below(prefix string) func(string) bool {
+	return func(path string) bool { return strings.HasPrefix(path, prefix) }
+}
+
+// upgrade hands a request for another protocol to who speaks it (protocol.md §1.2). The Host header
+// is not looked at: clients come by many names of this machine, and a web page that got here by a
+// name of its own is known by its Origin, which the handshake judges.
+func (s *server) upgrade(w http.ResponseWriter, r *http.Request, scoped bool) {
+	switch {
+	case web.IsVNC(r.URL.EscapedPath()):
+		web.RefuseVNC(w, r)
+	case !scoped:
+		web.RefuseUpgrade(w)
+	case s.d.Web != nil && s.d.Web.Reload(w, r):
+	case web.CheckUpgrade(w, r):
+		s.d.Legacy.ServeHTTP(w, r)
+	}
+}
+
+func (s *server) live(w http.ResponseWriter, r *http.Request) {
+	probe(w, r, http.StatusOK, `{"ok":true,"status":"live"}`)
+}
+
+func (s *server) ready(w http.ResponseWriter, r *http.Request) {
+	switch state := s.d.Ready(); state {
+	case "ready":
+		probe(w, r, http.StatusOK, `{"ok":true,"status":"ready"}`)
+	case "stopping":
+		probe(w, r, http.StatusServiceUnavailable, `{"ok":false,"status":"stopping"}`)
+	default:
+		probe(w, r, http.StatusServiceUnavailable, `{"ok":false,"status":"starting"}`)
+	}
+}
