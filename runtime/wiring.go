@@ -72,7 +72,7 @@ func (d *Daemon) webConfig(peers *peer.Rules) web.Config {
 		Hooks: d.cfg.Hooks, Agents: d.cfg.AgentIDs(), DefaultAgent: d.cfg.DefaultAgentID(),
 	})
 	return web.Config{
-		Hooks: d.cfg.Hooks, Wake: d.system.Wake, Agent: runs.Agent, HTTP: d.cfg.Gateway.HTTP,
+		Hooks: d.cfg.Hooks, HookLimiter: identity.NewLimiter(identity.HookRate, d.now), Wake: d.system.Wake, Agent: runs.Agent, HTTP: d.cfg.Gateway.HTTP,
 		Canvas: web.Canvas{
 			Enabled: d.canvasOn(), Root: d.cfg.CanvasHost.Root, A2UI: filepath.Join(d.cfg.StateDir, "a2ui"),
 			LiveReload: d.cfg.CanvasHost.LiveReload, Capability: d.door.CanvasCapability,

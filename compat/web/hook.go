@@ -80,20 +80,16 @@ func (w *Web) hookToken(rw http.ResponseWriter, r *http.Request) bool {
 	from, limiter := peer.Addr(r.RemoteAddr), w.cfg.HookLimiter
 	// A right token passes even while others guess.
 	if token != "" && w.cfg.Hooks.Token.Equal(token) {
-		if limiter != nil {
-			limiter.Succeed(from)
-		}
+		limiter.Succeed(identity.LimitHook, from)
 		return true
 	}
 	dismiss(rw, r)
-	if limiter != nil {
-		if wait, ok := limiter.Allow(from); !ok {
-			retryAfter(rw, wait)
-			text(rw, http.StatusTooManyRequests, "Too Many Requests")
-			return false
-		}
-		limiter.Fail(from)
+	if wait, ok := limiter.Allow(identity.LimitHook, from); !ok {
+		retryAfter(rw, wait)
+		text(rw, http.StatusTooManyRequests, "Too Many Requests")
+		return false
 	}
+	limiter.Fail(identity.LimitHook, from)
 	text(rw, http.StatusUnauthorized, "Unauthorized")
 	return false
 }

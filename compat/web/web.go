@@ -15,7 +15,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -43,19 +42,11 @@ const (
 	maxBodies = 16 << 20
 )
 
-// Limiter counts failed attempts to name the hook token, by address.
-type Limiter interface {
-	// Allow returns false and the time to wait for an address that failed too often.
-	Allow(from netip.Addr) (retryAfter time.Duration, ok bool)
-	Fail(from netip.Addr)
-	Succeed(from netip.Addr)
-}
-
 // Config is what the routes need.
 type Config struct {
 	Hooks config.Hooks
 	// HookLimiter slows who guesses the hook token; nil slows nobody.
-	HookLimiter Limiter
+	HookLimiter *identity.Limiter
 	Wake        func(context.Context, identity.Caller, system.WakeIn) (system.WakeOut, error)
 	Agent       func(context.Context, identity.Caller, hooks.AgentIn) (hooks.AgentOut, error)
 
