@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"hash/maphash"
 	"sync"
 	"time"
 
@@ -25,7 +24,13 @@ type waiting struct {
 	command string
 	own     *Attachment
 	then    func(a answer, ran bool) // does not block
+	// left tells the caller, which is gone, and lets the call go on for its repetitions; nil for calls
+	// that have none.
+	left    func()
 	timer   *time.Timer
+	until   time.Time
+	late    error       // what it ends with when the timer fires
+	orphan  bool        // its caller is gone
 	unwatch func() bool // stops watching the caller
 }
 
@@ -44,8 +49,9 @@ func (w *waiting) end(a answer, ran bool) {
 
 // pendingSet holds the invokes that wait. Ending takes them out, so each gets one answer.
 type pendingSet struct {
-	mu sync.Mutex
-	m  map[string]*waiting
+	mu      sync.Mutex
+	m       map[string]*waiting
+	orphans int
 }
 
 // add lets an invoke wait. What ends it early is armed under the lock: it cannot come before.
@@ -68,8 +74,34 @@ func (p *pendingSet) take(id, nodeID string) *waiting {
 	if w == nil || w.nodeID != nodeID {
 		return nil
 	}
-	delete(p.m, id)
+	p.remove(id, w)
 	return w
+}
+
+// remove takes an invoke out. The caller holds mu.
+func (p *pendingSet) remove(id string, w *waiting) {
+	delete(p.m, id)
+	if w.orphan {
+		p.orphans--
+	}
+}
+
+// adopt lets an invoke go on whose caller is gone, for a while: a repetition of it may ask for the
+// answer. It fails when there are too many of them.
+func (p *pendingSet) adopt(id, nodeID string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	w := p.m[id]
+	if w == nil || w.nodeID != nodeID || w.left == nil || p.orphans >= maxOrphans {
+		return false
+	}
+	p.orphans++
+	w.orphan = true
+	if time.Until(w.until) > keptFor {
+		w.late = ErrFirstGone
+		w.timer.Reset(keptFor)
+	}
+	return true
 }
 
 // end ends an invoke of the node when it still waits.
@@ -89,128 +121,10 @@ func (p *pendingSet) takeAll(a *Attachment) []*waiting {
 	for id, w := range p.m {
 		if w.own == a {
 			out = append(out, w)
-			delete(p.m, id)
+			p.remove(id, w)
 		}
 	}
 	return out
-}
-
-// call is one invoke named by an idempotency key. Its first caller runs it; the others wait.
-type call struct {
-	print uint64        // what was asked, so that a key cannot be used for something else
-	done  chan struct{} // closed when answer is set
-	ans   answer
-	at    time.Time
-	size  int
-}
-
-// keptSet remembers calls by key, so that a repetition gets the first answer, never a second run.
-type keptSet struct {
-	mu    sync.Mutex
-	m     map[string]*call
-	order []string // keys by age
-	bytes int
-}
-
-// begin returns the call of a key, and whether the caller is the one to run it.
-func (k *keptSet) begin(key string, print uint64, now time.Time) (*call, bool, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.prune(now)
-	if c, ok := k.m[key]; ok {
-		if c.print != print {
-			return nil, false, ErrKeyReused
-		}
-		return c, false, nil
-	}
-	c := &call{print: print, done: make(chan struct{}), at: now}
-	k.m[key] = c
-	k.order = append(k.order, key)
-	return c, true, nil
-}
-
-// prune forgets what is too old, too much or too large. Calls that still run are kept: they are
-// bounded by maxPending.
-func (k *keptSet) prune(now time.Time) {
-	for i := 0; i < len(k.order); {
-		c := k.m[k.order[i]]
-		if now.Sub(c.at) <= keptFor && len(k.order) <= keptMax && k.bytes <= keptBytes {
-			return
-		}
-		select {
-		case <-c.done:
-			k.bytes -= c.size
-			c.size = 0 // its caller may still let go of it
-			delete(k.m, k.order[i])
-			k.order = append(k.order[:i], k.order[i+1:]...)
-		default:
-			i++
-		}
-	}
-}
-
-// end records how a call ended. A call that never reached the node is forgotten, so that it can
-// be tried again under the same key.
-func (k *keptSet) end(key string, c *call, ans answer, ran bool) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	c.ans = ans
-	if !ran {
-		delete(k.m, key)
-		for i, o := range k.order {
-			if o == key {
-				k.order = append(k.order[:i], k.order[i+1:]...)
-				break
-			}
-		}
-	} else {
-		c.size = len(ans.out.Payload)
-		if ans.out.PayloadJSON != nil {
-			c.size += len(*ans.out.PayloadJSON)
-		}
-		k.bytes += c.size
-	}
-	close(c.done)
-}
-
-// forget drops a large answer once its own caller has it.
-func (k *keptSet) forget(c *call) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if c.size > keptEach {
-		k.bytes -= c.size
-		c.size = 0
-		c.ans = answer{err: ErrAnswerGone}
-	}
-}
-
-func (k *keptSet) answer(c *call) answer {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return c.ans
-}
-
-// keyScope keeps the keys of different callers apart. Clients that share the gateway's secret and
-// have no device are one caller: their connections come and go.
-func keyScope(c identity.Caller) string {
-	if c.DeviceID != "" || c.ConnID == "" {
-		return c.Subject()
-	}
-	return "shared-secret"
-}
-
-// printSeed keys the fingerprints of calls; they never leave the process.
-var printSeed = maphash.MakeSeed()
-
-func printOf(in InvokeIn) uint64 {
-	var h maphash.Hash
-	h.SetSeed(printSeed)
-	for _, s := range []string{in.NodeID, in.Command} {
-		_, _ = h.WriteString(s) // never fails
-		_ = h.WriteByte(0)
-	}
-	_, _ = h.Write(in.Params)
-	return h.Sum64()
 }
 
 // Guarded says that a command runs only with an approval, which Start waits for the disk to read.
@@ -234,35 +148,49 @@ func (s *Service) Start(ctx context.Context, c identity.Caller, in InvokeIn, the
 		return
 	}
 	if in.IdempotencyKey == "" {
+		// Nobody can repeat a call that has no name.
 		in.IdempotencyKey = uuid.NewString()
+		s.invoke(ctx, c, in, func(a answer, _ bool) { then(a.out, a.err) }, nil)
+		return
 	}
-	key := keyScope(c) + "\x00" + in.IdempotencyKey
-	k, first, err := s.kept.begin(key, printOf(in), s.now())
-	if err != nil {
+	id, owner := idOf(c, in.IdempotencyKey)
+	k, first, err := s.kept.begin(id, owner, printOf(in), s.now())
+	switch {
+	case err != nil:
 		then(InvokeOut{}, err)
-		return
-	}
-	if !first {
-		go func() {
-			select {
-			case <-k.done:
-				a := s.kept.answer(k)
-				then(a.out, a.err)
-			case <-ctx.Done():
-				then(InvokeOut{}, ctx.Err())
+	case first:
+		var once sync.Once
+		tell := func(out InvokeOut, err error) { once.Do(func() { then(out, err) }) }
+		s.invoke(ctx, c, in, func(a answer, ran bool) {
+			kept := a
+			if ctx.Err() != nil && errors.Is(a.err, ctx.Err()) {
+				if kept = (answer{err: ErrFirstGone}); !ran {
+					kept = answer{err: errFirstLeft}
+				}
 			}
-		}()
-		return
+			s.kept.end(k, kept, ran, s.now())
+			tell(a.out, a.err)
+		}, func() { tell(InvokeOut{}, ctx.Err()) })
+	default:
+		go s.repeat(ctx, c, in, k, then)
 	}
-	s.invoke(ctx, c, in, func(a answer, ran bool) {
-		kept := a
-		if ctx.Err() != nil && errors.Is(a.err, ctx.Err()) {
-			kept = answer{err: ErrFirstGone}
+}
+
+// repeat waits for the answer of the call that has the same key. When that went away before the node
+// could see it, this one takes its place.
+func (s *Service) repeat(ctx context.Context, c identity.Caller, in InvokeIn, k *call, then func(InvokeOut, error)) {
+	select {
+	case <-k.done:
+		a := s.kept.answer(k)
+		if errors.Is(a.err, errFirstLeft) {
+			s.Start(ctx, c, in, then)
+			return
 		}
-		s.kept.end(key, k, kept, ran)
-		s.kept.forget(k)
 		then(a.out, a.err)
-	})
+	case <-ctx.Done():
+		s.kept.leave(k)
+		then(InvokeOut{}, ctx.Err())
+	}
 }
 
 func check(in InvokeIn) error {
@@ -278,8 +206,9 @@ func check(in InvokeIn) error {
 	return nil
 }
 
-// invoke does it; ran says that the node may have seen the request.
-func (s *Service) invoke(ctx context.Context, c identity.Caller, in InvokeIn, then func(a answer, ran bool)) {
+// invoke does it; ran says that the node may have seen the request. When left is not nil, the call
+// goes on when its caller is gone, and left is called then.
+func (s *Service) invoke(ctx context.Context, c identity.Caller, in InvokeIn, then func(a answer, ran bool), left func()) {
 	e, ok := s.reg.get(in.NodeID)
 	if !ok {
 		then(answer{err: ErrNotConnected.With("node", in.NodeID)}, false)
@@ -301,12 +230,12 @@ func (s *Service) invoke(ctx context.Context, c identity.Caller, in InvokeIn, th
 			return
 		}
 	}
-	s.send(ctx, e, in, then)
+	s.send(ctx, e, in, then, left)
 }
 
 // send hands the request to the link; then is called when the answer, the time limit, the end of
 // the link or the end of ctx comes.
-func (s *Service) send(ctx context.Context, e *entry, in InvokeIn, then func(a answer, ran bool)) {
+func (s *Service) send(ctx context.Context, e *entry, in InvokeIn, then func(a answer, ran bool), left func()) {
 	limit := DefaultTimeout
 	if in.Timeout != nil {
 		if limit = *in.Timeout; limit == 0 || limit > MaxTimeout {
@@ -314,10 +243,23 @@ func (s *Service) send(ctx context.Context, e *entry, in InvokeIn, then func(a a
 		}
 	}
 	id := uuid.NewString()
-	w := &waiting{nodeID: in.NodeID, command: in.Command, own: e.own, then: then}
+	w := &waiting{
+		nodeID: in.NodeID, command: in.Command, own: e.own, then: then, left: left,
+		until: time.Now().Add(limit), late: ErrTimeout,
+	}
 	err := s.pending.add(id, w, func() {
-		w.timer = time.AfterFunc(limit, func() { s.pending.end(id, in.NodeID, answer{err: ErrTimeout}, true) })
-		w.unwatch = context.AfterFunc(ctx, func() { s.pending.end(id, in.NodeID, answer{err: ctx.Err()}, true) })
+		w.timer = time.AfterFunc(limit, func() {
+			if w := s.pending.take(id, in.NodeID); w != nil {
+				w.end(answer{err: w.late}, true)
+			}
+		})
+		w.unwatch = context.AfterFunc(ctx, func() {
+			if s.pending.adopt(id, in.NodeID) {
+				left()
+				return
+			}
+			s.pending.end(id, in.NodeID, answer{err: ctx.Err()}, true)
+		})
 	})
 	if err != nil {
 		then(answer{err: err}, false)
@@ -346,7 +288,7 @@ func (s *Service) InvokeInternal(ctx context.Context, nodeID, command string, pa
 		return nil, ErrNotConnected.With("node", nodeID)
 	}
 	done := make(chan answer, 1)
-	s.send(ctx, e, InvokeIn{NodeID: nodeID, Command: command, Params: params}, func(a answer, _ bool) { done <- a })
+	s.send(ctx, e, InvokeIn{NodeID: nodeID, Command: command, Params: params}, func(a answer, _ bool) { done <- a }, nil)
 	a := <-done
 	return a.out.Payload, a.err
 }

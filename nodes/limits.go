@@ -14,16 +14,21 @@ const (
 	maxNodes = 10_000
 	// maxPending bounds the invokes that wait at one time, over all nodes.
 	maxPending = 10_000
+	// maxOrphans bounds those of them whose caller is gone and which go on for a repetition, for at most
+	// keptFor.
+	maxOrphans = 1000
 	// maxName bounds a display name, in characters.
 	maxName = 200
 	// maxEventPayload bounds what a node may report in one event, in bytes.
 	maxEventPayload = 256 << 10
-	// keptFor and keptMax bound the answers kept for repetitions (protocol.md §0, dedupe), and
-	// keptBytes their size together; an answer over keptEach is not kept.
-	keptFor   = 5 * time.Minute
-	keptMax   = 1000
-	keptBytes = 16 << 20
-	keptEach  = 256 << 10
+	// keptFor and keptEachCaller bound the answers kept for repetitions for each caller (protocol.md §0,
+	// dedupe), keptMax their number and keptBytes their size in all; the answer of a call over keptEach
+	// is not kept, only that it ran.
+	keptFor        = 5 * time.Minute
+	keptEachCaller = 1000
+	keptMax        = 20_000
+	keptBytes      = 16 << 20
+	keptEach       = 256 << 10
 	// PairingTTL is how long a request to pair a node waits for an answer (protocol.md §0; frozen).
 	PairingTTL = 5 * time.Minute
 	// maxPairingRequests bounds the open requests, maxPairings the paired nodes of that older store,

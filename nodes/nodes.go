@@ -238,6 +238,7 @@ var (
 	ErrKeyReused        = errs.Define(errs.Conflict, "nodes.key_reused", "the idempotency key was used for a different call")
 	ErrAnswerGone       = errs.Define(errs.Conflict, "nodes.answer_gone", "the call ran, but its answer was too large to be kept for a repetition")
 	ErrFirstGone        = errs.Define(errs.Unknown, "nodes.first_gone", "the first call with this key went away before the answer came; the command may have run")
+	errFirstLeft        = errs.New(errs.Unavailable, "the first call with this key went away before the node could see it")
 	ErrTooManyInvokes   = errs.Define(errs.Exhausted, "nodes.too_many_invokes", "too many calls are waiting for nodes; try again later")
 	ErrTooManyNodes     = errs.Define(errs.Exhausted, "nodes.too_many_nodes", "too many nodes are connected")
 	ErrEventPayload     = errs.Define(errs.Invalid, "nodes.event_payload", "the event is larger than 256 KiB")

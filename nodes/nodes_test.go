@@ -628,39 +628,305 @@ func TestKeptIsBounded(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	size = 10
-	for i := range 3 * keptMax {
+	for i := range 3 * keptEachCaller {
 		if _, err := call(fmt.Sprint("small", i)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if n := len(s.kept.m); n > keptMax+1 || n != len(s.kept.order) {
-		t.Errorf("%d keys, %d in order", n, len(s.kept.order))
+	if n := len(s.kept.m); n != keptEachCaller || n != s.kept.ended.Len() {
+		t.Errorf("%d keys, %d in order", n, s.kept.ended.Len())
 	}
-	sum := 0
-	for _, c := range s.kept.m {
-		sum += c.size
+	s.kept.check(t)
+}
+
+// check counts anew what is kept.
+func (k *keptSet) check(t *testing.T) {
+	t.Helper()
+	sum, n := 0, 0
+	for name, o := range k.owners {
+		mine := 0
+		for e := o.ended.Front(); e != nil; e = e.Next() {
+			c := e.Value.(*call)
+			mine += c.size
+			n++
+			if c.owner != name || k.m[c.id] != c {
+				t.Errorf("a call of %q is kept for %q", c.owner, name)
+			}
+		}
+		if mine != o.bytes || o.ended.Len() == 0 {
+			t.Errorf("%s: %d bytes are counted, %d are there in %d calls", name, o.bytes, mine, o.ended.Len())
+		}
+		sum += mine
 	}
-	if sum != s.kept.bytes {
-		t.Errorf("%d bytes are counted, %d are there", s.kept.bytes, sum)
+	if sum != k.bytes || n != k.ended.Len() {
+		t.Errorf("%d bytes in %d calls are counted, %d in %d are there", k.bytes, k.ended.Len(), sum, n)
 	}
 }
 
-// An answer that was pruned before its caller let go of it is not counted out twice.
-func TestKeptBytesStayRight(t *testing.T) {
-	k := &keptSet{m: map[string]*call{}}
+// One caller's calls push out its own and nobody else's; when there are too many in all, who has most
+// loses most. A key that is known is not run again only because its answer took too much room.
+func TestKeptIsFair(t *testing.T) {
+	k := newKeptSet()
 	now := time.Now()
-	c, _, err := k.begin("a", printOf(InvokeIn{}), now)
-	if err != nil {
-		t.Fatal(err)
+	run := func(owner, key string, size int) {
+		t.Helper()
+		c, first, err := k.begin(callID([]byte(fmt.Sprintf("%-32s", owner+key))), owner, 1, now)
+		if err != nil || !first {
+			t.Fatalf("%s %s: %v %v", owner, key, first, err)
+		}
+		k.end(c, kept(size), true, now)
 	}
-	k.end("a", c, kept(keptEach+1), true)
-	if _, _, err := k.begin("b", printOf(InvokeIn{}), now.Add(keptFor+time.Second)); err != nil {
-		t.Fatal(err)
+	known := func(owner, key string) (answer, bool) {
+		c, first, err := k.begin(callID([]byte(fmt.Sprintf("%-32s", owner+key))), owner, 1, now)
+		if err != nil || first {
+			return answer{}, false
+		}
+		return k.answer(c), true
 	}
-	k.forget(c)
-	if k.bytes != 0 {
-		t.Errorf("%d bytes are counted with nothing kept", k.bytes)
+	run("quiet", "k", 100)
+	for i := range 2 * keptEachCaller {
+		run("loud", fmt.Sprint(i), keptEach)
 	}
+	if a, ok := known("quiet", "k"); !ok || a.err != nil {
+		t.Errorf("the quiet caller's answer is gone: %v %v", ok, a.err)
+	}
+	if a, ok := known("loud", fmt.Sprint(keptEachCaller+1)); !ok || !errors.Is(a.err, ErrAnswerGone) {
+		t.Errorf("a key whose answer was dropped: %v %v", ok, a.err)
+	}
+	if k.bytes > keptBytes {
+		t.Errorf("%d bytes", k.bytes)
+	}
+	for i := range keptMax {
+		run(fmt.Sprint("one of many ", i/10), fmt.Sprint(i), 1)
+	}
+	if k.ended.Len() != keptMax {
+		t.Errorf("%d calls are kept", k.ended.Len())
+	}
+	if _, ok := known("quiet", "k"); !ok {
+		t.Error("the quiet caller's key is gone")
+	}
+	k.check(t)
+}
+
+// An answer that was pruned before all who waited for it have it still reaches them, and is not
+// counted out twice. A clock that was set back keeps nothing for ever.
+func TestKeptBytesStayRight(t *testing.T) {
+	for _, jump := range []time.Duration{keptFor + time.Second, -keptFor - time.Second} {
+		k := newKeptSet()
+		now := time.Now()
+		c, _, err := k.begin(callID{1}, "o", 1, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, first, err := k.begin(callID{1}, "o", 1, now); first || err != nil {
+			t.Fatal(err)
+		}
+		k.end(c, kept(keptEach+1), true, now)
+		if _, _, err := k.begin(callID{2}, "o", 1, now.Add(jump)); err != nil {
+			t.Fatal(err)
+		}
+		if k.bytes != 0 || len(k.owners) != 0 || len(k.m) != 1 {
+			t.Errorf("%d bytes are counted with nothing kept", k.bytes)
+		}
+		if a := k.answer(c); a.err != nil || len(a.out.Payload) != keptEach+1 || k.bytes != 0 {
+			t.Errorf("who waited got %v", a.err)
+		}
+	}
+}
+
+// A large answer reaches all who waited for it and is let go of then; a node's long complaint is an
+// answer like others.
+func TestLargeAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService()
+		l := &link{}
+		s.attach(t, "n", l, "system.which")
+		long := strings.Repeat("x", keptEach)
+		for i, res := range []ResultIn{{OK: true, Payload: []byte(`"` + long + `"`)}, {Error: &NodeError{Message: &long}}} {
+			in := InvokeIn{NodeID: "n", Command: "system.which", IdempotencyKey: fmt.Sprint(i)}
+			var wg sync.WaitGroup
+			var whole atomic.Int32
+			for range 20 {
+				wg.Go(func() {
+					out, err := s.Invoke(context.Background(), operator, in)
+					if len(out.Payload) > keptEach || (err != nil && strings.HasSuffix(err.Error(), long)) {
+						whole.Add(1)
+					}
+				})
+			}
+			synctest.Wait()
+			ctx, cancel := context.WithCancel(context.Background())
+			wg.Go(func() {
+				if _, err := s.Invoke(ctx, operator, in); !errors.Is(err, context.Canceled) {
+					t.Errorf("who left: %v", err)
+				}
+			})
+			synctest.Wait()
+			cancel()
+			synctest.Wait()
+			res.NodeID, res.InvokeID = "n", l.requests()[i].ID
+			if _, err := s.Result(context.Background(), identity.Caller{NodeID: "n"}, res); err != nil {
+				t.Fatal(err)
+			}
+			wg.Wait()
+			if whole.Load() != 20 || s.kept.bytes != 0 {
+				t.Errorf("%d got it; %d bytes are kept", whole.Load(), s.kept.bytes)
+			}
+			if _, err := s.Invoke(context.Background(), operator, in); code(err) != "answer_gone" || len(l.requests()) != i+1 {
+				t.Errorf("later: %v, %d runs", err, len(l.requests()))
+			}
+		}
+	})
+}
+
+// Whose key it is: the same caller's by any door and connection, and nobody else's.
+func TestKeyScope(t *testing.T) {
+	all, write := identity.AllOperatorScopes, []identity.Scope{identity.ScopeWrite}
+	op := func(c identity.Caller) identity.Caller {
+		c.Role = identity.RoleOperator
+		return c
+	}
+	for _, c := range []struct {
+		name string
+		a, b identity.Caller
+		same bool
+	}{
+		{"a device by two doors", op(identity.Caller{Door: identity.DoorGRPC, DeviceID: "d", Principal: "device:d", Scopes: write}), op(identity.Caller{Door: identity.DoorLegacy, DeviceID: "d", ConnID: "c", Principal: "conn:c", Scopes: write}), true},
+		{"two connections with the secret", op(identity.Caller{ConnID: "c1", Principal: "conn:c1", Scopes: all}), op(identity.Caller{ConnID: "c2", Principal: "conn:c2", Scopes: all}), true},
+		{"the secret by REST", op(identity.Caller{Principal: "shared-secret", Scopes: all}), op(identity.Caller{ConnID: "c2", Principal: "conn:c2", Scopes: []identity.Scope{identity.ScopeAdmin}}), true},
+		{"the order of scopes", op(identity.Caller{DeviceID: "d", Scopes: []identity.Scope{"operator.write", "operator.read"}}), op(identity.Caller{DeviceID: "d", Scopes: []identity.Scope{"operator.read", "operator.write"}}), true},
+		{"fewer rights", op(identity.Caller{ConnID: "c1", Principal: "conn:c1", Scopes: all}), op(identity.Caller{ConnID: "c2", Principal: "conn:c2", Scopes: write}), false},
+		{"two devices", op(identity.Caller{DeviceID: "d1", Scopes: all}), op(identity.Caller{DeviceID: "d2", Scopes: all}), false},
+		{"a device and the secret", op(identity.Caller{DeviceID: "d", Scopes: all}), op(identity.Caller{ConnID: "c", Principal: "conn:c", Scopes: all}), false},
+		{"two users of this machine", op(identity.Caller{Principal: "local:1", Scopes: all}), op(identity.Caller{Principal: "local:2", Scopes: all}), false},
+		{"two users of an identity service", op(identity.Caller{ConnID: "c1", Principal: "iam:alice", Scopes: all}), op(identity.Caller{ConnID: "c2", Principal: "iam:bob", Scopes: all}), false},
+	} {
+		a, _ := idOf(c.a, "k")
+		b, _ := idOf(c.b, "k")
+		if (a == b) != c.same {
+			t.Errorf("%s: same %v", c.name, a == b)
+		}
+	}
+	// What stands where in the name of a call cannot be moved by what a caller chooses.
+	a, _ := idOf(op(identity.Caller{DeviceID: "d", Scopes: write}), "k")
+	b, _ := idOf(op(identity.Caller{DeviceID: "d"}), "koperator.write")
+	if a == b {
+		t.Error("a key that ends like a scope")
+	}
+}
+
+// A caller whose connection is lost comes back and gets the answer of its first call.
+func TestKeyOutlivesCaller(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService()
+		l := &link{}
+		s.attach(t, "n", l, "system.which")
+		none := time.Duration(0)
+		in := InvokeIn{NodeID: "n", Command: "system.which", IdempotencyKey: "k", Timeout: &none}
+		lost := func(in InvokeIn) error {
+			ctx, cancel := context.WithCancel(context.Background())
+			time.AfterFunc(time.Second, cancel)
+			began := time.Now()
+			_, err := s.Invoke(ctx, operator, in)
+			if time.Since(began) != time.Second {
+				t.Errorf("a caller that is gone is kept %s", time.Since(began))
+			}
+			return err
+		}
+		for range 2 { // the second is a repetition that is lost too
+			if err := lost(in); !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+		}
+		answered := make(chan string, 1)
+		go func() {
+			out, err := s.Invoke(context.Background(), operator, in)
+			answered <- fmt.Sprint(string(out.Payload), err)
+		}()
+		synctest.Wait()
+		if _, err := s.Result(context.Background(), identity.Caller{NodeID: "n"}, ResultIn{NodeID: "n", InvokeID: l.requests()[0].ID, OK: true, Payload: []byte("7")}); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-answered; got != "7<nil>" || len(l.requests()) != 1 {
+			t.Errorf("%s after %d runs", got, len(l.requests()))
+		}
+		// Nobody comes back: the call is let go of, and a repetition is told the truth.
+		in.IdempotencyKey = "k2"
+		if err := lost(in); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		time.Sleep(keptFor - time.Second)
+		if s.pending.orphans != 1 {
+			t.Errorf("%d calls go on without their callers", s.pending.orphans)
+		}
+		time.Sleep(2 * time.Second)
+		if s.pending.orphans != 0 || len(s.pending.m) != 0 {
+			t.Errorf("%d calls go on without their callers", s.pending.orphans)
+		}
+		if _, err := s.Invoke(context.Background(), operator, in); code(err) != "first_gone" || len(l.requests()) != 2 {
+			t.Errorf("%v after %d runs", err, len(l.requests()))
+		}
+		// One with a limit of its own keeps it; one without a key ends with its caller.
+		short := 3 * time.Second
+		in.IdempotencyKey, in.Timeout = "k3", &short
+		if err := lost(in); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		time.Sleep(short)
+		if _, err := s.Invoke(context.Background(), operator, in); code(err) != "timeout" {
+			t.Error(err)
+		}
+		in.IdempotencyKey, in.Timeout = "", &none
+		if err := lost(in); !errors.Is(err, context.Canceled) || len(s.pending.m) != 0 {
+			t.Error(err)
+		}
+		// They are bounded.
+		s.pending.orphans = maxOrphans
+		in.IdempotencyKey = "k4"
+		if err := lost(in); !errors.Is(err, context.Canceled) || len(s.pending.m) != 0 {
+			t.Errorf("one too many: %v, %d wait", err, len(s.pending.m))
+		}
+		s.pending.orphans = 0
+	})
+}
+
+// A key outlasts the node's connection: what may have run is not run again by a repetition.
+func TestKeyOutlivesReconnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService()
+		in := InvokeIn{NodeID: "n", Command: "system.which", IdempotencyKey: "k"}
+		first := &link{}
+		a := s.attach(t, "n", first, "system.which")
+		errs := make(chan error, 2)
+		for range 2 {
+			go func() { errs <- second(s.Invoke(context.Background(), operator, in)) }()
+		}
+		synctest.Wait()
+		a.Detach()
+		for range 2 {
+			if err := <-errs; code(err) != "disconnected" {
+				t.Errorf("while it ran: %v", err)
+			}
+		}
+		next := &link{answer: says("1")}
+		s.attach(t, "n", next, "system.which")
+		if _, err := s.Invoke(context.Background(), operator, in); code(err) != "disconnected" {
+			t.Errorf("after the reconnect: %v", err)
+		}
+		// And an answer to a call that is done outlasts it too.
+		in.IdempotencyKey = "done"
+		if _, err := s.Invoke(context.Background(), operator, in); err != nil {
+			t.Fatal(err)
+		}
+		last := &link{answer: says("2")}
+		s.attach(t, "n", last, "system.which")
+		if out, err := s.Invoke(context.Background(), operator, in); err != nil || string(out.Payload) != "1" {
+			t.Errorf("%s %v", out.Payload, err)
+		}
+		if len(first.requests()) != 1 || len(next.requests()) != 1 || len(last.requests()) != 0 {
+			t.Errorf("runs: %d, %d, %d", len(first.requests()), len(next.requests()), len(last.requests()))
+		}
+	})
 }
 
 func TestPendingIsBounded(t *testing.T) {

@@ -21,7 +21,7 @@ type Service struct {
 	turn    sync.Mutex
 	reg     *registry
 	pending pendingSet
-	kept    keptSet
+	kept    *keptSet
 	policy  *Policy
 	guard   Guard
 	paired  Paired
@@ -52,7 +52,7 @@ func New(cfg Config) *Service {
 	return &Service{
 		reg:     newRegistry(),
 		pending: pendingSet{m: map[string]*waiting{}},
-		kept:    keptSet{m: map[string]*call{}},
+		kept:    newKeptSet(),
 		policy:  cfg.Policy, guard: cfg.Guard, paired: cfg.Paired, store: cfg.Store,
 		bus: cfg.Bus, now: cfg.Now, log: cfg.Log,
 		seen: seenSet{m: map[string]time.Time{}},
