@@ -436,6 +436,16 @@ func (c *conn) event(e *rendered) {
 	c.enqueue(frame{head: e.head, tail: e.tail, seq: o.seq})
 }
 
+// copyEvent queues an event that is addressed to this client and has no number. One that does not keep
+// up does without: it has the event itself.
+func (c *conn) copyEvent(data []byte) {
+	c.out.mu.Lock()
+	defer c.out.mu.Unlock()
+	if !c.out.closing && c.out.bytes <= maxBuffered {
+		c.enqueue(frame{head: data})
+	}
+}
+
 // slow ends a connection whose client does not read. What waits for it is not sent any more.
 func (c *conn) slow() {
 	timer := time.AfterFunc(closeWait, c.abort)

@@ -54,6 +54,10 @@ func unary[In, Out any](
 ) binding {
 	return binding{serve: func(ctx context.Context, r request) {
 		in, err := from(r.params)
+		if _, worded := errs.As(err); worded {
+			r.failed(err)
+			return
+		}
 		if err != nil {
 			r.fail(wire.ErrorShape{Code: codeInvalid, Message: "invalid " + r.op.Legacy + " params: " + err.Error()}, errs.Invalid)
 			return
@@ -105,7 +109,11 @@ func (d *Door) bind() map[string]binding {
 		"node.rename":        waiting(unary(methods.NodeRenameFromLegacy, n.Rename, methods.NodeRenameToLegacy)),
 		"node.invoke":        starting(waiting(unary(methods.NodeInvokeFromLegacy, n.Invoke, methods.NodeInvokeToLegacy)), d.startInvoke),
 		"node.invoke.result": forgiving(unary(methods.NodeResultFromLegacy, n.Result, methods.NodeResultToLegacy), methods.NormalizeNodeResult),
-		"node.event":         unary(methods.NodeEventFromLegacy, n.Event, methods.NodeEventToLegacy),
+		"node.event":         starting(waiting(forgiving(unary(methods.NodeEventFromLegacy, n.Event, methods.NodeEventToLegacy), methods.NormalizeNodeEvent)), d.takeEvent),
+		"push.test":          waiting(unary(methods.PushTestFromLegacy, n.TestPush, methods.PushTestToLegacy)),
+		"skills.bins":        unary(methods.SkillBinsFromLegacy, n.SkillBins, methods.SkillBinsToLegacy),
+		"voicewake.get":      unary(methods.VoiceWakeFromLegacy, n.VoiceWake, methods.VoiceWakeToLegacy),
+		"voicewake.set":      waiting(unary(methods.SetVoiceWakeFromLegacy, n.SetVoiceWake, methods.VoiceWakeToLegacy)),
 
 		"node.pair.request": waiting(unary(methods.NodePairRequestFromLegacy, n.RequestPairing, methods.NodePairRequestToLegacy)),
 		"node.pair.list":    unary(methods.NodePairListFromLegacy, n.ListPairings, methods.NodePairListToLegacy),
@@ -181,6 +189,18 @@ func (d *Door) startInvoke(r request, left func()) bool {
 	if !ended {
 		left() // it was a fault, and is answered
 	}
+	return true
+}
+
+// takeEvent takes what a node reports in the node's own goroutine, so that its events stay in order;
+// those that wait for the disk get a goroutine.
+func (d *Door) takeEvent(r request, left func()) bool {
+	in, err := methods.NodeEventFromLegacy(r.params)
+	if err == nil && nodes.Slow(in.Event) {
+		return false
+	}
+	defer left()
+	r.serve(d.methods["node.event"])
 	return true
 }
 

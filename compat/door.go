@@ -54,9 +54,7 @@ type Config struct {
 	// Peers decides where clients really come from and which web pages may connect; nil trusts and
 	// allows nobody.
 	Peers *peer.Rules
-	// VoiceWake is the triggers that greet a node.
-	VoiceWake []string
-	Now       func() time.Time
+	Now   func() time.Time
 }
 
 // Metrics counts calls. A nil one counts nothing.

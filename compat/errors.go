@@ -12,6 +12,7 @@ import (
 	"github.com/hanzoai/hanzod/gate"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes"
+	"github.com/hanzoai/hanzod/nodes/push"
 	"github.com/hanzoai/hanzod/system"
 )
 
@@ -232,14 +233,28 @@ var words = map[string]wording{
 	nodes.ErrNoCommands.Code: notAllowed("node did not declare commands", func(*errs.Error) string {
 		return "node command not allowed: the node did not declare any supported commands"
 	}),
-	nodes.ErrForeignNode.Code:      invalid("nodeId mismatch"),
-	nodes.ErrDeviceClaimed.Code:    deviceAuth("device identity mismatch", "DEVICE_AUTH_DEVICE_ID_MISMATCH", "device-id-mismatch"),
-	nodes.ErrKeyReused.Code:        invalid("idempotencyKey was used for a different call"),
-	nodes.ErrAnswerGone.Code:       unavailable("the call ran, but its answer was too large to be kept for a repetition"),
-	nodes.ErrFirstGone.Code:        unavailable("the first call with this idempotencyKey went away before the answer came; the command may have run"),
-	nodes.ErrTooManyInvokes.Code:   unavailable("too many calls are waiting for nodes; try again later"),
-	nodes.ErrTooManyNodes.Code:     unavailable("too many nodes are connected"),
-	nodes.ErrEventPayload.Code:     invalid("node event payload is larger than 256 KiB"),
+	nodes.ErrForeignNode.Code:     invalid("nodeId mismatch"),
+	nodes.ErrDeviceClaimed.Code:   deviceAuth("device identity mismatch", "DEVICE_AUTH_DEVICE_ID_MISMATCH", "device-id-mismatch"),
+	nodes.ErrKeyReused.Code:       invalid("idempotencyKey was used for a different call"),
+	nodes.ErrAnswerGone.Code:      unavailable("the call ran, but its answer was too large to be kept for a repetition"),
+	nodes.ErrFirstGone.Code:       unavailable("the first call with this idempotencyKey went away before the answer came; the command may have run"),
+	nodes.ErrTooManyInvokes.Code:  unavailable("too many calls are waiting for nodes; try again later"),
+	nodes.ErrTooManyNodes.Code:    unavailable("too many nodes are connected"),
+	nodes.ErrEventPayload.Code:    invalid("node event payload is larger than 256 KiB, or than 8 MiB for agent.request"),
+	nodes.ErrTooManySessions.Code: unavailable("a node may subscribe to 64 sessions with keys of 512 bytes at the most"),
+	nodes.ErrWaitRange.Code:       invalid("a call can wait for a node for an hour at the most"),
+	nodes.ErrTooManyHeld.Code:     unavailable("too many calls wait for nodes that are not connected; try again later"),
+	nodes.ErrNoRegistration.Code: built(func(e *errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{Code: codeInvalid, Message: "node " + e.Field("node") + " has no APNs registration (connect iOS node first)"}
+	}),
+	nodes.ErrPushText.Code:         invalid("title and body of a push may have 1000 characters together"),
+	nodes.ErrTooManyPushes.Code:    unavailable("too many nodes registered for pushes"),
+	push.ErrNoCredentials.Code:     invalid("APNs auth missing: set OPENCLAW_APNS_TEAM_ID and OPENCLAW_APNS_KEY_ID"),
+	push.ErrNoKey.Code:             invalid("APNs private key missing: set OPENCLAW_APNS_PRIVATE_KEY_P8 or OPENCLAW_APNS_PRIVATE_KEY_PATH"),
+	push.ErrKey.Code:               invalid("APNs private key invalid: it must be a P-256 key in PKCS #8 and PEM"),
+	push.ErrEnvironment.Code:       invalid("the environment of a push is sandbox or production"),
+	push.ErrUnreachable.Code:       unavailable("the push service did not answer"),
+	nodes.ErrTriggers.Code:         invalid("voicewake.set requires triggers: string[]"),
 	nodes.ErrTimeoutNegative.Code:  invalid("timeoutMs must not be negative"),
 	nodes.ErrRequestUnknown.Code:   invalid("unknown requestId"),
 	nodes.ErrTooManyRequests.Code:  unavailable("too many nodes wait to be paired; decide on some first"),

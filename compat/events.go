@@ -51,6 +51,8 @@ func shapeOfEvent(e events.Event) (any, bool) {
 		return methods.PairingRequestedToLegacy(p), true
 	case identity.PairingResolved:
 		return methods.PairingResolvedToLegacy(p), true
+	case nodes.VoiceWakeChanged:
+		return methods.VoiceWakeChangedToLegacy(p), true
 	case nodes.PairingRequested:
 		return methods.NodePairRequestedToLegacy(p), true
 	case nodes.PairingResolved:
@@ -97,9 +99,14 @@ func (d *Door) deliver(e events.Event) {
 		withState := wire.AppendEvent(nil, "", nil, wire.Opt[uint64]{}, wire.Some(wire.StateVersion(v)))
 		r.tail = withState[len(`{"type":"event","event":""`):]
 	}
+	copied := nodes.Copied(e.Name)
 	for c := range d.conns {
-		if events.Visible(c.caller, e.Name) {
-			c.event(r)
+		if !events.Visible(c.caller, e.Name) {
+			continue
+		}
+		c.event(r)
+		if copied && c.caller.Role == identity.RoleNode && d.cfg.Nodes.Subscribed(c.caller.NodeID, "") {
+			c.copyEvent(wire.AppendEvent(nil, e.Name, payload, wire.Opt[uint64]{}, wire.Opt[wire.StateVersion]{}))
 		}
 	}
 }

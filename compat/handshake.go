@@ -11,6 +11,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/hanzoai/hanzod/compat/methods"
 	"github.com/hanzoai/hanzod/compat/schema"
 	"github.com/hanzoai/hanzod/compat/wire"
 	"github.com/hanzoai/hanzod/errs"
@@ -219,6 +220,7 @@ func (c *conn) admitted(id string, p connectParams, role identity.Role, adm iden
 			return &refusal{shapeOf(err), websocket.StatusPolicyViolation}
 		}
 		c.node = att
+		d.cfg.Nodes.Saw(instance)
 	}
 	c.presenceKey = d.cfg.Presence.Join(system.Party{
 		ConnID: c.id, DeviceID: adm.DeviceID, InstanceID: instance, ClientID: p.Client.ID, Mode: p.Client.Mode,
@@ -232,8 +234,7 @@ func (c *conn) admitted(id string, p connectParams, role identity.Role, adm iden
 	}
 	c.release(hello)
 	if role == identity.RoleNode {
-		greeting := wire.MustMarshal(voiceWake{Triggers: d.cfg.VoiceWake})
-		c.push(frame{head: wire.AppendEvent(nil, "voicewake.changed", greeting, wire.Opt[uint64]{}, wire.Opt[wire.StateVersion]{})})
+		c.greet()
 	}
 	d.cfg.System.RefreshHealth()
 	d.cfg.Log.Info("a client connected", "role", string(role), "client", p.Client.ID, "mode", p.Client.Mode,
@@ -241,8 +242,15 @@ func (c *conn) admitted(id string, p connectParams, role identity.Role, adm iden
 	return nil
 }
 
-type voiceWake struct {
-	Triggers wire.List[string] `json:"triggers"`
+// greet tells a node which words wake it (nodes-approvals.md §1.1).
+func (c *conn) greet() {
+	words, err := c.door.cfg.Nodes.VoiceWake(c.ctx, c.caller, nodes.VoiceWakeIn{})
+	if err != nil {
+		c.door.cfg.Log.Error("a node was not told which words wake it", "error", err)
+		return
+	}
+	greeting := wire.MustMarshal(methods.VoiceWakeToLegacy(words))
+	c.push(frame{head: wire.AppendEvent(nil, "voicewake.changed", greeting, wire.Opt[uint64]{}, wire.Opt[wire.StateVersion]{})})
 }
 
 // canvasURL is where the client reaches the canvas host (protocol.md §3.3), "" when it is off.

@@ -138,7 +138,6 @@ func newWorld(tb testing.TB, opts ...worldOptions) *world {
 	w.door = New(Config{
 		Catalogue: catalogue, Gate: gate.New(), Identity: id, Nodes: w.nodes, Approvals: app, System: sys,
 		Presence: presence, Bus: w.bus, Log: log, Version: "1", DefaultAgent: "main", MainKey: "main", Now: time.Now,
-		VoiceWake: []string{"hanzo"},
 	})
 	w.lis = &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
 	srv := &http.Server{Handler: w.door, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}

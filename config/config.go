@@ -66,6 +66,7 @@ type Config struct {
 	Discovery  Discovery
 	Update     Update
 	Browser    Browser
+	Push       Push
 	// EnvVars are the variables that the file's env section sets for the commands of this daemon.
 	// They are only handed out here; names that could take over a process are left out. Many hold API
 	// keys, so all of them are secrets.
@@ -108,6 +109,7 @@ func Load(opts Options) (*Config, error) {
 		l.override(opts)
 		l.resolveSecrets()
 		l.credentials()
+		l.pushCredentials()
 	}
 	if len(l.issues) > 0 {
 		return nil, &Invalid{Path: c.Path, Issues: l.issues}

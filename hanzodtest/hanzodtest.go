@@ -7,6 +7,7 @@ package hanzodtest
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"maps"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/hanzoai/hanzod/config"
+	"github.com/hanzoai/hanzod/nodes/push"
 	"github.com/hanzoai/hanzod/runtime"
 )
 
@@ -36,6 +38,11 @@ type Options struct {
 	// GRPC opens gRPC over TLS on a free port; TLS makes the other port speak TLS.
 	GRPC, TLS bool
 	Now       func() time.Time
+	// Env are environment variables of the daemon.
+	Env map[string]string
+	// PushHosts and PushRoots take the place of Apple's push service.
+	PushHosts map[push.Environment]string
+	PushRoots *x509.CertPool
 }
 
 // Daemon is a running daemon.
@@ -91,7 +98,7 @@ func Start(tb testing.TB, o Options) *Daemon {
 			if k == "HOME" || k == "PATH" {
 				return os.Getenv(k)
 			}
-			return ""
+			return o.Env[k]
 		},
 	})
 	if err != nil {
@@ -99,7 +106,9 @@ func Start(tb testing.TB, o Options) *Daemon {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	log := &syncBuffer{}
-	rd, err := runtime.New(ctx, runtime.Options{Config: cfg, Console: log, Node: o.Node, Now: o.Now})
+	rd, err := runtime.New(ctx, runtime.Options{
+		Config: cfg, Console: log, Node: o.Node, Now: o.Now, PushHosts: o.PushHosts, PushRoots: o.PushRoots,
+	})
 	if err != nil {
 		cancel()
 		tb.Fatal(err)

@@ -143,6 +143,9 @@ func (s *Service) Invoke(ctx context.Context, c identity.Caller, in InvokeIn) (I
 // only for a Guarded command.
 func (s *Service) Start(ctx context.Context, c identity.Caller, in InvokeIn, then func(InvokeOut, error)) {
 	in.NodeID, in.Command = trim(in.NodeID), trim(in.Command)
+	if in.WaitForNode != nil && *in.WaitForNode == 0 {
+		in.WaitForNode = nil
+	}
 	if err := check(in); err != nil {
 		then(InvokeOut{}, err)
 		return
@@ -203,17 +206,24 @@ func check(in InvokeIn) error {
 	if in.Timeout != nil && *in.Timeout < 0 {
 		return ErrTimeoutNegative
 	}
+	if in.WaitForNode != nil && (*in.WaitForNode < 0 || *in.WaitForNode > MaxNodeWait) {
+		return ErrWaitRange
+	}
 	return nil
 }
 
 // invoke does it; ran says that the node may have seen the request. When left is not nil, the call
 // goes on when its caller is gone, and left is called then.
 func (s *Service) invoke(ctx context.Context, c identity.Caller, in InvokeIn, then func(a answer, ran bool), left func()) {
-	e, ok := s.reg.get(in.NodeID)
-	if !ok {
-		then(answer{err: ErrNotConnected.With("node", in.NodeID)}, false)
+	if e, ok := s.reg.get(in.NodeID); ok {
+		s.run(ctx, c, e, in, then, left)
 		return
 	}
+	s.hold(ctx, c, in, then, left)
+}
+
+// run does it on a node that is connected.
+func (s *Service) run(ctx context.Context, c identity.Caller, e *entry, in InvokeIn, then func(a answer, ran bool), left func()) {
 	if err := s.policy.Check(e.node, in.Command); err != nil {
 		then(answer{err: err}, false)
 		return
@@ -225,6 +235,7 @@ func (s *Service) invoke(ctx context.Context, c identity.Caller, in InvokeIn, th
 			return
 		}
 		// The guard waited for the disk: the node may have gone or come back meanwhile.
+		var ok bool
 		if e, ok = s.reg.get(in.NodeID); !ok {
 			then(answer{err: ErrNotConnected.With("node", in.NodeID)}, true)
 			return

@@ -1,9 +1,10 @@
 // Package nodes knows the machines and phones that offer commands: the registry of live links,
 // the policy of which commands a platform may offer, and invoke.
 //
-// It imports leaves only. Approvals reach it through Guard, paired devices through Paired. Readers
-// of the registry take an immutable snapshot; writers make the next one. The package owns no
-// goroutine: an invoke waits in its caller's.
+// It imports leaves, and push for pushes to phones. Approvals reach it through Guard, paired devices
+// through Paired. Readers of the registry take an immutable snapshot; writers make the next one. An
+// invoke waits in its caller's goroutine. The package owns those of calls that are held for a node
+// that is not connected; Stop ends them.
 package nodes
 
 import (
@@ -116,6 +117,15 @@ type Store interface {
 	// UpdatePairings runs change in a transaction. Nothing is written when it fails; its error is
 	// returned as it is. It may run more than once.
 	UpdatePairings(ctx context.Context, change func(PairingTx) error) error
+	// Registration reports where pushes for a node go.
+	Registration(nodeID string) (Registration, bool, error)
+	// PutRegistration fails with ErrTooManyPushes when it would be one more than max.
+	PutRegistration(ctx context.Context, r Registration, max int) error
+	// DropRegistration removes a registration that still has the token.
+	DropRegistration(ctx context.Context, nodeID, token string) error
+	// VoiceWake returns the words that SetVoiceWake stored, nil for none.
+	VoiceWake() ([]string, error)
+	SetVoiceWake(ctx context.Context, words []string) error
 }
 
 // ListIn and ListOut are the arguments and the result of List.
@@ -196,25 +206,9 @@ type (
 	}
 )
 
-// EventIn is the argument of Event.
-type EventIn struct {
-	NodeID string
-	Event  string
-	// Payload is JSON text, nil for none; PayloadJSON wins over it.
-	Payload     []byte
-	PayloadJSON *string
-}
-
 // Changed is the payload of the events node.connected, node.disconnected and node.renamed.
 type Changed struct {
 	Node Node
-}
-
-// Reported is the payload of the event node.event.
-type Reported struct {
-	NodeID  string
-	Event   string
-	Payload []byte
 }
 
 // The errors of this package. Fields name the occurrence.
@@ -241,7 +235,14 @@ var (
 	errFirstLeft        = errs.New(errs.Unavailable, "the first call with this key went away before the node could see it")
 	ErrTooManyInvokes   = errs.Define(errs.Exhausted, "nodes.too_many_invokes", "too many calls are waiting for nodes; try again later")
 	ErrTooManyNodes     = errs.Define(errs.Exhausted, "nodes.too_many_nodes", "too many nodes are connected")
-	ErrEventPayload     = errs.Define(errs.Invalid, "nodes.event_payload", "the event is larger than 256 KiB")
+	ErrEventPayload     = errs.Define(errs.Invalid, "nodes.event_payload", "the event is larger than 256 KiB, or than 8 MiB for agent.request")
+	ErrTooManySessions  = errs.Define(errs.Exhausted, "nodes.too_many_sessions", "a node may subscribe to 64 sessions with keys of 512 bytes at the most")
+	ErrWaitRange        = errs.Define(errs.Invalid, "nodes.wait_range", "a call can wait for a node for an hour at the most")
+	ErrTooManyHeld      = errs.Define(errs.Exhausted, "nodes.too_many_held", "too many calls wait for nodes that are not connected; try again later")
+	ErrNoRegistration   = errs.Define(errs.NotFound, "nodes.no_registration", "the node did not register for pushes; open its app while it is connected")
+	ErrPushText         = errs.Define(errs.Invalid, "nodes.push_text", "title and body of a push may have 1,000 characters together")
+	ErrTooManyPushes    = errs.Define(errs.Exhausted, "nodes.too_many_registrations", "too many nodes registered for pushes")
+	ErrTriggers         = errs.Define(errs.Invalid, "nodes.triggers", "give the triggers as a list of texts")
 	ErrTimeoutNegative  = errs.Define(errs.Invalid, "nodes.timeout_range", "the timeout is negative")
 	ErrRequestUnknown   = errs.Define(errs.NotFound, "nodes.request_unknown", "no such pairing request is open")
 	ErrTooManyRequests  = errs.Define(errs.Exhausted, "nodes.too_many_requests", "too many nodes wait to be paired; decide on some first")

@@ -75,6 +75,8 @@ type names struct {
 	requests map[string]PairingRequest
 	paired   map[string]Pairing
 	audit    []Audit
+	phones   map[string]Registration
+	words    []string
 	full     error // what every write fails with
 }
 
@@ -123,6 +125,53 @@ func (n *names) UpdatePairings(_ context.Context, change func(PairingTx) error) 
 	}
 	n.requests, n.paired, n.audit = tx.requests, tx.paired, tx.audit
 	return nil
+}
+
+func (n *names) Registration(id string) (Registration, bool, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	r, ok := n.phones[id]
+	return r, ok, nil
+}
+
+func (n *names) PutRegistration(_ context.Context, r Registration, max int) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.full != nil {
+		return n.full
+	}
+	if _, known := n.phones[r.NodeID]; !known && len(n.phones) >= max {
+		return ErrTooManyPushes
+	}
+	if n.phones == nil {
+		n.phones = map[string]Registration{}
+	}
+	n.phones[r.NodeID] = r
+	return nil
+}
+
+func (n *names) DropRegistration(_ context.Context, id, token string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.phones[id].Token == token {
+		delete(n.phones, id)
+	}
+	return nil
+}
+
+func (n *names) VoiceWake() ([]string, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.words, nil
+}
+
+func (n *names) SetVoiceWake(_ context.Context, words []string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.full == nil {
+		n.words = words
+	}
+	return n.full
 }
 
 type namesTx struct{ names }

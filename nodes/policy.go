@@ -131,11 +131,20 @@ func (p *Policy) Filter(platform, family string, declared []string) []string {
 	return slices.Compact(out)
 }
 
+// CheckPlatform returns nil when nodes of a platform may offer a command.
+func (p *Policy) CheckPlatform(platform, family, command string) error {
+	if !p.allows(classify(platform, family), command) {
+		return ErrNotAllowed.With("command", command, "platform", platform)
+	}
+	return nil
+}
+
 // Check returns nil when a command may go to the node.
 func (p *Policy) Check(n Node, command string) error {
+	if err := p.CheckPlatform(n.Platform, n.DeviceFamily, command); err != nil {
+		return err
+	}
 	switch {
-	case !p.allows(classify(n.Platform, n.DeviceFamily), command):
-		return ErrNotAllowed.With("command", command, "platform", n.Platform)
 	case len(n.Commands) == 0:
 		return ErrNoCommands.With("command", command, "platform", n.Platform)
 	case !slices.Contains(n.Commands, command):

@@ -30,6 +30,17 @@ type Service struct {
 	now     func() time.Time
 	log     *slog.Logger
 	seen    seenSet
+
+	voiceWake sync.Mutex // held while the words change
+	skillBins func() []string
+
+	push     Pusher
+	times    timings
+	throttle throttle
+	held     heldSet
+	// life ends with Stop.
+	life context.Context //nolint:containedctx // the service's own
+	stop context.CancelFunc
 }
 
 // Config is what the service needs.
@@ -40,6 +51,10 @@ type Config struct {
 	Store  Store
 	Bus    *events.Bus
 	Now    func() time.Time
+	// Push wakes phones; nil for none.
+	Push Pusher
+	// SkillBins names the programs that skills need; there are none when it is nil.
+	SkillBins func() []string
 	// Log hears of what no caller can be told; nothing when nil.
 	Log *slog.Logger
 }
@@ -49,13 +64,18 @@ func New(cfg Config) *Service {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	//nolint:contextcheck // the service's own lifetime, ended by Stop
+	life, stop := context.WithCancel(context.Background())
 	return &Service{
 		reg:     newRegistry(),
 		pending: pendingSet{m: map[string]*waiting{}},
 		kept:    newKeptSet(),
 		policy:  cfg.Policy, guard: cfg.Guard, paired: cfg.Paired, store: cfg.Store,
 		bus: cfg.Bus, now: cfg.Now, log: cfg.Log,
-		seen: seenSet{m: map[string]time.Time{}},
+		seen: seenSet{m: map[string]time.Time{}}, skillBins: cfg.SkillBins,
+		push: cfg.Push, times: frozenTimings, throttle: throttle{m: map[string]pushTimes{}},
+		held: heldSet{m: map[string]map[*held]struct{}{}, each: map[string]int{}},
+		life: life, stop: stop,
 	}
 }
 
@@ -64,6 +84,7 @@ type Attachment struct {
 	svc  *Service
 	id   string
 	gone atomic.Bool
+	subs subscriptions
 }
 
 func (a *Attachment) closed() bool { return a.gone.Load() }
@@ -90,6 +111,7 @@ func (s *Service) Attach(n Node, declared, caps []string, link Link) (*Attachmen
 		old.link.Close("replaced by a newer connection")
 	}
 	s.Saw(n.ID)
+	s.held.arrived(n.ID)
 	return a, n, nil
 }
 
@@ -212,26 +234,6 @@ func (s *Service) Rename(ctx context.Context, _ identity.Caller, in RenameIn) (R
 		s.bus.Publish("node.renamed", Changed{Node: n})
 	}
 	return RenameOut{NodeID: id, DisplayName: name}, nil
-}
-
-// EventOut is the empty result of Event.
-type EventOut struct{}
-
-// Event takes what a node reports. Events that nobody handles are accepted all the same
-// (nodes-approvals.md §2.5).
-func (s *Service) Event(_ context.Context, c identity.Caller, in EventIn) (EventOut, error) {
-	if c.NodeID == "" || (in.NodeID != "" && in.NodeID != c.NodeID) {
-		return EventOut{}, ErrForeignNode
-	}
-	payload := in.Payload
-	if in.PayloadJSON != nil {
-		payload = []byte(*in.PayloadJSON)
-	}
-	if len(payload) > maxEventPayload {
-		return EventOut{}, ErrEventPayload
-	}
-	s.bus.Publish("node.event", Reported{NodeID: c.NodeID, Event: in.Event, Payload: payload})
-	return EventOut{}, nil
 }
 
 // Watch is a stream of changes. The reader closes Events.

@@ -8,6 +8,7 @@ package runtime
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -33,6 +34,7 @@ import (
 	"github.com/hanzoai/hanzod/gate"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes"
+	"github.com/hanzoai/hanzod/nodes/push"
 	"github.com/hanzoai/hanzod/ops"
 	"github.com/hanzoai/hanzod/runtime/listen"
 	"github.com/hanzoai/hanzod/runtime/logs"
@@ -69,6 +71,9 @@ type Options struct {
 	Node bool
 	// Now is the clock, time.Now when nil.
 	Now func() time.Time
+	// PushHosts and PushRoots take the place of Apple's push service in tests.
+	PushHosts map[push.Environment]string
+	PushRoots *x509.CertPool
 }
 
 // Daemon is hanzod. New makes it, Run runs it once.
@@ -87,6 +92,7 @@ type Daemon struct {
 	identity  *identity.Service
 	presence  *system.PresenceTable
 	nodes     *nodes.Service
+	push      *push.Client
 	approvals *approvals.Service
 	system    *system.Service
 	policy    *policy.File
@@ -97,13 +103,15 @@ type Daemon struct {
 	http      *http.Server
 	remote    *grpc.Server // nil when the door for other machines is closed
 
-	withNode bool
-	socket   string
-	local    net.Listener
-	tcp      []net.Listener
-	far      *listen.Limited     // of remote
-	cert     *listen.Certificate // nil when nothing speaks TLS
-	logFile  io.Closer
+	withNode  bool
+	pushHosts map[push.Environment]string
+	pushRoots *x509.CertPool
+	socket    string
+	local     net.Listener
+	tcp       []net.Listener
+	far       *listen.Limited     // of remote
+	cert      *listen.Certificate // nil when nothing speaks TLS
+	logFile   io.Closer
 
 	fatal chan error
 	ready chan struct{}
@@ -113,7 +121,7 @@ type Daemon struct {
 // does not allow a start, or a port is taken. A daemon that was made must be run.
 func New(ctx context.Context, o Options) (*Daemon, error) {
 	d := &Daemon{
-		cfg: o.Config, now: o.Now, withNode: o.Node,
+		cfg: o.Config, now: o.Now, withNode: o.Node, pushHosts: o.PushHosts, pushRoots: o.PushRoots,
 		fatal: make(chan error, 1), ready: make(chan struct{}),
 	}
 	if d.now == nil {
@@ -215,10 +223,17 @@ func (d *Daemon) makeDomains() error {
 	if err != nil {
 		return err
 	}
+	p := d.cfg.Push
+	d.push = push.New(push.Config{
+		TeamID: p.TeamID, KeyID: p.KeyID, Key: p.Key.Reveal(), KeyErr: p.KeyErr, Now: d.now, Hosts: d.pushHosts, Roots: d.pushRoots,
+	})
+	if p.TeamID != "" && d.push.Ready() != nil {
+		d.log.Warn("no pushes can be sent to phones", "subsystem", "nodes", "error", d.push.Ready())
+	}
 	d.nodes = nodes.New(nodes.Config{
 		Policy: nodes.NewPolicy(d.cfg.Gateway.Nodes.AllowCommands, d.cfg.Gateway.Nodes.DenyCommands),
 		Guard:  d.approvals, Paired: pairedNodes{d.identity}, Store: d.store, Bus: d.bus, Now: d.now,
-		Log: d.subsystem("nodes"),
+		Push: d.push, Log: d.subsystem("nodes"),
 	})
 	d.approvals.SetNodes(d.nodes)
 	d.presence = system.NewPresence(self(), d.now)
@@ -297,7 +312,7 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 		Version: Version, ConfigPath: d.cfg.Path, StateDir: d.cfg.StateDir, Port: d.Port(),
 		MainKey: d.cfg.MainKey(), SessionScope: d.cfg.SessionScope(), DefaultAgent: d.cfg.DefaultAgentID(),
 		Canvas: d.canvasOn(), Peers: peers,
-		VoiceWake: defaultVoiceWake, Now: d.now,
+		Now: d.now,
 	})
 	d.web = web.New(d.webConfig(peers))
 	handler, err := rest.New(rest.Deps{
@@ -412,6 +427,7 @@ func (d *Daemon) stop(work context.Context, cancel context.CancelFunc, wg *sync.
 	}
 	d.bus.Publish("shutdown", system.Shutdown{Reason: "gateway stopping"})
 	d.rpc.Stop()
+	d.nodes.Stop()
 	var doors sync.WaitGroup
 	doors.Go(func() { d.door.Close(deadline) })
 	doors.Go(func() { d.web.Close(deadline) })
@@ -455,6 +471,9 @@ func (d *Daemon) release() {
 		if l != nil {
 			_ = l.Close() // closed already after a run
 		}
+	}
+	if d.push != nil {
+		d.push.Close()
 	}
 	if d.store != nil {
 		if err := d.store.Close(); err != nil && d.log != nil && !errors.Is(err, net.ErrClosed) {

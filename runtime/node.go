@@ -164,6 +164,7 @@ func nodePolicy(path string, o NodeOptions, log *slog.Logger) (*policy.File, err
 var gatewaySecrets = []string{
 	"HANZOD_TOKEN", "OPENCLAW_GATEWAY_TOKEN", "BOT_GATEWAY_TOKEN",
 	"HANZOD_PASSWORD", "OPENCLAW_GATEWAY_PASSWORD", "BOT_GATEWAY_PASSWORD",
+	"HANZOD_APNS_PRIVATE_KEY_P8", "HANZOD_APNS_PRIVATE_KEY", "OPENCLAW_APNS_PRIVATE_KEY_P8", "OPENCLAW_APNS_PRIVATE_KEY",
 }
 
 // runEnv is the environment that commands on this machine begin with: that of this process without

@@ -16,9 +16,6 @@ import (
 	"github.com/hanzoai/hanzod/system"
 )
 
-// defaultVoiceWake is what wakes a voice client until somebody sets other words.
-var defaultVoiceWake = []string{"openclaw", "claude", "computer"}
-
 // pairedNodes shows the paired devices to nodes.
 type pairedNodes struct{ id *identity.Service }
 

@@ -66,10 +66,23 @@ func checkRecords(tx *bolt.Tx, complain func(error)) error {
 			complain(decode(bucketSystemEvents, k, v, &systemEventRecord{}))
 			return nil
 		}),
+		tx.Bucket(bucketPushRegistrations).ForEach(func(k, v []byte) error {
+			_, err := decodePush(k, v)
+			complain(err)
+			return nil
+		}),
+		checkVoiceWake(tx, complain),
 		checkApprovals(tx, complain),
 		checkAudit(tx, complain),
 	)
 	return err
+}
+
+func checkVoiceWake(tx *bolt.Tx, complain func(error)) error {
+	if v := tx.Bucket(bucketMeta).Get(keyVoiceWake); v != nil {
+		complain(decode(bucketMeta, keyVoiceWake, v, &voiceWakeRecord{}))
+	}
+	return nil
 }
 
 // checkApprovals compares the indexes with the records: each record is where it belongs, and nothing

@@ -19,6 +19,7 @@
 //
 //	meta
 //	  schema                       8 bytes big endian: number of the last migration that ran
+//	  voice_wake                   record: the words that wake voice clients, when somebody set some
 //	devices
 //	  <device id>                  record: one paired device with its tokens (secrets)
 //	node_names

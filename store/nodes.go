@@ -9,6 +9,7 @@ import (
 
 	"github.com/hanzoai/hanzod/approvals"
 	"github.com/hanzoai/hanzod/nodes"
+	"github.com/hanzoai/hanzod/nodes/push"
 )
 
 // nodeNameRecord is the name that people gave to a node.
@@ -239,4 +240,101 @@ func (p pairingTx) AppendAudit(row nodes.Audit) error {
 		return err
 	}
 	return p.t.appendAudit(value)
+}
+
+// voiceWakeRecord is the words that wake voice clients.
+type voiceWakeRecord struct {
+	Triggers []string `json:"triggers,omitzero"`
+}
+
+// VoiceWake implements nodes.Store.
+func (s *Store) VoiceWake() ([]string, error) {
+	var rec voiceWakeRecord
+	err := s.view(func(tx *bolt.Tx) error {
+		v := tx.Bucket(bucketMeta).Get(keyVoiceWake)
+		if v == nil {
+			return nil
+		}
+		return decode(bucketMeta, keyVoiceWake, v, &rec)
+	})
+	return rec.Triggers, err
+}
+
+// SetVoiceWake implements nodes.Store.
+func (s *Store) SetVoiceWake(ctx context.Context, words []string) error {
+	value, err := encode(voiceWakeRecord{Triggers: words})
+	if err != nil {
+		return err
+	}
+	return s.w.do(ctx, func(t *txn) error { return t.put(bucketMeta, keyVoiceWake, value) })
+}
+
+// pushRecord is where pushes for a node go. It holds a secret: it is never logged.
+type pushRecord struct {
+	Token        string           `json:"token,omitzero"`
+	Topic        string           `json:"topic,omitzero"`
+	Environment  push.Environment `json:"environment,omitzero"`
+	Platform     string           `json:"platform,omitzero"`
+	DeviceFamily string           `json:"device_family,omitzero"`
+	UpdatedAt    time.Time        `json:"updated_at,omitzero"`
+}
+
+func decodePush(key, value []byte) (nodes.Registration, error) {
+	var rec pushRecord
+	if err := decode(bucketPushRegistrations, key, value, &rec); err != nil {
+		return nodes.Registration{}, err
+	}
+	return nodes.Registration{
+		NodeID: string(key), Token: rec.Token, Topic: rec.Topic, Environment: rec.Environment, Platform: rec.Platform,
+		DeviceFamily: rec.DeviceFamily, UpdatedAt: utc(rec.UpdatedAt),
+	}, nil
+}
+
+// Registration implements nodes.Store.
+func (s *Store) Registration(nodeID string) (r nodes.Registration, ok bool, err error) {
+	err = s.view(func(tx *bolt.Tx) (err error) {
+		v := tx.Bucket(bucketPushRegistrations).Get([]byte(nodeID))
+		if v == nil {
+			return nil
+		}
+		r, err = decodePush([]byte(nodeID), v)
+		ok = err == nil
+		return err
+	})
+	return r, ok, err
+}
+
+// PutRegistration implements nodes.Store.
+func (s *Store) PutRegistration(ctx context.Context, r nodes.Registration, max int) error {
+	key, err := keyOf(r.NodeID)
+	if err != nil {
+		return err
+	}
+	value, err := encode(pushRecord{
+		Token: r.Token, Topic: r.Topic, Environment: r.Environment, Platform: r.Platform, DeviceFamily: r.DeviceFamily,
+		UpdatedAt: utc(r.UpdatedAt),
+	})
+	if err != nil {
+		return err
+	}
+	return s.w.do(ctx, func(t *txn) error {
+		if t.get(bucketPushRegistrations, key) == nil && count(t.tx, bucketPushRegistrations) >= max {
+			return nodes.ErrTooManyPushes
+		}
+		return t.put(bucketPushRegistrations, key, value)
+	})
+}
+
+// DropRegistration implements nodes.Store.
+func (s *Store) DropRegistration(ctx context.Context, nodeID, token string) error {
+	return s.w.do(ctx, func(t *txn) error {
+		v := t.get(bucketPushRegistrations, []byte(nodeID))
+		if v == nil {
+			return nil
+		}
+		if r, err := decodePush([]byte(nodeID), v); err != nil || r.Token != token {
+			return err
+		}
+		return t.delete(bucketPushRegistrations, []byte(nodeID))
+	})
 }

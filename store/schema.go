@@ -23,7 +23,8 @@ var (
 	bucketPushRegistrations = []byte("push_registrations")
 	bucketSystemEvents      = []byte("system_events")
 
-	keySchema = []byte("schema")
+	keySchema    = []byte("schema")
+	keyVoiceWake = []byte("voice_wake")
 
 	// buckets are all that a database of the newest schema has.
 	buckets = [][]byte{

@@ -260,6 +260,35 @@ func NodeEventFromLegacy(p wire.Value) (nodes.EventIn, error) {
 	return out, nil
 }
 
+// NormalizeNodeEvent takes a payloadJSON of null for an absent one: several clients send it for
+// events without a payload.
+func NormalizeNodeEvent(p wire.Value) wire.Value {
+	if text, ok := p.Get("payloadJSON"); !ok || !text.IsNull() {
+		return p
+	}
+	return without(p, "payloadJSON")
+}
+
+// without is an object less one key.
+func without(p wire.Value, key string) wire.Value {
+	out := []byte{'{'}
+	for k, v := range p.Members() {
+		if k == key {
+			continue
+		}
+		if len(out) > 1 {
+			out = append(out, ',')
+		}
+		out = append(wire.AppendString(out, k), ':')
+		out = wire.AppendStringify(out, v)
+	}
+	n, err := wire.Parse(append(out, '}'))
+	if err != nil {
+		return p
+	}
+	return n
+}
+
 // NodeEventToLegacy writes the result of node.event.
 func NodeEventToLegacy(nodes.EventOut) any { return OK{true} }
 

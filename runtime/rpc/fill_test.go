@@ -55,6 +55,8 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 		// A token is shown when it is made and not again.
 		out("nodes.ListPairingsOut", pairListToProto, "Paired[0].Token"),
 		out("nodes.VerifyPairingOut", pairVerifyToProto, "Node.Token"),
+		out("nodes.TestPushOut", testPushToProto),
+		out("nodes.VoiceWakeOut", getVoiceWakeToProto), out("nodes.VoiceWakeOut set", setVoiceWakeToProto), out("nodes.SkillBinsOut", skillBinsToProto),
 		out("approvals.Approval", approval,
 			// The plan is how the binding came to be; the rest is for the daemon and its audit log.
 			"Plan.Argv[0]", "Plan.Cwd", "Plan.RawCommand", "Plan.AgentID", "Plan.SessionKey", "Plan",
@@ -268,6 +270,8 @@ func TestInboundCarriesEveryField(t *testing.T) {
 		in("ReportEventRequest", eventFromProto),
 		in("RequestPairingRequest", pairRequestFromProto),
 		in("ApprovePairingRequest", pairDecideFromProto[*nodesv1.ApprovePairingRequest]),
+		in("TestPushRequest", testPushFromProto),
+		in("SetVoiceWakeRequest", setVoiceWakeFromProto),
 		in("VerifyPairingRequest", pairVerifyFromProto),
 		in("RequestApprovalRequest", requestFromProto),
 		in("WaitApprovalRequest", idFromProto[*approvalsv1.WaitApprovalRequest]),

@@ -37,6 +37,22 @@ func (n *nodesServer) ReportEvent(ctx context.Context, req *nodesv1.ReportEventR
 	return call(ctx, req, eventFromProto, n.s.d.Nodes.Event, eventToProto)
 }
 
+func (n *nodesServer) GetVoiceWake(ctx context.Context, req *nodesv1.GetVoiceWakeRequest) (*nodesv1.GetVoiceWakeResponse, error) {
+	return call(ctx, req, getVoiceWakeFromProto, n.s.d.Nodes.VoiceWake, getVoiceWakeToProto)
+}
+
+func (n *nodesServer) SetVoiceWake(ctx context.Context, req *nodesv1.SetVoiceWakeRequest) (*nodesv1.SetVoiceWakeResponse, error) {
+	return call(ctx, req, setVoiceWakeFromProto, n.s.d.Nodes.SetVoiceWake, setVoiceWakeToProto)
+}
+
+func (n *nodesServer) ListSkillBins(ctx context.Context, req *nodesv1.ListSkillBinsRequest) (*nodesv1.ListSkillBinsResponse, error) {
+	return call(ctx, req, skillBinsFromProto, n.s.d.Nodes.SkillBins, skillBinsToProto)
+}
+
+func (n *nodesServer) TestPush(ctx context.Context, req *nodesv1.TestPushRequest) (*nodesv1.TestPushResponse, error) {
+	return call(ctx, req, testPushFromProto, n.s.d.Nodes.TestPush, testPushToProto)
+}
+
 // changes says what the events of a node mean to a watcher.
 var changes = map[string]nodesv1.WatchNodesResponse_Change{
 	"node.connected":    nodesv1.WatchNodesResponse_CHANGE_CONNECTED,
@@ -185,4 +201,39 @@ func eventFromProto(r *nodesv1.ReportEventRequest) (nodes.EventIn, error) {
 
 func eventToProto(nodes.EventOut) (*nodesv1.ReportEventResponse, error) {
 	return &nodesv1.ReportEventResponse{}, nil
+}
+
+func getVoiceWakeFromProto(*nodesv1.GetVoiceWakeRequest) (nodes.VoiceWakeIn, error) {
+	return nodes.VoiceWakeIn{}, nil
+}
+
+func getVoiceWakeToProto(out nodes.VoiceWakeOut) (*nodesv1.GetVoiceWakeResponse, error) {
+	return &nodesv1.GetVoiceWakeResponse{Triggers: cleanTexts(out.Triggers)}, nil
+}
+
+func setVoiceWakeFromProto(r *nodesv1.SetVoiceWakeRequest) (nodes.SetVoiceWakeIn, error) {
+	return nodes.SetVoiceWakeIn{Triggers: r.GetTriggers()}, nil
+}
+
+func setVoiceWakeToProto(out nodes.VoiceWakeOut) (*nodesv1.SetVoiceWakeResponse, error) {
+	return &nodesv1.SetVoiceWakeResponse{Triggers: cleanTexts(out.Triggers)}, nil
+}
+
+func skillBinsFromProto(*nodesv1.ListSkillBinsRequest) (nodes.SkillBinsIn, error) {
+	return nodes.SkillBinsIn{}, nil
+}
+
+func skillBinsToProto(out nodes.SkillBinsOut) (*nodesv1.ListSkillBinsResponse, error) {
+	return &nodesv1.ListSkillBinsResponse{Bins: cleanTexts(out.Bins)}, nil
+}
+
+func testPushFromProto(r *nodesv1.TestPushRequest) (nodes.TestPushIn, error) {
+	return nodes.TestPushIn{NodeID: r.GetNodeId(), Title: r.GetTitle(), Body: r.GetBody(), Environment: r.GetEnvironment()}, nil
+}
+
+func testPushToProto(out nodes.TestPushOut) (*nodesv1.TestPushResponse, error) {
+	return &nodesv1.TestPushResponse{
+		Ok: out.OK, Status: clampInt32(out.Status), ApnsId: cleanText(out.APNsID), Reason: cleanText(out.Reason),
+		TokenSuffix: cleanText(out.TokenSuffix), Topic: cleanText(out.Topic), Environment: out.Environment,
+	}, nil
 }

@@ -78,6 +78,10 @@ type Nodes interface {
 	ListPairings(context.Context, identity.Caller, nodes.ListPairingsIn) (nodes.ListPairingsOut, error)
 	ApprovePairing(context.Context, identity.Caller, nodes.DecidePairingIn) (nodes.ApprovePairingOut, error)
 	RejectPairing(context.Context, identity.Caller, nodes.DecidePairingIn) (nodes.RejectPairingOut, error)
+	TestPush(context.Context, identity.Caller, nodes.TestPushIn) (nodes.TestPushOut, error)
+	VoiceWake(context.Context, identity.Caller, nodes.VoiceWakeIn) (nodes.VoiceWakeOut, error)
+	SetVoiceWake(context.Context, identity.Caller, nodes.SetVoiceWakeIn) (nodes.VoiceWakeOut, error)
+	SkillBins(context.Context, identity.Caller, nodes.SkillBinsIn) (nodes.SkillBinsOut, error)
 	VerifyPairing(context.Context, identity.Caller, nodes.VerifyPairingIn) (nodes.VerifyPairingOut, error)
 }
 
