@@ -24,6 +24,8 @@ const (
 	CodeNodeRequired    = "client.node_required"    // no node was named
 	CodeNodeUnknown     = "client.node_unknown"     // no node has that name
 	CodeNodeAmbiguous   = "client.node_ambiguous"   // several nodes have that name
+	CodeDeviceUnknown   = "client.device_unknown"   // no device has that id
+	CodePairingUnknown  = "client.pairing_unknown"  // no request has that id
 	CodeApprovalDenied  = "client.approval_denied"  // an approver said no
 	CodeApprovalExpired = "client.approval_expired" // nobody answered in time
 	CodeBadAnswer       = "client.bad_answer"       // the node's answer is not understood

@@ -3,6 +3,7 @@ package client
 import (
 	"encoding/base64"
 	"encoding/json"
+	"regexp"
 	"strings"
 
 	"github.com/hanzoai/hanzod/errs"
@@ -32,6 +33,8 @@ type Invite struct {
 	Secret string
 	// Role is what the device becomes: "operator" or "node".
 	Role string
+	// Name is what the machine of the daemon is called; may be empty.
+	Name string
 }
 
 type inviteCode struct {
@@ -40,11 +43,12 @@ type inviteCode struct {
 	Pin       string   `json:"p,omitempty"`
 	Secret    string   `json:"s"`
 	Role      string   `json:"r"`
+	Name      string   `json:"n,omitempty"`
 }
 
 // Code returns the invite as one word: base64url of JSON.
 func (i Invite) Code() string {
-	b, err := json.Marshal(inviteCode{inviteVersion, i.Addresses, i.Pin, i.Secret, i.Role})
+	b, err := json.Marshal(inviteCode{inviteVersion, i.Addresses, i.Pin, i.Secret, i.Role, i.Name})
 	if err != nil {
 		panic(err) // texts only
 	}
@@ -84,6 +88,9 @@ func ParseInvite(code string) (Invite, error) {
 		return bad("it has too many addresses")
 	}
 	i := Invite{Secret: in.Secret, Role: in.Role}
+	if inviteName.MatchString(in.Name) {
+		i.Name = in.Name // one that cannot be used is none
+	}
 	if in.Pin != "" {
 		if i.Pin, err = ParseFingerprint(in.Pin); err != nil {
 			return bad("its fingerprint is no SHA-256")
@@ -98,6 +105,9 @@ func ParseInvite(code string) (Invite, error) {
 	}
 	return i, nil
 }
+
+// inviteName is what the name of a machine may look like in an invite.
+var inviteName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 
 // notToken tells the characters that a bearer token does not have.
 func notToken(r rune) bool { return r <= ' ' || r > '~' }

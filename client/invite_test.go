@@ -7,10 +7,12 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/hanzoai/hanzod/identity"
 )
 
 var invite = Invite{
-	Addresses: []string{"box.lan:18790", "[fd00::1]:18790"}, Pin: strings.Repeat("0a", 32), Secret: "hzi_secret", Role: "node",
+	Addresses: []string{"box.lan:18790", "[fd00::1]:18790"}, Pin: strings.Repeat("0a", 32), Secret: "hzi_secret", Role: "node", Name: "box",
 }
 
 func TestInviteCode(t *testing.T) {
@@ -19,6 +21,13 @@ func TestInviteCode(t *testing.T) {
 		got, err := ParseInvite(c)
 		if err != nil || !cmp.Equal(got, invite) {
 			t.Errorf("%v\n%s", err, cmp.Diff(invite, got))
+		}
+	}
+	for _, name := range []string{"", "../x", "-x", "a b", strings.Repeat("x", 64)} {
+		odd := invite
+		odd.Name = name
+		if got, err := ParseInvite(odd.Code()); err != nil || got.Name != "" {
+			t.Errorf("%q: %+v %v", name, got, err)
 		}
 	}
 	for name, c := range map[string]string{
@@ -43,6 +52,14 @@ func TestInviteCode(t *testing.T) {
 		if e, ok := errors.AsType[*Error](err); !ok || e.Code != CodeBadInvite || strings.Contains(e.Message, "hzi_secret") {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// The text that is signed here is the one that the daemon checks.
+func TestEnrollText(t *testing.T) {
+	got := enrollText("hzi_x", "d", Machine{Name: "n", Platform: "linux", Family: "Linux"})
+	if want := identity.EnrollText("hzi_x", "d", "linux", "Linux"); got != want {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
 

@@ -31,6 +31,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
+	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
 )
@@ -74,6 +75,12 @@ type Daemon struct {
 	watchers  map[chan any]bool
 	logLines  []string
 	runs      [][]string
+	devices   []*devicesv1.Device
+	requests  []*devicesv1.PairingRequest
+	invites   map[string]*devicesv1.CreateInviteRequest // by secret
+	tokens    map[string]bool                           // of enrolled devices
+	minted    int
+	remote    *Remote
 }
 
 // New starts a Daemon on a socket in a temporary directory. It stops with the test.
@@ -96,6 +103,7 @@ func New(t testing.TB) *Daemon {
 		},
 		logLines: []string{`{"level":"INFO","msg":"hanzod started"}`, `{"level":"INFO","msg":"node connected"}`},
 	}
+	d.pairDevices()
 	d.setFile("", map[string]any{"version": 1.0, "defaults": map[string]any{}, "agents": map[string]any{}})
 	d.setFile(NodeID, map[string]any{"version": 1.0, "defaults": map[string]any{"security": "allowlist"}, "agents": map[string]any{}})
 	d.Start(t)
@@ -122,6 +130,7 @@ func (d *Daemon) Start(t testing.TB) {
 	systemv1.RegisterSystemServiceServer(d.srv, d)
 	nodesv1.RegisterNodeServiceServer(d.srv, d)
 	approvalsv1.RegisterApprovalServiceServer(d.srv, d)
+	devicesv1.RegisterDeviceServiceServer(d.srv, deviceService{d: d})
 	go func(srv *grpc.Server, done chan struct{}) {
 		defer close(done)
 		_ = srv.Serve(l) // it ends with Stop

@@ -15,6 +15,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -27,12 +28,13 @@ import (
 	"google.golang.org/grpc/status"
 
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
+	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
 )
 
-// Remote is the door of a Daemon for other machines: TLS with a certificate of its own, and Secret as
-// the only token.
+// Remote is the door of a Daemon for other machines: TLS with a certificate of its own. Its tokens are
+// Secret and those of devices that enrolled here.
 type Remote struct {
 	// Address is host:port.
 	Address string
@@ -71,13 +73,16 @@ func (d *Daemon) Remote(t testing.TB) *Remote {
 	srv := grpc.NewServer(grpc.KeepaliveEnforcementPolicy(pings),
 		grpc.Creds(credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13})),
 		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-			if err := r.admit(ctx); err != nil {
+			if in, ok := req.(*devicesv1.EnrollRequest); ok {
+				return d.enroll(bearer(ctx), in)
+			}
+			if err := r.admit(ctx, d); err != nil {
 				return nil, err
 			}
 			return next(ctx, req)
 		}),
 		grpc.StreamInterceptor(func(s any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-			if err := r.admit(stream.Context()); err != nil {
+			if err := r.admit(stream.Context(), d); err != nil {
 				return err
 			}
 			return next(s, stream)
@@ -86,6 +91,10 @@ func (d *Daemon) Remote(t testing.TB) *Remote {
 	systemv1.RegisterSystemServiceServer(srv, d)
 	nodesv1.RegisterNodeServiceServer(srv, d)
 	approvalsv1.RegisterApprovalServiceServer(srv, d)
+	devicesv1.RegisterDeviceServiceServer(srv, deviceService{d: d})
+	d.mu.Lock()
+	d.remote = r
+	d.mu.Unlock()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -98,8 +107,22 @@ func (d *Daemon) Remote(t testing.TB) *Remote {
 	return r
 }
 
-func (r *Remote) admit(ctx context.Context) error {
-	if got := metadata.ValueFromIncomingContext(ctx, "authorization"); len(got) != 1 || got[0] != "Bearer "+Secret {
+// bearer is the token of a call, "" without exactly one.
+func bearer(ctx context.Context) string {
+	got := metadata.ValueFromIncomingContext(ctx, "authorization")
+	if len(got) != 1 {
+		return ""
+	}
+	token, _ := strings.CutPrefix(got[0], "Bearer ")
+	return token
+}
+
+func (r *Remote) admit(ctx context.Context, d *Daemon) error {
+	token := bearer(ctx)
+	d.mu.Lock()
+	known := token == Secret || d.tokens[token]
+	d.mu.Unlock()
+	if !known {
 		st, err := status.New(codes.Unauthenticated, "the bearer token is not valid").
 			WithDetails(&errdetails.ErrorInfo{Reason: "identity.bearer", Domain: "hanzod"})
 		if err != nil {
