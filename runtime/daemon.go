@@ -297,8 +297,10 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	d.rpc = rpc.New(rpc.Deps{
 		Catalogue: catalogue, Gate: g, Nodes: d.nodes, Approvals: d.approvals, System: d.system, Devices: d.identity,
 		DeviceConnections: func() map[string]int { return d.door.DeviceConnections() },
-		Remote:            func() rpc.Remote { return rpc.Remote{Addresses: d.RemoteAddresses(), Fingerprint: d.TLSFingerprint()} },
-		Bus:               d.bus, Render: compat.Payload, SharedSecret: d.sharedSecret, Bearer: d.identity.Bearer, NodeName: d.nodes.Name,
+		Remote: func() rpc.Remote {
+			return rpc.Remote{Addresses: d.RemoteAddresses(), Fingerprint: d.TLSFingerprint(), Name: machineName()}
+		},
+		Bus: d.bus, Render: compat.Payload, SharedSecret: d.sharedSecret, Bearer: d.identity.Bearer, NodeName: d.nodes.Name,
 		Log: d.subsystem("rpc"), Metrics: d.metrics,
 	})
 	d.grpc = d.rpc.GRPC(listen.PeerCredentials())

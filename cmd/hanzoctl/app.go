@@ -99,9 +99,13 @@ characters of its id will do.`,
 	f.DurationVar(&a.timeout, "timeout", 0, "how long to wait at the most, for example 5s (default 15s; no limit for watches)")
 	f.BoolVar(&a.noColor, "no-color", false, "no colours on the terminal (also with NO_COLOR set)")
 	// The names are constants of this file: an unknown one is a mistake that every test shows.
+	must(root.RegisterFlagCompletionFunc("host", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return a.hostNames(), cobra.ShellCompDirectiveNoFileComp
+	}))
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)))
 	root.AddCommand(
-		a.statusCmd(), a.healthCmd(), a.nodesCmd(), a.approveCmd(), a.approvalsCmd(),
+		a.statusCmd(), a.healthCmd(), a.nodesCmd(), a.devicesCmd(), a.approveCmd(), a.approvalsCmd(),
+		a.enrollCmd(), a.hostsCmd(),
 		a.eventsCmd(), a.logsCmd(), a.tokenCmd(), a.versionCmd(), exitCodesTopic(), remoteTopic(),
 	)
 	return root
@@ -140,21 +144,25 @@ func (a *app) dial(ctx context.Context) (*client.Client, error) {
 
 // call runs f with a client and a deadline: --timeout, else the given one; zero is none.
 func (a *app) call(cmd *cobra.Command, limit time.Duration, f func(context.Context, *client.Client) error) error {
-	if a.timeoutSet {
-		limit = a.timeout
-	}
-	ctx := cmd.Context()
-	if limit > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, limit)
-		defer cancel()
-	}
+	ctx, cancel := a.bounded(cmd.Context(), limit)
+	defer cancel()
 	c, err := a.dial(ctx)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
 	return f(ctx, c)
+}
+
+// bounded gives a context a deadline: --timeout, else the given one; zero is none.
+func (a *app) bounded(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	if a.timeoutSet {
+		limit = a.timeout
+	}
+	if limit <= 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, limit)
 }
 
 // complete asks the daemon for words to complete with; without an answer in time there are none.

@@ -35,7 +35,7 @@ func exitCodesTopic() *cobra.Command {
     0  done
     1  failed for another reason
     2  the command line or the request is wrong
-   66  no such node or approval
+   66  no such node, device or approval
    69  no daemon answers at the socket or the address
    73  the state does not allow it: already there, or changed meanwhile
    74  the outcome is not known: look before you repeat it
@@ -116,21 +116,27 @@ func exitCode(err error) int {
 // hints say what to do next, by error code; an entry that ends in a dot stands for all codes that
 // begin so.
 var hints = map[string]string{
-	client.CodeNodeUnknown:   "see the nodes with: hanzoctl nodes list",
-	client.CodeNodeAmbiguous: "name it by its id: hanzoctl nodes list",
-	client.CodeNodeRequired:  "see the nodes with: hanzoctl nodes list",
-	client.CodeLost:          "see whether the daemon runs with: hanzoctl health",
-	"nodes.not_connected":    "see the nodes with: hanzoctl nodes list",
-	"nodes.not_declared":     "see its commands with: hanzoctl nodes describe NODE",
-	"nodes.timeout":          "give it longer with --timeout",
-	client.CodeTimeout:       "give it longer with --timeout",
-	client.CodeWrongPin:      `compare with "hanzod tls fingerprint" on that machine, over a way that you trust, and pin the new one only if it is the same`,
-	client.CodeUnknownDaemon: `compare with "hanzod tls fingerprint" on that machine, over a way that you trust; if it is the same, repeat with --tls-fingerprint`,
-	"identity.bearer":        `see the token that it takes with "hanzoctl token" on that machine`,
-	"system.local_only":      "run it on the machine of the daemon",
-	"approvals.unknown":      "see what is pending with: hanzoctl approve",
-	"approvals.gone":         "see what is pending with: hanzoctl approve",
-	"approvals.file_changed": "read it again with: hanzoctl approvals get",
+	client.CodeNodeUnknown:     "see the nodes with: hanzoctl nodes list",
+	client.CodeNodeAmbiguous:   "name it by its id: hanzoctl nodes list",
+	client.CodeNodeRequired:    "see the nodes with: hanzoctl nodes list",
+	client.CodeLost:            "see whether the daemon runs with: hanzoctl health",
+	"nodes.not_connected":      "see the nodes with: hanzoctl nodes list",
+	"nodes.not_declared":       "see its commands with: hanzoctl nodes describe NODE",
+	"nodes.timeout":            "give it longer with --timeout",
+	client.CodeTimeout:         "give it longer with --timeout",
+	client.CodeWrongPin:        `compare with "hanzod tls fingerprint" on that machine, over a way that you trust, and pin the new one only if it is the same`,
+	client.CodeUnknownDaemon:   `compare with "hanzod tls fingerprint" on that machine, over a way that you trust; if it is the same, repeat with --tls-fingerprint`,
+	"identity.bearer":          `see the token that it takes with "hanzoctl token" on that machine`,
+	"system.local_only":        "run it on the machine of the daemon",
+	client.CodeDeviceUnknown:   "see the devices with: hanzoctl devices",
+	client.CodePairingUnknown:  "see what waits with: hanzoctl devices",
+	"identity.unknown_request": "see what waits with: hanzoctl devices",
+	"identity.unknown_device":  "see the devices with: hanzoctl devices",
+	"identity.unknown_token":   "see roles and scopes with: hanzoctl devices",
+	"identity.beyond_caller":   "ask somebody who holds it, or an admin",
+	"approvals.unknown":        "see what is pending with: hanzoctl approve",
+	"approvals.gone":           "see what is pending with: hanzoctl approve",
+	"approvals.file_changed":   "read it again with: hanzoctl approvals get",
 }
 
 // report prints an error and returns the exit code.

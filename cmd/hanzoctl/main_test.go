@@ -36,6 +36,10 @@ func TestScripts(t *testing.T) {
 			e.Setenv("HANZOD_SOCKET", d.Socket)
 			e.Setenv("NODE", clienttest.NodeID)
 			e.Setenv("PHONE", clienttest.PhoneID)
+			e.Setenv("LAPTOP", clienttest.LaptopID)
+			e.Setenv("DESK", clienttest.DeskID)
+			e.Setenv("REQUEST", clienttest.RequestID)
+			e.Setenv("HOME", e.WorkDir)
 			e.Setenv("SECRET", clienttest.Secret)
 			e.Setenv("HOSTILE", "evil\x1b]0;x\u202e")
 			return nil

@@ -13,7 +13,7 @@ type remoteFlags struct {
 }
 
 func (r *remoteFlags) add(f *pflag.FlagSet) {
-	f.StringVar(&r.host, "host", "", "daemon on another machine, hanzod://host[:port] ($HANZOCTL_HOST)")
+	f.StringVar(&r.host, "host", "", "daemon on another machine, by its name here or hanzod://host[:port] ($HANZOCTL_HOST)")
 	f.StringVar(&r.tokenFile, "token-file", "", "file that holds its token (or $HANZOD_TOKEN)")
 	f.StringVar(&r.fingerprint, "tls-fingerprint", "", "SHA-256 of its certificate ($HANZOCTL_TLS_FINGERPRINT)")
 	f.StringVar(&r.ca, "tls-ca", "", "file of certificates to know it by, instead of a fingerprint ($HANZOCTL_TLS_CA)")
@@ -42,7 +42,13 @@ func (a *app) target() (client.Options, error) {
 		}
 		return o, nil
 	}
-	var err error
+	known, err := a.saved(&o)
+	if err != nil {
+		return o, err
+	}
+	if known {
+		return a.over(o)
+	}
 	if o.Token, err = client.ReadToken(a.either(a.remote.tokenFile, "HANZOCTL_TOKEN_FILE"), a.getenv, "HANZOD_TOKEN"); err != nil {
 		return o, err
 	}
@@ -66,6 +72,26 @@ func (a *app) target() (client.Options, error) {
 	return o, err
 }
 
+// over lets flags win over what is known of a saved host. The environment does not: it speaks of
+// another one.
+func (a *app) over(o client.Options) (client.Options, error) {
+	var err error
+	if a.remote.tokenFile != "" {
+		o.Token, err = client.ReadToken(a.remote.tokenFile, a.getenv)
+	}
+	if a.remote.fingerprint != "" {
+		o.TLSFingerprint = a.remote.fingerprint
+	}
+	if a.remote.ca != "" && err == nil {
+		if a.remote.fingerprint != "" {
+			return o, usagef("a pinned certificate needs nobody to vouch for it: give --tls-fingerprint or --tls-ca")
+		}
+		o.TLSFingerprint = ""
+		o.Roots, err = client.ReadRoots(a.remote.ca)
+	}
+	return o, err
+}
+
 func (a *app) either(flag, name string) string {
 	if flag != "" {
 		return flag
@@ -81,7 +107,10 @@ func remoteTopic() *cobra.Command {
 ("hanzod run --bind lan", or gateway.bind in its configuration); its port is 18790, or the
 one after gateway.port.
 
-Two things are needed from there, both over a way that you trust:
+The short way: "hanzoctl devices invite" there prints one line to run here. From then on
+"hanzoctl --host NAME" is all that it takes; see "hanzoctl enroll --help".
+
+Without it, two things are needed from there, both over a way that you trust:
 
   its token         "hanzoctl token" prints it. Put it into a file that only you can read;
                     it never goes onto a command line or into a URL, where others see it.

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hanzoai/hanzod/client"
+	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
 )
 
@@ -44,6 +45,12 @@ func (a *app) statusCmd() *cobra.Command {
 					cells("connections", strconv.Itoa(int(s.GetConnections()))),
 					cells("nodes", fmt.Sprintf("%d connected, %d known", s.GetNodesConnected(), s.GetNodesKnown())),
 					cells("approvals", fmt.Sprintf("%d pending", s.GetApprovalsPending())),
+				}
+				if devices, err := c.Devices.ListDevices(ctx, &devicesv1.ListDevicesRequest{}); err == nil { // who may not see them, does not
+					rows = append(rows, cells("devices", fmt.Sprintf("%d paired, %d waiting", len(devices.GetDevices()), len(devices.GetPending()))))
+					for _, p := range devices.GetPending() {
+						rows = append(rows, cells(requestState(p), asks(p)+": "+a.again()+" devices approve "+shortID(p.GetDeviceId())))
+					}
 				}
 				for _, g := range s.GetAgents() {
 					rows = append(rows, cells("agent", fmt.Sprintf("%s, %d sessions, heartbeat %s", g.GetAgentId(), g.GetSessionCount(), heartbeat(g.GetHeartbeat()))))

@@ -30,6 +30,8 @@ type Remote struct {
 	Addresses []string
 	// Fingerprint is the SHA-256 of the certificate, in hex.
 	Fingerprint string
+	// Name is what this machine is called.
+	Name string
 }
 
 type devicesServer struct {
@@ -205,7 +207,7 @@ func createInviteFromProto(r *devicesv1.CreateInviteRequest) (identity.InviteIn,
 }
 
 func createInviteToProto(out identity.InviteOut, at Remote, role string) (*devicesv1.CreateInviteResponse, error) {
-	code := client.Invite{Addresses: at.Addresses, Pin: at.Fingerprint, Secret: out.Secret, Role: role}.Code()
+	code := client.Invite{Addresses: at.Addresses, Pin: at.Fingerprint, Secret: out.Secret, Role: role, Name: at.Name}.Code()
 	return &devicesv1.CreateInviteResponse{
 		Secret: out.Secret, ExpiresAt: timeToProto(out.ExpiresAt), Addresses: at.Addresses,
 		TlsFingerprint: at.Fingerprint, Code: code,
