@@ -175,7 +175,7 @@ var words = map[string]wording{
 		}{"PAIRING_REQUIRED", wire.NonZero(e.Field("requestId")), e.Field("reason")})}
 	}),
 	identity.ErrEnded.Code: built(func(*errs.Error) wire.ErrorShape {
-		return authShape("device_token_mismatch", identity.Attempt{})
+		return authShape("device_token_mismatch", identity.Attempt{}, "")
 	}),
 	identity.ErrBeyondCaller.Code: built(func(e *errs.Error) wire.ErrorShape {
 		return wire.ErrorShape{Code: codeInvalid, Message: "missing scope: " + e.Field("scope")}
@@ -197,6 +197,7 @@ var words = map[string]wording{
 	identity.ErrTooManyDevices.Code:    unavailable("too many devices are paired; remove some first"),
 	identity.ErrBearerRequired.Code:    invalid("unauthorized"),
 	identity.ErrBearerNotAccepted.Code: invalid("unauthorized"),
+	identity.ErrRateLimited.Code:       invalid("unauthorized: too many failed authentication attempts (retry later)"),
 
 	nodes.ErrTargetRequired.Code: invalid("nodeId and command required"),
 	nodes.ErrNodeIDRequired.Code: invalid("nodeId required"),
@@ -359,7 +360,7 @@ func cut(s string) string {
 }
 
 // authShape words a failed shared secret (protocol.md §4.3).
-func authShape(reason string, a identity.Attempt) wire.ErrorShape {
+func authShape(reason string, a identity.Attempt, mode identity.AuthMode) wire.ErrorShape {
 	tokenHint, passwordHint := "provide gateway auth token", "provide gateway auth password"
 	switch {
 	case a.ClientMode == "cli":
@@ -369,24 +370,45 @@ func authShape(reason string, a identity.Attempt) wire.ErrorShape {
 		tokenHint = "open the dashboard URL and paste the token in Control UI settings"
 		passwordHint = "enter the password in Control UI settings"
 	}
+	tokenMissing, passwordMissing := "gateway token missing ("+tokenHint+")", "gateway password missing ("+passwordHint+")"
 	code, text := "AUTH_UNAUTHORIZED", ""
 	switch reason {
 	case "token_missing":
-		code, text = "AUTH_TOKEN_MISSING", "gateway token missing ("+tokenHint+")"
+		code, text = "AUTH_TOKEN_MISSING", tokenMissing
 	case "token_mismatch":
 		code, text = "AUTH_TOKEN_MISMATCH", "gateway token mismatch ("+tokenHint+")"
 	case "token_missing_config":
 		code, text = "AUTH_TOKEN_NOT_CONFIGURED", "gateway token not configured on gateway (set gateway.auth.token)"
 	case "password_missing":
-		code, text = "AUTH_PASSWORD_MISSING", "gateway password missing ("+passwordHint+")"
+		code, text = "AUTH_PASSWORD_MISSING", passwordMissing
 	case "password_mismatch":
 		code, text = "AUTH_PASSWORD_MISMATCH", "gateway password mismatch ("+passwordHint+")"
 	case "password_missing_config":
 		code, text = "AUTH_PASSWORD_NOT_CONFIGURED", "gateway password not configured on gateway (set gateway.auth.password)"
 	case "device_token_mismatch":
 		code, text = "AUTH_DEVICE_TOKEN_MISMATCH", "device token mismatch (rotate/reissue device token)"
+	case "rate_limited":
+		code, text = "AUTH_RATE_LIMITED", "too many failed authentication attempts (retry later)"
+	case "tailscale_user_missing":
+		code, text = "AUTH_TAILSCALE_IDENTITY_MISSING", "tailscale identity missing (use Tailscale Serve auth or gateway token/password)"
+	case "tailscale_proxy_missing":
+		code, text = "AUTH_TAILSCALE_PROXY_MISSING", "tailscale proxy headers missing (use Tailscale Serve or gateway token/password)"
+	case "tailscale_whois_failed":
+		code, text = "AUTH_TAILSCALE_WHOIS_FAILED", "tailscale identity check failed (use Tailscale Serve auth or gateway token/password)"
+	case "tailscale_user_mismatch":
+		code, text = "AUTH_TAILSCALE_IDENTITY_MISMATCH", "tailscale identity mismatch (use Tailscale Serve auth or gateway token/password)"
 	case "":
 		code = "AUTH_REQUIRED"
+	default:
+		token, device, password := strings.TrimSpace(a.Token), strings.TrimSpace(a.DeviceToken), strings.TrimSpace(a.Password)
+		switch {
+		case mode == identity.AuthToken && token == "" && device != "":
+			text = "device token rejected (pair/repair this device, or provide gateway token)"
+		case mode == identity.AuthToken && token == "":
+			text = tokenMissing
+		case mode == identity.AuthPassword && password == "":
+			text = passwordMissing
+		}
 	}
 	message := "unauthorized"
 	if text != "" {

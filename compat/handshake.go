@@ -1,6 +1,7 @@
 package compat
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -175,7 +176,7 @@ func (c *conn) attempt(p connectParams, role identity.Role) identity.Attempt {
 // notAdmitted words a refusal of identity.
 func (c *conn) notAdmitted(err error, a identity.Attempt) *refusal {
 	if e, ok := errs.As(err); ok && errors.Is(e, identity.ErrAuth) {
-		return &refusal{authShape(e.Field("reason"), a), websocket.StatusPolicyViolation}
+		return &refusal{authShape(e.Field("reason"), a, c.door.cfg.Identity.Mode()), websocket.StatusPolicyViolation}
 	}
 	if errs.ClassOf(err) == errs.Internal || errs.ClassOf(err) == errs.Unknown {
 		c.door.cfg.Log.Error("a connect failed", "error", err)
@@ -189,7 +190,7 @@ func (c *conn) admitted(id string, p connectParams, role identity.Role, adm iden
 	instance := strings.TrimSpace(p.Client.InstanceID.Or(""))
 	c.caller = identity.Caller{
 		Door: identity.DoorLegacy, Role: role, DeviceID: adm.DeviceID, Paired: adm.Paired, TokenID: adm.TokenID, ConnID: c.id,
-		Principal: "conn:" + c.id, ClientID: p.Client.ID, ClientMode: p.Client.Mode,
+		Principal: cmp.Or(adm.Principal, "conn:"+c.id), ClientID: p.Client.ID, ClientMode: p.Client.Mode,
 		DisplayName: p.Client.DisplayName.Or(""), Local: c.peer.Local, RemoteIP: c.peer.reported,
 	}
 	if role == identity.RoleOperator {
@@ -239,6 +240,10 @@ func (c *conn) admitted(id string, p connectParams, role identity.Role, adm iden
 	d.cfg.System.RefreshHealth()
 	d.cfg.Log.Info("a client connected", "role", string(role), "client", p.Client.ID, "mode", p.Client.Mode,
 		"conn", c.id, "device", adm.DeviceID, "ip", c.peer.reported)
+	if p.controlUI() && adm.DeviceID == "" {
+		d.cfg.Log.Warn("the Control UI was let in without a device, as gateway.controlUi or the trusted proxy allow: whoever has its secret or its session has the gateway",
+			"conn", c.id, "ip", c.peer.reported)
+	}
 	return nil
 }
 

@@ -13,6 +13,9 @@ var (
 	// Field "reason" tells the shared-secret failures apart (protocol.md §4.3).
 	ErrAuth = errs.Define(errs.Unauthenticated, "identity.auth", "the credentials are not valid")
 
+	// Field "retryAfterMs" is the time after which the source may try again.
+	ErrRateLimited = errs.Define(errs.Exhausted, "identity.rate_limited", "too many failed attempts; try again later")
+
 	ErrDeviceRequired  = errs.Define(errs.Unauthenticated, "identity.device_required", "a device identity is required")
 	ErrControlUIDevice = errs.Define(errs.Unauthenticated, "identity.control_ui_device", "the Control UI needs a device identity")
 	ErrPairingRequired = errs.Define(errs.Denied, "identity.pairing_required", "the device waits for approval")

@@ -23,18 +23,18 @@ type Rate struct {
 	// Attempts is how many failures within Window lock a source.
 	Attempts int
 	Window   time.Duration
-	// Lockout is how long a lock lasts. With 0 there is no lock: a source may try again as soon as the
-	// window has room.
+	// Lockout is how long a lock lasts. With 0 there is none: a source has Attempts failures at once, and
+	// then one each time that Window takes for one of Attempts.
 	Lockout time.Duration
 }
 
-// The rates (protocol.md §0, §4.4). ThrottleRate slows whoever no other rate holds: a program on
-// this machine that guesses, and everybody where gateway.auth.rateLimit is not set. It stays well
-// above what people and reconnecting clients do.
+// The rates (protocol.md §0, §4.4). ThrottleRate, ten failures a second after the first hundred,
+// slows whoever no other rate holds: a program on this machine that guesses, and everybody where
+// gateway.auth.rateLimit is not set. It stays far above what people and reconnecting clients do.
 var (
 	DefaultRate  = Rate{Attempts: 10, Window: time.Minute, Lockout: 5 * time.Minute}
 	HookRate     = Rate{Attempts: 20, Window: time.Minute, Lockout: time.Minute}
-	ThrottleRate = Rate{Attempts: 60, Window: time.Minute}
+	ThrottleRate = Rate{Attempts: 100, Window: 10 * time.Second}
 )
 
 const (
@@ -80,7 +80,7 @@ type source struct {
 }
 
 // record is what is known of a source: when it failed within the window, oldest first, and since
-// when it is locked.
+// when it is locked. Without lock-out the one time in failed is when the last failure is paid for.
 type record struct {
 	failed   []time.Time
 	lockedAt time.Time // zero when it is not locked
@@ -149,17 +149,31 @@ func (l *Limiter) allow(r *record, now time.Time) (time.Duration, bool) {
 		return 0, true
 	}
 	l.slide(r, now)
-	if !r.lockedAt.IsZero() {
+	attempts := l.attempts(r)
+	switch {
+	case !r.lockedAt.IsZero():
 		return l.rate.Lockout - now.Sub(r.lockedAt), false
-	}
-	attempts := l.rate.Attempts
-	if r == &l.overflow {
-		attempts *= overflowFactor
-	}
-	if len(r.failed) < attempts {
+	case len(r.failed) == 0:
+		return 0, true
+	case l.rate.Lockout == 0:
+		wait := r.failed[0].Sub(now) + l.cost(r) - l.rate.Window
+		return wait, wait <= 0
+	case len(r.failed) < attempts:
 		return 0, true
 	}
 	return max(l.rate.Window-now.Sub(r.failed[0]), time.Millisecond), false
+}
+
+func (l *Limiter) attempts(r *record) int {
+	if r == &l.overflow {
+		return l.rate.Attempts * overflowFactor
+	}
+	return l.rate.Attempts
+}
+
+// cost is how long one failure takes to be paid for, without lock-out.
+func (l *Limiter) cost(r *record) time.Duration {
+	return l.rate.Window / time.Duration(l.attempts(r))
 }
 
 // slide drops what is over: failures that left the window, a lock that has run out. Where the clock
@@ -175,14 +189,18 @@ func (l *Limiter) slide(r *record, now time.Time) {
 		}
 		return
 	}
-	for i := range r.failed {
-		if r.failed[i].After(now) {
-			r.failed[i] = now
-		}
+	keep, latest := l.rate.Window, now // how long a time counts, and how late it may be
+	if l.rate.Lockout == 0 {
+		keep, latest = 0, now.Add(l.rate.Window)
 	}
 	n := 0
-	for n < len(r.failed) && now.Sub(r.failed[n]) >= l.rate.Window {
-		n++
+	for i := range r.failed {
+		if r.failed[i].After(latest) {
+			r.failed[i] = latest
+		}
+		if now.Sub(r.failed[i]) >= keep {
+			n = i + 1
+		}
 	}
 	l.drop(r, n)
 }
@@ -207,9 +225,17 @@ func (l *Limiter) fail(scope LimitScope, from netip.Addr) {
 	if _, ok := l.allow(r, now); !ok {
 		return
 	}
+	if l.rate.Lockout == 0 {
+		if len(r.failed) == 0 {
+			r.failed = append(r.failed, now)
+			l.failures++
+		}
+		r.failed[0] = r.failed[0].Add(l.cost(r))
+		return
+	}
 	r.failed = append(r.failed, now)
 	l.failures++
-	if r != &l.overflow && len(r.failed) >= l.rate.Attempts && l.rate.Lockout > 0 {
+	if r != &l.overflow && len(r.failed) >= l.rate.Attempts {
 		r.lockedAt = now
 		l.drop(r, len(r.failed))
 		r.failed = nil

@@ -100,21 +100,64 @@ func TestLimiterWindowSlides(t *testing.T) {
 	}
 }
 
-// Without a lock-out the rate is that of the window.
+// Without a lock-out a source has a burst and then a steady rate, and a clock that jumps changes
+// little.
 func TestLimiterThrottles(t *testing.T) {
 	h := newHand()
 	l := identity.NewLimiter(identity.ThrottleRate, h.now)
 	a := addr("127.0.0.1")
 	tried := 0
-	for range 60 * 60 * 10 { // ten times a second, for an hour
-		l.Try(ls, a, func() bool { tried++; return false })
-		h.step(time.Second / 10)
+	guess := func() time.Duration {
+		_, wait := l.Try(ls, a, func() bool { tried++; return false })
+		return wait
 	}
-	if tried < 3600 || tried > 3660 {
+	for range 1000 {
+		guess()
+	}
+	if tried != 100 {
+		t.Errorf("%d guesses at once", tried)
+	}
+	for range 100 {
+		wait := guess()
+		if wait <= 0 || wait > 100*time.Millisecond {
+			t.Fatalf("wait %s", wait)
+		}
+		h.step(wait)
+		if wait := guess(); wait != 0 {
+			t.Fatalf("the turn did not come: %s", wait)
+		}
+	}
+	tried = 0
+	for range 60 * 60 * 100 { // a hundred times a second, for an hour
+		guess()
+		h.step(time.Second / 100)
+	}
+	if tried < 36_000-1 || tried > 36_000+1 {
 		t.Errorf("%d guesses in an hour", tried)
 	}
+	h.step(-time.Hour)
+	if wait, ok := l.Allow(ls, a); ok || wait > time.Second {
+		t.Errorf("after the clock went back: wait %s, %t", wait, ok)
+	}
+	h.step(10 * time.Minute)
+	tried = 0
+	for range 1000 {
+		guess()
+	}
+	if tried != 100 {
+		t.Errorf("after a jump: %d guesses at once", tried)
+	}
+	before := heap()
+	for i := range 100_000 {
+		l.Fail(ls, v4(i))
+	}
+	if grown := heap() - before; grown > 8<<20 {
+		t.Errorf("100,000 sources take %d KiB", grown>>10)
+	}
 	h.step(time.Minute)
-	if !may(l, a) {
+	l.Fail(ls, a)
+	l.Fail(ls, a)
+	if !may(l, v4(7)) || !may(l, a) {
 		t.Error("still refused")
 	}
 }

@@ -40,6 +40,10 @@ type Service struct {
 	auth  Auth
 	pub   Publisher
 	now   func() time.Time
+	// general is nil where sources are not locked out (protocol.md §4.4).
+	general, browser, throttle *Limiter
+	// waiting holds a place for each attempt that waits for its turn.
+	waiting chan struct{}
 
 	// endings counts what was revoked, rotated or removed.
 	endings atomic.Uint64
@@ -74,6 +78,7 @@ func New(store Store, auth Auth, pub Publisher, now func() time.Time) (*Service,
 		tokens:  map[[sha256.Size]byte]tokenRef{},
 		nodes:   map[string]Device{},
 	}
+	s.makeLimits()
 	devices, err := store.Devices()
 	if err != nil {
 		return nil, err
@@ -188,6 +193,8 @@ type Admission struct {
 	// Platform and DeviceFamily are what the session goes by: the paired ones, once paired.
 	Platform     string
 	DeviceFamily string
+	// Principal is whom a proxy or an identity service vouches for, "" for others.
+	Principal string
 	// Issued is the device token, nil for clients that are not paired.
 	Issued *Issued
 	Paired bool
@@ -226,9 +233,14 @@ func (s *Service) Admit(ctx context.Context, a Attempt) (Admission, error) {
 }
 
 func (s *Service) admit(ctx context.Context, a Attempt) (Admission, error) {
-	sh := s.evaluate(a)
+	c := credentials{
+		token: strings.TrimSpace(a.Token), password: strings.TrimSpace(a.Password), from: a.Peer, scope: LimitSecret, owner: a.Owner,
+	}
+	if a.ControlUI && s.auth.DeviceFreeUI {
+		a.Device = nil
+	}
 	if a.Device == nil {
-		return s.admitWithoutDevice(a, sh)
+		return s.admitWithoutDevice(a, s.evaluate(ctx, c), c)
 	}
 	token := a.Token
 	if token == "" {
@@ -246,16 +258,17 @@ func (s *Service) admit(ctx context.Context, a Attempt) (Admission, error) {
 		return Admission{}, err
 	}
 	paired := exists && dev.PublicKey == EncodeKey(key)
-	byToken := false
-	if !sh.ok {
-		if reason := s.verifyDeviceToken(a, dev, paired); reason == "" {
-			byToken = true
-		} else {
-			if strings.TrimSpace(a.DeviceToken) != "" {
-				sh.reason = "device_token_mismatch"
-			}
-			return Admission{}, ErrAuth.With("reason", sh.reason)
-		}
+	byToken := s.verifyDeviceToken(a, dev, paired) == ""
+	candidate := strings.TrimSpace(a.DeviceToken)
+	if candidate == "" {
+		candidate = c.token
+	}
+	if candidate != "" {
+		c.scope, c.known = LimitDevice, byToken && c.token == candidate
+	}
+	sh := s.evaluate(ctx, c)
+	if byToken = byToken && !sh.ok; !sh.ok && !byToken {
+		return Admission{}, s.notShared(a, sh, candidate)
 	}
 	if err := a.check(); err != nil {
 		return Admission{}, err
@@ -264,11 +277,28 @@ func (s *Service) admit(ctx context.Context, a Attempt) (Admission, error) {
 		return s.admitDevice(ctx, a, dev, paired && slices.Contains(dev.Roles, a.Role), byToken)
 	}
 	if reason := pairingReason(a, dev, paired); reason != "" {
+		if !sh.pairsSilently(a) {
+			a.Peer.Local = false // somebody has to say yes
+		}
 		if dev, err = s.pair(ctx, a, key, exists, reason); err != nil {
 			return Admission{}, err
 		}
 	}
 	return s.admitDevice(ctx, a, dev, true, byToken)
+}
+
+// notShared is the refusal of a device that neither the mode nor a token of its own lets in.
+func (s *Service) notShared(a Attempt, sh shared, candidate string) error {
+	if lim := s.limit(a.Peer); candidate != "" && !sh.counted && sh.reason != reasonLimited {
+		if _, ok := lim.Allow(LimitDevice, lim.from); !ok {
+			sh.reason = reasonLimited
+		}
+		lim.Fail(LimitDevice, lim.from)
+	}
+	if strings.TrimSpace(a.DeviceToken) != "" && sh.reason != reasonLimited {
+		sh.reason = "device_token_mismatch"
+	}
+	return ErrAuth.With("reason", sh.reason)
 }
 
 // admitDevice lets a device in and, when it is paired, brings its record up to date and hands out

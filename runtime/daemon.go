@@ -10,7 +10,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -29,10 +28,10 @@ import (
 	"github.com/hanzoai/hanzod/compat"
 	"github.com/hanzoai/hanzod/compat/web"
 	"github.com/hanzoai/hanzod/config"
-	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/events"
 	"github.com/hanzoai/hanzod/gate"
 	"github.com/hanzoai/hanzod/identity"
+	"github.com/hanzoai/hanzod/identity/peer"
 	"github.com/hanzoai/hanzod/nodes"
 	"github.com/hanzoai/hanzod/nodes/push"
 	"github.com/hanzoai/hanzod/ops"
@@ -90,6 +89,7 @@ type Daemon struct {
 	bus       *events.Bus
 	metrics   *metrics.Metrics
 	identity  *identity.Service
+	peers     *peer.Rules
 	presence  *system.PresenceTable
 	nodes     *nodes.Service
 	push      *push.Client
@@ -199,18 +199,10 @@ func (d *Daemon) fail(err error) {
 // makeDomains makes the services that hold the rules.
 func (d *Daemon) makeDomains() error {
 	d.bus = events.New(d.now)
-	auth := identity.Auth{Mode: identity.AuthMode(d.cfg.AuthMode())}
-	switch auth.Mode {
-	case identity.AuthNone:
-	case identity.AuthToken:
-		auth.Secret = d.cfg.Gateway.Auth.Token
-	case identity.AuthPassword:
-		auth.Secret = d.cfg.Gateway.Auth.Password
-	default:
-		return errs.New(errs.Invalid, fmt.Sprintf(
-			"gateway.auth.mode %q is not served by this version of hanzod yet; set it to token or password", auth.Mode))
+	auth, err := d.makeAuth()
+	if err != nil {
+		return err
 	}
-	var err error
 	if d.identity, err = identity.New(d.store, auth, d.bus, d.now); err != nil {
 		return err
 	}
@@ -307,20 +299,19 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	if d.far != nil {
 		d.remote = d.rpc.Remote(listen.RemoteCredentials(d.cert))
 	}
-	peers := d.peers()
 	d.door = compat.New(compat.Config{
 		Catalogue: catalogue, Gate: g, Identity: d.identity, Nodes: d.nodes, Approvals: d.approvals,
 		System: d.system, Presence: d.presence, Bus: d.bus, Log: d.subsystem("gateway"), Metrics: d.metrics,
 		Version: Version, ConfigPath: d.cfg.Path, StateDir: d.cfg.StateDir, Port: d.Port(),
 		MainKey: d.cfg.MainKey(), SessionScope: d.cfg.SessionScope(), DefaultAgent: d.cfg.DefaultAgentID(),
-		Canvas: d.canvasOn(), Peers: peers,
+		Canvas: d.canvasOn(), Peers: d.peers,
 		Now: d.now,
 	})
-	d.web = web.New(d.webConfig(peers))
+	d.web = web.New(d.webConfig())
 	handler, err := rest.New(rest.Deps{
 		RPC: d.rpc, Legacy: d.door, Web: d.web, Metrics: d.metrics.Handler(), Bearer: d.identity.Bearer, Gate: g,
 		Ready: d.State, Loopback: d.cfg.Gateway.Bind == "loopback",
-		Peers: peers,
+		Peers: d.peers,
 		HSTS:  d.cfg.Gateway.HTTP.StrictTransportSecurity, Log: d.subsystem("rest"),
 	})
 	if err != nil {

@@ -11,7 +11,6 @@ import (
 	"github.com/hanzoai/hanzod/config"
 	"github.com/hanzoai/hanzod/hooks"
 	"github.com/hanzoai/hanzod/identity"
-	"github.com/hanzoai/hanzod/identity/peer"
 	"github.com/hanzoai/hanzod/nodes"
 	"github.com/hanzoai/hanzod/system"
 )
@@ -29,14 +28,6 @@ func (p pairedNodes) PairedNodes() []nodes.Node {
 		}
 	}
 	return out
-}
-
-// peers is where requests may come from, by the configuration.
-func (d *Daemon) peers() *peer.Rules {
-	return &peer.Rules{
-		Trusted: d.cfg.Gateway.TrustedProxies, RealIPFallback: d.cfg.Gateway.AllowRealIPFallback,
-		Origins: d.cfg.AllowedOrigins(), HostHeader: d.cfg.Gateway.ControlUI.DangerouslyAllowHostHeaderOriginFallback,
-	}
 }
 
 // agentsOf reads the agents of the configuration, once.
@@ -64,7 +55,7 @@ func agentsOf(cfg *config.Config) func() ([]system.Agent, string) {
 func (d *Daemon) canvasOn() bool { return d.cfg.CanvasHost.Enabled }
 
 // webConfig wires the HTTP routes of the original.
-func (d *Daemon) webConfig(peers *peer.Rules) web.Config {
+func (d *Daemon) webConfig() web.Config {
 	runs := hooks.New(hooks.Config{
 		Hooks: d.cfg.Hooks, Agents: d.cfg.AgentIDs(), DefaultAgent: d.cfg.DefaultAgentID(),
 	})
@@ -74,7 +65,7 @@ func (d *Daemon) webConfig(peers *peer.Rules) web.Config {
 			Enabled: d.canvasOn(), Root: d.cfg.CanvasHost.Root, A2UI: filepath.Join(d.cfg.StateDir, "a2ui"),
 			LiveReload: d.cfg.CanvasHost.LiveReload, Capability: d.door.CanvasCapability,
 		},
-		Bearer: d.identity.Bearer, Mode: d.identity.Mode(), Peers: peers,
+		Bearer: d.identity.Bearer, Mode: d.identity.Mode(), Peers: d.peers,
 		Log: d.subsystem("http"), Now: d.now,
 	}
 }
