@@ -47,13 +47,10 @@ var (
 const firstRead = 2 << 10
 
 // readJSON reads a body of at most limit bytes as a JavaScript server does. What is no object reads
-// as an empty one (protocol.md §1.7). done is called when the value is not needed any more. After an
-// error the connection is not used again, unless the error is one of syntax.
+// as an empty one (protocol.md §1.7). done is called when the value is not needed any more.
 func (w *Web) readJSON(rw http.ResponseWriter, r *http.Request, limit int64) (v wire.Value, done func(), err error) {
 	data, done, err := w.read(rw, r, limit)
 	if err != nil {
-		rw.Header().Set("Connection", "close")
-		_ = http.NewResponseController(rw).SetReadDeadline(time.Now().Add(dismissTimeout))
 		return wire.Value{}, done, err
 	}
 	if data = bytes.TrimFunc(data, isSpace); len(data) == 0 {

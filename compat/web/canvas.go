@@ -96,7 +96,6 @@ func (c *canvas) allow(rw http.ResponseWriter, r *http.Request) (ended <-chan st
 			return ended, true
 		}
 	}
-	dismiss(rw, r)
 	c.w.refuse(rw, r, err)
 	return nil, false
 }
@@ -127,7 +126,6 @@ func (c *canvas) serve(rw http.ResponseWriter, r *http.Request) {
 	h["Cache-Control"] = noStore
 	p, _ := canvasPath(r.URL.EscapedPath())
 	if p == "/ws" {
-		dismiss(rw, r)
 		if c.reload == nil {
 			text(rw, http.StatusNotFound, "not found")
 			return
@@ -137,10 +135,9 @@ func (c *canvas) serve(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		notAllowed(rw, r, "GET, HEAD")
+		notAllowed(rw, "GET, HEAD")
 		return
 	}
-	dismiss(rw, r)
 	h["Content-Security-Policy"] = pagePolicy
 	h["Cross-Origin-Resource-Policy"] = []string{"same-origin"}
 	if rest, ok := strings.CutPrefix(p, "/a2ui"); ok {

@@ -28,13 +28,11 @@ const hookTokenInQuery = "Hook token must be provided via Authorization: Bearer 
 // hook checks in the order of protocol.md §1.7: nothing of a request is read before its token.
 func (w *Web) hook(rw http.ResponseWriter, r *http.Request) {
 	if hasParameter(r.URL.RawQuery, "token") {
-		dismiss(rw, r)
 		text(rw, http.StatusBadRequest, hookTokenInQuery)
 		return
 	}
 	// A web page that has no business here must not even use up the attempts of this machine.
 	if !w.mayWrite(r) {
-		dismiss(rw, r)
 		text(rw, http.StatusForbidden, foreignPage)
 		return
 	}
@@ -42,12 +40,11 @@ func (w *Web) hook(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.Method != http.MethodPost {
-		notAllowed(rw, r, http.MethodPost)
+		notAllowed(rw, http.MethodPost)
 		return
 	}
 	path := strings.TrimLeft(r.URL.EscapedPath()[len(w.hookPath):], "/")
 	if path == "" {
-		dismiss(rw, r)
 		text(rw, http.StatusNotFound, "Not Found")
 		return
 	}
@@ -83,7 +80,6 @@ func (w *Web) hookToken(rw http.ResponseWriter, r *http.Request) bool {
 		limiter.Succeed(identity.LimitHook, from)
 		return true
 	}
-	dismiss(rw, r)
 	if wait, ok := limiter.Allow(identity.LimitHook, from); !ok {
 		retryAfter(rw, wait)
 		text(rw, http.StatusTooManyRequests, "Too Many Requests")

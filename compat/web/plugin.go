@@ -21,8 +21,7 @@ func IsVNC(path string) bool {
 }
 
 // RefuseVNC answers a request for a VNC relay, an upgrade too.
-func RefuseVNC(rw http.ResponseWriter, r *http.Request) {
-	dismiss(rw, r)
+func RefuseVNC(rw http.ResponseWriter, _ *http.Request) {
 	text(rw, http.StatusForbidden, "VNC is not relayed here: this path takes connections without authentication in the original gateway.")
 }
 
@@ -33,7 +32,6 @@ func (w *Web) Plugins() Stage {
 		if _, ok := w.bearer(rw, r, identity.ScopeRead); !ok {
 			return
 		}
-		dismiss(rw, r)
 		text(rw, http.StatusNotFound, "Not Found")
 	}}
 }

@@ -48,8 +48,7 @@ func Scoped(r *http.Request) (scoped *http.Request, ok bool) {
 }
 
 // Unauthorized answers a request whose capability path is malformed.
-func Unauthorized(rw http.ResponseWriter, r *http.Request) {
-	dismiss(rw, r)
+func Unauthorized(rw http.ResponseWriter) {
 	fail(rw, http.StatusUnauthorized, "unauthorized", "Unauthorized")
 }
 

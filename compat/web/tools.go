@@ -45,11 +45,10 @@ const invalidRequest = "invalid_request_error"
 // mayPost checks the method, which comes before the credentials, and refuses foreign web pages.
 func (w *Web) mayPost(rw http.ResponseWriter, r *http.Request) bool {
 	if r.Method != http.MethodPost {
-		notAllowed(rw, r, http.MethodPost)
+		notAllowed(rw, http.MethodPost)
 		return false
 	}
 	if !w.mayWrite(r) {
-		dismiss(rw, r)
 		fail(rw, http.StatusForbidden, "forbidden", foreignPage)
 		return false
 	}
@@ -93,6 +92,5 @@ func (w *Web) notServedYet(rw http.ResponseWriter, r *http.Request) {
 	if _, ok := w.admin(rw, r); !ok {
 		return
 	}
-	dismiss(rw, r)
 	fail(rw, http.StatusNotImplemented, "api_error", "this version of hanzod runs no agents yet")
 }

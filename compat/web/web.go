@@ -31,9 +31,6 @@ import (
 const (
 	// bodyTimeout is how long a body may take to arrive (protocol.md §1.7).
 	bodyTimeout = 30 * time.Second
-	// dismissTimeout is how long the rest of a request that was refused is waited for, so that its
-	// sender sees the answer before the connection closes.
-	dismissTimeout = 2 * time.Second
 	// maxToolBody is the largest body of POST /tools/invoke (protocol.md §1.7).
 	maxToolBody = 2 << 20
 	// maxBodies bounds the bytes of all bodies that are held at one time; a single one that may be
@@ -131,20 +128,9 @@ func answer(w http.ResponseWriter, status int, body any) {
 }
 
 // notAllowed answers 405.
-func notAllowed(w http.ResponseWriter, r *http.Request, allow string) {
-	dismiss(w, r)
+func notAllowed(w http.ResponseWriter, allow string) {
 	w.Header().Set("Allow", allow)
 	text(w, http.StatusMethodNotAllowed, "Method Not Allowed")
-}
-
-// dismiss prepares an answer to a request whose body nobody will read: net/http reads on before it
-// answers, which must not last.
-func dismiss(w http.ResponseWriter, r *http.Request) {
-	if r.ContentLength == 0 || r.Body == nil || r.Body == http.NoBody {
-		return
-	}
-	w.Header().Set("Connection", "close")
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(dismissTimeout))
 }
 
 // failure is the body of the errors of the routes that take the gateway's credentials.
@@ -177,7 +163,6 @@ func (w *Web) bearer(rw http.ResponseWriter, r *http.Request, scope identity.Sco
 	if err == nil && c.Role == identity.RoleOperator && c.Has(scope) {
 		return c, true
 	}
-	dismiss(rw, r)
 	if err == nil {
 		fail(rw, http.StatusForbidden, "forbidden", "missing scope: "+string(scope))
 		return identity.Caller{}, false

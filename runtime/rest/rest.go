@@ -22,6 +22,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -48,6 +49,8 @@ const (
 	MaxBody = 26214400
 	// bodyTimeout is how long a body may take to arrive, then 408.
 	bodyTimeout = 30 * time.Second
+	// dismissTimeout is how long the rest of a body that nobody reads may take to arrive.
+	dismissTimeout = 2 * time.Second
 	// writeTimeout is how long a reader may leave a part of an answer lying; then its connection
 	// ends. It counts anew for each part of a stream.
 	writeTimeout = 30 * time.Second
@@ -196,9 +199,13 @@ func (s *server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w := &writer{ResponseWriter: rw}
+	if r.ContentLength != 0 && r.Body != nil {
+		w.body = &body{ReadCloser: r.Body}
+		r.Body = w.body
+	}
 	defer s.recover(w, r)
 	if !scoped {
-		web.Unauthorized(w, r)
+		web.Unauthorized(w)
 		return
 	}
 	path := r.URL.EscapedPath()
@@ -293,21 +300,52 @@ func (s *server) metrics(w http.ResponseWriter, r *http.Request) {
 // when a stream fails after it was opened.
 type writer struct {
 	http.ResponseWriter
+	body  *body // nil without one
 	wrote bool
 	sse   bool
 }
 
 func (w *writer) WriteHeader(status int) {
 	if !w.wrote {
-		w.wrote = true
+		w.begin()
 		w.ResponseWriter.WriteHeader(status)
 	}
 }
 
 func (w *writer) Write(b []byte) (int, error) {
-	w.wrote = true
+	if !w.wrote {
+		w.begin()
+	}
 	return w.ResponseWriter.Write(b)
+}
+
+func (w *writer) begin() {
+	w.wrote = true
+	if w.body != nil && !w.body.whole {
+		dismiss(w.ResponseWriter)
+	}
 }
 
 // Unwrap lets http.ResponseController reach the connection.
 func (w *writer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// body remembers whether it was read to its end.
+type body struct {
+	io.ReadCloser
+	whole bool
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && errors.Is(err, io.EOF) {
+		b.whole = true
+	}
+	return n, err
+}
+
+// dismiss prepares the answer to a request whose body nobody will read. net/http reads on before it
+// answers, so that the sender sees the answer and the connection can be used again: that must not
+// last.
+func dismiss(w http.ResponseWriter) {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(dismissTimeout))
+}

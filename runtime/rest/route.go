@@ -61,6 +61,9 @@ func below(prefix string) func(string) bool {
 // is not looked at: clients come by many names of this machine, and a web page that got here by a
 // name of its own is known by its Origin, which the handshake judges.
 func (s *server) upgrade(w http.ResponseWriter, r *http.Request, scoped bool) {
+	if r.ContentLength != 0 {
+		dismiss(w)
+	}
 	switch {
 	case web.IsVNC(r.URL.EscapedPath()):
 		web.RefuseVNC(w, r)
