@@ -870,6 +870,16 @@ func TestKeyOutlivesCaller(t *testing.T) {
 		s := newService()
 		l := &link{}
 		s.attach(t, "n", l, "system.which")
+		pending := func() int {
+			s.pending.mu.Lock()
+			defer s.pending.mu.Unlock()
+			return len(s.pending.m)
+		}
+		orphans := func() int {
+			s.pending.mu.Lock()
+			defer s.pending.mu.Unlock()
+			return s.pending.orphans
+		}
 		none := time.Duration(0)
 		in := InvokeIn{NodeID: "n", Command: "system.which", IdempotencyKey: "k", Timeout: &none}
 		lost := func(in InvokeIn) error {
@@ -905,12 +915,12 @@ func TestKeyOutlivesCaller(t *testing.T) {
 			t.Error(err)
 		}
 		time.Sleep(keptFor - time.Second)
-		if s.pending.orphans != 1 {
-			t.Errorf("%d calls go on without their callers", s.pending.orphans)
+		if orphans() != 1 {
+			t.Errorf("%d calls go on without their callers", orphans())
 		}
 		time.Sleep(2 * time.Second)
-		if s.pending.orphans != 0 || len(s.pending.m) != 0 {
-			t.Errorf("%d calls go on without their callers", s.pending.orphans)
+		if orphans() != 0 || pending() != 0 {
+			t.Errorf("%d calls go on without their callers", orphans())
 		}
 		if _, err := s.Invoke(context.Background(), operator, in); code(err) != "first_gone" || len(l.requests()) != 2 {
 			t.Errorf("%v after %d runs", err, len(l.requests()))
@@ -926,14 +936,14 @@ func TestKeyOutlivesCaller(t *testing.T) {
 			t.Error(err)
 		}
 		in.IdempotencyKey, in.Timeout = "", &none
-		if err := lost(in); !errors.Is(err, context.Canceled) || len(s.pending.m) != 0 {
+		if err := lost(in); !errors.Is(err, context.Canceled) || pending() != 0 {
 			t.Error(err)
 		}
 		// They are bounded.
 		s.pending.orphans = maxOrphans
 		in.IdempotencyKey = "k4"
-		if err := lost(in); !errors.Is(err, context.Canceled) || len(s.pending.m) != 0 {
-			t.Errorf("one too many: %v, %d wait", err, len(s.pending.m))
+		if err := lost(in); !errors.Is(err, context.Canceled) || pending() != 0 {
+			t.Errorf("one too many: %v, %d wait", err, pending())
 		}
 		s.pending.orphans = 0
 	})
