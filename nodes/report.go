@@ -129,7 +129,7 @@ func (s *Service) handle(nodeID, event string, payload []byte) error {
 		s.unsubscribe(nodeID, p.text("sessionKey"))
 	case "voice.transcript":
 		v := VoiceTranscript{
-			NodeID: nodeID, SessionKey: p.text("sessionKey"), Text: p.text("text"),
+			NodeID: nodeID, SessionKey: p.text("sessionKey"), Text: trim(p.raw("text")),
 			EventID: p.text("eventId", "providerEventId", "transcriptId"), CallID: p.text("providerCallId", "callId"),
 			Sequence: p.text("sequence", "seq"), Timestamp: p.text("timestamp", "ts", "eventTimestamp"),
 		}
@@ -138,7 +138,7 @@ func (s *Service) handle(nodeID, event string, payload []byte) error {
 		}
 	case "agent.request":
 		a := AgentRequest{
-			NodeID: nodeID, SessionKey: first(p.text("sessionKey"), own), Message: p.text("message"), Thinking: p.text("thinking"),
+			NodeID: nodeID, SessionKey: first(p.text("sessionKey"), own), Message: trim(p.raw("message")), Thinking: p.text("thinking"),
 			Deliver: p.flag("deliver"), To: p.text("to"), Channel: p.text("channel"), Receipt: p.flag("receipt"),
 			ReceiptText: p.text("receiptText"), Timeout: p.seconds("timeoutSeconds"), Attachments: p.list("attachments"),
 		}
@@ -160,7 +160,7 @@ func (s *Service) handle(nodeID, event string, payload []byte) error {
 	case "notifications.changed":
 		n := NotificationChanged{
 			NodeID: nodeID, SessionKey: first(p.text("sessionKey"), own), Change: p.text("change"), Key: p.text("key"),
-			PackageName: p.text("packageName"), Title: p.text("title"), Text: p.text("text"),
+			PackageName: p.text("packageName"), Title: p.text("title"), Text: trim(p.raw("text")),
 		}
 		if (n.Change == "posted" || n.Change == "removed") && n.Key != "" {
 			s.bus.Publish("node.notification", n)

@@ -54,6 +54,30 @@ func FuzzRecords(f *testing.F) {
 				t.Errorf("pairing request: %v\n%s", err, cmp.Diff(x, y))
 			}
 		}
+		if x, err := decodeNodeRequest(key, value); err != nil {
+			refused(err)
+		} else if again, err := encodeNodeRequest(x); err == nil {
+			y, err := decodeNodeRequest(key, again)
+			if err != nil || !cmp.Equal(x, y) {
+				t.Errorf("node request: %v\n%s", err, cmp.Diff(x, y))
+			}
+		}
+		if x, err := decodeNodePairing(key, value); err != nil {
+			refused(err)
+		} else if again, err := encodeNodePairing(x); err == nil {
+			y, err := decodeNodePairing(key, again)
+			if err != nil || !cmp.Equal(x, y) {
+				t.Errorf("node pairing: %v\n%s", err, cmp.Diff(x, y))
+			}
+		}
+		if x, err := decodePush(key, value); err != nil {
+			refused(err)
+		} else if again, err := encodePush(x); err == nil {
+			y, err := decodePush(key, again)
+			if err != nil || !cmp.Equal(x, y) {
+				t.Errorf("registration for pushes: %v\n%s", err, cmp.Diff(x, y))
+			}
+		}
 		if x, err := decodeInvite(key, value); err != nil {
 			refused(err)
 		} else if again, err := encodeInvite(x); err == nil {

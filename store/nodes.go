@@ -92,6 +92,12 @@ type nodeRequestRecord struct {
 	At     time.Time      `json:"at,omitzero"`
 }
 
+func encodeNodeRequest(r nodes.PairingRequest) ([]byte, error) {
+	return encode(nodeRequestRecord{
+		NodeID: r.Info.NodeID, Info: recordOf(r.Info), Silent: r.Silent, Repair: r.Repair, At: utc(r.At),
+	})
+}
+
 func decodeNodeRequest(key, value []byte) (nodes.PairingRequest, error) {
 	var rec nodeRequestRecord
 	if err := decode(bucketNodeRequests, key, value, &rec); err != nil {
@@ -109,6 +115,13 @@ type nodePairingRecord struct {
 	CreatedAt       time.Time      `json:"created_at,omitzero"`
 	ApprovedAt      time.Time      `json:"approved_at,omitzero"`
 	LastConnectedAt time.Time      `json:"last_connected_at,omitzero"`
+}
+
+func encodeNodePairing(n nodes.Pairing) ([]byte, error) {
+	return encode(nodePairingRecord{
+		Info: recordOf(n.Info), Token: n.Token, CreatedAt: utc(n.CreatedAt), ApprovedAt: utc(n.ApprovedAt),
+		LastConnectedAt: utc(n.LastConnectedAt),
+	})
 }
 
 func decodeNodePairing(key, value []byte) (nodes.Pairing, error) {
@@ -187,9 +200,7 @@ func (p pairingTx) PutRequest(r nodes.PairingRequest) error {
 	if _, err := keyOf(r.Info.NodeID); err != nil { // it becomes one when the node is paired
 		return err
 	}
-	value, err := encode(nodeRequestRecord{
-		NodeID: r.Info.NodeID, Info: recordOf(r.Info), Silent: r.Silent, Repair: r.Repair, At: utc(r.At),
-	})
+	value, err := encodeNodeRequest(r)
 	if err != nil {
 		return err
 	}
@@ -209,10 +220,7 @@ func (p pairingTx) PutPairing(n nodes.Pairing) error {
 	if err != nil {
 		return err
 	}
-	value, err := encode(nodePairingRecord{
-		Info: recordOf(n.Info), Token: n.Token, CreatedAt: utc(n.CreatedAt), ApprovedAt: utc(n.ApprovedAt),
-		LastConnectedAt: utc(n.LastConnectedAt),
-	})
+	value, err := encodeNodePairing(n)
 	if err != nil {
 		return err
 	}
@@ -279,6 +287,13 @@ type pushRecord struct {
 	UpdatedAt    time.Time        `json:"updated_at,omitzero"`
 }
 
+func encodePush(r nodes.Registration) ([]byte, error) {
+	return encode(pushRecord{
+		Token: r.Token, Topic: r.Topic, Environment: r.Environment, Platform: r.Platform, DeviceFamily: r.DeviceFamily,
+		UpdatedAt: utc(r.UpdatedAt),
+	})
+}
+
 func decodePush(key, value []byte) (nodes.Registration, error) {
 	var rec pushRecord
 	if err := decode(bucketPushRegistrations, key, value, &rec); err != nil {
@@ -310,10 +325,7 @@ func (s *Store) PutRegistration(ctx context.Context, r nodes.Registration, max i
 	if err != nil {
 		return err
 	}
-	value, err := encode(pushRecord{
-		Token: r.Token, Topic: r.Topic, Environment: r.Environment, Platform: r.Platform, DeviceFamily: r.DeviceFamily,
-		UpdatedAt: utc(r.UpdatedAt),
-	})
+	value, err := encodePush(r)
 	if err != nil {
 		return err
 	}

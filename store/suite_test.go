@@ -15,6 +15,7 @@ import (
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes"
+	"github.com/hanzoai/hanzod/nodes/push"
 	"github.com/hanzoai/hanzod/system"
 )
 
@@ -33,6 +34,8 @@ func TestSuite(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, func(*testing.T) stores){
 		"node names":          testNodeNames,
 		"node pairings":       testNodePairings,
+		"registrations":       testRegistrations,
+		"voice wake":          testVoiceWake,
 		"devices":             testDevices,
 		"device change fails": testDeviceChangeFails,
 		"pairing and invites": testPairingAndInvites,
@@ -93,6 +96,62 @@ func testNodeNames(t *testing.T, reopened func(*testing.T) stores) {
 			t.Fatal(err)
 		}
 		want("n1", "")
+	}
+}
+
+func testRegistrations(t *testing.T, reopened func(*testing.T) stores) {
+	s := reopened(t)
+	ctx := t.Context()
+	r := nodes.Registration{
+		NodeID: "n1", Token: "00aa", Topic: "ai.hanzo", Environment: push.Production, Platform: "ios", DeviceFamily: "iPhone", UpdatedAt: start,
+	}
+	want := func(ok bool) {
+		t.Helper()
+		got, there, err := s.Registration("n1")
+		if err != nil || there != ok || (ok && !cmp.Equal(got, r)) {
+			t.Fatalf("%+v, %t, %v", got, there, err)
+		}
+	}
+	want(false)
+	for range 2 {
+		if err := s.PutRegistration(ctx, r, 1); err != nil {
+			t.Fatal(err)
+		}
+		r.Topic = "ai.hanzo.app"
+	}
+	r.Topic = "ai.hanzo.app"
+	if err := s.PutRegistration(ctx, nodes.Registration{NodeID: "n2"}, 1); !errors.Is(err, nodes.ErrTooManyPushes) {
+		t.Fatal(err)
+	}
+	if err := s.PutRegistration(ctx, nodes.Registration{}, 5); err == nil {
+		t.Fatal("a registration of nobody is taken")
+	}
+	s = reopened(t)
+	want(true)
+	for token, left := range map[string]bool{"00bb": true, "": true} {
+		if err := s.DropRegistration(ctx, "n1", token); err != nil {
+			t.Fatal(err)
+		}
+		want(left)
+	}
+	for range 2 {
+		if err := s.DropRegistration(ctx, "n1", "00aa"); err != nil {
+			t.Fatal(err)
+		}
+		want(false)
+	}
+}
+
+func testVoiceWake(t *testing.T, reopened func(*testing.T) stores) {
+	s := reopened(t)
+	for _, words := range [][]string{nil, {"hey", "Küche"}, nil, {"x"}} {
+		if err := s.SetVoiceWake(t.Context(), words); err != nil {
+			t.Fatal(err)
+		}
+		s = reopened(t)
+		if got, err := s.VoiceWake(); err != nil || !cmp.Equal(got, words) {
+			t.Fatalf("%v, %v; want %v", got, err, words)
+		}
 	}
 }
 

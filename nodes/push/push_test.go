@@ -257,9 +257,14 @@ func TestOddAnswers(t *testing.T) {
 		status int
 		reason string
 	}{
-		"no JSON":    {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500); fmt.Fprint(w, "<html>") }, 500, ""},
-		"huge":       {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500); fmt.Fprint(w, strings.Repeat("x", 1<<20)) }, 500, ""},
-		"redirected": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, s.Hosts()[push.Sandbox], http.StatusTemporaryRedirect) }, 307, ""},
+		"no JSON": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500); fmt.Fprint(w, "<html>") }, 500, ""},
+		"huge": {func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(500)
+			fmt.Fprint(w, strings.Repeat("x", 1<<20))
+		}, 500, ""},
+		"redirected": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, s.Hosts()[push.Sandbox], http.StatusTemporaryRedirect)
+		}, 307, ""},
 	} {
 		srv := httptest.NewUnstartedServer(c.serve)
 		srv.EnableHTTP2 = true
