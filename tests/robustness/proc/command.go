@@ -48,7 +48,8 @@ type Command struct {
 	Code  int // the exit code; -1 when a signal ended it
 	State *os.ProcessState
 
-	cmd *exec.Cmd
+	cmd   *exec.Cmd
+	group bool // it leads a process group, which signals go to
 }
 
 // Env is the environment of every process of a test: nothing of the one who runs the test but PATH
@@ -64,7 +65,7 @@ func Env(home string, more ...string) []string {
 // Run starts a process. The test ends it when it is still there at the end.
 func Run(tb testing.TB, home, bin string, env []string, args ...string) *Command {
 	tb.Helper()
-	c, err := start(bin, args, Env(home, env...), home, nil)
+	c, err := start(bin, args, Env(home, env...), home, nil, false)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -72,8 +73,26 @@ func Run(tb testing.TB, home, bin string, env []string, args ...string) *Command
 	return c
 }
 
-func start(bin string, args, env []string, wd string, stdin io.Reader) (*Command, error) {
-	c := &Command{Stdout: &Buffer{}, Stderr: &Buffer{}, Done: make(chan struct{}), cmd: exec.Command(bin, args...)}
+// RunGroup is Run for a program that may start others: it leads a process group, signals go to all
+// of it, and what is left of it ends with the test. stdin may be nil.
+func RunGroup(tb testing.TB, home, bin string, env []string, stdin io.Reader, args ...string) *Command {
+	tb.Helper()
+	c, err := start(bin, args, Env(home, env...), home, stdin, true)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		c.End(syscall.SIGKILL)
+		c.Signal(syscall.SIGKILL) // whoever outlived the leader
+	})
+	return c
+}
+
+func start(bin string, args, env []string, wd string, stdin io.Reader, group bool) (*Command, error) {
+	c := &Command{Stdout: &Buffer{}, Stderr: &Buffer{}, Done: make(chan struct{}), cmd: exec.Command(bin, args...), group: group}
+	if group {
+		c.cmd.SysProcAttr = groupAttr()
+	}
 	c.cmd.Env, c.cmd.Dir, c.cmd.Stdin = env, wd, stdin
 	c.cmd.Stdout, c.cmd.Stderr = c.Stdout, c.Stderr
 	c.cmd.WaitDelay = time.Second // a child of the process that keeps the output open does not hold us up
@@ -94,7 +113,13 @@ func start(bin string, args, env []string, wd string, stdin io.Reader) (*Command
 func (c *Command) PID() int { return c.cmd.Process.Pid }
 
 // Signal sends a signal; a process that has ended gets none.
-func (c *Command) Signal(s syscall.Signal) { _ = c.cmd.Process.Signal(s) }
+func (c *Command) Signal(s syscall.Signal) {
+	if c.group {
+		_ = syscall.Kill(-c.PID(), s) // the number stays taken while anyone is in the group
+		return
+	}
+	_ = c.cmd.Process.Signal(s)
+}
 
 // End sends a signal and waits for the end, at most for Patience; then the process is killed. It
 // returns how long the end took.

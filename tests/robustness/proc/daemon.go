@@ -138,7 +138,7 @@ func (d *Daemon) Spawn() {
 	bin := Build(d.tb, "hanzod", d.o.Form)
 	args := append([]string{"run", "--config", d.config(), "--state-dir", d.State, "--port", strconv.Itoa(d.Port)}, d.o.Args...)
 	var err error
-	if d.Command, err = start(bin, args, Env(d.State, d.o.Env...), d.State, nil); err != nil {
+	if d.Command, err = start(bin, args, Env(d.State, d.o.Env...), d.State, nil, false); err != nil {
 		d.tb.Fatal(err)
 	}
 }
