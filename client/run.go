@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -335,20 +337,22 @@ func (r *run) again(ctx context.Context, patience time.Duration, repeatable bool
 
 // needsApproval reports whether a node refused a run that an approval would allow (nodes-approvals.md §4.3).
 func needsApproval(err error) bool {
+	return says(err, "SYSTEM_RUN_DENIED: approval required", "SYSTEM_RUN_DENIED: allowlist miss")
+}
+
+// RefusedByNode reports whether a node's own policy refused a run (nodes-approvals.md §4.3).
+func RefusedByNode(err error) bool { return says(err, "SYSTEM_RUN_DENIED: ", "SYSTEM_RUN_DISABLED: ") }
+
+// says reports whether an answer of the daemon holds one of some texts, which may be a node's.
+func says(err error, texts ...string) bool {
 	e, ok := errors.AsType[*Error](err)
 	if !ok {
 		return false
 	}
-	texts := []string{e.Message}
-	for _, v := range e.Fields {
-		texts = append(texts, v)
-	}
-	for _, t := range texts {
-		if strings.Contains(t, "SYSTEM_RUN_DENIED: approval required") || strings.Contains(t, "SYSTEM_RUN_DENIED: allowlist miss") {
-			return true
-		}
-	}
-	return false
+	in := append(slices.Collect(maps.Values(e.Fields)), e.Message)
+	return slices.ContainsFunc(in, func(said string) bool {
+		return slices.ContainsFunc(texts, func(t string) bool { return strings.Contains(said, t) })
+	})
 }
 
 // Payload is a node's answer as JSON text: the text it sent, else its value; "null" for none.

@@ -67,6 +67,9 @@ func runProgram(argv []string, env map[string]string, timeoutMs int, approved bo
 		return nil, "INVALID_REQUEST", "command required"
 	}
 	name := path.Base(argv[0])
+	if name == "forbidden" {
+		return nil, "UNAVAILABLE", "SYSTEM_RUN_DISABLED: security=deny"
+	}
 	if !approved {
 		switch name {
 		case "echo", "env", "false", "sleep", "crash", "nosuch":

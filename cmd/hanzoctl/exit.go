@@ -41,8 +41,8 @@ func exitCodesTopic() *cobra.Command {
    74  the outcome is not known: look before you repeat it
    75  not now, later may work: node not connected, a limit reached, nobody
        answered the approval
-   77  not allowed: by the daemon, or denied by an approver; or it is not
-       known who answers (see "hanzoctl help remote")
+   77  not allowed: by the daemon, by the policy of the node, or denied by an
+       approver; or it is not known who answers (see "hanzoctl help remote")
   124  no answer or no end in time
   130  interrupted
 

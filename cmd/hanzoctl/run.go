@@ -73,6 +73,9 @@ The words after -- go to the node as they are, without a shell.`,
 				if ctx.Err() != nil {
 					return &codeError{code: exitInt, text: interrupted(waiting)}
 				}
+				if client.RefusedByNode(err) {
+					return &codeError{code: exitDenied, err: err}
+				}
 				if err != nil {
 					return err
 				}

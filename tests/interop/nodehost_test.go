@@ -105,7 +105,12 @@ func TestNodeHost(t *testing.T) {
 	t.Run("allow-list", func(t *testing.T) {
 		ctl(t, d, "approvals", "set", "--node", "box", "--file", policy(t, u.home, "allowlist", "off", uname))
 		ended(t, run(t, d, "box", uname, "-s"), 0, "Linux")
-		ended(t, run(t, d, "box", "ls", "/"), 77, "allowlist")
+		u.refused(t, []string{"SYSTEM_RUN_DENIED: allowlist miss"},
+			"nodes", "invoke", "--node", "box", "--command", "system.run", "--params", `{"command":["`+ls+`","/"]}`)
+		// hanzoctl asks all the same: an approval allows what the list does not.
+		c := run(t, d, "box", "ls", "/")
+		decide(t, d, "ls /", "once")
+		ended(t, c, 0, "etc")
 	})
 	t.Run("full", func(t *testing.T) {
 		ctl(t, d, "approvals", "set", "--node", "box", "--file", policy(t, u.home, "full", "off"))
@@ -113,7 +118,7 @@ func TestNodeHost(t *testing.T) {
 	})
 	t.Run("deny", func(t *testing.T) {
 		ctl(t, d, "approvals", "set", "--node", "box", "--file", policy(t, u.home, "deny", "off"))
-		ended(t, run(t, d, "box", "ls", "/"), 77, "")
+		ended(t, run(t, d, "box", "ls", "/"), 77, "SYSTEM_RUN_DISABLED: security=deny")
 	})
 }
 
