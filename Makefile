@@ -8,7 +8,7 @@ BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 CC_FOUND := $(shell command -v $${CC:-cc} 2>/dev/null || command -v gcc 2>/dev/null || command -v clang 2>/dev/null)
 T       ?= 30s
 
-.PHONY: all help build run test check-format vet gen check-gen lint contract parity bench fuzz robust cross clean
+.PHONY: all help build run test check-format vet gen check-gen lint contract parity bench fuzz robust interop cross clean
 
 all: check-format vet check-gen test cross
 
@@ -20,6 +20,7 @@ help:
 	@echo 'make parity    the parity checklist: what is served, and what the recordings say'
 	@echo 'make bench     measure against the bars (BENCH="-json", "-quick", "-only REGEXP")'
 	@echo 'make robust    the long suites: kill -9, silent peers, full disks'
+	@echo 'make interop   drive the daemon with a published client of the original, which npm installs once'
 	@echo 'make fuzz      every fuzz target for T=30s each'
 	@echo 'make gen       generate code from proto/; needs no network once modules are there'
 	@echo 'make lint      golangci-lint and buf lint'
@@ -74,6 +75,9 @@ bench:
 
 robust:
 	ROBUST=1 ROBUST_ROUNDS=$${ROBUST_ROUNDS:-1000} $(GO) test ./tests/robustness/... -count=1 -timeout 60m -v
+
+interop:
+	INTEROP=1 $(GO) test ./tests/interop -count=1 -parallel 2 -timeout 30m -v
 
 fuzz:
 	@set -e; for pkg in $$($(GO) list ./...); do \

@@ -240,6 +240,30 @@ func TestCLINodes(t *testing.T) {
 	})
 }
 
+// TestCLINodePairing takes requests of nodes through the older store of pairings (protocol.md §4.9).
+func TestCLINodePairing(t *testing.T) {
+	t.Parallel()
+	theClient(t)
+	d := proc.Start(t, proc.Options{Form: proc.Tested})
+	u := userOf(t, d.Port, token, nil)
+	request := func(node string) string {
+		v := u.json(t, "gateway", "call", "node.pair.request", "--json", "--params",
+			`{"nodeId":"`+node+`","displayName":"name of `+node+`","platform":"ios"}`)
+		want(t, v, "pending", "status")
+		id, _ := get(v, "request", "requestId").(string)
+		return id
+	}
+	u.ok(t, []string{"Pending: 0", "Paired: 0"}, "nodes", "list")
+	u.ok(t, []string{"No pending pairing requests."}, "nodes", "pending")
+	first, second := request("node-1"), request("node-2")
+	u.ok(t, []string{first, second, "name of node-1"}, "nodes", "pending")
+	u.ok(t, []string{"Pending: 2"}, "nodes", "list")
+	want(t, u.json(t, "nodes", "approve", first), "node-1", "node", "nodeId")
+	want(t, u.json(t, "nodes", "reject", second), "node-2", "nodeId")
+	u.refused(t, []string{"unknown requestId"}, "nodes", "approve", first)
+	u.ok(t, []string{"Pending: 0", "Paired: 1", "name of node-1"}, "nodes", "list")
+}
+
 // TestCLIGatewayApprovals reads and writes the exec approvals file of the gateway's own machine.
 func TestCLIGatewayApprovals(t *testing.T) {
 	t.Parallel()
