@@ -234,7 +234,7 @@ func (d *Daemon) makeDomains() error {
 		Version: Version, StateDir: d.cfg.StateDir, ConfigPath: d.cfg.Path, Socket: d.socket,
 		AuthMode: d.cfg.AuthMode(), LogFile: d.cfg.Logging.File, MainSession: mainSession(d.cfg), Queue: d.store, Bus: d.bus, Presence: d.presence, Now: d.now,
 		Facts: system.Facts{
-			Connections:      func() int { return d.door.Connections() },
+			Connections:      func() int { return d.door.Connections() + d.rpc.Links() },
 			NodesConnected:   d.nodes.Connected,
 			NodesKnown:       func() int { _, known := d.nodes.Counts(); return known },
 			ApprovalsPending: d.approvals.PendingCount,
@@ -293,6 +293,7 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 			return rpc.Remote{Addresses: d.RemoteAddresses(), Fingerprint: d.TLSFingerprint(), Name: machineName()}
 		},
 		Bus: d.bus, Render: compat.Payload, SharedSecret: d.sharedSecret, Bearer: d.identity.Bearer, NodeName: d.nodes.Name,
+		Presence: d.presence, Version: Version, Now: d.now,
 		Log: d.subsystem("rpc"), Metrics: d.metrics,
 	})
 	d.grpc = d.rpc.GRPC(listen.PeerCredentials())
@@ -379,6 +380,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	run(d.nodes.Run)
 	run(d.system.Run)
 	run(d.door.Run)
+	run(d.rpc.Run)
 	served := make(chan error, 2+len(d.tcp))
 	wg.Go(func() { served <- d.grpc.Serve(d.local) })
 	if d.remote != nil {
@@ -435,6 +437,7 @@ func (d *Daemon) stop(work context.Context, cancel context.CancelFunc, wg *sync.
 		}
 	}
 	doors.Wait()
+	d.rpc.Wait()
 	cancel()
 	wg.Wait()
 }

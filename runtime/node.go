@@ -49,7 +49,7 @@ type NodeOptions struct {
 	LogLevel string
 	LogStyle string
 	// OnState is told of each change. Nil tells nobody.
-	OnState func(dial.State)
+	OnState func(host.State)
 }
 
 // nodeFile is the configuration of a node host in its state directory.

@@ -3,7 +3,7 @@
 // (nodes-approvals.md §4).
 //
 // It imports leaves, compat/wire, nodes/host and the WebSocket library. A Conn owns two goroutines, a reader and a
-// watchdog for ticks; Close waits for both. RunNode owns one more per running invoke and waits for them.
+// watchdog for ticks; Close waits for both.
 package dial
 
 import (

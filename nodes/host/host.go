@@ -2,8 +2,9 @@
 // relatives (nodes-approvals.md §4).
 //
 // It imports the errs leaf and the standard library. What may run is decided by a Policy, which the
-// exec approvals file satisfies. The package owns no goroutine beyond a call of Handle: when Handle
-// returns, the command has ended or, after a normal end, has left children of its own behind.
+// exec approvals file satisfies, and how a gateway is reached by a Connector. The package owns no
+// goroutine beyond a call: when Handle returns, the command has ended or, after a normal end, has left
+// children of its own behind; Serve owns one for each request that it serves and waits for them.
 package host
 
 import (
@@ -81,7 +82,9 @@ type Host struct {
 
 // Request is one invoke.
 type Request struct {
-	ID      string
+	ID string
+	// NodeID is what the gateway calls this node.
+	NodeID  string
 	Command string
 	// ParamsJSON is nil when the gateway sent none.
 	ParamsJSON *string

@@ -20,6 +20,9 @@ type Devices interface {
 	RevokeToken(context.Context, identity.Caller, identity.RevokeIn) (identity.RevokeOut, error)
 	CreateInvite(context.Context, identity.Caller, identity.InviteIn) (identity.InviteOut, error)
 	Enroll(context.Context, identity.Caller, identity.EnrollIn) (identity.EnrollOut, error)
+	// Admit decides whether a node gets in; Confirm is asked once its link can be ended from outside.
+	Admit(context.Context, identity.Attempt) (identity.Admission, error)
+	Confirm(identity.Caller, identity.Admission) error
 	// Standing returns nil as long as what let the caller in still does.
 	Standing(identity.Caller) error
 }

@@ -138,6 +138,9 @@ func (d systemOf) FollowLogs(ctx context.Context, _ identity.Caller, _ int, send
 	return d.follow(ctx, send)
 }
 
+func (systemOf) RefreshHealth()    {}
+func (systemOf) AnnouncePresence() {}
+
 type devicesOf struct {
 	rpc.Devices
 	*domain

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/peer"
 
 	"github.com/hanzoai/hanzod/errs"
+	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/ops"
 	"github.com/hanzoai/hanzod/runtime/listen"
@@ -64,7 +65,7 @@ func (s *Server) StreamInterceptor() grpc.StreamServerInterceptor {
 		if err = s.admit(c, info.FullMethod); err != nil {
 			return err
 		}
-		live, err := s.live(ctx, c)
+		live, err := s.live(ctx, c, info.FullMethod == nodesv1.NodeService_Attach_FullMethodName)
 		if err != nil {
 			return err
 		}

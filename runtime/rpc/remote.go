@@ -57,8 +57,9 @@ func (s *Server) Remote(creds credentials.TransportCredentials) *grpc.Server {
 // credential is what a call from another machine has proved.
 type credential struct {
 	caller identity.Caller
-	// token is what it presented. A node registers with it.
+	// token is what it presented, and peer where it came from. A node registers with them.
 	token string
+	peer  identity.Peer
 }
 
 type credentialKey struct{}
@@ -109,7 +110,8 @@ func (s *Server) authenticate(ctx context.Context, from listen.RemoteInfo, heade
 	ctx, cancel := context.WithTimeout(ctx, bearerTime)
 	defer cancel()
 	// gRPC comes by no proxy, so nobody speaks for others here.
-	c, err := s.d.Bearer(ctx, cred.token, identity.Peer{Direct: from.Addr, Client: from.Addr})
+	cred.peer = identity.Peer{Direct: from.Addr, Client: from.Addr}
+	c, err := s.d.Bearer(ctx, cred.token, cred.peer)
 	if err != nil {
 		return cred, err
 	}

@@ -83,6 +83,9 @@ type Nodes interface {
 	SetVoiceWake(context.Context, identity.Caller, nodes.SetVoiceWakeIn) (nodes.VoiceWakeOut, error)
 	SkillBins(context.Context, identity.Caller, nodes.SkillBinsIn) (nodes.SkillBinsOut, error)
 	VerifyPairing(context.Context, identity.Caller, nodes.VerifyPairingIn) (nodes.VerifyPairingOut, error)
+	Attach(n nodes.Node, declared, caps []string, link nodes.Link) (*nodes.Attachment, nodes.Node, error)
+	Saw(id string)
+	Subscribed(nodeID, sessionKey string) bool
 }
 
 // Approvals is what the door needs of approvals.Service.
@@ -106,6 +109,14 @@ type System interface {
 	Presence(context.Context, identity.Caller) ([]system.Presence, error)
 	TailLogs(context.Context, identity.Caller, system.TailIn) (system.TailOut, error)
 	FollowLogs(ctx context.Context, c identity.Caller, lines int, send func(line string) error) error
+	RefreshHealth()
+	AnnouncePresence()
+}
+
+// Presence is what the door needs of system.PresenceTable.
+type Presence interface {
+	Join(system.Party) (key string)
+	Leave(key string)
 }
 
 // Metrics counts calls and lost events.
@@ -124,6 +135,7 @@ type Deps struct {
 	Approvals Approvals
 	System    System
 	Devices   Devices
+	Presence  Presence
 	Bus       *events.Bus
 	// DeviceConnections counts the connections of each device at the other doors.
 	DeviceConnections func() map[string]int
@@ -138,14 +150,18 @@ type Deps struct {
 	Bearer func(ctx context.Context, token string, from identity.Peer) (identity.Caller, error)
 	// NodeName returns the name to show for a node, "" when it is unknown.
 	NodeName func(id string) string
-	Log      *slog.Logger
-	Metrics  Metrics
+	// Version is the release that nodes are told.
+	Version string
+	Now     func() time.Time
+	Log     *slog.Logger
+	Metrics Metrics
 }
 
 // Server is the gRPC door. Its methods may be called concurrently.
 type Server struct {
 	d       Deps
 	streams streams
+	links   links
 	health  *health.Server
 }
 
@@ -153,7 +169,10 @@ type Server struct {
 func New(d Deps) *Server {
 	s := &Server{d: d, health: health.NewServer()}
 	s.streams.live = map[*liveStream]struct{}{}
+	s.links.all = map[*link]struct{}{}
+	d.Bus.Budget().Source(s.holders)
 	d.Bus.Sink(s.endDevices)
+	d.Bus.Sink(s.notify)
 	return s
 }
 

@@ -9,12 +9,14 @@ import (
 
 	"github.com/hanzoai/hanzod/events"
 	"github.com/hanzoai/hanzod/identity"
+	"github.com/hanzoai/hanzod/nodes"
 )
 
 // streams knows the open streams, so that they can be ended from outside.
 type streams struct {
 	mu      sync.Mutex
-	live    map[*liveStream]struct{} // at most MaxStreams
+	live    map[*liveStream]struct{} // at most MaxStreams, and maxLinks more for nodes
+	links   int
 	stopped error
 }
 
@@ -22,27 +24,33 @@ type liveStream struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	caller identity.Caller
+	isLink bool // the link of a node, and no watch
 }
 
-func (s *streams) add(ctx context.Context, c identity.Caller) (*liveStream, error) {
+func (s *streams) add(ctx context.Context, c identity.Caller, isLink bool) (*liveStream, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped != nil {
 		return nil, s.stopped
 	}
-	if len(s.live) >= MaxStreams {
+	switch {
+	case isLink && s.links >= maxLinks:
+		return nil, nodes.ErrTooManyNodes
+	case isLink:
+		s.links++
+	case len(s.live)-s.links >= MaxStreams:
 		return nil, errStreams
 	}
-	l := &liveStream{caller: c}
-	l.ctx, l.cancel = context.WithCancelCause(ctx)
+	l := &liveStream{caller: c, isLink: isLink}
+	l.ctx, l.cancel = context.WithCancelCause(context.WithValue(ctx, liveKey{}, l))
 	s.live[l] = struct{}{}
 	return l, nil
 }
 
 // live puts a call into the list of those that Stop and EndStreams reach. A caller whose credential ended
 // since it was looked at is refused: nobody else will end it.
-func (s *Server) live(ctx context.Context, c identity.Caller) (*liveStream, error) {
-	l, err := s.streams.add(ctx, c)
+func (s *Server) live(ctx context.Context, c identity.Caller, isLink bool) (*liveStream, error) {
+	l, err := s.streams.add(ctx, c, isLink)
 	if err != nil {
 		return nil, err
 	}
@@ -69,8 +77,26 @@ func (s *streams) devices() map[string]int {
 func (s *streams) remove(l *liveStream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if _, there := s.live[l]; there && l.isLink {
+		s.links--
+	}
 	delete(s.live, l)
 	l.cancel(nil)
+}
+
+// become gives a stream the caller that it turned out to be.
+func (s *streams) become(l *liveStream, c identity.Caller) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l.caller = c
+}
+
+type liveKey struct{}
+
+// liveFrom returns the stream of a handler's context.
+func liveFrom(ctx context.Context) (*liveStream, bool) {
+	l, ok := ctx.Value(liveKey{}).(*liveStream)
+	return l, ok
 }
 
 func (s *streams) end(match func(identity.Caller) bool, why error) {
