@@ -41,7 +41,7 @@ var (
 var goodbye = errors.New("the node has closed its side")
 
 // Attach is the link of a node. It lets a node in by the same rules as the legacy door.
-func (n *nodesServer) Attach(stream nodesv1.NodeService_AttachServer) error {
+func (n *nodesServer) Attach(stream nodesv1.NodeService_AttachServer) (err error) {
 	ctx := stream.Context()
 	c, ok := callerFrom(ctx)
 	if !ok {
@@ -56,7 +56,7 @@ func (n *nodesServer) Attach(stream nodesv1.NodeService_AttachServer) error {
 	defer n.s.links.remove(l)
 	n.s.links.wg.Go(l.read)
 	n.s.links.wg.Go(l.write)
-	defer l.shut()
+	defer func() { l.shut(err) }()
 	l.enqueue(&nodesv1.AttachResponse{Message: &nodesv1.AttachResponse_Challenge{Challenge: &nodesv1.NodeChallenge{Nonce: l.nonce}}})
 	reg, err := l.registration(ctx)
 	if err != nil {

@@ -20,6 +20,7 @@ import (
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
 	"github.com/hanzoai/hanzod/identity"
+	"github.com/hanzoai/hanzod/nodes"
 )
 
 // The fill tests hold every codec to every field. A value with all fields set is converted; then
@@ -49,6 +50,7 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 		out("nodes.RenameOut", renameNodeToProto),
 		out("nodes.InvokeOut", invokeToProto),
 		out("nodes.ResultOut", resultToProto),
+		out("nodes.Request", linkInvokeToProto, "NodeID"), // a link is that of one node
 		// The id of the request is the caller's own.
 		out("nodes.RequestPairingOut", pairRequestToProto), out("nodes.RejectPairingOut", pairRejectToProto, "RequestID"),
 		out("nodes.ApprovePairingOut", pairApproveToProto, "RequestID"),
@@ -279,6 +281,8 @@ func TestInboundCarriesEveryField(t *testing.T) {
 		in("ResolveApprovalRequest", resolveFromProto),
 		in("ListApprovalsRequest", listApprovalsFromProto),
 		in("SetPolicyFileRequest", setFileFromProto),
+		in("NodeResult", func(r *nodesv1.NodeResult) (nodes.ResultIn, error) { return linkResultFromProto("n", r), nil }),
+		in("NodeReport", func(r *nodesv1.NodeReport) (nodes.EventIn, error) { return linkEventFromProto("n", r), nil }),
 		in("GetNodePolicyFileRequest", nodeIDFromProto),
 		in("SetNodePolicyFileRequest", setNodeFileFromProto),
 		in("GetHealthRequest", healthFromProto),

@@ -221,9 +221,13 @@ func (l *link) release(welcome *nodesv1.AttachResponse) {
 	}
 }
 
-// shut forgets what waits. Nothing is queued after it.
-func (l *link) shut() {
-	l.end(errLinkGone)
+// shut ends the link for the reason, if it has not ended, and forgets what waits. Nothing is queued
+// after it.
+func (l *link) shut(why error) {
+	if why == nil {
+		why = goodbye
+	}
+	l.end(why)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.shutt = true
