@@ -76,7 +76,7 @@ func (w *Web) read(rw http.ResponseWriter, r *http.Request, limit int64) (data [
 		return nil, release, errTooLarge
 	}
 	rc := http.NewResponseController(rw)
-	_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout))
+	_ = rc.SetReadDeadline(time.Now().Add(w.patience))
 	size := int64(firstRead)
 	if r.ContentLength > 0 && r.ContentLength < size {
 		size = r.ContentLength + 1 // room to see the end

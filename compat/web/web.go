@@ -66,12 +66,13 @@ type Web struct {
 	mappings []mapping
 	hookPath string
 	bodies   budget
+	patience time.Duration // bodyTimeout, but for tests
 	canvas   *canvas
 }
 
 // New returns the routes.
 func New(cfg Config) *Web {
-	w := &Web{cfg: cfg, bodies: budget{free: max(maxBodies, int(cfg.Hooks.MaxBodyBytes)+1)}}
+	w := &Web{cfg: cfg, patience: bodyTimeout, bodies: budget{free: max(maxBodies, int(cfg.Hooks.MaxBodyBytes)+1)}}
 	w.hookPath = escaped(cfg.Hooks.Path)
 	for _, m := range cfg.Hooks.Mappings {
 		w.mappings = append(w.mappings, compile(m))

@@ -432,7 +432,13 @@ func TestRebindingPageIsRefusedInTheHandshake(t *testing.T) {
 			t.Fatal(err)
 		}
 		var got bytes.Buffer
-		_, _ = io.Copy(&got, c) // it ends when the server closes
+		for buf := make([]byte, 4096); !strings.Contains(got.String(), `"ok":`); {
+			n, err := c.Read(buf)
+			got.Write(buf[:n])
+			if err != nil {
+				break
+			}
+		}
 		if !strings.Contains(got.String(), "origin not allowed") || strings.Contains(got.String(), "hello-ok") {
 			t.Errorf("version %s: %q", version, got.String())
 		}
@@ -774,13 +780,13 @@ func TestSlowBodies(t *testing.T) {
 	}
 }
 
-// Ten thousand webhooks at once all get an answer, and those that are acknowledged are kept.
+// Ten thousand webhooks, half of them at one time, all get an answer.
 func TestManyHooks(t *testing.T) {
 	if testing.Short() {
 		t.Skip("ten thousand requests")
 	}
 	d, _ := start(t, nil)
-	const posts, clients = 10_000, 500
+	const posts, clients = 10_000, 5_000
 	transport := &http.Transport{MaxConnsPerHost: clients, MaxIdleConnsPerHost: clients}
 	defer transport.CloseIdleConnections()
 	client := &http.Client{Transport: transport, Timeout: time.Minute}
@@ -866,4 +872,3 @@ func TestBodyBudget(t *testing.T) {
 		}
 	}
 }
-
