@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
-	"pgregory.net/rapid"
 
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/identity"
@@ -673,67 +672,4 @@ func TestScopesAllow(t *testing.T) {
 			t.Errorf("%s: %q in %q: %v", c.role, c.wanted, c.held, got)
 		}
 	}
-}
-
-// Whatever devices ask for in whatever order, nobody gets scopes that neither the secret, nor a
-// silent pairing on this machine, nor an earlier grant covers; and what a token carries is covered
-// by what was approved for its device.
-func TestGrantedWithinAllowed(t *testing.T) {
-	outer := t
-	all := append(slices.Clone(identity.AllOperatorScopes), identity.ScopeTalkSecrets, "other")
-	rapid.Check(t, func(t *rapid.T) {
-		w := newWorld(outer, identity.AuthToken)
-		defer func() { _ = w.store.Close() }()
-		tokens := map[string]string{}
-		for range rapid.IntRange(1, 12).Draw(t, "steps") {
-			dev := rapid.SampledFrom([]string{"", "a", "b"}).Draw(t, "device")
-			a := w.attempt(dev, rapid.SliceOfNDistinct(rapid.SampledFrom(all), 0, 3, rapid.ID).Draw(t, "scopes")...)
-			a.Role = rapid.SampledFrom([]identity.Role{"operator", "node"}).Draw(t, "role")
-			a.Peer.Local = rapid.Bool().Draw(t, "local")
-			a.Peer.HasOrigin = rapid.Bool().Draw(t, "origin")
-			a.Token = rapid.SampledFrom([]string{"tok", "", "wrong"}).Draw(t, "token")
-			if dev != "" {
-				a.DeviceToken = rapid.SampledFrom([]string{"", tokens[dev+"operator"], tokens[dev+"node"], "bad"}).Draw(t, "device token")
-			}
-			if rapid.Bool().Draw(t, "revoke") && dev != "" {
-				if d, ok, _ := w.store.Device(id(dev)); ok && d.Tokens[a.Role].Token != "" {
-					w.revoke(dev, a.Role)
-				}
-			}
-			before, had, _ := w.store.Device(id(dev))
-			adm, err := w.admit(a)
-			if err != nil {
-				continue
-			}
-			if !identity.ScopesAllow(a.Role, adm.Scopes, a.Scopes) {
-				t.Fatalf("more than asked for: %v of %v", adm.Scopes, a.Scopes)
-			}
-			bySecret := a.Token == "tok"
-			if !bySecret {
-				tok := before.Tokens[a.Role]
-				if dev == "" || !had || !tok.RevokedAt.IsZero() || !identity.ScopesAllow(a.Role, adm.Scopes, tok.Scopes) {
-					t.Fatalf("%+v let in as %v by a token with %+v", a, adm.Scopes, tok)
-				}
-			}
-			if dev == "" {
-				continue
-			}
-			silent := a.Peer.Local && !a.Peer.HasOrigin
-			if bySecret && a.Role == "operator" && !silent && !identity.ScopesAllow(a.Role, adm.Scopes, before.Scopes) {
-				t.Fatalf("a remote device got %v, approved were %v", adm.Scopes, before.Scopes)
-			}
-			if adm.Issued == nil {
-				continue
-			}
-			tokens[dev+string(a.Role)] = adm.Issued.Token
-			after, _, _ := w.store.Device(id(dev))
-			if !identity.ScopesAllow(a.Role, adm.Issued.Scopes, after.ApprovedScopes) && a.Role == "operator" {
-				t.Fatalf("a token with %v, approved %v", adm.Issued.Scopes, after.ApprovedScopes)
-			}
-			c, err := w.svc.Bearer(context.Background(), adm.Issued.Token, identity.Peer{})
-			if err != nil || !slices.Equal(c.Scopes, adm.Issued.Scopes) || c.Role != a.Role {
-				t.Fatalf("%+v %v", c, err)
-			}
-		}
-	})
 }

@@ -163,6 +163,15 @@ func scopeHeld(role Role, w Scope, held []Scope) bool {
 	return w == ScopeRead && slices.Contains(held, ScopeWrite)
 }
 
+// scopesFor are the scopes that mean anything in a role: those of operators are for operators alone, so
+// that what is approved for a node is not found again when it comes as an operator.
+func scopesFor(role Role, scopes []Scope) []Scope {
+	if role == RoleOperator {
+		return scopes
+	}
+	return slices.DeleteFunc(slices.Clone(scopes), func(s Scope) bool { return strings.HasPrefix(string(s), "operator.") })
+}
+
 // SortedScopes returns the scopes sorted and without repeats.
 func SortedScopes(in []Scope) []Scope {
 	out := slices.Clone(in)

@@ -268,8 +268,8 @@ func (s *Service) grant(ctx context.Context, p Pairing, exact bool, allow func(T
 	return d, nil
 }
 
-// granted is the device after its request was approved. What a revocation took away does not come
-// back with less being approved: such a role begins anew.
+// granted is the device after its request was approved. What a revocation took away from an operator
+// does not come back with less being approved: it begins anew.
 func granted(old Device, p Pairing, exact bool, token string, now time.Time) Device {
 	d := old
 	if d.CreatedAt.IsZero() {
@@ -289,12 +289,12 @@ func granted(old Device, p Pairing, exact bool, token string, now time.Time) Dev
 		}
 	}
 	d.ApprovedScopes = Union(old.ApprovedScopes, p.Scopes)
-	if old.revoked(p.Role) {
+	if p.Role == RoleOperator && old.revoked(p.Role) {
 		d.ApprovedScopes = Union(old.others(p.Role), scopes)
 	}
 	d.Scopes = slices.Clone(d.ApprovedScopes)
 	d.ApprovedAt = now
-	t := DeviceToken{Token: token, Role: p.Role, Scopes: SortedScopes(scopes), CreatedAt: now}
+	t := DeviceToken{Token: token, Role: p.Role, Scopes: SortedScopes(scopesFor(p.Role, scopes)), CreatedAt: now}
 	if prev.Token != "" {
 		t.CreatedAt, t.RotatedAt, t.LastUsedAt = prev.CreatedAt, now, prev.LastUsedAt
 	}

@@ -253,6 +253,7 @@ func (s *Service) admit(ctx context.Context, a Attempt) (Admission, error) {
 	if err != nil {
 		return Admission{}, err
 	}
+	a.Scopes = scopesFor(a.Role, a.Scopes)
 	dev, exists, err := s.store.Device(a.Device.ID)
 	if err != nil {
 		return Admission{}, err

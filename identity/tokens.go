@@ -151,16 +151,16 @@ func (s *Service) RotateToken(ctx context.Context, c Caller, in RotateIn) (Rotat
 		case prev.Token != "":
 			t.Scopes = prev.Scopes
 		default:
-			t.Scopes = SortedScopes(old.ApprovedScopes)
+			t.Scopes = SortedScopes(scopesFor(in.Role, old.ApprovedScopes))
 		}
-		if !subset(implied(t.Scopes), implied(old.ApprovedScopes)) {
+		if len(scopesFor(in.Role, in.Scopes)) < len(in.Scopes) || !subset(implied(t.Scopes), implied(old.ApprovedScopes)) {
 			return ErrUnknownToken
 		}
 		if err := c.mayMint(old, in.Role, t.Scopes); err != nil {
 			return err
 		}
 		d := old
-		if old.revoked(in.Role) {
+		if in.Role == RoleOperator && old.revoked(in.Role) {
 			// What was revoked does not come back with a token that may do less.
 			d.ApprovedScopes = Union(old.others(in.Role), t.Scopes)
 			d.Scopes = slices.Clone(d.ApprovedScopes)
