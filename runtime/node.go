@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -12,9 +13,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/hanzoai/hanzod/approvals/policy"
+	"github.com/hanzoai/hanzod/client"
 	"github.com/hanzoai/hanzod/compat/dial"
+	"github.com/hanzoai/hanzod/config"
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes/host"
@@ -26,11 +30,22 @@ type NodeOptions struct {
 	// StateDir keeps the node's identity, its configuration and its exec approvals file.
 	StateDir string
 	// Host, Port, TLS and Fingerprint name the gateway; empty ones are those of the last start, then
-	// 127.0.0.1 and 18789.
+	// the daemon of this user, then 127.0.0.1 and 18789. Host may be hanzod://host[:port], which is
+	// reached by gRPC alone. GRPCPort is that of gRPC over TLS, Port + 1 when zero.
 	Host        string
 	Port        int
+	GRPCPort    int
 	TLS         bool
 	Fingerprint string
+	// CAFile holds certificates to know the gateway by when it is not pinned; the system's when empty.
+	CAFile string
+	// Link is auto (also when empty), grpc or websocket.
+	Link string
+	// Socket is that of the daemon of this user, the usual one when empty.
+	Socket string
+	// Enroll is an invite code: it makes this machine known to the gateway that is named in it, before
+	// anything else.
+	Enroll string
 	// AllowInsecure lets secrets travel to another machine without TLS.
 	AllowInsecure bool
 	// DisplayName and NodeID replace the stored ones when not empty.
@@ -69,14 +84,22 @@ func RunNode(ctx context.Context, o NodeOptions) error {
 	if err != nil {
 		return err
 	}
-	changed := merge(cfg, o)
-	scheme := "ws"
-	if cfg.Gateway.TLS {
-		scheme = "wss"
+	if o.Enroll != "" {
+		if err := enroll(ctx, o, cfg, path, log); err != nil {
+			return err
+		}
 	}
-	url := scheme + "://" + net.JoinHostPort(cfg.Gateway.Host, strconv.Itoa(cfg.Gateway.Port))
+	changed, err := merge(ctx, cfg, o)
+	if err != nil {
+		return err
+	}
+	n := nodeHost{o: o, cfg: cfg, log: log, now: time.Now}
+	if err := n.open(); err != nil {
+		return err
+	}
 	// What cannot be right is not stored: the next start without flags would fail over it.
-	if err := (dial.Options{URL: url, AllowInsecure: o.AllowInsecure, TLSFingerprint: cfg.Gateway.TLSFingerprint}).Check(); err != nil {
+	ways, err := n.ways()
+	if err != nil {
 		return err
 	}
 	if changed {
@@ -84,36 +107,71 @@ func RunNode(ctx context.Context, o NodeOptions) error {
 			return err
 		}
 	}
-	file, err := nodePolicy(filepath.Join(o.StateDir, policyFileName), o, log)
-	if err != nil {
-		return err
+	ways.worked = func(name string) {
+		if name == cfg.Link {
+			return
+		}
+		cfg.Link = name
+		if err := cfg.Save(path); err != nil {
+			log.Error("how the gateway was reached could not be stored", "path", path, "err", err)
+		}
 	}
-	log.Info("this machine is offered as a node", "gateway", url, "name", cfg.DisplayName, "policy", file.Path())
-	return connectNode(ctx, o, cfg, url, file, log)
+	log.Info("this machine is offered as a node", "gateway", n.gateway(), "name", cfg.DisplayName, "policy", n.file.Path())
+	return n.serve(ctx, ways)
 }
 
 // merge brings what the command line says into the stored configuration and reports whether it
 // changed.
-func merge(cfg *dial.NodeConfig, o NodeOptions) bool {
-	was := *cfg
-	gw := dial.GatewayAddr{Host: "127.0.0.1", Port: 18789}
-	if cfg.Gateway != nil {
+func merge(ctx context.Context, cfg *dial.NodeConfig, o NodeOptions) (bool, error) {
+	was, wasLink := *cfg, cfg.Link
+	gw := dial.GatewayAddr{Host: "127.0.0.1", Port: config.DefaultPort}
+	switch {
+	case cfg.Gateway != nil:
 		gw = *cfg.Gateway
+	case o.Host == "" && o.Port == 0 && o.Link != "websocket":
+		// Nobody has named a gateway: it is the daemon of this user, if there is one.
+		ctx, cancel := context.WithTimeout(ctx, askTime)
+		defer cancel()
+		if ports, err := portsOf(ctx, socketOf(o)); err == nil && len(ports) > 0 {
+			gw.Port = ports[0]
+		}
 	}
 	if o.Host != "" {
 		// Another gateway has another certificate.
-		gw.Host, gw.TLS, gw.TLSFingerprint = o.Host, false, ""
+		gw.Host, gw.TLS, gw.TLSFingerprint, gw.GRPCPort = o.Host, false, "", 0
+		if strings.Contains(o.Host, "://") {
+			address, err := client.ParseHost(o.Host)
+			if err != nil {
+				return false, permanent(err)
+			}
+			host, port, err := net.SplitHostPort(address)
+			if err != nil {
+				return false, err
+			}
+			gw.Host, gw.Port, gw.TLS = host, 0, true
+			if gw.GRPCPort, err = strconv.Atoi(port); err != nil {
+				return false, err
+			}
+		} else if gw.Port == 0 {
+			gw.Port = config.DefaultPort
+		}
 	}
 	if o.Port != 0 {
 		gw.Port = o.Port
 	}
-	if o.TLS || o.Fingerprint != "" {
+	if o.GRPCPort != 0 {
+		gw.GRPCPort = o.GRPCPort
+	}
+	if o.TLS || o.Fingerprint != "" || o.CAFile != "" {
 		gw.TLS = true
 	}
 	if o.Fingerprint != "" {
 		gw.TLSFingerprint = o.Fingerprint
 	}
 	changed := cfg.Gateway == nil || *cfg.Gateway != gw
+	if changed && cfg.Gateway != nil {
+		cfg.Link = "" // how the one before was reached says nothing of this one
+	}
 	cfg.Gateway = &gw
 	if o.NodeID != "" {
 		cfg.NodeID = o.NodeID
@@ -124,7 +182,73 @@ func merge(cfg *dial.NodeConfig, o NodeOptions) bool {
 	if cfg.DisplayName == "" {
 		cfg.DisplayName = machineName()
 	}
-	return changed || was.NodeID != cfg.NodeID || was.DisplayName != cfg.DisplayName
+	return changed || wasLink != cfg.Link || was.NodeID != cfg.NodeID || was.DisplayName != cfg.DisplayName, nil
+}
+
+// socketOf is the socket of the daemon of this user.
+func socketOf(o NodeOptions) string {
+	if o.Socket != "" {
+		return o.Socket
+	}
+	return client.SocketPath(client.DefaultStateDir(os.Getenv))
+}
+
+// enroll uses an invite up: this machine is a paired device of the gateway then, and keeps its token
+// and its certificate's fingerprint.
+func enroll(ctx context.Context, o NodeOptions, cfg *dial.NodeConfig, path string, log *slog.Logger) error {
+	i, err := client.ParseInvite(o.Enroll)
+	if err != nil {
+		return permanent(err)
+	}
+	switch {
+	case i.Role != string(identity.RoleNode):
+		return errs.New(errs.Invalid, `this invite is for an operator; use it with "hanzoctl enroll", or make one with "hanzoctl devices invite --role node"`)
+	case len(i.Addresses) == 0:
+		return errs.New(errs.Invalid, "the daemon that made this invite listens on its own machine only; start it with --bind lan and make another one")
+	case o.Host != "" || o.Port != 0 || o.TLS || o.Fingerprint != "" || o.CAFile != "" || o.NoDevice:
+		return errs.New(errs.Invalid, "the invite says which gateway it is: leave --host, --port, --tls, --tls-fingerprint and --tls-ca away")
+	}
+	id, tokens, err := deviceOf(o.StateDir)
+	if err != nil {
+		return err
+	}
+	if cfg.DisplayName == "" {
+		cfg.DisplayName = machineName()
+	}
+	if o.DisplayName != "" {
+		cfg.DisplayName = o.DisplayName
+	}
+	e, err := client.Enroll(ctx, i, id, client.Machine{Name: cfg.DisplayName, Platform: dial.Platform()}, "hanzod-node/"+Version)
+	if err != nil {
+		return permanent(err)
+	}
+	if err := tokens.Put(identity.RoleNode, e.Token, nil, time.Now()); err != nil {
+		return fmt.Errorf("this machine is enrolled, but its token could not be kept; make another invite and enrol again: %w", err)
+	}
+	host, text, err := net.SplitHostPort(e.Address)
+	if err != nil {
+		return err
+	}
+	port, err := strconv.Atoi(text)
+	if err != nil {
+		return err
+	}
+	cfg.Gateway = &dial.GatewayAddr{Host: host, GRPCPort: port, TLS: true, TLSFingerprint: e.Pin}
+	cfg.Link = ""
+	if err := cfg.Save(path); err != nil {
+		return fmt.Errorf("this machine is enrolled, but its gateway could not be kept; start it with --host hanzod://%s --tls-fingerprint %s: %w", e.Address, e.Pin, err)
+	}
+	log.Info("this machine is enrolled as a node", "gateway", "hanzod://"+e.Address, "device", e.DeviceID)
+	return nil
+}
+
+// deviceOf is the device of a node host, and where its tokens are.
+func deviceOf(stateDir string) (*dial.Identity, *dial.Tokens, error) {
+	id, err := dial.LoadOrCreateIdentity(filepath.Join(stateDir, "identity", "device.json"))
+	if err != nil {
+		return nil, nil, err
+	}
+	return id, &dial.Tokens{Path: filepath.Join(stateDir, "identity", "device-auth.json"), DeviceID: id.ID}, nil
 }
 
 func machineName() string {
@@ -176,56 +300,168 @@ func runEnv() []string {
 	})
 }
 
-func connectNode(ctx context.Context, o NodeOptions, cfg *dial.NodeConfig, url string, file *policy.File, log *slog.Logger) error {
-	opts := dial.NodeOptions{
-		Host: host.New(host.Config{Policy: file, Env: runEnv, Log: log}), Log: log, OnState: o.OnState,
-		Dial: dial.Options{
-			URL: url, AllowInsecure: o.AllowInsecure, TLSFingerprint: cfg.Gateway.TLSFingerprint,
-			Client: dial.Client{
-				ID: "node-host", Mode: "node", Version: Version, DisplayName: cfg.DisplayName, InstanceID: cfg.NodeID,
-			},
-			Auth: dial.Auth{Token: o.Token, Password: o.Password},
-		},
-	}
-	if !o.NoDevice {
-		id, err := dial.LoadOrCreateIdentity(filepath.Join(o.StateDir, "identity", "device.json"))
-		if err != nil {
+// nodeHost is a node host on its way to a gateway.
+type nodeHost struct {
+	o   NodeOptions
+	cfg *dial.NodeConfig
+	log *slog.Logger
+	now func() time.Time
+
+	file   *policy.File
+	device *dial.Identity // nil without one
+	tokens *dial.Tokens
+}
+
+// open reads what the node host keeps.
+func (n *nodeHost) open() (err error) {
+	if n.file == nil {
+		if n.file, err = nodePolicy(filepath.Join(n.o.StateDir, policyFileName), n.o, n.log); err != nil {
 			return err
 		}
-		opts.Dial.Device = id
-		opts.Tokens = &dial.Tokens{Path: filepath.Join(o.StateDir, "identity", "device-auth.json"), DeviceID: id.ID}
 	}
-	err := dial.RunNode(ctx, opts)
+	if !n.o.NoDevice {
+		n.device, n.tokens, err = deviceOf(n.o.StateDir)
+	}
+	return err
+}
+
+func (n *nodeHost) self() dial.Client {
+	return dial.Client{
+		ID: "node-host", Mode: "node", Version: Version, Platform: dial.Platform(), DisplayName: n.cfg.DisplayName, InstanceID: n.cfg.NodeID,
+	}
+}
+
+// gateway is what the gateway is called in the log.
+func (n *nodeHost) gateway() string {
+	gw := n.cfg.Gateway
+	switch {
+	case gw.Port == 0:
+		return "hanzod://" + net.JoinHostPort(gw.Host, strconv.Itoa(gw.GRPCPort))
+	case gw.TLS:
+		return "wss://" + net.JoinHostPort(gw.Host, strconv.Itoa(gw.Port))
+	}
+	return "ws://" + net.JoinHostPort(gw.Host, strconv.Itoa(gw.Port))
+}
+
+// ways are the ways to the gateway, the best first: gRPC before the legacy WebSocket, at the local
+// socket on the same machine and over TLS to another one. A gateway that was reached by the socket is
+// reached by nothing else: whoever takes its port while it is away gets no secret.
+func (n *nodeHost) ways() (*choice, error) {
+	gw, link := n.cfg.Gateway, n.o.Link
+	if link != "" && link != "auto" && link != "grpc" && link != "websocket" {
+		return nil, errs.New(errs.Invalid, fmt.Sprintf("the link must be auto, grpc or websocket, not %q", link))
+	}
+	c := &choice{now: n.now, worked: func(string) {}}
+	add := func(name string, w way) { c.names, c.ways = append(c.names, name), append(c.ways, w) }
+	local := !gw.TLS && isLoopback(gw.Host)
+	if link != "websocket" {
+		if local {
+			w := n.rpc(viaLocal, client.Options{Socket: socketOf(n.o)})
+			if n.cfg.Link != viaLocal {
+				w.port = gw.Port
+			}
+			add(viaLocal, w)
+		}
+		if port := grpcPort(gw); port != 0 {
+			o := client.Options{Host: net.JoinHostPort(gw.Host, strconv.Itoa(port)), TLSFingerprint: gw.TLSFingerprint}
+			if n.o.CAFile != "" && gw.TLSFingerprint == "" {
+				var err error
+				if o.Roots, err = client.ReadRoots(n.o.CAFile); err != nil {
+					return nil, permanent(err)
+				}
+			}
+			// What the options hold is checked now, before they are stored.
+			probe, err := client.Dial(context.Background(), o)
+			if err != nil {
+				return nil, permanent(err)
+			}
+			_ = probe.Close() // nothing was sent
+			add(viaGRPC, n.rpc(viaGRPC, o))
+		}
+	}
+	if link != "grpc" && gw.Port != 0 && !(local && n.cfg.Link == viaLocal && link != "websocket") {
+		opts := n.legacy()
+		if err := opts.Dial.Check(); err != nil {
+			return nil, err
+		}
+		add(viaWebSocket, dial.NewNode(opts))
+	}
+	if len(c.ways) == 0 {
+		return nil, errs.New(errs.Invalid, "there is no such way to this gateway: gRPC to another machine needs TLS (--tls or --tls-fingerprint), and a gateway named by hanzod:// has no WebSocket")
+	}
+	return c, nil
+}
+
+// grpcPort is the port of gRPC over TLS, 0 without one.
+func grpcPort(gw *dial.GatewayAddr) int {
+	switch {
+	case !gw.TLS:
+		return 0
+	case gw.GRPCPort != 0:
+		return gw.GRPCPort
+	case gw.Port >= 65535:
+		return 0
+	}
+	return gw.Port + 1
+}
+
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
+}
+
+func (n *nodeHost) rpc(via string, o client.Options) *rpcNode {
+	w := &rpcNode{via: via, target: o, self: n.self(), device: n.device, tokens: n.tokens, now: n.now, log: n.log}
+	if via != viaLocal {
+		if w.shared = n.o.Token; w.shared == "" {
+			w.shared = n.o.Password
+		}
+	}
+	return w
+}
+
+func (n *nodeHost) legacy() dial.NodeOptions {
+	opts := dial.NodeOptions{
+		Log: n.log, Tokens: n.tokens,
+		Dial: dial.Options{
+			URL: n.gateway(), AllowInsecure: n.o.AllowInsecure, TLSFingerprint: n.cfg.Gateway.TLSFingerprint, Client: n.self(),
+			Auth: dial.Auth{Token: n.o.Token, Password: n.o.Password}, Device: n.device,
+		},
+	}
+	if n.o.CAFile != "" && n.cfg.Gateway.TLSFingerprint == "" {
+		if pool, err := client.ReadRoots(n.o.CAFile); err == nil { // it was read before
+			opts.Dial.TLS = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+		}
+	}
+	return opts
+}
+
+// serve runs the node host until ctx ends.
+func (n *nodeHost) serve(ctx context.Context, c host.Connector) error {
+	err := host.Serve(ctx, host.ServeOptions{
+		Host:      host.New(host.Config{Policy: n.file, Env: runEnv, Log: n.log}),
+		Connector: c, OnState: n.o.OnState, Log: n.log,
+	})
 	if errors.Is(err, context.Canceled) {
 		return nil
 	}
 	return err
 }
 
-// runNode runs the node host of this machine inside the daemon. It comes in by the front door like
-// any other node, and shares the machine's exec approvals file.
+// runNode runs the node host of this machine inside the daemon. It comes in by the local socket like
+// any other node of this user, and shares the machine's exec approvals file.
 func (d *Daemon) runNode(ctx context.Context) {
-	dir := filepath.Join(d.cfg.StateDir, "node")
 	log := d.subsystem("node")
-	o := NodeOptions{
-		StateDir: dir, Host: "127.0.0.1", Port: d.Port(),
-		Security: d.cfg.Tools.Exec.Security, Ask: d.cfg.Tools.Exec.Ask,
-	}
-	if h, _, err := net.SplitHostPort(d.Addresses()[0]); err == nil && h != "0.0.0.0" && h != "::" {
-		o.Host = h
-	}
-	switch d.identity.Mode() {
-	case identity.AuthToken:
-		o.Token = d.cfg.Gateway.Auth.Token.Reveal()
-	case identity.AuthPassword:
-		o.Password = d.cfg.Gateway.Auth.Password.Reveal()
-	}
-	if err := d.embedNode(ctx, o, log); err != nil && ctx.Err() == nil {
+	if err := d.embedNode(ctx, log); err != nil && ctx.Err() == nil {
 		log.Error("the node host of this machine stopped", "error", err)
 	}
 }
 
-func (d *Daemon) embedNode(ctx context.Context, o NodeOptions, log *slog.Logger) error {
+func (d *Daemon) embedNode(ctx context.Context, log *slog.Logger) error {
+	o := NodeOptions{
+		StateDir: filepath.Join(d.cfg.StateDir, "node"),
+		Security: d.cfg.Tools.Exec.Security, Ask: d.cfg.Tools.Exec.Ask,
+	}
 	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
 		return err
 	}
@@ -233,15 +469,17 @@ func (d *Daemon) embedNode(ctx context.Context, o NodeOptions, log *slog.Logger)
 	if err != nil {
 		return err
 	}
-	merge(cfg, o)
-	file, err := nodePolicy(filepath.Join(d.cfg.StateDir, policyFileName), o, log)
-	if err != nil {
+	if cfg.DisplayName == "" {
+		cfg.DisplayName = machineName()
+	}
+	n := nodeHost{o: o, cfg: cfg, log: log, now: d.now}
+	if n.file, err = nodePolicy(filepath.Join(d.cfg.StateDir, policyFileName), o, log); err != nil {
 		return err
 	}
-	url := "ws://" + net.JoinHostPort(cfg.Gateway.Host, strconv.Itoa(cfg.Gateway.Port))
-	// The address may be one of this machine that is not loopback; the packets do not leave it.
-	o.AllowInsecure = true
-	return connectNode(ctx, o, cfg, url, file, log)
+	if err := n.open(); err != nil {
+		return err
+	}
+	return n.serve(ctx, n.rpc(viaLocal, client.Options{Socket: d.socket}))
 }
 
 // NodeName is what the node host in this daemon is called.

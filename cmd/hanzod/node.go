@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -30,10 +31,35 @@ func secretFrom(file string, names ...string) (string, error) {
 	return "", nil
 }
 
+// maxInvite bounds an invite code that is read, in bytes; they are a few hundred.
+const maxInvite = 64 << 10
+
+// inviteFrom reads an invite code: from stdin for "-", from a file for "@FILE", else it is the text
+// itself.
+func inviteFrom(arg string) (string, error) {
+	in := io.Reader(os.Stdin)
+	if file, ok := strings.CutPrefix(arg, "@"); ok {
+		f, err := os.Open(file)
+		if err != nil {
+			return "", err
+		}
+		defer f.Close()
+		in = f
+	} else if arg != "-" {
+		return arg, nil
+	}
+	text, err := io.ReadAll(io.LimitReader(in, maxInvite+1))
+	if err == nil && len(text) > maxInvite {
+		err = errors.New("the invite is too long to be one")
+	}
+	return strings.TrimSpace(string(text)), err
+}
+
 func nodeCmd(errOut io.Writer) *cobra.Command {
 	var (
 		o         runtime.NodeOptions
 		tokenFile string
+		invite    string
 	)
 	c := &cobra.Command{
 		Use:   "node",
@@ -44,10 +70,22 @@ asked to run, as far as this machine's exec approvals file allows or an operator
 It keeps an identity of its own and reconnects by itself. Gateway and name are remembered
 for the next start.
 
+The daemon of this user is reached by its socket and needs no token. Another machine is
+known by the fingerprint of its certificate ("hanzod tls fingerprint" there prints it) and
+is reached by gRPC over TLS on the port after --port, or by WebSocket over TLS where a
+gateway has no gRPC. A gateway that cannot be trusted, or refuses, is never tried in
+another way.
+
+The short way: "hanzoctl devices invite --role node" on the machine of the daemon prints
+one line to run here. Its code is good for ten minutes and for one machine; - reads it from
+stdin and @FILE from a file.
+
 The gateway's token is read from --token-file, HANZOD_TOKEN, OPENCLAW_GATEWAY_TOKEN or
-BOT_GATEWAY_TOKEN. A node that was paired needs none.`,
-		Example: `  hanzod node                                   the gateway on this machine
-  hanzod node --host box.lan --tls --tls-fingerprint AB:CD:…
+BOT_GATEWAY_TOKEN. A node that was paired or enrolled needs none.`,
+		Example: `  hanzod node                                   the daemon of this user
+  echo CODE | hanzod node --enroll -
+  hanzod node --host hanzod://box.lan --tls-fingerprint AB:CD:… --token-file token
+  hanzod node --host old.lan --port 18789 --tls-fingerprint AB:CD:…
   HANZOD_TOKEN=… hanzod node --display-name "build box"`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -58,6 +96,15 @@ BOT_GATEWAY_TOKEN. A node that was paired needs none.`,
 			if o.Password, err = secretFrom("", "HANZOD_PASSWORD", "OPENCLAW_GATEWAY_PASSWORD"); err != nil {
 				return err
 			}
+			if invite != "" {
+				if o.Enroll, err = inviteFrom(invite); err != nil {
+					return usageError{err}
+				}
+				if o.Enroll == "" {
+					return usageError{errors.New("the invite is empty; copy the whole line that \"hanzoctl devices invite --role node\" printed")}
+				}
+			}
+			o.Socket = os.Getenv("HANZOD_SOCKET")
 			if o.StateDir == "" {
 				if o.StateDir, err = nodeStateDir(); err != nil {
 					return err
@@ -82,10 +129,14 @@ BOT_GATEWAY_TOKEN. A node that was paired needs none.`,
 	}
 	f := c.Flags()
 	f.StringVar(&o.StateDir, "state-dir", "", "the node's own state directory (default ~/.hanzo/node)")
-	f.StringVar(&o.Host, "host", "", "host of the gateway (default the last one, then 127.0.0.1)")
-	f.IntVar(&o.Port, "port", 0, "port of the gateway (default the last one, then 18789)")
+	f.StringVar(&invite, "enroll", "", "invite code of a daemon: - for stdin, @FILE, or the code")
+	f.StringVar(&o.Host, "host", "", "host of the gateway, or hanzod://host[:port] for gRPC alone (default the last one, then this machine)")
+	f.IntVar(&o.Port, "port", 0, "WebSocket port of the gateway (default the last one, then 18789)")
+	f.IntVar(&o.GRPCPort, "grpc-port", 0, "port of gRPC over TLS (default the one after --port)")
+	f.StringVar(&o.Link, "link", "auto", "auto, grpc or websocket")
 	f.BoolVar(&o.TLS, "tls", false, "connect with TLS")
 	f.StringVar(&o.Fingerprint, "tls-fingerprint", "", "SHA-256 of the gateway's certificate; implies --tls")
+	f.StringVar(&o.CAFile, "tls-ca", "", "file of certificates to know the gateway by, instead of a fingerprint; implies --tls")
 	f.BoolVar(&o.AllowInsecure, "allow-insecure", false, "send secrets to another machine without TLS")
 	f.StringVar(&o.DisplayName, "display-name", "", "name of this node (default the last one, then the host name)")
 	f.StringVar(&o.NodeID, "node-id", "", "instance id of this node (default a random one, kept)")

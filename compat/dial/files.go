@@ -179,14 +179,20 @@ type NodeConfig struct {
 	Token       string
 	DisplayName string
 	Gateway     *GatewayAddr
+	// Link is the way in which the gateway was reached last ("local", "grpc" or "websocket"), "" before
+	// that.
+	Link string
 
 	other map[string]json.RawMessage
 }
 
-// GatewayAddr is the gateway that a node host connects to.
+// GatewayAddr is the gateway that a node host connects to. Port is that of the WebSocket, 0 when it is
+// not known; GRPCPort is that of gRPC over TLS, the one after Port when it is 0. Without TLS there is
+// none.
 type GatewayAddr struct {
 	Host           string `json:"host"`
 	Port           int    `json:"port"`
+	GRPCPort       int    `json:"grpcPort,omitempty"`
 	TLS            bool   `json:"tls"`
 	TLSFingerprint string `json:"tlsFingerprint,omitempty"`
 }
@@ -199,7 +205,7 @@ func LoadOrCreateNodeConfig(path string) (*NodeConfig, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("the node configuration %s cannot be read; repair or remove it: %w", path, err)
 	}
-	for key, dst := range map[string]any{"nodeId": &c.NodeID, "token": &c.Token, "displayName": &c.DisplayName, "gateway": &c.Gateway} {
+	for key, dst := range map[string]any{"nodeId": &c.NodeID, "token": &c.Token, "displayName": &c.DisplayName, "gateway": &c.Gateway, "link": &c.Link} {
 		if raw, ok := c.other[key]; ok {
 			if err := json.Unmarshal(raw, dst); err != nil {
 				return nil, fmt.Errorf("the node configuration %s has a bad %s; repair or remove it", path, key)
@@ -230,6 +236,7 @@ func (c *NodeConfig) Save(path string) error {
 	set("token", c.Token, c.Token != "")
 	set("displayName", c.DisplayName, c.DisplayName != "")
 	set("gateway", c.Gateway, c.Gateway != nil)
+	set("link", c.Link, c.Link != "")
 	return writeFile(path, out, false)
 }
 

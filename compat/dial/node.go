@@ -10,6 +10,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/hanzoai/hanzod/compat/wire"
+	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes/host"
 )
@@ -108,6 +109,13 @@ func (n *Node) Connect(ctx context.Context, offer host.Offer, invoke func(host.L
 	}
 	n.remember(c.Hello(), d.Auth.DeviceToken)
 	return &nodeLink{c, gateway}, nil
+}
+
+// Absent reports whether an error of Connect says that no gateway speaks this dialect there, and not
+// that one refuses, or is another than the pinned one.
+func (n *Node) Absent(err error) bool {
+	_, refused := errors.AsType[*RefusedError](err)
+	return !refused && !errors.Is(err, ErrFingerprint) && errs.ClassOf(err) != errs.Invalid
 }
 
 // nodeLink is a Conn as a node host sees it.
