@@ -98,6 +98,12 @@ type Approval struct {
 	LastUsedAt time.Time
 }
 
+// over reports whether the time of an approval has passed. A clock that was set back must not make it
+// stand for longer.
+func (a Approval) over(now time.Time) bool {
+	return now.After(a.ExpiresAt) || now.Before(a.CreatedAt.Add(-a.ExpiresAt.Sub(a.CreatedAt)))
+}
+
 // TurnSource is the chat turn that led to the question. ThreadID is text or a number, as sent.
 type TurnSource struct {
 	Channel   *string

@@ -182,7 +182,7 @@ func (s *Service) usable(a Approval, c identity.Caller, nodeID string, env map[s
 	switch {
 	case s.forgotten(a):
 		return ErrUnknownRun
-	case now.After(a.ExpiresAt):
+	case a.over(now):
 		return ErrRunExpired
 	case a.NodeID == nil:
 		return ErrRunNoNode

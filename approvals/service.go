@@ -194,6 +194,8 @@ func (s *Service) expire(ctx context.Context) time.Duration {
 	for id, l := range s.live {
 		until := l.until()
 		switch {
+		case l.ended.IsZero() && l.a.over(now):
+			due = append(due, id)
 		case until.After(now):
 			next = min(next, until.Sub(now))
 		case l.ended.IsZero():
@@ -396,7 +398,7 @@ func (s *Service) Resolve(ctx context.Context, c identity.Caller, in ResolveIn) 
 	}
 	now := s.now()
 	a, err := s.store.UpdateApproval(ctx, in.ID, func(a *Approval) (Audit, error) {
-		if a.State != Pending || now.After(a.ExpiresAt) {
+		if a.State != Pending || a.over(now) {
 			return Audit{}, ErrUnknown.With("id", in.ID, "state", string(a.State), "resolvedBy", a.ResolvedBy)
 		}
 		a.Decision, a.State = in.Decision, Allowed
@@ -446,7 +448,7 @@ func (s *Service) pendingNow() []Approval {
 	defer s.mu.Unlock()
 	var out []Approval
 	for _, l := range s.live {
-		if l.a.State == Pending && !now.After(l.a.ExpiresAt) {
+		if l.a.State == Pending && !l.a.over(now) {
 			out = append(out, l.a)
 		}
 	}

@@ -18,8 +18,9 @@ const (
 	MaxInviteTTL = 10 * time.Minute
 	// minInviteTTL keeps an invite from being over before it is shown.
 	minInviteTTL = time.Second
-	// maxInvites bounds the open invites.
-	maxInvites = 32
+	// maxInvites bounds the open invites, maxInvitesEach those of one device: others want to invite too.
+	maxInvites     = 32
+	maxInvitesEach = 8
 	// invitePrefix marks the secret of an invite, so that one that was used is told from any other
 	// wrong token.
 	invitePrefix = "hzi_"
@@ -140,7 +141,13 @@ func (s *Service) keepInvite(i Invite) (over []string, err error) {
 			delete(s.invites, id)
 		}
 	}
-	if len(s.invites) >= maxInvites {
+	each := 0
+	for _, old := range s.invites {
+		if old.CreatedBy == i.CreatedBy && strings.HasPrefix(i.CreatedBy, "device:") {
+			each++
+		}
+	}
+	if len(s.invites) >= maxInvites || each >= maxInvitesEach {
 		return nil, ErrTooManyInvites
 	}
 	s.invites[i.ID] = i
@@ -240,6 +247,16 @@ func (s *Service) Enroll(ctx context.Context, c Caller, in EnrollIn) (EnrollOut,
 	d, err := s.grant(ctx, p, true, func(tx Tx, _ DeviceToken) (Audit, error) {
 		if !tx.HasInvite(i.ID) || i.over(s.now()) { // used in the meantime
 			return Audit{}, ErrInvite
+		}
+		// One that was being made while its maker was revoked is still here.
+		if maker, ok := strings.CutPrefix(i.CreatedBy, "device:"); ok {
+			d, exists, err := tx.Device(maker)
+			if err != nil {
+				return Audit{}, err
+			}
+			if !exists || d.revoked(RoleOperator) {
+				return Audit{}, ErrInvite
+			}
 		}
 		row := Audit{Kind: "device.enroll", Subject: i.CreatedBy, RequestID: i.ID}
 		return row, tx.DeleteInvite(i.ID)

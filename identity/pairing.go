@@ -302,11 +302,12 @@ func granted(old Device, p Pairing, exact bool, token string, now time.Time) Dev
 	return d
 }
 
-// others are the scopes that the device holds by its tokens for other roles.
+// others are the scopes that the device holds by its tokens for other roles. What is written on the
+// token of a node is not among them: nodes hold none, and it may be what an operator was granted.
 func (d Device) others(role Role) []Scope {
 	var out []Scope
 	for r, t := range d.Tokens {
-		if r != role && !d.revoked(r) {
+		if r != role && r != RoleNode && !d.revoked(r) {
 			out = Union(out, t.Scopes)
 		}
 	}

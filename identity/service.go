@@ -323,6 +323,11 @@ func (s *Service) admitDevice(ctx context.Context, a Attempt, dev Device, paired
 		}
 	}
 	adm.Platform, adm.DeviceFamily = orStored(dev.Platform, a.Platform), orStored(dev.DeviceFamily, a.DeviceFamily)
+	if a.Role == RoleNode && dev.Platform+dev.DeviceFamily != "" {
+		// What a node may offer goes by them: one that was approved without a family gets none by
+		// naming it later.
+		adm.Platform, adm.DeviceFamily = dev.Platform, dev.DeviceFamily
+	}
 	if t := dev.Tokens[a.Role]; t.Token != "" {
 		adm.Issued = &Issued{Token: t.Token, Role: t.Role, Scopes: t.Scopes, At: t.CreatedAt}
 		if !t.RotatedAt.IsZero() {

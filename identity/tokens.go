@@ -159,6 +159,10 @@ func (s *Service) RotateToken(ctx context.Context, c Caller, in RotateIn) (Rotat
 		if err := c.mayMint(old, in.Role, t.Scopes); err != nil {
 			return err
 		}
+		// The secret is told to the caller, which can be the device with it.
+		if err := c.mayEnd(old); err != nil {
+			return err
+		}
 		d := old
 		if in.Role == RoleOperator && old.revoked(in.Role) {
 			// What was revoked does not come back with a token that may do less.
@@ -182,9 +186,10 @@ func (s *Service) RotateToken(ctx context.Context, c Caller, in RotateIn) (Rotat
 }
 
 // mayMint bounds the token of a device by what the caller holds. The roles of its own device are its
-// own.
+// own, where it has shown the key: at the doors that take a token alone, who has the token of one role
+// is not the device in another.
 func (c Caller) mayMint(d Device, role Role, scopes []Scope) error {
-	if c.DeviceID == d.ID {
+	if c.DeviceID == d.ID && c.Door != DoorREST && c.Door != DoorGRPC {
 		role = RoleOperator
 	}
 	return beyond(c.lacks(role, scopes))

@@ -53,6 +53,8 @@ func ID(deviceID, instanceID, clientID string) (string, error) {
 		return "", ErrDeviceClaimed
 	case instanceID != "":
 		return instanceID, nil
+	case deviceLike(trim(clientID)): // some doors take any text for it
+		return "", ErrDeviceClaimed
 	}
 	return clientID, nil
 }

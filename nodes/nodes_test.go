@@ -1172,5 +1172,8 @@ func TestID(t *testing.T) {
 		if _, err := ID("", claimed, "node-host"); !errors.Is(err, ErrDeviceClaimed) {
 			t.Errorf("%q: %v", claimed, err)
 		}
+		if _, err := ID("", "", claimed); !errors.Is(err, ErrDeviceClaimed) {
+			t.Errorf("%q as the kind of client: %v", claimed, err)
+		}
 	}
 }

@@ -131,7 +131,12 @@ type (
 	}
 )
 
-func (r PairingRequest) expired(now time.Time) bool { return now.Sub(r.At) > PairingTTL }
+// expired also holds for a request from the future: a clock that was set back must not make it stand
+// for longer.
+func (r PairingRequest) expired(now time.Time) bool {
+	age := now.Sub(r.At)
+	return age > PairingTTL || age < -PairingTTL
+}
 
 // check bounds what a request may hold: it is kept.
 func (p PairingInfo) check() error {

@@ -159,10 +159,14 @@ func TestPairingRequestsExpire(t *testing.T) {
 	if n := len(w.store.requests); n != 1 {
 		t.Errorf("%d requests are kept", n)
 	}
-	w.at = w.at.Add(-time.Hour)
+	w.at = w.at.Add(-PairingTTL)
 	b := w.ask(t, "b")
 	if out, err := w.ListPairings(ctx, pairer, ListPairingsIn{}); err != nil || len(out.Pending) != 2 || out.Pending[1].RequestID != b.RequestID {
 		t.Errorf("newest first: %+v %v", out, err)
+	}
+	w.at = w.at.Add(-time.Hour)
+	if _, err := w.ApprovePairing(ctx, pairer, DecidePairingIn{b.RequestID}); !errors.Is(err, ErrRequestUnknown) {
+		t.Errorf("an hour before it was made: %v", err)
 	}
 }
 

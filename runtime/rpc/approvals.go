@@ -31,7 +31,7 @@ func (a *approvalsServer) WaitApproval(ctx context.Context, req *approvalsv1.Wai
 // wait stands among the streams while it lasts, so that Stop and EndStreams reach it: an approval
 // may stay open for days.
 func (a *approvalsServer) wait(ctx context.Context, c identity.Caller, id string) (approvals.Approval, error) {
-	live, err := a.s.live(ctx, c, false)
+	live, err := a.s.live(ctx, c, aWatch)
 	if err != nil {
 		return approvals.Approval{}, err
 	}

@@ -65,7 +65,11 @@ func (s *Server) StreamInterceptor() grpc.StreamServerInterceptor {
 		if err = s.admit(c, info.FullMethod); err != nil {
 			return err
 		}
-		live, err := s.live(ctx, c, info.FullMethod == nodesv1.NodeService_Attach_FullMethodName)
+		kind := aWatch
+		if info.FullMethod == nodesv1.NodeService_Attach_FullMethodName {
+			kind = aLink
+		}
+		live, err := s.live(ctx, c, kind)
 		if err != nil {
 			return err
 		}

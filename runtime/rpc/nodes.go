@@ -26,7 +26,7 @@ func (n *nodesServer) RenameNode(ctx context.Context, req *nodesv1.RenameNodeReq
 }
 
 func (n *nodesServer) Invoke(ctx context.Context, req *nodesv1.InvokeRequest) (*nodesv1.InvokeResponse, error) {
-	return call(ctx, req, invokeFromProto, n.s.d.Nodes.Invoke, invokeToProto)
+	return call(ctx, req, invokeFromProto, lasting(n.s, n.s.d.Nodes.Invoke), invokeToProto)
 }
 
 func (n *nodesServer) ReportResult(ctx context.Context, req *nodesv1.ReportResultRequest) (*nodesv1.ReportResultResponse, error) {

@@ -45,6 +45,9 @@ const (
 	// MaxStreams is how many watches and waits for approvals may be open at once over all callers.
 	// Each watch holds a queue of events.QueueSize. One more is refused with ResourceExhausted.
 	MaxStreams = 1024
+	// maxStreamsEach is how many streams, links included, one device may have of all those: the others
+	// are to be able to watch too.
+	maxStreamsEach = 128
 	// maxCallsPerConn is how many calls one connection may have in flight; gRPC makes further ones
 	// wait in the client.
 	maxCallsPerConn = 512
@@ -168,7 +171,7 @@ type Server struct {
 // New returns a door that serves nobody yet.
 func New(d Deps) *Server {
 	s := &Server{d: d, health: health.NewServer()}
-	s.streams.live = map[*liveStream]struct{}{}
+	s.streams.live, s.streams.each = map[*liveStream]struct{}{}, map[string]int{}
 	s.links.all = map[*link]struct{}{}
 	d.Bus.Budget().Source(s.holders)
 	d.Bus.Sink(s.endDevices)

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fullstorydev/grpchan/inprocgrpc"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -587,3 +588,82 @@ type localStream struct {
 }
 
 func (s *localStream) Context() context.Context { return s.ctx }
+
+// One device does not take all the places, and gives its own back.
+func TestStreamsOfOneDevice(t *testing.T) {
+	s := newServer(t, newDomain(), &observed{})
+	as := func(device string) context.Context {
+		return rpc.WithCaller(t.Context(), identity.Caller{
+			Door: identity.DoorREST, Role: identity.RoleOperator, Scopes: identity.AllOperatorScopes, DeviceID: device,
+		})
+	}
+	ch := new(inprocgrpc.Channel).WithServerUnaryInterceptor(s.UnaryInterceptor()).WithServerStreamInterceptor(s.StreamInterceptor())
+	s.Register(ch)
+	watch := func(device string) error {
+		stream, err := nodesv1.NewNodeServiceClient(ch).WatchNodes(as(device), &nodesv1.WatchNodesRequest{})
+		if err != nil {
+			return err
+		}
+		if md, err := stream.Header(); err == nil && len(md.Get(rpc.OpenHeader)) > 0 {
+			return nil
+		}
+		_, err = stream.Recv()
+		return err
+	}
+	open := 0
+	var err error
+	for ; open < rpc.MaxStreams; open++ {
+		if err = watch("a"); err != nil {
+			break
+		}
+	}
+	if open != 128 || reason(err) != "rpc.too_many_streams" {
+		t.Errorf("%d streams, then %v", open, err)
+	}
+	if err := watch("b"); err != nil {
+		t.Errorf("another device: %v", err)
+	}
+	s.EndStreams(func(c identity.Caller) bool { return c.DeviceID == "a" })
+	for end := time.Now().Add(5 * time.Second); watch("a") != nil; {
+		if time.Now().After(end) {
+			t.Fatal("places are not given back")
+		}
+	}
+	s.Stop()
+}
+
+// What a device asked for ends with the device: a call that waits for a node is not made later.
+func TestRevokedCallEnds(t *testing.T) {
+	d := newDomain()
+	began, ended := make(chan struct{}), make(chan error, 1)
+	d.invoke = func(ctx context.Context, _ identity.Caller, _ nodes.InvokeIn) (nodes.InvokeOut, error) {
+		close(began)
+		<-ctx.Done()
+		ended <- ctx.Err()
+		return nodes.InvokeOut{}, ctx.Err()
+	}
+	s := newServer(t, d, &observed{})
+	ch := new(inprocgrpc.Channel).WithServerUnaryInterceptor(s.UnaryInterceptor())
+	s.Register(ch)
+	answer := make(chan error, 1)
+	ctx := rpc.WithCaller(t.Context(), identity.Caller{
+		Door: identity.DoorREST, Role: identity.RoleOperator, Scopes: identity.AllOperatorScopes, DeviceID: "a",
+	})
+	go func() {
+		_, err := nodesv1.NewNodeServiceClient(ch).Invoke(ctx, &nodesv1.InvokeRequest{NodeId: "n", Command: "c"})
+		answer <- err
+	}()
+	<-began
+	d.bus.Publish("device.ended", identity.Ended{DeviceID: "a"})
+	select {
+	case err := <-answer:
+		if status.Code(err) != codes.Unauthenticated {
+			t.Errorf("got %v", err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatal("the call of a revoked device goes on")
+	}
+	if err := <-ended; err == nil {
+		t.Error("the domain was not told")
+	}
+}

@@ -15,8 +15,10 @@ import (
 // streams knows the open streams, so that they can be ended from outside.
 type streams struct {
 	mu      sync.Mutex
-	live    map[*liveStream]struct{} // at most MaxStreams, and maxLinks more for nodes
+	live    map[*liveStream]struct{} // at most MaxStreams, and maxLinks more for nodes, and the calls
 	links   int
+	calls   int
+	each    map[string]int // streams and links by device
 	stopped error
 }
 
@@ -24,24 +26,44 @@ type liveStream struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	caller identity.Caller
-	isLink bool // the link of a node, and no watch
+	owner  string // the device that it counts for, "" for callers without one
+	kind   streamKind
 }
 
-func (s *streams) add(ctx context.Context, c identity.Caller, isLink bool) (*liveStream, error) {
+// streamKind says what stands among the streams.
+type streamKind uint8
+
+const (
+	aWatch streamKind = iota // or a wait for an approval
+	aLink                    // of a node
+	aCall                    // a unary call that may last; other limits bound those
+)
+
+func (s *streams) add(ctx context.Context, c identity.Caller, kind streamKind) (*liveStream, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped != nil {
 		return nil, s.stopped
 	}
+	l := &liveStream{caller: c, kind: kind}
+	if kind != aCall {
+		l.owner = c.DeviceID
+	}
 	switch {
-	case isLink && s.links >= maxLinks:
+	case l.owner != "" && s.each[l.owner] >= maxStreamsEach:
+		return nil, errStreams
+	case kind == aCall:
+		s.calls++
+	case kind == aLink && s.links >= maxLinks:
 		return nil, nodes.ErrTooManyNodes
-	case isLink:
+	case kind == aLink:
 		s.links++
-	case len(s.live)-s.links >= MaxStreams:
+	case len(s.live)-s.links-s.calls >= MaxStreams:
 		return nil, errStreams
 	}
-	l := &liveStream{caller: c, isLink: isLink}
+	if l.owner != "" {
+		s.each[l.owner]++
+	}
 	l.ctx, l.cancel = context.WithCancelCause(context.WithValue(ctx, liveKey{}, l))
 	s.live[l] = struct{}{}
 	return l, nil
@@ -49,8 +71,8 @@ func (s *streams) add(ctx context.Context, c identity.Caller, isLink bool) (*liv
 
 // live puts a call into the list of those that Stop and EndStreams reach. A caller whose credential ended
 // since it was looked at is refused: nobody else will end it.
-func (s *Server) live(ctx context.Context, c identity.Caller, isLink bool) (*liveStream, error) {
-	l, err := s.streams.add(ctx, c, isLink)
+func (s *Server) live(ctx context.Context, c identity.Caller, kind streamKind) (*liveStream, error) {
+	l, err := s.streams.add(ctx, c, kind)
 	if err != nil {
 		return nil, err
 	}
@@ -67,18 +89,51 @@ func (s *streams) devices() map[string]int {
 	defer s.mu.Unlock()
 	out := map[string]int{}
 	for l := range s.live {
-		if l.caller.DeviceID != "" {
+		if l.caller.DeviceID != "" && l.kind != aCall {
 			out[l.caller.DeviceID]++
 		}
 	}
 	return out
 }
 
+// lasting runs a unary call that may last for as long as its caller's credential does: what was asked by
+// a device that was revoked since is not done later. Who has no device has none to be revoked.
+func lasting[In, Out any](
+	s *Server, do func(context.Context, identity.Caller, In) (Out, error),
+) func(context.Context, identity.Caller, In) (Out, error) {
+	return func(ctx context.Context, c identity.Caller, in In) (Out, error) {
+		if c.DeviceID == "" {
+			return do(ctx, c, in)
+		}
+		live, err := s.live(ctx, c, aCall)
+		if err != nil {
+			var none Out
+			return none, err
+		}
+		defer s.streams.remove(live)
+		out, err := do(live.ctx, c, in)
+		if err != nil && live.ctx.Err() != nil {
+			err = context.Cause(live.ctx)
+		}
+		return out, err
+	}
+}
+
 func (s *streams) remove(l *liveStream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, there := s.live[l]; there && l.isLink {
-		s.links--
+	if _, there := s.live[l]; there {
+		switch l.kind {
+		case aLink:
+			s.links--
+		case aCall:
+			s.calls--
+		}
+		if l.owner != "" {
+			if s.each[l.owner]--; s.each[l.owner] == 0 {
+				delete(s.each, l.owner)
+			}
+		}
 	}
 	delete(s.live, l)
 	l.cancel(nil)
