@@ -24,13 +24,15 @@ import (
 // conn is one client. Its reading goroutine owns it; other goroutines only queue frames, ask for
 // its end, or wait in a call of its own.
 type conn struct {
-	door  *Door
-	ws    *websocket.Conn
-	nc    net.Conn
-	raw   syscall.RawConn // nil where nc is not a socket
-	peer  upgrade
-	id    string
-	nonce string
+	door *Door
+	ws   *websocket.Conn
+	nc   net.Conn
+	raw  syscall.RawConn // nil where nc is not a socket
+	peer upgrade
+	// proved says that the client was let in; nil where nobody wants to know.
+	proved func()
+	id     string
+	nonce  string
 
 	// caller and what follows are set by the handshake, before any other goroutine knows the
 	// connection.
@@ -43,7 +45,8 @@ type conn struct {
 	calls  sync.WaitGroup
 
 	inFlight     atomic.Int32
-	unauthorized int // calls outside the role, in a row; the reading goroutine's own
+	tookLarge    bool // room for a first frame; the reading goroutine's own
+	unauthorized int  // calls outside the role, in a row; the reading goroutine's own
 	pinging      atomic.Bool
 	expelled     atomic.Bool  // nothing is served any more
 	lastHeard    atomic.Int64 // Unix milliseconds
@@ -110,7 +113,19 @@ func (c *conn) read(limit int) ([]byte, error) {
 	for {
 		if n == len(buf) {
 			// Grow a copy of its own: the pool keeps small buffers.
-			bigger := make([]byte, min(2*len(buf), limit+1))
+			size := min(2*len(buf), limit+1)
+			if limit == maxFirst && size > smallFirst {
+				// In one step and used again: what is left behind is a stranger's cost too.
+				big, ok := c.roomForLarge()
+				if !ok {
+					return nil, errEnded
+				}
+				defer largeFirsts.Put(big)
+				copy(*big, buf)
+				buf = *big
+				continue
+			}
+			bigger := make([]byte, size)
 			copy(bigger, buf)
 			buf = bigger
 		}
@@ -145,9 +160,15 @@ func (c *conn) serve() {
 	timer.Stop()
 	late.Stop()
 	c.door.greeted(c)
+	if c.tookLarge {
+		c.door.large.leave(c)
+	}
 	if !ok {
 		c.finish()
 		return
+	}
+	if c.proved != nil {
+		c.proved()
 	}
 	go func() {
 		defer c.finish()

@@ -70,7 +70,10 @@ type Door struct {
 	cfg     Config
 	methods map[string]binding
 	rows    rowCache
-	caps    *capabilities
+	// large and refusals bound what strangers take.
+	large    large
+	refusals refusals
+	caps     *capabilities
 
 	mu    sync.Mutex
 	conns map[*conn]struct{}
@@ -136,6 +139,7 @@ func (d *Door) accept(w http.ResponseWriter, r *http.Request) (*conn, error) {
 		opts.Subprotocols = firstProtocol(offered[0])
 	}
 	c := newConn(d, upgradeOf(d.cfg.Peers, r))
+	c.proved = peer.Prover(r.Context())
 	cw := &hijackWriter{ResponseWriter: w, heard: c.heard}
 	ws, err := websocket.Accept(cw, r, opts)
 	if err != nil {

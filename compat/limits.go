@@ -11,6 +11,18 @@ const (
 	// maxFirst is the largest message of a client that has not connected yet: a connect frame is a
 	// few kilobytes, and a stranger gets no more memory than this.
 	maxFirst = 64 << 10
+	// smallFirst is what a first frame may take without asking: most are below 4 KiB. Of larger ones
+	// maxLarge are received at a time; one makes way for another after largeHold, which is looked at
+	// every largeRetry.
+	smallFirst = 8 << 10
+	maxLarge   = 256
+	largeHold  = time.Second
+	largeRetry = 20 * time.Millisecond
+	// maxRefusalLines is how many refusals are logged in refusalsEvery.
+	maxRefusalLines = 30
+	refusalsEvery   = time.Minute
+	// maxReasonLogged is how many bytes of a reason are logged: it may quote what the client sent.
+	maxReasonLogged = 200
 	// maxBuffered is how many bytes may wait for one client, announced in hello-ok (frozen). Past it
 	// droppable events are left out and others end the connection.
 	maxBuffered = 50 << 20

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"path/filepath"
 	"runtime/debug"
 	"sync"
@@ -110,6 +111,7 @@ type Daemon struct {
 	local     net.Listener
 	tcp       []net.Listener
 	far       *listen.Limited     // of remote
+	guard     *listen.Guard       // of tcp
 	cert      *listen.Certificate // nil when nothing speaks TLS
 	logFile   io.Closer
 
@@ -274,10 +276,12 @@ func (d *Daemon) listen(ctx context.Context) error {
 	if d.tcp, err = listen.TCP(ctx, hosts, d.cfg.Gateway.Port, "--port or gateway.port", d.log); err != nil {
 		return err
 	}
-	if d.cfg.Gateway.TLS.Enabled {
-		for i, l := range d.tcp {
+	d.guard = listen.NewGuard(func(a netip.Addr) bool { return a.IsLoopback() || d.peers.Trusts(a) })
+	for i, l := range d.tcp {
+		d.tcp[i] = d.guard.Listener(l)
+		if d.cfg.Gateway.TLS.Enabled {
 			// Older clients speak HTTP/1.1. Who speaks plain HTTP is answered 400 by net/http.
-			d.tcp[i] = tls.NewListener(l, d.cert.Config("http/1.1"))
+			d.tcp[i] = tls.NewListener(d.tcp[i], d.cert.Config("http/1.1"))
 		}
 	}
 	return nil

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/hanzoai/hanzod/identity"
+	"github.com/hanzoai/hanzod/identity/peer"
 )
 
 // Canvas is where the canvas host takes its pages from, and who may see them.
@@ -77,6 +78,11 @@ func (w *Web) Reload(rw http.ResponseWriter, r *http.Request) bool {
 // nil when it does not by itself. When the answer is no, it was sent.
 func (c *canvas) allow(rw http.ResponseWriter, r *http.Request) (ended <-chan struct{}, ok bool) {
 	from := c.w.cfg.Peers.Peer(r)
+	defer func() {
+		if ok {
+			peer.Proved(r.Context())
+		}
+	}()
 	if from.Local && c.ownPage(r, from) {
 		return nil, true
 	}

@@ -78,6 +78,7 @@ func (w *Web) hookToken(rw http.ResponseWriter, r *http.Request) bool {
 	// A right token passes even while others guess.
 	if token != "" && w.cfg.Hooks.Token.Equal(token) {
 		limiter.Succeed(identity.LimitHook, from)
+		peer.Proved(r.Context())
 		return true
 	}
 	if wait, ok := limiter.Allow(identity.LimitHook, from); !ok {

@@ -211,12 +211,10 @@ func (w *Web) caller(r *http.Request) (identity.Caller, error) {
 		c = identity.Caller{Role: identity.RoleOperator, Scopes: identity.AllOperatorScopes, Principal: "anyone"}
 	} else {
 		var err error
-		if token == "" {
-			return identity.Caller{}, identity.ErrBearerRequired
-		}
 		if c, err = w.cfg.Bearer(r.Context(), token, from); err != nil {
 			return identity.Caller{}, err
 		}
+		peer.Proved(r.Context())
 	}
 	c.Door, c.RemoteIP, c.Local = identity.DoorLegacy, from.IP(), false
 	return c, nil

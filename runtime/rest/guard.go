@@ -42,6 +42,7 @@ func (s *server) guard(r *http.Request) (identity.Caller, error) {
 	if err != nil {
 		return identity.Caller{}, err
 	}
+	peer.Proved(r.Context())
 	c.Door, c.RemoteIP, c.Local = identity.DoorREST, from.IP(), false
 	return c, nil
 }

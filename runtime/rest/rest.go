@@ -40,6 +40,7 @@ import (
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/identity/peer"
 	"github.com/hanzoai/hanzod/ops"
+	"github.com/hanzoai/hanzod/runtime/listen"
 )
 
 // Limits of the port.
@@ -57,8 +58,9 @@ const (
 	// headerTimeout and idleTimeout end connections that send no request.
 	headerTimeout = 10 * time.Second
 	idleTimeout   = 2 * time.Minute
-	// maxHeaderBytes bounds the header of a request.
-	maxHeaderBytes = 32 << 10
+	// maxHeaderBytes bounds the header of a request: net/http keeps it twice, and before authentication
+	// a connection may cost 64 KiB. The largest tokens of identity services have some 8 KiB.
+	maxHeaderBytes = 16 << 10
 )
 
 // RPC is what the door needs of the gRPC door.
@@ -126,12 +128,24 @@ func New(d Deps) (http.Handler, error) {
 	return s, nil
 }
 
-// NewServer returns an HTTP server with the limits of the port around the handler. Its owner
-// serves it and shuts it down.
+// NewServer returns an HTTP server with the limits of the port around the handler. Connections of a
+// guarded listener are strangers' until a request on them is let in. Its owner serves it and shuts
+// it down.
 func NewServer(h http.Handler, log *slog.Logger) *http.Server {
 	f := &fresh{conns: map[net.Conn]struct{}{}}
 	s := &http.Server{
-		ConnState:         f.state,
+		ConnState: func(c net.Conn, state http.ConnState) {
+			if gc, ok := listen.Guarded(c); ok && state == http.StateIdle {
+				gc.Served()
+			}
+			f.state(c, state)
+		},
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			if gc, ok := listen.Guarded(c); ok {
+				ctx = peer.WithProved(ctx, gc.Known)
+			}
+			return ctx
+		},
 		Handler:           h,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,

@@ -53,7 +53,7 @@ const (
 
 	// strangers are connections that never say who they are; each costs perStranger at most and is
 	// cut after strangerTime (promise 6).
-	strangers     = 500
+	strangers     = 2000
 	perStranger   = 64 << 10
 	strangerTime  = 10 * time.Second
 	strangerSlack = 2 * time.Second
@@ -306,11 +306,17 @@ func connections(t *testing.T, d *proc.Daemon) int {
 // TestP6Strangers: connections that never finish their request, or never say who they are, cost
 // little, keep nobody out, and are cut after ten seconds.
 func TestP6Strangers(t *testing.T) {
+	const upgrade = "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+	// A message of 64 KiB, masked with zeros, of which the end is missing.
+	const frame = "\x81\xff\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00"
 	for _, tc := range []struct{ name, text string }{
 		{"half a header", "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "},
+		{"most of a large header", "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + strings.Repeat("X-Large: "+strings.Repeat("x", 1000)+"\r\n", 15)},
 		{"nothing", ""},
-		{"no connect", "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
-			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"},
+		{"no connect", upgrade},
+		{"most of a large frame", upgrade + frame + strings.Repeat("x", 64<<10-1)},
+		{"a body that does not come", "POST /v1/nodes/x:invoke HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n\r\n"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if long() {

@@ -1,0 +1,90 @@
+package compat
+
+import (
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+)
+
+// large is the room for first frames of more than smallFirst. Together they take 16 MiB at the most,
+// however many strangers begin one and leave it unfinished; who holds a place too long makes way.
+type large struct {
+	mu      sync.Mutex
+	holders []holder // the one that holds a place for the longest time first
+}
+
+type holder struct {
+	c  *conn
+	at time.Time
+}
+
+// take makes room for the first frame of a connection. It reports false when there is none now.
+func (l *large) take(c *conn) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.holders) >= maxLarge {
+		oldest := l.holders[0]
+		if time.Since(oldest.at) < largeHold {
+			return false
+		}
+		oldest.c.abort()
+		l.holders = slices.Delete(l.holders, 0, 1)
+	}
+	l.holders = append(l.holders, holder{c, time.Now()})
+	return true
+}
+
+func (l *large) leave(c *conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.holders = slices.DeleteFunc(l.holders, func(h holder) bool { return h.c == c })
+}
+
+// largeFirsts are the buffers of large first frames.
+var largeFirsts = sync.Pool{New: func() any { b := make([]byte, maxFirst+1); return &b }}
+
+// roomForLarge waits for room for a large first frame. It fails when the time of the handshake is
+// over.
+func (c *conn) roomForLarge() (*[]byte, bool) {
+	for end := time.Now().Add(handshakeTimeout); !c.door.large.take(c); {
+		if time.Now().After(end) || c.ctx.Err() != nil {
+			return nil, false
+		}
+		time.Sleep(largeRetry)
+	}
+	c.tookLarge = true
+	return largeFirsts.Get().(*[]byte), true
+}
+
+// refusals keeps strangers from filling the log: of each minute it says the first ones and then how
+// many there were.
+type refusals struct {
+	mu     sync.Mutex
+	began  time.Time
+	logged int
+	left   int
+}
+
+// say logs a refusal, if there were not too many of late.
+func (r *refusals) say(log *slog.Logger, msg string, args ...any) {
+	r.mu.Lock()
+	left := 0
+	if time.Since(r.began) >= refusalsEvery {
+		left = r.left
+		r.began, r.logged, r.left = time.Now(), 0, 0
+	}
+	loud := r.logged < maxRefusalLines
+	if loud {
+		r.logged++
+	} else {
+		r.left++
+	}
+	r.mu.Unlock()
+	if left > 0 {
+		log.Warn("more clients were not let in than the log tells", "unlogged", left)
+	}
+	if loud {
+		log.Info(msg, args...)
+	}
+}
