@@ -79,8 +79,8 @@ func canvasPath(path string) (string, bool) {
 	if !ok {
 		rest, ok = strings.CutPrefix(path, hanzoPrefix)
 	}
-	if !ok || !(below(rest, "/canvas") || below(rest, "/a2ui") || rest == "/ws") {
-		return "", false
+	if ok && (below(rest, "/canvas") || below(rest, "/a2ui") || rest == "/ws") {
+		return rest, true
 	}
-	return rest, true
+	return "", false
 }

@@ -2,6 +2,7 @@ package rest
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/hanzoai/hanzod/compat/web"
@@ -43,14 +44,7 @@ func (s *server) route() []web.Stage {
 }
 
 func anyOf(paths []string) func(string) bool {
-	return func(path string) bool {
-		for _, p := range paths {
-			if path == p {
-				return true
-			}
-		}
-		return false
-	}
+	return func(path string) bool { return slices.Contains(paths, path) }
 }
 
 func below(prefix string) func(string) bool {
