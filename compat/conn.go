@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -27,7 +26,9 @@ type conn struct {
 	door *Door
 	ws   *websocket.Conn
 	nc   net.Conn
-	raw  syscall.RawConn // nil where nc is not a socket
+	raw  syscall.RawConn // for writing without waiting; nil where nc is not a plain socket
+	tcp  syscall.RawConn // the TCP connection below nc, nil where there is none
+	sent atomic.Int64    // bytes that were written
 	peer upgrade
 	// proved says that the client was let in; nil where nobody wants to know.
 	proved func()
@@ -52,29 +53,6 @@ type conn struct {
 	lastHeard    atomic.Int64 // Unix milliseconds
 
 	out outbox
-}
-
-// frame is a message to send. An event has a head and a tail around the number that counts this
-// client's events, so that its text is encoded once for all clients.
-type frame struct {
-	head []byte
-	tail []byte // nil for frames without a number
-	seq  uint64
-}
-
-func (f frame) size() int { return len(f.head) + len(f.tail) }
-
-// outbox is what waits to be sent.
-type outbox struct {
-	mu      sync.Mutex
-	queue   []frame
-	bytes   int
-	seq     uint64
-	busy    bool // somebody is writing
-	held    bool // nothing is sent before hello
-	closing bool // nothing is queued any more
-	// idle is closed when the last frame was written, for who waits to close; nil while nobody does.
-	idle chan struct{}
 }
 
 func newConn(d *Door, u upgrade) *conn {
@@ -212,8 +190,7 @@ func (c *conn) finish() {
 		c.node.Detach()
 	}
 	c.out.mu.Lock()
-	c.out.closing = true
-	c.out.queue, c.out.bytes = nil, 0
+	c.die()
 	c.out.mu.Unlock()
 	_ = c.ws.CloseNow() // the peer is gone, or was told
 	c.calls.Wait()
@@ -229,11 +206,11 @@ func (c *conn) finish() {
 func (c *conn) end(code websocket.StatusCode, reason string) {
 	o := &c.out
 	o.mu.Lock()
-	if o.closing {
+	if o.ending || o.dead {
 		o.mu.Unlock()
 		return
 	}
-	o.closing = true
+	o.ending, o.closing = true, true
 	c.door.caps.end(c)
 	var idle chan struct{}
 	if o.busy {
@@ -242,25 +219,43 @@ func (c *conn) end(code websocket.StatusCode, reason string) {
 	}
 	o.mu.Unlock()
 	if idle != nil {
-		// Every write has a deadline; a client that reads a little at a time has all of it once.
-		timer := time.NewTimer(writeTimeout)
+		timer := time.NewTimer(lastWords)
 		select {
 		case <-idle:
 		case <-timer.C:
 		}
 		timer.Stop()
 	}
-	_ = c.nc.SetWriteDeadline(time.Now().Add(writeTimeout))
 	_ = c.ws.Close(code, wire.TruncateUTF8(reason, wire.MaxCloseReason)) // a peer that does not answer is dropped
 }
 
-// rested is called, with out.mu held, when nobody writes any more.
-func (o *outbox) rested() {
-	o.busy = false
-	o.queue = nil
-	if o.idle != nil {
-		close(o.idle)
-		o.idle = nil
+// tooSlow ends a connection whose client is too far behind: what waits is given up, and the client is
+// told when it comes to read that. The caller holds out.mu and the connection is not closing.
+func (c *conn) tooSlow() {
+	o := &c.out
+	c.door.cfg.Log.Warn("a client reads too slowly and is closed", "conn", c.id, "client", c.caller.ClientID, "waiting", o.bytes)
+	o.closing = true
+	c.clear()
+	c.spawn(func() {
+		timer := time.AfterFunc(slowWait, c.abort)
+		defer timer.Stop()
+		c.end(websocket.StatusPolicyViolation, "slow consumer")
+	})
+}
+
+// Backlog implements events.Holder.
+func (c *conn) Backlog() int {
+	c.out.mu.Lock()
+	defer c.out.mu.Unlock()
+	return c.out.bytes
+}
+
+// Evict implements events.Holder: the memory is needed, and this client is the one furthest behind.
+func (c *conn) Evict() {
+	c.out.mu.Lock()
+	defer c.out.mu.Unlock()
+	if !c.out.closing {
+		c.tooSlow()
 	}
 }
 
@@ -273,207 +268,6 @@ func (c *conn) shutdown(code websocket.StatusCode, reason string) {
 
 // abort drops the network connection; everything that uses it fails at once.
 func (c *conn) abort() { _ = c.nc.Close() }
-
-// send queues a frame, and writes it in this goroutine when nothing else waits: that saves a
-// hand-over for each answer. The caller is the connection's own, so a slow client keeps only
-// itself waiting.
-func (c *conn) send(data []byte) { _ = c.post(data, func() bool { return true }) }
-
-// offer is send for the goroutines of others, which a slow client must not keep waiting: they
-// write only what the kernel takes at once.
-func (c *conn) offer(data []byte) error {
-	return c.post(data, func() bool {
-		return len(data) <= maxOffered && c.raw != nil && writable(c.raw)
-	})
-}
-
-// post writes a frame in this goroutine when nothing else waits and here says that it may, else
-// it queues the frame. It fails when the connection is closing.
-func (c *conn) post(data []byte, here func() bool) error {
-	o := &c.out
-	o.mu.Lock()
-	if o.closing {
-		o.mu.Unlock()
-		return net.ErrClosed
-	}
-	if o.busy || o.held || len(o.queue) > 0 || !here() {
-		c.enqueue(frame{head: data})
-		o.mu.Unlock()
-		return nil
-	}
-	o.busy = true
-	o.mu.Unlock()
-	if err := c.write(frame{head: data}); err != nil {
-		c.writeFailed()
-		return err
-	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if len(o.queue) == 0 {
-		o.rested()
-		return nil
-	}
-	o.busy = false
-	c.startDrain()
-	return nil
-}
-
-// push queues a frame for the writing goroutine. It never waits, so that a stranger to the
-// connection may call it.
-func (c *conn) push(f frame) {
-	c.out.mu.Lock()
-	defer c.out.mu.Unlock()
-	if !c.out.closing {
-		c.enqueue(f)
-	}
-}
-
-// enqueue appends to the queue. The caller holds out.mu. A queue over its bound ends the
-// connection: frames that are not droppable may not be lost silently.
-func (c *conn) enqueue(f frame) {
-	o := &c.out
-	if o.bytes+f.size() > maxBuffered+maxPayload {
-		o.closing = true
-		o.queue, o.bytes = nil, 0
-		c.abort()
-		return
-	}
-	o.queue = append(o.queue, f)
-	o.bytes += f.size()
-	c.startDrain()
-}
-
-// startDrain makes a goroutine write the queue when there is one. The caller holds out.mu.
-func (c *conn) startDrain() {
-	o := &c.out
-	if o.busy || o.held || len(o.queue) == 0 {
-		return
-	}
-	o.busy = true
-	c.spawn(c.drain)
-}
-
-func (c *conn) drain() {
-	o := &c.out
-	for {
-		o.mu.Lock()
-		if len(o.queue) == 0 {
-			o.rested()
-			o.mu.Unlock()
-			return
-		}
-		f := o.queue[0]
-		o.queue[0] = frame{}
-		o.queue = o.queue[1:]
-		o.bytes -= f.size()
-		o.mu.Unlock()
-		if err := c.write(f); err != nil {
-			c.writeFailed()
-			return
-		}
-	}
-}
-
-// assembled are the buffers in which events get their number.
-var assembled = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
-
-func (c *conn) write(f frame) error {
-	if err := c.nc.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
-		return err
-	}
-	// The library answers pings with a time limit of its own; a limit of ours that has passed by then
-	// would fail the answer and with it the connection.
-	defer func() { _ = c.nc.SetWriteDeadline(time.Time{}) }()
-	if f.tail == nil {
-		return c.ws.Write(context.Background(), websocket.MessageText, f.head) //nolint:contextcheck // the deadline bounds it
-	}
-	bp := assembled.Get().(*[]byte)
-	buf := append((*bp)[:0], f.head...)
-	buf = strconv.AppendUint(buf, f.seq, 10)
-	buf = append(buf, f.tail...)
-	err := c.ws.Write(context.Background(), websocket.MessageText, buf) //nolint:contextcheck // the deadline bounds it
-	if cap(buf) <= 64<<10 {
-		*bp = buf
-		assembled.Put(bp)
-	}
-	return err
-}
-
-// writeFailed ends a connection that cannot be written to.
-func (c *conn) writeFailed() {
-	c.out.mu.Lock()
-	c.out.closing = true
-	c.out.bytes = 0
-	c.out.rested()
-	c.out.mu.Unlock()
-	c.abort()
-}
-
-// drop forgets what is queued or held back: for a client that is refused after all, or too slow.
-func (c *conn) drop() {
-	c.out.mu.Lock()
-	defer c.out.mu.Unlock()
-	c.out.held = false
-	c.out.queue, c.out.bytes = nil, 0
-}
-
-// hold keeps frames back until release, so that hello is the first one after the challenge.
-func (c *conn) hold() {
-	c.out.mu.Lock()
-	c.out.held = true
-	c.out.mu.Unlock()
-}
-
-// release sends hello and then what was held back.
-func (c *conn) release(hello []byte) {
-	o := &c.out
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.held = false
-	o.queue = append([]frame{{head: hello}}, o.queue...)
-	o.bytes += len(hello)
-	c.startDrain()
-}
-
-// event queues an event that the client may see. A client that does not keep up loses droppable
-// events, which it can tell from the gap in the numbers; any other event ends its connection
-// (protocol.md §6.2).
-func (c *conn) event(e *rendered) {
-	o := &c.out
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.closing {
-		return
-	}
-	o.seq++
-	if o.bytes > maxBuffered {
-		if e.droppable {
-			c.door.dropped()
-			return
-		}
-		c.spawn(c.slow)
-		return
-	}
-	c.enqueue(frame{head: e.head, tail: e.tail, seq: o.seq})
-}
-
-// copyEvent queues an event that is addressed to this client and has no number. One that does not keep
-// up does without: it has the event itself.
-func (c *conn) copyEvent(data []byte) {
-	c.out.mu.Lock()
-	defer c.out.mu.Unlock()
-	if !c.out.closing && c.out.bytes <= maxBuffered {
-		c.enqueue(frame{head: data})
-	}
-}
-
-// slow ends a connection whose client does not read. What waits for it is not sent any more.
-func (c *conn) slow() {
-	timer := time.AfterFunc(closeWait, c.abort)
-	defer timer.Stop()
-	c.drop()
-	c.end(websocket.StatusPolicyViolation, "slow consumer")
-}
 
 // Invoke implements nodes.Link.
 func (c *conn) Invoke(r nodes.Request) error {

@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/coder/websocket"
@@ -74,6 +73,8 @@ type Door struct {
 	large    large
 	refusals refusals
 	caps     *capabilities
+	budget   *events.Budget
+	stalls   stalls
 
 	mu    sync.Mutex
 	conns map[*conn]struct{}
@@ -91,12 +92,15 @@ func New(cfg Config) *Door {
 	if cfg.Peers == nil {
 		cfg.Peers = &peer.Rules{}
 	}
-	d := &Door{cfg: cfg, caps: newCapabilities(), conns: map[*conn]struct{}{}, greeting: map[*conn]struct{}{}}
+	d := &Door{
+		cfg: cfg, caps: newCapabilities(), budget: cfg.Bus.Budget(), conns: map[*conn]struct{}{}, greeting: map[*conn]struct{}{},
+	}
 	//nolint:contextcheck // the door's own lifetime, ended by Close
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.methods = d.bind()
 	cfg.Bus.Sink(d.deliver)
 	cfg.Bus.Sink(d.endDevices)
+	d.budget.Source(d.holders)
 	return d
 }
 
@@ -140,19 +144,23 @@ func (d *Door) accept(w http.ResponseWriter, r *http.Request) (*conn, error) {
 	}
 	c := newConn(d, upgradeOf(d.cfg.Peers, r))
 	c.proved = peer.Prover(r.Context())
-	cw := &hijackWriter{ResponseWriter: w, heard: c.heard}
-	ws, err := websocket.Accept(cw, r, opts)
-	if err != nil {
+	var err error
+	if c.ws, err = websocket.Accept(&hijackWriter{w, c}, r, opts); err != nil {
 		return nil, err
 	}
-	ws.SetReadLimit(-1) // the door has a limit of its own, with the close code that clients know
-	c.ws, c.nc = ws, cw.nc
-	if sc, ok := c.nc.(syscall.Conn); ok {
-		if c.raw, err = sc.SyscallConn(); err != nil {
-			c.raw = nil // it was closed meanwhile
-		}
-	}
+	c.ws.SetReadLimit(-1) // the door has a limit of its own, with the close code that clients know
 	return c, nil
+}
+
+// holders are the clients that something may wait for.
+func (d *Door) holders() []events.Holder {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := make([]events.Holder, 0, len(d.conns))
+	for c := range d.conns {
+		out = append(out, c)
+	}
+	return out
 }
 
 // greeted takes a connection out of those that were not let in yet.

@@ -1,6 +1,8 @@
 package compat
 
 import (
+	"runtime"
+	"slices"
 	"sync"
 
 	"github.com/hanzoai/hanzod/approvals"
@@ -17,6 +19,7 @@ import (
 type rendered struct {
 	head, tail []byte
 	droppable  bool
+	text       *events.Shared // the memory of head and tail
 }
 
 // Payload writes the payload of an event as legacy JSON. It also knows the events that only the
@@ -91,25 +94,49 @@ func (d *Door) deliver(e events.Event) {
 		d.cfg.Log.Error("an event has no legacy form", "event", e.Name)
 		return
 	}
-	head := wire.AppendEvent(nil, e.Name, payload, wire.Opt[uint64]{}, wire.Opt[wire.StateVersion]{})
+	text := wire.AppendEvent(nil, e.Name, payload, wire.Opt[uint64]{}, wire.Opt[wire.StateVersion]{})
 	r := &rendered{
-		head: append(head[:len(head)-1], `,"seq":`...), tail: []byte{'}'}, droppable: events.Droppable(e.Name),
+		head: append(text[:len(text)-1], `,"seq":`...), tail: []byte{'}'}, droppable: events.Droppable(e.Name),
 	}
 	if v, ok := versionsOf(e); ok {
 		withState := wire.AppendEvent(nil, "", nil, wire.Opt[uint64]{}, wire.Some(wire.StateVersion(v)))
 		r.tail = withState[len(`{"type":"event","event":""`):]
 	}
-	copied := nodes.Copied(e.Name)
+	r.text = events.NewShared(cap(r.head) + cap(r.tail))
+	var bare *rendered // the same for subscribed nodes, which get it a second time without a number
+	if nodes.Copied(e.Name) {
+		bare = &rendered{head: wire.AppendEvent(nil, e.Name, payload, wire.Opt[uint64]{}, wire.Opt[wire.StateVersion]{}), droppable: true}
+		bare.text = events.NewShared(cap(bare.head))
+	}
+	due := make([]*conn, 0, len(d.conns))
+	audience := events.AudienceOf(e.Name)
 	for c := range d.conns {
-		if !events.Visible(c.caller, e.Name) {
+		if !audience.Sees(c.caller) {
 			continue
 		}
-		c.event(r)
-		if copied && c.caller.Role == identity.RoleNode && d.cfg.Nodes.Subscribed(c.caller.NodeID, "") {
-			c.copyEvent(wire.AppendEvent(nil, e.Name, payload, wire.Opt[uint64]{}, wire.Opt[wire.StateVersion]{}))
+		mine := c.event(r)
+		if bare != nil && c.caller.Role == identity.RoleNode && d.cfg.Nodes.Subscribed(c.caller.NodeID, "") {
+			mine = c.copyEvent(bare) || mine
+		}
+		if mine {
+			due = append(due, c)
 		}
 	}
+	// Each goroutine writes what the kernels of its share of the clients take at once.
+	share := max(minShare, (len(due)+sharers-1)/sharers)
+	for some := range slices.Chunk(due, share) {
+		d.wg.Go(func() {
+			for _, c := range some {
+				c.flush()
+			}
+		})
+	}
 }
+
+// sharers is how many goroutines write one event, and minShare how many clients are worth one.
+const minShare = 16
+
+var sharers = 2 * runtime.GOMAXPROCS(0)
 
 // versionsOf returns the versions that an event carries beside its payload.
 func versionsOf(e events.Event) (system.Versions, bool) {

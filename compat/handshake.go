@@ -255,7 +255,7 @@ func (c *conn) greet() {
 		return
 	}
 	greeting := wire.MustMarshal(methods.VoiceWakeToLegacy(words))
-	c.push(frame{head: wire.AppendEvent(nil, "voicewake.changed", greeting, wire.Opt[uint64]{}, wire.Opt[wire.StateVersion]{})})
+	c.push(wire.AppendEvent(nil, "voicewake.changed", greeting, wire.Opt[uint64]{}, wire.Opt[wire.StateVersion]{}))
 }
 
 // canvasURL is where the client reaches the canvas host (protocol.md §3.3), "" when it is off.

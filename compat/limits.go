@@ -30,11 +30,11 @@ const (
 	handshakeTimeout = 10 * time.Second
 	// strangerWait is how long a client that never connected may take for the closing handshake.
 	strangerWait = 500 * time.Millisecond
-	// writeTimeout is how long one write may take before the client counts as gone.
-	writeTimeout = 15 * time.Second
-	// maxOffered is the largest frame that one client's goroutine writes to another client: less than
-	// the 2,048 bytes that a writable socket takes, by the frame's header.
-	maxOffered = 2000
+	// lastWords is how long a client that is closed may take for what still waits for it.
+	lastWords = 15 * time.Second
+	// slowWait is the same for one that is closed because it is slow, the closing handshake included:
+	// nothing but the close waits for it.
+	slowWait = 10 * time.Second
 	// maxInFlight is how many calls of one connection may wait at one time. The next one is refused.
 	maxInFlight = 512
 	// maxUnauthorized is how many calls outside its role a connection may make in a row (frozen).

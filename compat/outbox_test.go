@@ -159,11 +159,103 @@ func TestStuckReader(t *testing.T) {
 			}
 			c.out.mu.Unlock()
 		}
+		if n := w.bus.Budget().Held(); n > maxBuffered+2*maxPayload {
+			t.Errorf("%d bytes are held", n)
+		}
 		synctest.Wait()
-		time.Sleep(writeTimeout + time.Second)
+		time.Sleep(stallAlone + 2*stallLook)
 		synctest.Wait()
 		if n := len(w.conns()); n != 1 {
 			t.Errorf("%d connections are left, want the one that reads", n)
+		}
+		if n := w.bus.Budget().Held(); n != 0 {
+			t.Errorf("%d bytes are held for nobody", n)
+		}
+	})
+}
+
+// Of many clients that do not read, all are gone soon; the others stay.
+func TestManyStuckReaders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		var stuck, others []*client
+		for range stallCrowd {
+			stuck, others = append(stuck, w.operator("operator.read")), append(others, w.operator("operator.read"))
+		}
+		for i, c := range stuck {
+			settle(others[i])
+			c.nc.stuck.Store(true)
+		}
+		for range 2 {
+			w.tick() // what a client already waits for, it gets
+			synctest.Wait()
+		}
+		time.Sleep(stallInCrowd + 2*stallLook)
+		synctest.Wait()
+		if n := len(w.conns()); n != len(others) {
+			t.Errorf("%d connections are left, want the %d that read", n, len(others))
+		}
+		if w.door.stalls.n != 0 || w.bus.Budget().Held() != 0 {
+			t.Errorf("%d count as stalled, %d bytes as held", w.door.stalls.n, w.bus.Budget().Held())
+		}
+		for _, c := range others {
+			c.call("health", "{}")
+		}
+	})
+}
+
+// One client that takes a byte now and then is not cut off, however many others are.
+func TestSlowIsNotStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		slow, other := w.operator("operator.admin"), w.operator("operator.read")
+		settle(slow)
+		w.door.stalls.add(stallCrowd) // a crowd is stalled
+		slow.nc.every.Store(int64(time.Second))
+		for i := range 200 {
+			w.bus.Publish("exec.approval.requested", approvals.Requested{Approval: approvals.Approval{ID: fmt.Sprint(i), Command: strings.Repeat("x", 1<<10)}})
+		}
+		time.Sleep(5 * time.Minute)
+		w.door.stalls.add(0)
+		other.call("health", "{}")
+		if n := len(w.conns()); n != 2 {
+			t.Errorf("%d connections are left", n)
+		}
+		slow.nc.every.Store(0)
+		slow.call("health", "{}")
+	})
+}
+
+// When too much waits for all clients together, the one that is furthest behind is closed; the others
+// keep what waits for them.
+func TestBudgetEvictsTheLargest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, worldOptions{mode: identity.AuthToken, budget: 4 << 20})
+		hungry, modest := w.operator("operator.admin"), w.operator("operator.read")
+		settle(modest)
+		hungry.nc.every.Store(int64(time.Second))
+		modest.nc.every.Store(int64(time.Second))
+		w.tick()
+		for i := range 8 {
+			a := approvals.Approval{ID: fmt.Sprint(i), Command: strings.Repeat("x", 1<<20)}
+			w.bus.Publish("exec.approval.requested", approvals.Requested{Approval: a})
+			if n := w.bus.Budget().Held(); n > 4<<20 {
+				t.Errorf("%d bytes are held", n)
+			}
+		}
+		w.tick()
+		hungry.nc.every.Store(0)
+		modest.nc.every.Store(0)
+		if code, reason, last := hungry.end(); code != 1008 || reason != "slow consumer" {
+			t.Errorf("%d %q after %+v", code, reason, last)
+		}
+		first, _ := modest.event("tick").Seq.Get()
+		if second, _ := modest.event("tick").Seq.Get(); second != first+1 {
+			t.Errorf("tick %d follows %d", second, first)
+		}
+		synctest.Wait()
+		if n := w.bus.Budget().Held(); n != 0 {
+			t.Errorf("%d bytes are held for nobody", n)
 		}
 	})
 }
@@ -364,7 +456,7 @@ func TestPongAfterQuietTime(t *testing.T) {
 		c := w.operator("operator.read")
 		settle(c)
 		for range 5 {
-			time.Sleep(writeTimeout + 6*time.Second)
+			time.Sleep(15*time.Second + 6*time.Second)
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 			if err := c.ws.Ping(ctx); err != nil {
 				t.Fatal(err)

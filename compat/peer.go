@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/identity/peer"
@@ -55,32 +57,87 @@ func firstProtocol(header string) []string {
 	return []string{p}
 }
 
-// hijackWriter remembers the connection that a hijack hands out: the door sets write deadlines on
-// it.
+// hijackWriter gives the library a connection that the door stands behind.
 type hijackWriter struct {
 	http.ResponseWriter
-	heard func()
-	nc    net.Conn
+	c *conn
 }
+
+const (
+	// readAhead is how much is read from a client at once: most requests are smaller. The server's own
+	// buffer, which a connection would keep for ever, is four times that.
+	readAhead = 1 << 10
+	// controlRoom holds the largest frame that the library writes, a control frame.
+	controlRoom = 256
+)
 
 // Hijack implements http.Hijacker.
 func (h *hijackWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	nc, rw, err := http.NewResponseController(h.ResponseWriter).Hijack()
-	h.nc = nc
-	return heardConn{nc, h.heard}, rw, err
+	if err != nil {
+		return nil, nil, err
+	}
+	early, err := rw.Reader.Peek(rw.Reader.Buffered())
+	if err != nil {
+		return nil, nil, err
+	}
+	h.c.attach(nc)
+	lc := &libraryConn{nc, h.c, slices.Clone(early)}
+	return lc, bufio.NewReadWriter(bufio.NewReaderSize(lc, readAhead), bufio.NewWriterSize(lc, controlRoom)), nil
 }
 
-// heardConn tells of every byte that arrives: a peer that takes long to send one message is not
-// silent.
-type heardConn struct {
+// attach remembers the network connection.
+func (c *conn) attach(nc net.Conn) {
+	c.nc = nc
+	below := nc
+	if t, ok := nc.(interface{ NetConn() net.Conn }); ok { // TLS
+		below = t.NetConn()
+	}
+	sc, ok := below.(syscall.Conn)
+	if !ok {
+		return
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return // it was closed meanwhile, and fails at its first use
+	}
+	if _, ok := below.(*net.TCPConn); ok {
+		c.tcp = raw
+		tune(raw)
+	}
+	if below == nc && writesRaw {
+		c.raw = raw
+	}
+}
+
+// libraryConn is the connection as the library has it. The library reads; it writes control frames
+// only, and those go through the outbox.
+type libraryConn struct {
 	net.Conn
-	heard func()
+	c     *conn
+	early []byte // what came with the request
 }
 
-func (h heardConn) Read(b []byte) (int, error) {
-	n, err := h.Conn.Read(b)
+// Read tells of every byte that arrives: a peer that takes long to send one message is not silent.
+func (l *libraryConn) Read(b []byte) (n int, err error) {
+	if len(l.early) > 0 {
+		n = copy(b, l.early)
+		if l.early = l.early[n:]; len(l.early) == 0 {
+			l.early = nil
+		}
+	} else {
+		n, err = l.Conn.Read(b)
+	}
 	if n > 0 {
-		h.heard()
+		l.c.heard()
 	}
 	return n, err
+}
+
+// Write takes one control frame.
+func (l *libraryConn) Write(b []byte) (int, error) {
+	if err := l.c.writeControl(b); err != nil {
+		return 0, err
+	}
+	return len(b), nil
 }

@@ -1,8 +1,10 @@
 package compat
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
+	"crypto/sha1" //nolint:gosec // the WebSocket protocol wants it
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
@@ -85,11 +87,14 @@ type world struct {
 	nodes *nodes.Service
 	door  *Door
 	lis   *pipes
+	addr  string // of a world with real sockets
 }
 
 type worldOptions struct {
 	mode     identity.AuthMode
 	nameless bool // the names of nodes cannot be read
+	budget   int64
+	tcp      bool // over real sockets
 }
 
 func newWorld(tb testing.TB, opts ...worldOptions) *world {
@@ -98,7 +103,7 @@ func newWorld(tb testing.TB, opts ...worldOptions) *world {
 	if len(opts) > 0 {
 		o = opts[0]
 	}
-	w := &world{tb: tb, store: storetest.Open(tb), bus: events.New(time.Now)}
+	w := &world{tb: tb, store: storetest.Open(tb), bus: events.NewBounded(time.Now, cmp.Or(o.budget, events.MaxHeld))}
 	log := slog.New(slog.DiscardHandler)
 	catalogue, err := ops.Load()
 	if err != nil {
@@ -140,10 +145,17 @@ func newWorld(tb testing.TB, opts ...worldOptions) *world {
 		Presence: presence, Bus: w.bus, Log: log, Version: "1", DefaultAgent: "main", MainKey: "main", Now: time.Now,
 	})
 	w.lis = &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
+	var lis net.Listener = w.lis
+	if o.tcp {
+		if lis, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			tb.Fatal(err)
+		}
+		w.addr = lis.Addr().String()
+	}
 	srv := &http.Server{Handler: w.door, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	wg.Go(func() { _ = srv.Serve(w.lis) })
+	wg.Go(func() { _ = srv.Serve(lis) })
 	wg.Go(func() { app.Run(ctx) })
 	wg.Go(func() { sys.Run(ctx) })
 	wg.Go(func() { w.door.Run(ctx) })
@@ -165,17 +177,29 @@ func (nobody) PairedNodes() []nodes.Node { return nil }
 // link is a client's end of a connection, with the faults of networks.
 type link struct {
 	net.Conn
-	dead  atomic.Bool   // what arrives is swallowed
-	stuck atomic.Bool   // nothing is read any more
-	done  chan struct{} // closed at the end
-	once  sync.Once
+	dead  atomic.Bool  // what arrives is swallowed
+	stuck atomic.Bool  // nothing is read any more
+	every atomic.Int64 // a little is read each time that has passed; nanoseconds
+	// paused is held while nothing is read.
+	paused sync.Mutex
+	done   chan struct{} // closed at the end
+	once   sync.Once
 }
+
+// littleBytes is what a slow link reads at a time.
+const littleBytes = 1 << 10
 
 func (l *link) Read(b []byte) (int, error) {
 	for {
 		if l.stuck.Load() {
 			<-l.done
 			return 0, net.ErrClosed
+		}
+		l.paused.Lock()
+		l.paused.Unlock() //nolint:staticcheck // only waited for
+		if d := l.every.Load(); d > 0 {
+			time.Sleep(time.Duration(d))
+			b = b[:min(len(b), littleBytes)]
 		}
 		n, err := l.Conn.Read(b)
 		if err != nil || !l.dead.Load() {
@@ -208,7 +232,12 @@ func (w *world) open(header ...string) *client {
 		h.Add(header[i], header[i+1])
 	}
 	c := &client{tb: w.tb, frames: make(chan wire.Frame, 1<<14)}
-	tr := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		if w.addr != "" {
+			nc, err := (&net.Dialer{}).DialContext(ctx, "tcp", w.addr)
+			c.nc = &link{Conn: nc, done: make(chan struct{})}
+			return c.nc, err
+		}
 		mine, theirs := net.Pipe()
 		c.nc = &link{Conn: mine, done: make(chan struct{})}
 		select {
@@ -468,6 +497,17 @@ func text(v wire.Value, path string) string {
 		return v.Str()
 	}
 	return v.Raw()
+}
+
+// clientOver is an HTTP client whose only connection is given.
+func clientOver(nc net.Conn) *http.Client {
+	return &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return nc, nil }}}
+}
+
+// acceptKey answers a Sec-WebSocket-Key (RFC 6455 §4.2.2).
+func acceptKey(key string) string {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) //nolint:gosec // the protocol wants it
+	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
 var _ io.Closer = (*pipes)(nil)

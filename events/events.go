@@ -65,20 +65,34 @@ var rules = map[string]rule{
 	"node.event":              {scope: identity.ScopeRead, droppable: true},
 }
 
-// Visible reports whether the caller may receive the event.
-func Visible(c identity.Caller, name string) bool {
+// Audience is who may receive an event. The zero value is nobody.
+type Audience struct {
+	rule  rule
+	known bool
+}
+
+// AudienceOf returns who may receive the event.
+func AudienceOf(name string) Audience {
 	r, ok := rules[name]
+	return Audience{r, ok}
+}
+
+// Sees reports whether the caller is in the audience.
+func (a Audience) Sees(c identity.Caller) bool {
 	switch {
-	case !ok:
+	case !a.known:
 		return false
 	case c.Role == identity.RoleNode:
-		return r.nodes
+		return a.rule.nodes
 	case c.Role == identity.RoleOperator:
-		return r.scope == "" || c.Has(r.scope)
+		return a.rule.scope == "" || c.Has(a.rule.scope)
 	default:
 		return false
 	}
 }
+
+// Visible reports whether the caller may receive the event.
+func Visible(c identity.Caller, name string) bool { return AudienceOf(name).Sees(c) }
 
 // Droppable reports whether the event may be left out for a slow reader.
 func Droppable(name string) bool { return rules[name].droppable }

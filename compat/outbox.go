@@ -1,0 +1,444 @@
+package compat
+
+import (
+	"encoding/binary"
+	"net"
+	"strconv"
+	"sync"
+
+	"github.com/coder/websocket"
+)
+
+// frame is a message to send: a text of its own, or an event, whose text all clients share but for
+// the number that counts this client's events; 0 for an event that is not counted.
+type frame struct {
+	own   []byte
+	event *rendered
+	seq   uint64
+}
+
+const (
+	// frameCost is what a queued frame takes beside its text.
+	frameCost = 64
+	// maxHead is the longest head of a frame of the server.
+	maxHead = 10
+	// chunk is how much is written at a time: several small frames, or a part of a large one.
+	chunk = 16 << 10
+	// step is the same where only the end of a write shows that the client takes something.
+	step = 4 << 10
+	// maxControl bounds the control frames that wait: a client that pings and does not read loses pongs.
+	maxControl = 1 << 10
+)
+
+// chunks are the buffers in which frames are put together.
+var chunks = sync.Pool{New: func() any { b := make([]byte, 0, chunk); return &b }}
+
+// payload is the text of the frame in three parts. digits is room for a number.
+func (f *frame) payload(digits []byte) (parts [3][]byte, n int) {
+	switch {
+	case f.event == nil:
+		return [3][]byte{f.own}, len(f.own)
+	case f.seq == 0:
+		return [3][]byte{f.event.head}, len(f.event.head)
+	}
+	digits = strconv.AppendUint(digits, f.seq, 10)
+	return [3][]byte{f.event.head, digits, f.event.tail}, len(f.event.head) + len(digits) + len(f.event.tail)
+}
+
+// head writes the head of an unmasked text message of n bytes (RFC 6455 §5.2).
+func head(b []byte, n int) []byte {
+	b = append(b, 0x80|byte(websocket.MessageText))
+	switch {
+	case n < 126:
+		return append(b, byte(n))
+	case n < 1<<16:
+		return binary.BigEndian.AppendUint16(append(b, 126), uint16(n))
+	default:
+		return binary.BigEndian.AppendUint64(append(b, 127), uint64(n))
+	}
+}
+
+// size is what the frame takes on the wire.
+func (f *frame) size() int {
+	var digits [20]byte
+	var first [maxHead]byte
+	_, n := f.payload(digits[:0])
+	return len(head(first[:0], n)) + n
+}
+
+// appendFrom appends what the frame is on the wire from an offset on, as far as buf has room. It
+// returns whether that was all.
+func (f *frame) appendFrom(buf []byte, off int) ([]byte, bool) {
+	var digits [20]byte
+	var first [maxHead]byte
+	parts, n := f.payload(digits[:0])
+	for _, p := range [4][]byte{head(first[:0], n), parts[0], parts[1], parts[2]} {
+		if off >= len(p) {
+			off -= len(p)
+			continue
+		}
+		p, off = p[off:], 0
+		if room := cap(buf) - len(buf); len(p) > room {
+			return append(buf, p[:room]...), false
+		}
+		buf = append(buf, p...)
+	}
+	return buf, true
+}
+
+// outbox is what waits to be sent. At any time at most one goroutine writes, the one that made busy
+// true, and the door waits for it. A frame stays in the queue until it is written, so that a client
+// that does not read costs no buffer beside its queue, and none at all for the text of an event.
+type outbox struct {
+	mu      sync.Mutex
+	queue   []frame
+	off     int    // how much of queue[0] is written
+	taken   int    // how many of the queue are being written, or begun
+	control []byte // control frames; they go between messages
+	bytes   int    // size of the queue
+	seq     uint64
+	busy    bool // somebody is writing
+	held    bool // nothing but control frames is sent before hello
+	closing bool // nothing is queued any more
+	ending  bool // somebody closes the connection
+	dead    bool // nothing is written any more
+	// idle is closed when the last frame was written, for who waits to close; nil while nobody does.
+	idle chan struct{}
+}
+
+// send queues a frame, and writes it in this goroutine when nothing else waits: that saves a
+// hand-over for each answer. The caller is the connection's own, so a slow client keeps only
+// itself waiting.
+func (c *conn) send(data []byte) {
+	if mine, err := c.post(data); err == nil && mine && !c.tryWrite() {
+		c.drain()
+	}
+}
+
+// offer is send for the goroutines of others, which a slow client must not keep waiting: they
+// write only what the kernel takes at once. It fails when the connection is closing.
+func (c *conn) offer(data []byte) error {
+	mine, err := c.post(data)
+	if mine {
+		c.flush()
+	}
+	return err
+}
+
+// push is offer for who may not even write.
+func (c *conn) push(data []byte) {
+	if mine, _ := c.post(data); mine { // nobody is left to hear it
+		go c.drain()
+	}
+}
+
+// post queues a frame and returns whether the caller is to write it.
+func (c *conn) post(data []byte) (mine bool, err error) {
+	o := &c.out
+	o.mu.Lock()
+	if o.closing {
+		err = net.ErrClosed
+	} else {
+		mine = c.enqueue(frame{own: data})
+	}
+	o.mu.Unlock()
+	c.door.budget.Relieve()
+	return mine, err
+}
+
+// event queues an event that the client may see, and returns whether the caller is to write it. A
+// client that does not keep up loses droppable events, which it can tell from the gap in the numbers;
+// any other event ends its connection (protocol.md §6.2).
+func (c *conn) event(e *rendered) (mine bool) {
+	o := &c.out
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case o.closing:
+		return false
+	case o.bytes <= maxBuffered:
+		o.seq++
+		return c.enqueue(frame{event: e, seq: o.seq})
+	case e.droppable:
+		o.seq++
+		c.door.dropped()
+	default:
+		c.tooSlow()
+	}
+	return false
+}
+
+// copyEvent queues an event that is addressed to this client and has no number, and returns whether the
+// caller is to write it. A client that does not keep up does without: it has the event itself.
+func (c *conn) copyEvent(e *rendered) (mine bool) {
+	c.out.mu.Lock()
+	defer c.out.mu.Unlock()
+	if c.out.closing || c.out.bytes > maxBuffered {
+		return false
+	}
+	return c.enqueue(frame{event: e})
+}
+
+// enqueue appends to the queue, and returns whether the caller is to write it. The caller holds mu
+// and the connection is not closing. A queue over its bound ends the connection: frames that are not
+// droppable may not be lost silently.
+func (c *conn) enqueue(f frame) (mine bool) {
+	o := &c.out
+	if o.bytes+f.size() > maxBuffered+maxPayload {
+		c.tooSlow()
+		return false
+	}
+	o.queue = append(o.queue, f)
+	o.bytes += f.size()
+	c.keep(&f)
+	return c.begin()
+}
+
+// keep and forget count what waits in the budget of all readers.
+func (c *conn) keep(f *frame) {
+	c.door.budget.Add(frameCost + len(f.own))
+	if f.event != nil {
+		c.door.budget.Keep(f.event.text)
+	}
+}
+
+func (c *conn) forget(f *frame) {
+	c.door.budget.Add(-frameCost - len(f.own))
+	if f.event != nil {
+		c.door.budget.Drop(f.event.text)
+	}
+	c.out.bytes -= f.size()
+	*f = frame{}
+}
+
+// begin makes the caller the one who writes, when there is something to write and nobody does. The
+// caller holds mu; the connection is not dead, so that its reading goroutine still counts and the
+// door is not done waiting.
+func (c *conn) begin() bool {
+	o := &c.out
+	if o.busy || o.dead || !o.due() {
+		return false
+	}
+	o.busy = true
+	c.door.wg.Add(1)
+	return true
+}
+
+func (o *outbox) due() bool { return len(o.control) > 0 || (!o.held && len(o.queue) > 0) }
+
+// rested is called, with mu held, by the one who writes when it does so no more.
+func (c *conn) rested() {
+	o := &c.out
+	o.busy = false
+	if len(o.queue) == 0 {
+		o.queue = nil
+	}
+	if o.idle != nil {
+		close(o.idle)
+		o.idle = nil
+	}
+	c.door.wg.Done()
+}
+
+// fill puts what comes next together, at most chunk; control says that it is control frames. It
+// returns nil when there is nothing any more: then the caller is not the one who writes any longer.
+func (c *conn) fill(buf []byte) (_ []byte, control bool) {
+	o := &c.out
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case o.dead || !o.due():
+		c.rested()
+		return nil, false
+	case o.off == 0 && len(o.control) > 0:
+		return append(buf, o.control...), true
+	}
+	off, whole := o.off, true
+	for o.taken = 0; whole && o.taken < len(o.queue) && cap(buf)-len(buf) > maxHead; o.taken++ {
+		if o.taken > 0 && len(o.control) > 0 {
+			break // they go next
+		}
+		buf, whole = o.queue[o.taken].appendFrom(buf, off)
+		off = 0
+	}
+	return buf, false
+}
+
+// wrote takes out what was written.
+func (c *conn) wrote(n int, control bool) {
+	c.sent.Add(int64(n))
+	o := &c.out
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.dead {
+		return
+	}
+	if control {
+		if o.control = o.control[n:]; len(o.control) == 0 {
+			o.control = nil
+		}
+		return
+	}
+	n += o.off
+	done := 0
+	for ; done < o.taken; done++ {
+		size := o.queue[done].size()
+		if n < size {
+			break
+		}
+		n -= size
+		c.forget(&o.queue[done])
+	}
+	o.queue, o.off, o.taken = o.queue[done:], n, 0
+	if n > 0 {
+		o.taken = 1 // the rest of it must follow
+	}
+}
+
+// flush writes what the kernel takes at once, and leaves the rest to a goroutine. The caller is the
+// one who writes.
+func (c *conn) flush() {
+	if !c.tryWrite() {
+		go c.drain()
+	}
+}
+
+// drain writes until nothing is left. The caller is the one who writes, and waits for the client.
+func (c *conn) drain() {
+	w := c.watch()
+	defer w.stop()
+	var err error
+	if c.raw != nil {
+		err = c.writeRaw(true)
+	} else {
+		err = c.writeNet()
+	}
+	if err != nil {
+		c.writeFailed()
+	}
+}
+
+// tryWrite writes what the kernel takes at once. It returns false when there is more: then the caller
+// still is the one who writes.
+func (c *conn) tryWrite() bool {
+	if c.raw == nil {
+		return false
+	}
+	switch err := c.writeRaw(false); err {
+	case nil:
+		return true
+	case errWouldBlock:
+		return false
+	default:
+		c.writeFailed()
+		return true
+	}
+}
+
+// writeNet is for connections that are not plain sockets.
+func (c *conn) writeNet() error {
+	bp := chunks.Get().(*[]byte)
+	defer chunks.Put(bp)
+	for {
+		buf, control := c.fill((*bp)[:0:step])
+		if buf == nil {
+			return nil
+		}
+		n, err := c.nc.Write(buf)
+		c.wrote(n, control)
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// writeFailed ends a connection that cannot be written to. The caller is the one who writes.
+func (c *conn) writeFailed() {
+	c.out.mu.Lock()
+	c.die()
+	c.rested()
+	c.out.mu.Unlock()
+	c.abort()
+}
+
+// die gives up all that waits. The caller holds mu.
+func (c *conn) die() {
+	o := &c.out
+	o.closing, o.dead, o.held = true, true, false
+	o.taken = 0
+	c.clear()
+	o.control = nil
+}
+
+// clear gives up what waits and is not begun. The caller holds mu.
+func (c *conn) clear() {
+	o := &c.out
+	for i := o.taken; i < len(o.queue); i++ {
+		c.forget(&o.queue[i])
+	}
+	if o.queue = o.queue[:o.taken]; o.taken == 0 {
+		o.queue, o.off = nil, 0
+	}
+}
+
+// drop forgets what is queued or held back, for a client that is refused after all.
+func (c *conn) drop() {
+	c.out.mu.Lock()
+	defer c.out.mu.Unlock()
+	c.out.held = false
+	c.clear()
+}
+
+// hold keeps frames back until release, so that hello is the first one after the challenge.
+func (c *conn) hold() {
+	c.out.mu.Lock()
+	c.out.held = true
+	c.out.mu.Unlock()
+}
+
+// release sends hello and then what was held back.
+func (c *conn) release(hello ...[]byte) {
+	o := &c.out
+	o.mu.Lock()
+	o.held = false
+	mine := false
+	if !o.closing {
+		queue := make([]frame, 0, len(hello)+len(o.queue))
+		for _, h := range hello {
+			f := frame{own: h}
+			queue = append(queue, f)
+			o.bytes += f.size()
+			c.keep(&f)
+		}
+		o.queue = append(queue, o.queue...)
+		mine = c.begin()
+	}
+	o.mu.Unlock()
+	if mine {
+		c.flush()
+	}
+}
+
+// writeControl takes a control frame of the library: it goes out between messages, before all that
+// waits.
+func (c *conn) writeControl(b []byte) error {
+	o := &c.out
+	o.mu.Lock()
+	if o.dead {
+		o.mu.Unlock()
+		return net.ErrClosed
+	}
+	if len(o.control)+len(b) <= maxControl {
+		o.control = append(o.control, b...)
+	}
+	mine := c.begin()
+	o.mu.Unlock()
+	switch {
+	case !mine:
+	case c.raw == nil:
+		c.drain() // the library gives it five seconds
+	default:
+		c.flush()
+	}
+	return nil
+}
