@@ -2,6 +2,7 @@ package compat
 
 import (
 	"encoding/binary"
+	"errors"
 	"net"
 	"strconv"
 	"sync"
@@ -324,15 +325,14 @@ func (c *conn) tryWrite() bool {
 	if c.raw == nil {
 		return false
 	}
-	switch err := c.writeRaw(false); err {
-	case nil:
-		return true
-	case errWouldBlock:
+	err := c.writeRaw(false)
+	if errors.Is(err, errWouldBlock) {
 		return false
-	default:
-		c.writeFailed()
-		return true
 	}
+	if err != nil {
+		c.writeFailed()
+	}
+	return true
 }
 
 // writeNet is for connections that are not plain sockets.

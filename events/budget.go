@@ -137,8 +137,8 @@ func beyond(v reflect.Value, depth int) int {
 	case reflect.String:
 		return v.Len()
 	case reflect.Struct:
-		for i := range v.NumField() {
-			n += beyond(v.Field(i), depth+1)
+		for _, f := range v.Fields() {
+			n += beyond(f, depth+1)
 		}
 	case reflect.Slice:
 		n = v.Len() * int(v.Type().Elem().Size())
