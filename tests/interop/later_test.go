@@ -1,0 +1,48 @@
+//go:build unix
+
+package interop
+
+import (
+	"testing"
+
+	"github.com/hanzoai/hanzod/tests/robustness/proc"
+)
+
+// TestCLILater lists what users of the client will miss, and demands that they are told so: each
+// command needs a method that hanzod does not serve yet. Once it does, its row belongs to a test of what
+// the command does.
+func TestCLILater(t *testing.T) {
+	t.Parallel()
+	theClient(t)
+	d := proc.Start(t, proc.Options{Form: proc.Tested})
+	u := userOf(t, d.Port, token, nil)
+	for _, tc := range []struct {
+		method string
+		code   int
+		args   []string
+	}{
+		{"config.get", 1, []string{"gateway", "probe"}},
+		{"config.get", 0, []string{"status", "--json"}},
+		{"usage.cost", 1, []string{"gateway", "usage-cost"}},
+		{"channels.status", 0, []string{"channels", "status"}},
+		{"wake", 1, []string{"system", "event", "--text", "hello"}},
+		{"last-heartbeat", 1, []string{"system", "heartbeat", "last"}},
+		{"set-heartbeats", 1, []string{"system", "heartbeat", "enable"}},
+		{"cron.list", 1, []string{"cron", "list"}},
+		{"cron.status", 1, []string{"cron", "status"}},
+		{"cron.add", 1, []string{"cron", "add", "--name", "x", "--every", "10m", "--system-event", "hello"}},
+		{"secrets.reload", 1, []string{"secrets", "reload"}},
+		{"browser.request", 1, []string{"browser", "status"}},
+		{"sessions.list", 1, []string{"gateway", "call", "sessions.list"}},
+		{"chat.history", 1, []string{"gateway", "call", "chat.history", "--params", `{"sessionKey":"main"}`}},
+		{"agents.list", 1, []string{"gateway", "call", "agents.list"}},
+		{"models.list", 1, []string{"gateway", "call", "models.list"}},
+		{"skills.status", 1, []string{"gateway", "call", "skills.status"}},
+		{"tools.catalog", 1, []string{"gateway", "call", "tools.catalog"}},
+	} {
+		t.Run(tc.method, func(t *testing.T) {
+			t.Parallel()
+			u.call(t, tc.args...).demand(t, tc.code, tc.method+" is not served by this version of hanzod yet")
+		})
+	}
+}
