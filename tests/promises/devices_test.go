@@ -444,7 +444,7 @@ func TestEnrolment(t *testing.T) {
 	}
 	// It may do what it was invited to, and give nobody more.
 	for args, want := range map[string]string{
-		"token":                           "on the local socket only",
+		"token":                           "lacks the scope operator.admin",
 		"devices invite --scopes admin":   "lacks the scope operator.admin",
 		"devices invite --role node":      "lacks the scope operator.admin",
 		"devices invite --scopes read -q": "",
