@@ -44,40 +44,79 @@ func (c *Config) AllowTailscale() bool {
 	return c.Gateway.Tailscale.Mode == "serve" && mode != "password" && mode != "trusted-proxy"
 }
 
-// AllowedOrigins are the origins browser clients may come from. A daemon that listens beyond this
-// machine and names none gets those of its own port (config.md §2).
+// AllowedOrigins are the origins browser clients may come from. A daemon that is told to listen
+// beyond this machine and names none gets those of its own port (config.md §2).
 func (c *Config) AllowedOrigins() []string {
-	u := &c.Gateway.ControlUI
-	if len(u.AllowedOrigins) > 0 || c.Gateway.Bind == "loopback" || u.DangerouslyAllowHostHeaderOriginFallback {
+	g := &c.Gateway
+	u := &g.ControlUI
+	if len(u.AllowedOrigins) > 0 || g.Bind == "loopback" || g.Bind == "auto" || u.DangerouslyAllowHostHeaderOriginFallback {
 		return slices.Clone(u.AllowedOrigins)
 	}
 	hosts := []string{"localhost", "127.0.0.1"}
-	if c.Gateway.Bind == "custom" && c.Gateway.CustomBindHost != "" {
-		hosts = append(hosts, c.Gateway.CustomBindHost)
+	if g.Bind == "custom" && g.CustomBindHost != "" {
+		hosts = append(hosts, strings.TrimSpace(g.CustomBindHost))
+	}
+	scheme := "http://"
+	if g.TLS.Enabled {
+		scheme = "https://"
 	}
 	out := make([]string, len(hosts))
 	for i, h := range hosts {
-		out[i] = "http://" + net.JoinHostPort(h, strconv.Itoa(c.Gateway.Port))
+		out[i] = scheme + net.JoinHostPort(h, strconv.Itoa(g.Port))
 	}
 	return out
 }
 
-// ListenHosts are the addresses to listen on, the first one required, a second one where the
-// machine has it (config.md §2 "Bind modes"). It asks the machine for its interfaces.
-func (c *Config) ListenHosts() ([]string, error) {
+// machine is what the choice of an address to listen on depends on.
+type machine struct {
+	addrs []net.Addr
+	// bindable reports whether one can listen on an address at all, whatever the port.
+	bindable func(host string) bool
+}
+
+func thisMachine() (machine, error) {
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
-		return nil, fmt.Errorf("cannot list the addresses of this machine: %w", err)
+		return machine{}, fmt.Errorf("cannot list the addresses of this machine: %w", err)
 	}
-	return c.listenHosts(addrs)
+	return machine{addrs, func(host string) bool {
+		l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+		if err != nil {
+			return false
+		}
+		_ = l.Close()
+		return true
+	}}, nil
+}
+
+// ListenHosts are the addresses to listen on, the first one required, a second one where the
+// machine has it (config.md §2 "Bind modes"). It asks the machine for its interfaces. Addresses that
+// others reach are returned only where clients have to prove who they are; else the error is a
+// *Refused.
+func (c *Config) ListenHosts() ([]string, error) {
+	m, err := thisMachine()
+	if err != nil {
+		return nil, err
+	}
+	hosts, err := c.listenHosts(m)
+	if err == nil {
+		err = c.checkExposure(hosts)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return hosts, nil
 }
 
 var tailnet = netip.MustParsePrefix("100.64.0.0/10")
 
-func (c *Config) listenHosts(addrs []net.Addr) ([]string, error) {
+// everywhere is what the modes auto and tailnet fall back to.
+const everywhere = "0.0.0.0"
+
+func (c *Config) listenHosts(m machine) ([]string, error) {
 	loopback := []string{"127.0.0.1"}
 	tail := ""
-	for _, a := range addrs {
+	for _, a := range m.addrs {
 		p, err := netip.ParsePrefix(a.String())
 		switch {
 		case err != nil:
@@ -90,9 +129,9 @@ func (c *Config) listenHosts(addrs []net.Addr) ([]string, error) {
 	g := &c.Gateway
 	switch g.Bind {
 	case "lan":
-		return []string{"0.0.0.0"}, nil
+		return []string{everywhere}, nil
 	case "tailnet":
-		if tail != "" {
+		if tail != "" && m.bindable(tail) {
 			return []string{tail}, nil
 		}
 	case "custom":
@@ -104,7 +143,16 @@ func (c *Config) listenHosts(addrs []net.Addr) ([]string, error) {
 		if err != nil || !addr.Is4() {
 			return nil, refuse("gateway.bind=custom requires a valid IPv4 customBindHost (got %s)", quote(host))
 		}
+		if !m.bindable(addr.String()) {
+			return nil, refuse("gateway bind=custom requested %s but resolved %s; refusing fallback", addr, everywhere)
+		}
 		return []string{addr.String()}, nil
+	}
+	if !m.bindable(loopback[0]) {
+		if g.Bind == "loopback" {
+			return nil, refuse("gateway bind=loopback resolved to non-loopback host %s; refusing fallback to a network bind", everywhere)
+		}
+		return []string{everywhere}, nil
 	}
 	return loopback, nil
 }
@@ -138,22 +186,22 @@ func refuse(format string, args ...any) error { return &Refused{fmt.Sprintf(form
 // CheckStart tells why the daemon may not start with this configuration, or nil; the error is
 // a *Refused. Call it after EnsureToken. The order and texts are those of config.md §2, with this program's variable names.
 func (c *Config) CheckStart() error {
-	addrs, err := net.InterfaceAddrs()
+	m, err := thisMachine()
 	if err != nil {
-		return fmt.Errorf("cannot list the addresses of this machine: %w", err)
+		return err
 	}
-	return c.checkStart(addrs)
+	return c.checkStart(m)
 }
 
-func (c *Config) checkStart(addrs []net.Addr) error {
+func (c *Config) checkStart(m machine) error {
 	g, mode := &c.Gateway, c.AuthMode()
 	if g.Mode == "remote" {
 		return refuse("Gateway start blocked: set gateway.mode=local (current: remote).")
 	}
 	if c.bothSecrets {
-		return refuse("Invalid config: gateway.auth.token and gateway.auth.password are both set and gateway.auth.mode is not. Set gateway.auth.mode to token or password.")
+		return refuse("Invalid config: gateway.auth.token and gateway.auth.password are both configured, but gateway.auth.mode is unset. Set gateway.auth.mode to token or password.")
 	}
-	hosts, err := c.listenHosts(addrs)
+	hosts, err := c.listenHosts(m)
 	if err != nil {
 		return err
 	}
@@ -162,14 +210,13 @@ func (c *Config) checkStart(addrs []net.Addr) error {
 		return refuse("the gRPC door for other machines needs a port of its own: set gateway.grpc.port, or gateway.grpc.enabled=false")
 	}
 
-	secret := false
 	switch mode {
 	case "token":
-		if secret = g.Auth.Token.IsSet(); !secret && !c.AllowTailscale() {
+		if !g.Auth.Token.IsSet() && !c.AllowTailscale() {
 			return refuse("gateway auth mode is token, but no token was configured (set gateway.auth.token or HANZOD_TOKEN)")
 		}
 	case "password":
-		if secret = g.Auth.Password.IsSet(); !secret {
+		if !g.Auth.Password.IsSet() {
 			return refuse("gateway auth mode is password, but no password was configured (set gateway.auth.password or HANZOD_PASSWORD)")
 		}
 	case "trusted-proxy":
@@ -187,9 +234,8 @@ func (c *Config) checkStart(addrs []net.Addr) error {
 	if g.Tailscale.Mode != "off" && !loopback {
 		return refuse("tailscale serve/funnel requires gateway bind=loopback (127.0.0.1)")
 	}
-	if !loopback && !secret && mode != "trusted-proxy" && mode != "iam" {
-		return refuse("refusing to bind gateway to %s without auth (set gateway.auth.token/password, or set HANZOD_TOKEN/HANZOD_PASSWORD)",
-			net.JoinHostPort(hosts[0], strconv.Itoa(g.Port)))
+	if err := c.checkExposure(hosts); err != nil {
+		return err
 	}
 	if mode == "trusted-proxy" {
 		if len(g.TrustedProxies) == 0 {
@@ -200,6 +246,30 @@ func (c *Config) checkStart(addrs []net.Addr) error {
 		}
 	}
 	return c.checkHooks(mode)
+}
+
+// checkExposure refuses addresses that others reach where clients need not prove who they are.
+func (c *Config) checkExposure(hosts []string) error {
+	if isLoopback(hosts[0]) {
+		return nil
+	}
+	g, proved := &c.Gateway, false
+	switch c.AuthMode() {
+	case "token":
+		proved = g.Auth.Token.IsSet()
+	case "password":
+		proved = g.Auth.Password.IsSet()
+	case "trusted-proxy", "iam":
+		proved = true
+	}
+	if !proved {
+		return refuse("refusing to bind gateway to %s without auth (set gateway.auth.token/password, or set HANZOD_TOKEN/HANZOD_PASSWORD)",
+			net.JoinHostPort(hosts[0], strconv.Itoa(g.Port)))
+	}
+	if u := &g.ControlUI; u.Enabled && len(c.AllowedOrigins()) == 0 && !u.DangerouslyAllowHostHeaderOriginFallback {
+		return refuse("non-loopback Control UI requires gateway.controlUi.allowedOrigins (set explicit origins), or set gateway.controlUi.dangerouslyAllowHostHeaderOriginFallback=true to use Host-header origin fallback mode")
+	}
+	return nil
 }
 
 func isLoopback(host string) bool {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -27,11 +28,11 @@ func addrs(t testing.TB, cidrs ...string) []net.Addr {
 }
 
 func TestCheckStart(t *testing.T) {
-	machine := addrs(t, "127.0.0.1/8", "192.168.1.5/24", "100.100.1.2/32")
+	here := machine{addrs(t, "127.0.0.1/8", "192.168.1.5/24", "100.100.1.2/32"), all}
 	for _, c := range []struct{ name, in, want string }{
 		{"token", "{gateway:{auth:{token:'t'}}}", ""},
 		{"remote", "{gateway:{mode:'remote'}}", "Gateway start blocked: set gateway.mode=local (current: remote)."},
-		{"both", "{gateway:{auth:{token:'t',password:'p'}}}", "Invalid config: gateway.auth.token and gateway.auth.password are both set and gateway.auth.mode is not. Set gateway.auth.mode to token or password."},
+		{"both", "{gateway:{auth:{token:'t',password:'p'}}}", "Invalid config: gateway.auth.token and gateway.auth.password are both configured, but gateway.auth.mode is unset. Set gateway.auth.mode to token or password."},
 		{"both, with a mode", "{gateway:{auth:{token:'t',password:'p',mode:'token'}}}", ""},
 		{"no token", "{}", "gateway auth mode is token, but no token was configured (set gateway.auth.token or HANZOD_TOKEN)"},
 		{"no token, serve", "{gateway:{tailscale:{mode:'serve'}}}", ""},
@@ -65,7 +66,7 @@ func TestCheckStart(t *testing.T) {
 		{"hooks, off", "{gateway:{auth:{token:'t'}},hooks:{token:'t'}}", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			err := mustLoad(t, c.in).checkStart(machine)
+			err := mustLoad(t, c.in).checkStart(here)
 			got := ""
 			if err != nil {
 				var r *Refused
@@ -80,34 +81,83 @@ func TestCheckStart(t *testing.T) {
 	}
 }
 
+// all and but are machines on which one can listen on all addresses, and on all but some.
+func all(string) bool { return true }
+
+func but(hosts ...string) func(string) bool {
+	return func(h string) bool { return !slices.Contains(hosts, h) }
+}
+
 func TestListenHosts(t *testing.T) {
+	const noLoopback = "gateway bind=loopback resolved to non-loopback host 0.0.0.0; refusing fallback to a network bind"
 	for _, c := range []struct {
-		in    string
-		addrs []string
-		want  []string
+		in       string
+		addrs    []string
+		bindable func(string) bool
+		want     string
 	}{
-		{"{}", []string{"127.0.0.1/8"}, []string{"127.0.0.1"}},
-		{"{}", []string{"127.0.0.1/8", "::1/128"}, []string{"127.0.0.1", "::1"}},
-		{"{gateway:{bind:'auto'}}", []string{"::1/128"}, []string{"127.0.0.1", "::1"}},
-		{"{gateway:{bind:'lan'}}", nil, []string{"0.0.0.0"}},
-		{"{gateway:{bind:'tailnet'}}", []string{"10.0.0.1/8"}, []string{"127.0.0.1"}},
-		{"{gateway:{bind:'tailnet'}}", []string{"100.63.0.1/8", "100.127.0.9/10"}, []string{"100.127.0.9"}},
-		{"{gateway:{bind:'custom',customBindHost:' 10.1.1.1 '}}", nil, []string{"10.1.1.1"}},
+		{"{}", []string{"127.0.0.1/8"}, all, "127.0.0.1"},
+		{"{}", []string{"127.0.0.1/8", "::1/128"}, all, "127.0.0.1 ::1"},
+		{"{}", []string{"::1/128"}, but("127.0.0.1"), noLoopback},
+		{"{gateway:{bind:'auto'}}", []string{"::1/128"}, all, "127.0.0.1 ::1"},
+		{"{gateway:{bind:'auto'}}", nil, but("127.0.0.1"), "0.0.0.0"},
+		{"{gateway:{bind:'lan'}}", nil, but("127.0.0.1"), "0.0.0.0"},
+		{"{gateway:{bind:'tailnet'}}", []string{"10.0.0.1/8"}, all, "127.0.0.1"},
+		{"{gateway:{bind:'tailnet'}}", []string{"10.0.0.1/8"}, but("127.0.0.1"), "0.0.0.0"},
+		{"{gateway:{bind:'tailnet'}}", []string{"100.63.0.1/8", "100.127.0.9/10"}, all, "100.127.0.9"},
+		{"{gateway:{bind:'tailnet'}}", []string{"100.127.0.9/10"}, but("100.127.0.9"), "127.0.0.1"},
+		{"{gateway:{bind:'custom',customBindHost:' 10.1.1.1 '}}", nil, all, "10.1.1.1"},
+		{"{gateway:{bind:'custom',customBindHost:'10.1.1.1'}}", nil, but("10.1.1.1"), "gateway bind=custom requested 10.1.1.1 but resolved 0.0.0.0; refusing fallback"},
 	} {
-		got, err := mustLoad(t, c.in).listenHosts(addrs(t, c.addrs...))
-		if d := cmp.Diff(c.want, got); err != nil || d != "" {
-			t.Errorf("%s: %v %s", c.in, err, d)
+		hosts, err := mustLoad(t, c.in).listenHosts(machine{addrs(t, c.addrs...), c.bindable})
+		got := strings.Join(hosts, " ")
+		if err != nil {
+			got = err.Error()
+		}
+		if got != c.want {
+			t.Errorf("%s: %s", c.in, got)
 		}
 	}
 	if _, err := mustLoad(t, "{}").ListenHosts(); err != nil {
 		t.Error(err)
 	}
+	// Not even when nobody asked before.
+	var r *Refused
+	if hosts, err := mustLoad(t, "{gateway:{bind:'lan',auth:{mode:'none'}}}").ListenHosts(); !errors.As(err, &r) {
+		t.Errorf("%v, %v", hosts, err)
+	}
+}
+
+// A mode that falls back to all addresses falls back to what has to be proved there.
+func TestFallbackIsChecked(t *testing.T) {
+	without := machine{nil, but("127.0.0.1")}
+	for in, want := range map[string]string{
+		"{gateway:{bind:'auto',auth:{mode:'none'}}}":                                                         "refusing to bind gateway to 0.0.0.0:18789 without auth (set gateway.auth.token/password, or set HANZOD_TOKEN/HANZOD_PASSWORD)",
+		"{gateway:{bind:'tailnet',auth:{mode:'none'}}}":                                                      "refusing to bind gateway to 0.0.0.0:18789 without auth (set gateway.auth.token/password, or set HANZOD_TOKEN/HANZOD_PASSWORD)",
+		"{gateway:{bind:'auto',auth:{token:'t'}}}":                                                           "non-loopback Control UI requires gateway.controlUi.allowedOrigins (set explicit origins), or set gateway.controlUi.dangerouslyAllowHostHeaderOriginFallback=true to use Host-header origin fallback mode",
+		"{gateway:{bind:'auto',auth:{token:'t'},controlUi:{enabled:false}}}":                                 "",
+		"{gateway:{bind:'auto',auth:{token:'t'},controlUi:{allowedOrigins:['https://x']}}}":                  "",
+		"{gateway:{bind:'auto',auth:{token:'t'},controlUi:{dangerouslyAllowHostHeaderOriginFallback:true}}}": "",
+		"{gateway:{bind:'tailnet',auth:{token:'t'}}}":                                                        "",
+		"{gateway:{bind:'lan',tailscale:{mode:'serve'},auth:{allowTailscale:true}}}":                         "tailscale serve/funnel requires gateway bind=loopback (127.0.0.1)",
+		"{gateway:{bind:'lan',auth:{allowTailscale:true}}}":                                                  "refusing to bind gateway to 0.0.0.0:18789 without auth (set gateway.auth.token/password, or set HANZOD_TOKEN/HANZOD_PASSWORD)",
+	} {
+		got := ""
+		if err := mustLoad(t, in).checkStart(without); err != nil {
+			got = err.Error()
+		}
+		if got != want {
+			t.Errorf("%s: %s", in, got)
+		}
+	}
 }
 
 func TestAllowedOrigins(t *testing.T) {
 	for in, want := range map[string][]string{
-		"{}":                     nil,
-		"{gateway:{bind:'lan'}}": {"http://localhost:18789", "http://127.0.0.1:18789"},
+		"{}":                      nil,
+		"{gateway:{bind:'auto'}}": nil,
+		"{gateway:{bind:'lan'}}":  {"http://localhost:18789", "http://127.0.0.1:18789"},
+		"{gateway:{bind:'tailnet',tls:{enabled:true}}}":                                    {"https://localhost:18789", "https://127.0.0.1:18789"},
 		"{gateway:{bind:'custom',customBindHost:'10.1.1.1',port:5}}":                       {"http://localhost:5", "http://127.0.0.1:5", "http://10.1.1.1:5"},
 		"{gateway:{bind:'lan',controlUi:{allowedOrigins:['https://x']}}}":                  {"https://x"},
 		"{gateway:{bind:'lan',controlUi:{dangerouslyAllowHostHeaderOriginFallback:true}}}": nil,

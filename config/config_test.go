@@ -443,7 +443,7 @@ func TestEnvironmentPrecedence(t *testing.T) {
 }
 
 func remoteDoor(c *Config) any {
-	hosts, err := c.listenHosts(nil)
+	hosts, err := c.listenHosts(machine{nil, all})
 	if err != nil {
 		return err
 	}

@@ -110,6 +110,7 @@ type Daemon struct {
 	socket    string
 	local     net.Listener
 	tcp       []net.Listener
+	loopback  bool                // tcp is reached from this machine only
 	far       *listen.Limited     // of remote
 	guard     *listen.Guard       // of tcp
 	cert      *listen.Certificate // nil when nothing speaks TLS
@@ -259,6 +260,7 @@ func (d *Daemon) listen(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	d.loopback = peer.LoopbackName(hosts[0])
 	grpcPort, open := d.cfg.RemoteGRPC(hosts)
 	if open || d.cfg.Gateway.TLS.Enabled {
 		if d.cert, err = loadCertificate(d.cfg, d.now, d.subsystem("tls")); err != nil {
@@ -267,13 +269,13 @@ func (d *Daemon) listen(ctx context.Context) error {
 	}
 	if open {
 		// It comes before the older port, so that a node that prefers it never finds that one alone.
-		l, err := listen.TCP(ctx, hosts[:1], grpcPort, "--grpc-port or gateway.grpc.port", d.log)
+		l, err := listen.TCP(ctx, hosts[:1], grpcPort, listen.Use{Scheme: "hanzod://", Setting: "--grpc-port or gateway.grpc.port"}, d.log)
 		if err != nil {
 			return err
 		}
 		d.far = listen.Limit(l[0])
 	}
-	if d.tcp, err = listen.TCP(ctx, hosts, d.cfg.Gateway.Port, "--port or gateway.port", d.log); err != nil {
+	if d.tcp, err = listen.TCP(ctx, hosts, d.cfg.Gateway.Port, listen.Use{Scheme: "ws://", Setting: "--port or gateway.port"}, d.log); err != nil {
 		return err
 	}
 	d.guard = listen.NewGuard(func(a netip.Addr) bool { return a.IsLoopback() || d.peers.Trusts(a) })
@@ -315,9 +317,9 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	d.web = web.New(d.webConfig())
 	handler, err := rest.New(rest.Deps{
 		RPC: d.rpc, Legacy: d.door, Web: d.web, Metrics: d.metrics.Handler(), Bearer: d.identity.Bearer, Gate: g,
-		Ready: d.State, Loopback: d.cfg.Gateway.Bind == "loopback",
-		Peers: d.peers,
-		HSTS:  d.cfg.Gateway.HTTP.StrictTransportSecurity, Log: d.subsystem("rest"),
+		Ready: d.State, Loopback: d.loopback, Hosts: d.peers.Names(),
+		ProxyNames: d.identity.Mode() != identity.AuthTrustedProxy, Peers: d.peers,
+		HSTS: d.cfg.Gateway.HTTP.StrictTransportSecurity, Log: d.subsystem("rest"),
 	})
 	if err != nil {
 		return err

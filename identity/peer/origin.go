@@ -23,6 +23,18 @@ type Page struct {
 	SameHost bool
 }
 
+// Names are the host names of the origins that may connect. Where they lead here, the daemon is known
+// by them.
+func (r *Rules) Names() []string {
+	var out []string
+	for _, entry := range r.Origins {
+		if o, ok := parseOrigin(strings.TrimSuffix(strings.TrimSpace(entry), "/")); ok {
+			out = append(out, o.name)
+		}
+	}
+	return out
+}
+
 // MayConnect reports whether the page may open a connection (protocol.md §1.4).
 func (p Page) MayConnect() bool { return p.Allowed || p.Loopback }
 

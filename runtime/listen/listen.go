@@ -78,15 +78,20 @@ func (c peerCredentials) Clone() credentials.TransportCredentials { return c }
 
 func (peerCredentials) OverrideServerName(string) error { return nil }
 
+// Use is what a port is for: for the error when another process has it.
+type Use struct {
+	Scheme  string // of addresses on it: "ws://"
+	Setting string // what chooses another one: "--port or gateway.port"
+}
+
 // TCP listens on the port of each host. The first host must succeed; failure of a further one is
 // logged as a warning (protocol.md §1.1: the ::1 alias). With port 0 the system chooses one port,
-// which all hosts share. A busy port is tried again for two seconds; setting names what chooses
-// another one, for the error. ctx ends the wait.
-func TCP(ctx context.Context, hosts []string, port int, setting string, log *slog.Logger) ([]net.Listener, error) {
+// which all hosts share. A busy port is tried again for two seconds. ctx ends the wait.
+func TCP(ctx context.Context, hosts []string, port int, use Use, log *slog.Logger) ([]net.Listener, error) {
 	if len(hosts) == 0 {
 		return nil, errors.New("no address to listen on is given")
 	}
-	first, err := listenPatiently(ctx, hosts[0], port, setting)
+	first, err := listenPatiently(ctx, hosts[0], port, use)
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +111,7 @@ func TCP(ctx context.Context, hosts []string, port int, setting string, log *slo
 	return out, nil
 }
 
-func listenPatiently(ctx context.Context, host string, port int, setting string) (net.Listener, error) {
+func listenPatiently(ctx context.Context, host string, port int, use Use) (net.Listener, error) {
 	var lc net.ListenConfig
 	for try := 0; ; try++ {
 		l, err := lc.Listen(ctx, "tcp", address(host, port))
@@ -116,8 +121,8 @@ func listenPatiently(ctx context.Context, host string, port int, setting string)
 		case !isBusy(err):
 			return nil, fmt.Errorf("cannot listen on %s: %w", address(host, port), err)
 		case try == busyTries:
-			return nil, fmt.Errorf("another process listens on %s; stop it, or choose a port with %s: %w",
-				address(host, port), setting, err)
+			return nil, fmt.Errorf("another gateway instance is already listening on %s%s; stop it, or choose another port with %s: %w",
+				use.Scheme, address(host, port), use.Setting, err)
 		}
 		wait := time.NewTimer(busyWait)
 		select {

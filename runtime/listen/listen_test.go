@@ -25,7 +25,7 @@ func closeAll(t *testing.T, ls ...net.Listener) {
 }
 
 func TestTCPSharesAnEphemeralPort(t *testing.T) {
-	ls, err := TCP(t.Context(), []string{"127.0.0.1", "::1"}, 0, "--port or gateway.port", quiet())
+	ls, err := TCP(t.Context(), []string{"127.0.0.1", "::1"}, 0, Use{"ws://", "--port or gateway.port"}, quiet())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +39,7 @@ func TestTCPSharesAnEphemeralPort(t *testing.T) {
 
 func TestTCPAliasFailureIsAWarning(t *testing.T) {
 	var text strings.Builder
-	ls, err := TCP(t.Context(), []string{"127.0.0.1", "203.0.113.1"}, 0, "--port or gateway.port", slog.New(slog.NewTextHandler(&text, nil)))
+	ls, err := TCP(t.Context(), []string{"127.0.0.1", "203.0.113.1"}, 0, Use{"ws://", "--port or gateway.port"}, slog.New(slog.NewTextHandler(&text, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,8 +57,8 @@ func TestTCPBusyPort(t *testing.T) {
 	}
 	port := held.Addr().(*net.TCPAddr).Port
 	begin := time.Now()
-	_, err = TCP(t.Context(), []string{"127.0.0.1"}, port, "--port or gateway.port", quiet())
-	if err == nil || !strings.Contains(err.Error(), "another process listens on "+held.Addr().String()) || !strings.Contains(err.Error(), "--port or gateway.port") {
+	_, err = TCP(t.Context(), []string{"127.0.0.1"}, port, Use{"ws://", "--port or gateway.port"}, quiet())
+	if err == nil || !strings.Contains(err.Error(), "another gateway instance is already listening on ws://"+held.Addr().String()) || !strings.Contains(err.Error(), "--port or gateway.port") {
 		t.Errorf("got %v", err)
 	}
 	if time.Since(begin) < busyTries*busyWait {
@@ -67,13 +67,13 @@ func TestTCPBusyPort(t *testing.T) {
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := TCP(ctx, []string{"127.0.0.1"}, port, "--port or gateway.port", quiet()); err == nil {
+	if _, err := TCP(ctx, []string{"127.0.0.1"}, port, Use{"ws://", "--port or gateway.port"}, quiet()); err == nil {
 		t.Error("a cancelled start went on")
 	}
 
 	// A predecessor that stops in time is waited for.
 	time.AfterFunc(busyWait/2, func() { closeAll(t, held) })
-	ls, err := TCP(t.Context(), []string{"127.0.0.1"}, port, "--port or gateway.port", quiet())
+	ls, err := TCP(t.Context(), []string{"127.0.0.1"}, port, Use{"ws://", "--port or gateway.port"}, quiet())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,10 +81,10 @@ func TestTCPBusyPort(t *testing.T) {
 }
 
 func TestTCPBadAddress(t *testing.T) {
-	if _, err := TCP(t.Context(), nil, 0, "--port or gateway.port", quiet()); err == nil {
+	if _, err := TCP(t.Context(), nil, 0, Use{"ws://", "--port or gateway.port"}, quiet()); err == nil {
 		t.Error("no host is taken")
 	}
-	if _, err := TCP(t.Context(), []string{"203.0.113.1"}, 0, "--port or gateway.port", quiet()); err == nil || !strings.Contains(err.Error(), "203.0.113.1") {
+	if _, err := TCP(t.Context(), []string{"203.0.113.1"}, 0, Use{"ws://", "--port or gateway.port"}, quiet()); err == nil || !strings.Contains(err.Error(), "203.0.113.1") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -21,10 +21,10 @@ var (
 
 // guard says who is calling. It refuses first what a browser may have been tricked into.
 func (s *server) guard(r *http.Request) (identity.Caller, error) {
-	if s.d.Loopback && !s.knownHost(r.Host) {
+	from := s.d.Peers.Peer(r)
+	if s.d.Loopback && !s.knownHost(r.Host) && !(s.d.ProxyNames && from.Trusted && from.Forwarded) {
 		return identity.Caller{}, errHost
 	}
-	from := s.d.Peers.Peer(r)
 	if !s.d.Peers.MayWrite(r, from) {
 		return identity.Caller{}, errOrigin
 	}
@@ -47,11 +47,11 @@ func (s *server) guard(r *http.Request) (identity.Caller, error) {
 	return c, nil
 }
 
-// knownHost reports whether the Host header names this machine: a loopback address, localhost, or
-// a configured name.
+// knownHost reports whether the Host header names this machine: a loopback address, localhost, a name
+// of the tailnet, or a configured name.
 func (s *server) knownHost(host string) bool {
 	name, ok := peer.Hostname(host)
-	return ok && (peer.LoopbackName(name) || s.hosts[name])
+	return ok && (peer.LocalHost(host) || s.hosts[name])
 }
 
 // carriesToken reports whether the query names a token. Its value is not looked at.

@@ -20,6 +20,7 @@ import (
 	"github.com/hanzoai/hanzod/events"
 	"github.com/hanzoai/hanzod/gate"
 	"github.com/hanzoai/hanzod/identity"
+	"github.com/hanzoai/hanzod/identity/peer"
 	"github.com/hanzoai/hanzod/nodes"
 	"github.com/hanzoai/hanzod/ops"
 	"github.com/hanzoai/hanzod/runtime/rest"
@@ -183,6 +184,7 @@ func start(tb testing.TB, change func(*rest.Deps)) *harness {
 		Ready:    func() string { return h.ready.Load().(string) },
 		Loopback: true,
 		Hosts:    []string{"Daemon.example"},
+		Peers:    &peer.Rules{Origins: []string{"https://ui.example"}},
 		Log:      log,
 	}
 	if change != nil {

@@ -92,6 +92,9 @@ type Deps struct {
 	Loopback bool
 	// Hosts are further names of this daemon, without port.
 	Hosts []string
+	// ProxyNames lets requests of trusted proxies name any host. It must not be set where the word of a
+	// proxy is enough to be let in: a web page that leads a name of its own here can send any header.
+	ProxyNames bool
 	// HSTS is the value of Strict-Transport-Security, empty for none.
 	HSTS string
 	Log  *slog.Logger

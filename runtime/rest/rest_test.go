@@ -7,12 +7,14 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/hanzoai/hanzod/approvals"
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/identity"
+	"github.com/hanzoai/hanzod/identity/peer"
 	"github.com/hanzoai/hanzod/nodes"
 	"github.com/hanzoai/hanzod/runtime/rest"
 )
@@ -154,6 +156,9 @@ func TestGuard(t *testing.T) {
 		{"cross-site", "/v1/nodes", []string{as(owner), "Sec-Fetch-Site: cross-site"}, 403, "rest.origin"},
 		{"foreign host", "/v1/nodes", []string{as(owner), "Host: evil.example"}, 421, "rest.host"},
 		{"foreign host that looks local", "/v1/nodes", []string{as(owner), "Host: 127.0.0.1.evil.example"}, 421, "rest.host"},
+		{"host of the tailnet", "/v1/nodes", []string{as(owner), "Host: box.tail1.ts.net"}, 200, ""},
+		{"foreign host with a header of a proxy", "/v1/nodes", []string{as(owner), "Host: evil.example", "X-Forwarded-For: 203.0.113.7"}, 421, "rest.host"},
+		{"page of the allowed origin", "/v1/nodes", []string{as(owner), "Origin: https://ui.example", "Sec-Fetch-Site: cross-site"}, 200, ""},
 		{"metrics", "/metrics", []string{as(reader)}, 200, ""},
 		{"metrics without token", "/metrics", nil, 401, "rest.no_bearer"},
 		{"metrics as node", "/metrics", []string{as(node)}, 403, "gate.role"},
@@ -485,5 +490,23 @@ func TestWatchOverREST(t *testing.T) {
 	}
 	if !strings.Contains(last, `"code":"rpc.stopping"`) || !strings.Contains(last, `"status":503`) {
 		t.Errorf("ended with %q, %v", last, lines.Err())
+	}
+}
+
+// Behind a trusted proxy the Host header is the proxy's affair, unless the proxy's word lets in.
+func TestHostBehindAProxy(t *testing.T) {
+	for _, names := range []bool{true, false} {
+		h := start(t, func(d *rest.Deps) {
+			d.ProxyNames = names
+			d.Peers = &peer.Rules{Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
+		})
+		for header, want := range map[string]int{"X-Forwarded-For: 203.0.113.7": 200, "X-Other: x": 421} {
+			if !names {
+				want = 421
+			}
+			if a := h.ask(t, "GET", "/v1/nodes", "", as(owner), "Host: gw.example", header); a.status != want {
+				t.Errorf("names %t, %s: %d", names, header, a.status)
+			}
+		}
 	}
 }
