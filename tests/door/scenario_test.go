@@ -270,7 +270,8 @@ var reasons = map[string]string{
 	"APPROVAL_ENV_MISMATCH": "approvals.run_env", "APPROVAL_ENV_BINDING_MISSING": "approvals.run_env_missing",
 	"UNKNOWN_APPROVAL_ID": "approvals.run_unknown", "MISSING_RUN_ID": "approvals.missing_run_id", "RAW_COMMAND_MISMATCH": "policy.raw_mismatch",
 	"unknown approval id": "approvals.unknown", "approval id already pending": "approvals.taken",
-	`node command not allowed: "sms.send" is not in the allowlist for platform "linux"`: "nodes.not_allowed",
+	`node command not allowed: "sms.send" is not in the allowlist for platform "linux"`:    "nodes.not_allowed",
+	`node command not allowed: "sms.send" is not in the allowlist for platform "iOS 18.2"`: "nodes.not_allowed",
 }
 
 func (o *overLegacy) reason(f object) string {
