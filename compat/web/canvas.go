@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"path"
 	"path/filepath"
 	"strings"
 	"time"
@@ -150,19 +149,14 @@ func (c *canvas) serve(rw http.ResponseWriter, r *http.Request) {
 		c.app(rw, r, rest)
 		return
 	}
-	name, ok := fileName(strings.TrimPrefix(p, "/canvas"))
-	if !ok {
-		text(rw, http.StatusNotFound, "not found")
-		return
-	}
-	if c.file(rw, r, c.Root, name, c.reload != nil) {
-		return
-	}
-	if name == "." {
+	name, isDir, ok := fileName(strings.TrimPrefix(p, "/canvas"))
+	switch {
+	case ok && c.file(rw, r, c.Root, name, isDir):
+	case name == ".":
 		c.page(rw, r, emptyPage)
-		return
+	default:
+		text(rw, http.StatusNotFound, "not found")
 	}
-	text(rw, http.StatusNotFound, "not found")
 }
 
 // pagePolicy is for pages that an agent wrote: they may draw what they like and load what the web
@@ -180,41 +174,42 @@ func (c *canvas) app(rw http.ResponseWriter, r *http.Request, p string) {
 		text(rw, http.StatusServiceUnavailable, "A2UI assets not found")
 		return
 	}
-	name, ok := fileName(p)
-	if !ok || !c.file(rw, r, c.A2UI, name, c.reload != nil) {
+	name, isDir, ok := fileName(p)
+	if !ok || !c.file(rw, r, c.A2UI, name, isDir) {
 		text(rw, http.StatusNotFound, "not found")
 	}
 }
 
-// fileName is the file that a path below the prefix names, as sent: "." for the directory itself.
-// Names that could mean something else on some system are refused, hidden files too.
-func fileName(p string) (string, bool) {
+// fileName is the file that a path below the prefix names, as sent: "." for the directory itself. dir
+// says that only a directory is meant. Names that could mean something else on some system are
+// refused, hidden files too.
+func fileName(p string) (name string, dir, ok bool) {
 	plain, err := url.PathUnescape(p)
-	if err != nil || strings.ContainsAny(plain, "\x00\\:") || strings.Contains(plain, "//") {
-		return "", false
+	if err != nil || strings.ContainsAny(plain, "\x00\\:") {
+		return "", false, false
 	}
-	plain = strings.Trim(plain, "/")
-	if plain == "" {
-		return ".", true
-	}
-	for part := range strings.SplitSeq(plain, "/") {
+	parts := strings.FieldsFunc(plain, func(r rune) bool { return r == '/' })
+	for _, part := range parts {
 		if strings.HasPrefix(part, ".") {
-			return "", false
+			return "", false, false
 		}
 	}
-	name := filepath.FromSlash(plain)
-	return name, filepath.IsLocal(name)
+	if len(parts) == 0 {
+		return ".", true, true
+	}
+	name = filepath.Join(parts...)
+	return name, strings.HasSuffix(plain, "/"), filepath.IsLocal(name)
 }
 
 // file serves a file below a directory, or the index.html of a directory there. It returns false,
 // with nothing sent, when there is none. The directory is the bound: no link leads out of it.
-func (c *canvas) file(rw http.ResponseWriter, r *http.Request, dir, name string, live bool) bool {
+func (c *canvas) file(rw http.ResponseWriter, r *http.Request, dir, name string, isDir bool) bool {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return false
 	}
 	defer func() { _ = root.Close() }() // only reading
-	f, info := openFile(root, name)
+	f, info := openFile(root, name, isDir)
 	if f == nil {
 		return false
 	}
@@ -222,7 +217,7 @@ func (c *canvas) file(rw http.ResponseWriter, r *http.Request, dir, name string,
 	kind := contentType(info.Name())
 	rw.Header()["Content-Type"] = []string{kind}
 	out := &paced{ResponseWriter: rw}
-	if live && strings.HasPrefix(kind, "text/html") && info.Size() <= maxPage {
+	if c.reload != nil && strings.HasPrefix(kind, "text/html") && info.Size() <= maxPage {
 		page, err := io.ReadAll(io.LimitReader(f, maxPage))
 		if err != nil {
 			text(rw, http.StatusInternalServerError, "Internal Server Error")
@@ -237,28 +232,31 @@ func (c *canvas) file(rw http.ResponseWriter, r *http.Request, dir, name string,
 }
 
 // openFile opens a regular file, the index.html of a directory; nil when there is none.
-func openFile(root *os.Root, name string) (*os.File, fs.FileInfo) {
-	for range 2 {
-		// Opened without waiting: a named pipe would wait for its writer.
+func openFile(root *os.Root, name string, isDir bool) (*os.File, fs.FileInfo) {
+	// Opened without waiting: a named pipe would wait for its writer.
+	open := func(name string) (*os.File, fs.FileInfo) {
 		f, err := root.OpenFile(name, os.O_RDONLY|openNonblock, 0)
 		if err != nil {
 			return nil, nil
 		}
 		info, err := f.Stat()
-		switch {
-		case err == nil && info.Mode().IsRegular():
-			return f, info
-		case err == nil && info.IsDir():
-			name = path.Join(filepath.ToSlash(name), "index.html")
-		default:
-			name = ""
+		if err != nil {
+			_ = f.Close() // only reading
+			return nil, nil
 		}
-		_ = f.Close() // only reading
-		if name == "" {
-			break
-		}
+		return f, info
 	}
-	return nil, nil
+	f, info := open(name)
+	if f != nil && info.IsDir() {
+		_ = f.Close() // only reading
+		isDir = false
+		f, info = open(filepath.Join(name, "index.html"))
+	}
+	if f != nil && (isDir || !info.Mode().IsRegular()) {
+		_ = f.Close() // only reading
+		return nil, nil
+	}
+	return f, info
 }
 
 //go:embed pages/empty.html

@@ -222,9 +222,11 @@ func (c *canvas) socket(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer c.reload.leave(page)
+	first, _, _ := strings.Cut(r.Header.Get("Sec-WebSocket-Protocol"), ",")
 	ws, err := websocket.Accept(rw, r, &websocket.AcceptOptions{
 		InsecureSkipVerify: true, // the origin was judged above
 		CompressionMode:    websocket.CompressionDisabled,
+		Subprotocols:       []string{strings.TrimSpace(first)},
 	})
 	if err != nil {
 		c.w.cfg.Log.Debug("an upgrade failed", "error", err)

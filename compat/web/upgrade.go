@@ -37,6 +37,8 @@ func CheckUpgrade(rw http.ResponseWriter, r *http.Request) bool {
 	case version != "13" && version != "8":
 		rw.Header().Set("Sec-WebSocket-Version", "13, 8")
 		return badUpgrade(rw, http.StatusBadRequest, "Missing or invalid Sec-WebSocket-Version header")
+	case !properProtocols(r.Header["Sec-Websocket-Protocol"]):
+		return badUpgrade(rw, http.StatusBadRequest, "Invalid Sec-WebSocket-Protocol header")
 	case r.ContentLength != 0:
 		return badUpgrade(rw, http.StatusBadRequest, "An upgrade has no body")
 	case version == "8":
@@ -70,6 +72,27 @@ func properKey(key string) bool {
 		}
 	}
 	return true
+}
+
+// properProtocols reports whether the offered protocols are tokens, each once.
+func properProtocols(lines []string) bool {
+	if len(lines) == 0 {
+		return true
+	}
+	seen := map[string]bool{}
+	for name := range strings.SplitSeq(strings.Join(lines, ","), ",") {
+		name = strings.Trim(name, " \t")
+		if name == "" || seen[name] || strings.ContainsFunc(name, notToken) {
+			return false
+		}
+		seen[name] = true
+	}
+	return true
+}
+
+// notToken reports whether a character has no place in a token of HTTP.
+func notToken(r rune) bool {
+	return r <= ' ' || r >= 0x7f || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
 }
 
 func badUpgrade(rw http.ResponseWriter, status int, why string) bool {

@@ -334,7 +334,7 @@ func FuzzScoped(f *testing.F) {
 			t.Fatalf("path %q", p)
 		}
 		if rest, ok := canvasPath(p); ok {
-			name, ok := fileName(strings.TrimPrefix(rest, "/canvas"))
+			name, _, ok := fileName(strings.TrimPrefix(rest, "/canvas"))
 			if ok && name != "." && (strings.Contains(name, "..") && strings.HasPrefix(name, ".") || strings.ContainsAny(name, "\x00\\")) {
 				t.Errorf("%q names %q", target, name)
 			}
