@@ -21,7 +21,10 @@ import (
 	"github.com/hanzoai/hanzod/store"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// A connection that the server closes lingers for half a second, so that its client sees the answer.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*conn).closeWriteAndWait"))
+}
 
 const hookToken = "hook-token-0123456789"
 

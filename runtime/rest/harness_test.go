@@ -28,7 +28,10 @@ import (
 	"github.com/hanzoai/hanzod/system"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// A connection that the server closes lingers for half a second, so that its client sees the answer.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*conn).closeWriteAndWait"))
+}
 
 // The tokens of the tests and what they stand for.
 const (
