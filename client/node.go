@@ -29,7 +29,7 @@ const (
 	// linkLook is how often a link is looked at; clockJump how far the clock may run between two looks
 	// before it counts as a jump, as after a sleep of the machine. The daemon is asked then whether it is
 	// there, and has wakeWait for its answer.
-	linkLook  = 2 * time.Second
+	linkLook  = time.Second
 	clockJump = 15 * time.Second
 	wakeWait  = 3 * time.Second
 	// sendStall is how long the daemon may take to take a message.

@@ -65,6 +65,8 @@ type NodeOptions struct {
 	LogStyle string
 	// OnState is told of each change. Nil tells nobody.
 	OnState func(host.State)
+	// Now is the clock, time.Now when nil.
+	Now func() time.Time
 }
 
 // nodeFile is the configuration of a node host in its state directory.
@@ -93,7 +95,10 @@ func RunNode(ctx context.Context, o NodeOptions) error {
 	if err != nil {
 		return err
 	}
-	n := nodeHost{o: o, cfg: cfg, log: log, now: time.Now}
+	n := nodeHost{o: o, cfg: cfg, log: log, now: o.Now}
+	if n.now == nil {
+		n.now = time.Now
+	}
 	if err := n.open(); err != nil {
 		return err
 	}

@@ -75,6 +75,10 @@ func (c *choice) Connect(ctx context.Context, offer host.Offer, invoke func(host
 				c.absent[t] = c.now()
 			}
 			c.absent[i] = time.Time{}
+			if c.names[i] == viaLocal {
+				// Whoever takes the daemon's port while it is away gets no secret of this machine.
+				c.ways, c.absent = c.ways[:i+1], c.absent[:i+1]
+			}
 			c.worked(c.names[i])
 			return l, nil
 		}
@@ -142,6 +146,7 @@ func (n *rpcNode) Connect(ctx context.Context, offer host.Offer, invoke func(hos
 	if err != nil {
 		return nil, err
 	}
+	n.port = 0 // it is this daemon, wherever it listens later
 	if fresh := l.Welcome().GetDeviceToken(); n.tokens != nil && fresh != "" && fresh != stored {
 		if err := n.tokens.Put(identity.RoleNode, fresh, nil, n.now()); err != nil {
 			n.log.Error("the device token could not be stored; the next connection needs the gateway's token or password again", "path", n.tokens.Path, "err", err)

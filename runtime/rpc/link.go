@@ -38,7 +38,7 @@ const (
 	linkAfter = 20 * time.Second
 	linkWait  = 20 * time.Second
 	// lookEvery is how often links are looked at.
-	lookEvery = 2 * time.Second
+	lookEvery = time.Second
 	// clockJump is how far the clock may run between two looks before it counts as a jump, as after a
 	// sleep of the machine; every node is asked at once then, and has wakeWait for its answer (R14).
 	clockJump = 15 * time.Second
