@@ -227,33 +227,40 @@ func (d *Door) Connections() int {
 func (d *Door) Run(ctx context.Context) {
 	tick := time.NewTicker(pingEvery)
 	defer tick.Stop()
+	wall := d.cfg.Now().Round(0) // without the monotonic clock, which stands still while a machine sleeps
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			d.pingNodes()
 		}
+		now := d.cfg.Now().Round(0)
+		d.pingNodes(now.Sub(wall) > clockJump)
+		wall = now
 	}
 }
 
-func (d *Door) pingNodes() {
+func (d *Door) pingNodes(woke bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
 		return
 	}
+	wait := pingWait
+	if woke {
+		wait = wakeWait
+	}
 	for c := range d.conns {
-		if c.caller.Role != identity.RoleNode || c.silentFor() < pingAfter || !c.pinging.CompareAndSwap(false, true) {
+		if c.caller.Role != identity.RoleNode || (!woke && c.silentFor() < pingAfter) || !c.pinging.CompareAndSwap(false, true) {
 			continue
 		}
 		d.wg.Go(func() {
 			defer c.pinging.Store(false)
-			ctx, cancel := context.WithTimeout(d.ctx, pingWait)
+			ctx, cancel := context.WithTimeout(d.ctx, wait)
 			defer cancel()
 			err := c.ws.Ping(ctx)
 			// An answer stands behind a message that is on its way.
-			if err != nil && d.ctx.Err() == nil && c.silentFor() >= pingWait {
+			if err != nil && d.ctx.Err() == nil && c.silentFor() >= wait {
 				d.cfg.Log.Warn("a node is silent and counts as gone", "node", c.caller.NodeID, "silent", c.silentFor().String())
 				c.abort()
 			}

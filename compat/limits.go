@@ -43,7 +43,11 @@ const (
 	// how long its answer may take. Together with pingEvery they stay below two heartbeats.
 	pingAfter = 20 * time.Second
 	pingWait  = 20 * time.Second
-	pingEvery = 5 * time.Second
+	pingEvery = time.Second
+	// clockJump is how far the clock may run between two looks before it counts as a jump, as after a
+	// sleep of the machine. Every node is asked at once then, and has wakeWait for its answer (R14).
+	clockJump = 15 * time.Second
+	wakeWait  = 3 * time.Second
 	// closeWait is how long a closing handshake may take at shutdown.
 	closeWait = 2 * time.Second
 	// expelWait is how long the closing handshake with a revoked device may take, answerWait what its own

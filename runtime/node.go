@@ -430,7 +430,7 @@ func (n *nodeHost) legacy() dial.NodeOptions {
 		Log: n.log, Tokens: n.tokens,
 		Dial: dial.Options{
 			URL: n.gateway(), AllowInsecure: n.o.AllowInsecure, TLSFingerprint: n.cfg.Gateway.TLSFingerprint, Client: n.self(),
-			Auth: dial.Auth{Token: n.o.Token, Password: n.o.Password}, Device: n.device,
+			Auth: dial.Auth{Token: n.o.Token, Password: n.o.Password}, Device: n.device, Now: n.now,
 		},
 	}
 	if n.o.CAFile != "" && n.cfg.Gateway.TLSFingerprint == "" {

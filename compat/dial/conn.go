@@ -25,6 +25,11 @@ const (
 	MaxPending = 1024
 	// EventBuffer is how many events wait for a reader of Events; more are dropped and counted.
 	EventBuffer = 256
+	// look is how often the clock is looked at; clockJump how far it may run meanwhile before it counts as a jump, as after
+	// a sleep of the machine. The gateway is asked then whether it is there, and has wakeWait for its answer.
+	look      = time.Second
+	clockJump = 15 * time.Second
+	wakeWait  = 3 * time.Second
 	// statusTickTimeout is the close code of a client that misses ticks (protocol.md §2.5).
 	statusTickTimeout websocket.StatusCode = 4000
 )
@@ -91,6 +96,7 @@ type Conn struct {
 	hello   Hello
 	log     *slog.Logger
 	onEvent func(*Conn, Event)
+	now     func() time.Time
 	ctx     context.Context // ends when the connection has ended
 	cancel  context.CancelFunc
 	events  chan Event
@@ -107,7 +113,7 @@ type Conn struct {
 
 func start(ctx context.Context, ws *websocket.Conn, o Options, h Hello, early []Event) *Conn {
 	c := &Conn{
-		ws: ws, hello: h, log: o.Log, onEvent: o.OnEvent,
+		ws: ws, hello: h, log: o.Log, onEvent: o.OnEvent, now: o.Now,
 		events: make(chan Event, EventBuffer), ticks: make(chan struct{}, 1),
 		done: make(chan struct{}), pending: map[string]chan wire.Frame{},
 	}
@@ -334,11 +340,15 @@ func (c *Conn) deliver(e Event) {
 	}
 }
 
-// watch ends the connection when the gateway has not ticked for two intervals; other frames do not count.
+// watch ends the connection when the gateway has not ticked for two intervals; other frames do not count. After a jump
+// of the clock it asks at once.
 func (c *Conn) watch() {
 	limit := 2 * c.hello.TickInterval
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
+	every := time.NewTicker(look)
+	defer every.Stop()
+	wall := c.now().Round(0) // without the monotonic clock, which stands still during a sleep
 	for {
 		select {
 		case <-c.ticks:
@@ -346,9 +356,24 @@ func (c *Conn) watch() {
 		case <-timer.C:
 			c.fail(ErrTickTimeout, statusTickTimeout, "tick timeout")
 			return
+		case <-every.C:
+			now := c.now().Round(0)
+			if now.Sub(wall) > clockJump {
+				c.ask()
+			}
+			wall = now
 		case <-c.done:
 			return
 		}
+	}
+}
+
+// ask ends the connection when the gateway does not answer a ping in time.
+func (c *Conn) ask() {
+	ctx, cancel := context.WithTimeout(c.ctx, wakeWait)
+	defer cancel()
+	if err := c.ws.Ping(ctx); err != nil {
+		c.fail(ErrTickTimeout, statusTickTimeout, "tick timeout")
 	}
 }
 
