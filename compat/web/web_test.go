@@ -277,6 +277,25 @@ func write(t testing.TB, path, text string) {
 	}
 }
 
+// No credential of the gateway or of hooks counts in a URL.
+func TestNoCredentialsInURLs(t *testing.T) {
+	d, canvas := start(t, nil)
+	write(t, filepath.Join(canvas, "a.txt"), "A")
+	for _, c := range []struct{ method, path string }{
+		{"POST", "/tools/invoke"}, {"GET", "/__openclaw__/canvas/a.txt"}, {"GET", "/v1/nodes"}, {"GET", "/metrics"},
+		{"POST", "/hooks/wake"}, {"GET", "/api/channels/x"},
+	} {
+		for _, name := range []string{"token", "access_token", "auth", "password", "oc_cap", "Authorization"} {
+			for _, secret := range []string{hanzodtest.Token, hookToken} {
+				a := raw(t, d.Addr(), c.method, c.path+"?"+name+"="+secret, `{"tool":"x","text":"x"}`, "X-Forwarded-For: 203.0.113.7")
+				if a.status != 401 && a.status != 400 {
+					t.Errorf("%s %s?%s: %d %q", c.method, c.path, name, a.status, a.body)
+				}
+			}
+		}
+	}
+}
+
 // Ways to spell a path that must not lead past the check of the one it looks like.
 func TestPathTricks(t *testing.T) {
 	d, canvas := start(t, nil)
