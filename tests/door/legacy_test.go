@@ -39,6 +39,13 @@ func connect(tb testing.TB, url string, params object, onEvent func(string, obje
 // connectBy is connect with an HTTP client of one's own.
 func connectBy(tb testing.TB, web *http.Client, url string, params object, onEvent func(string, object)) (*legacy, object) {
 	tb.Helper()
+	c := dialLegacy(tb, web, url, onEvent)
+	return c, c.call("connect", params)
+}
+
+// dialLegacy opens a connection that is not let in yet.
+func dialLegacy(tb testing.TB, web *http.Client, url string, onEvent func(string, object)) *legacy {
+	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	ws, _, err := websocket.Dial(ctx, url, &websocket.DialOptions{HTTPClient: web})
@@ -49,7 +56,7 @@ func connectBy(tb testing.TB, web *http.Client, url string, params object, onEve
 	c := &legacy{tb: tb, ws: ws, done: make(chan struct{}), waiting: map[string]chan object{}, onEvent: onEvent}
 	go c.read()
 	tb.Cleanup(c.close)
-	return c, c.call("connect", params)
+	return c
 }
 
 func (c *legacy) close() {

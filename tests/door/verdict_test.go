@@ -39,6 +39,7 @@ import (
 	"github.com/hanzoai/hanzod/ops"
 	"github.com/hanzoai/hanzod/runtime/rest"
 	"github.com/hanzoai/hanzod/runtime/rpc"
+	"github.com/hanzoai/hanzod/store"
 	"github.com/hanzoai/hanzod/store/storetest"
 	"github.com/hanzoai/hanzod/system"
 )
@@ -73,6 +74,8 @@ type house struct {
 	remote    *remoteDoor
 	http      *httptest.Server
 	kinds     []kind
+	identity  *identity.Service
+	store     *store.Store
 }
 
 func newHouse(t *testing.T) *house {
@@ -83,7 +86,7 @@ func newHouse(t *testing.T) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &house{catalogue: catalogue}
+	h := &house{catalogue: catalogue, store: st}
 	// Devices pair as local programs do; a node does so where no secret is asked for.
 	h.kinds = []kind{{name: "operator without scopes", role: identity.RoleOperator}, {name: "node", role: identity.RoleNode}}
 	for _, s := range append(slices.Clone(identity.AllOperatorScopes), identity.ScopeTalkSecrets) {
@@ -100,6 +103,7 @@ func newHouse(t *testing.T) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
+	h.identity = id
 	dir := t.TempDir()
 	app, err := approvals.New(approvals.Config{
 		Store: st, Bus: bus, Now: time.Now, Log: log,
