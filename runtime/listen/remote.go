@@ -1,6 +1,7 @@
 package listen
 
 import (
+	"container/list"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -19,10 +20,13 @@ const (
 	// MaxConnsPerAddr is how many of them one address may hold; an IPv6 network of 64 bits counts as
 	// one. A whole office may stand behind one address.
 	MaxConnsPerAddr = 1024
-	// MaxStrangers and MaxStrangersPerAddr bound those that have not proved yet who they are. Further
-	// ones are closed at once.
+	// MaxStrangers and MaxStrangersPerAddr bound those that have not proved yet who they are. For a further
+	// one the oldest makes way, if it had firstChance; else the new one is closed at once.
 	MaxStrangers        = 512
 	MaxStrangersPerAddr = 32
+	// firstChance is enough for a client that knows what it wants, TLS included: strangers that do not
+	// cannot keep it out by being there first.
+	firstChance = 500 * time.Millisecond
 	// StrangerTime is how long a connection may take to prove who it is, TLS included.
 	StrangerTime = 10 * time.Second
 	// maxRefusals is how many calls in a row a connection may make with credentials that are not
@@ -34,17 +38,18 @@ const (
 // connections that do not prove themselves in time, are closed. What it accepts goes through
 // RemoteCredentials, whose RemoteInfo tells when a connection has proved itself.
 func Limit(l net.Listener) *Limited {
-	return &Limited{Listener: l, from: map[netip.Addr]*tally{}, patience: StrangerTime}
+	return &Limited{Listener: l, from: map[netip.Addr]*tally{}, queue: list.New(), patience: StrangerTime, chance: firstChance}
 }
 
 // Limited is a listener with limits.
 type Limited struct {
 	net.Listener
-	patience time.Duration
+	patience, chance time.Duration
 
 	mu        sync.Mutex
 	conns     int
 	strangers int
+	queue     *list.List // of *guarded, the strangers, the oldest first
 	from      map[netip.Addr]*tally // at most MaxConns
 }
 
@@ -81,7 +86,11 @@ func (l *Limited) admit(c net.Conn) *guarded {
 	if t == nil {
 		t = &tally{}
 	}
-	if l.conns >= MaxConns || t.conns >= MaxConnsPerAddr || l.strangers >= MaxStrangers || t.strangers >= MaxStrangersPerAddr {
+	switch {
+	case l.conns >= MaxConns, t.conns >= MaxConnsPerAddr:
+		return nil
+	case t.strangers >= MaxStrangersPerAddr && !l.evict(func(g *guarded) bool { return g.key == key }),
+		l.strangers >= MaxStrangers && !l.evict(func(*guarded) bool { return true }):
 		return nil
 	}
 	l.from[key] = t
@@ -89,9 +98,26 @@ func (l *Limited) admit(c net.Conn) *guarded {
 	l.strangers++
 	t.conns++
 	t.strangers++
-	g := &guarded{Conn: c, l: l, key: key, addr: addr, stranger: true}
+	g := &guarded{Conn: c, l: l, key: key, addr: addr, stranger: true, since: time.Now()}
+	g.place = l.queue.PushBack(g)
 	g.timer = time.AfterFunc(l.patience, g.tired)
 	return g
+}
+
+// evict closes the oldest stranger of some kind, unless it is too new. The caller holds the lock.
+func (l *Limited) evict(kind func(*guarded) bool) bool {
+	for e := l.queue.Front(); e != nil; e = e.Next() {
+		g := e.Value.(*guarded)
+		if time.Since(g.since) < l.chance {
+			return false // and so are those behind it
+		}
+		if kind(g) {
+			g.forget()
+			_ = g.Conn.Close() // there is nothing to tell a stranger
+			return true
+		}
+	}
+	return false
 }
 
 // Conns returns how many connections there are, and how many of them are strangers.
@@ -109,7 +135,9 @@ type guarded struct {
 	addr  netip.Addr
 	timer *time.Timer
 
+	since time.Time
 	// The rest is under the lock of the listener.
+	place    *list.Element
 	stranger bool
 	closed   bool
 	refusals int
@@ -119,6 +147,7 @@ type guarded struct {
 func (g *guarded) known() {
 	if g.stranger {
 		g.stranger = false
+		g.l.queue.Remove(g.place)
 		g.l.strangers--
 		g.l.from[g.key].strangers--
 		g.timer.Stop()
@@ -137,17 +166,23 @@ func (g *guarded) tired() {
 // Close implements net.Conn.
 func (g *guarded) Close() error {
 	g.l.mu.Lock()
-	if !g.closed {
-		g.known()
-		g.closed = true
-		g.l.conns--
-		t := g.l.from[g.key]
-		if t.conns--; t.conns == 0 {
-			delete(g.l.from, g.key)
-		}
-	}
+	g.forget()
 	g.l.mu.Unlock()
 	return g.Conn.Close()
+}
+
+// forget takes the connection out of the counts. The caller holds the lock.
+func (g *guarded) forget() {
+	if g.closed {
+		return
+	}
+	g.known()
+	g.closed = true
+	g.l.conns--
+	t := g.l.from[g.key]
+	if t.conns--; t.conns == 0 {
+		delete(g.l.from, g.key)
+	}
 }
 
 // RemoteInfo is what is known of the other end of a connection over TLS: nothing but its address,

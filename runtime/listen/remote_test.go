@@ -116,6 +116,28 @@ func TestLimitStrangers(t *testing.T) {
 	}
 }
 
+// TestLimitMakesWay: strangers that are there first do not keep others out: the oldest makes way once
+// it had its chance.
+func TestLimitMakesWay(t *testing.T) {
+	l := Limit(tcp(t))
+	l.chance = 200 * time.Millisecond
+	_, stop := serve(t, l)
+	defer stop()
+	var idle []net.Conn
+	for range MaxStrangersPerAddr {
+		idle = append(idle, dialTCP(t, l))
+	}
+	counts(t, l, MaxStrangersPerAddr, MaxStrangersPerAddr)
+	time.Sleep(l.chance)
+	late := dialTCP(t, l)
+	ended(t, idle[0])
+	counts(t, l, MaxStrangersPerAddr, MaxStrangersPerAddr)
+	_ = late.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	if _, err := late.Read(make([]byte, 1)); errTimeout(err) == nil {
+		t.Errorf("the newer one was closed: %v", err)
+	}
+}
+
 // TestLimitRefusals: a row of refused calls ends a connection, an accepted one between them does not.
 func TestLimitRefusals(t *testing.T) {
 	l := Limit(tcp(t))
