@@ -133,7 +133,7 @@ func (f Signed) Payload(version string) string {
 // sign alike. The token may hold one: it stands between a number and a nonce of ours.
 func (f Signed) ambiguous() bool {
 	for _, s := range f.Scopes {
-		if strings.ContainsAny(string(s), "|,") {
+		if s == "" || strings.ContainsAny(string(s), "|,") { // one empty scope reads as none
 			return true
 		}
 	}
