@@ -166,6 +166,10 @@ func (m *model) decide() {
 		}
 		return
 	}
+	before, _, err := m.store.Device(p.DeviceID)
+	if err != nil {
+		m.t.Fatal(err)
+	}
 	out, err := m.svc.Approve(context.Background(), c, identity.ApproveIn{RequestID: p.RequestID})
 	t := out.Device.Tokens[p.Role]
 	allowed := isAdmin(c) || !slices.Contains(p.Roles, identity.RoleNode) && holds(c.Scopes, p.Scopes)
@@ -179,7 +183,10 @@ func (m *model) decide() {
 		m.t.Fatalf("%v approved %v with %v, and it became %v", c.Scopes, p.Roles, p.Scopes, t.Scopes)
 	}
 	dev := modelDevices[slices.IndexFunc(modelDevices, func(d string) bool { return id(d) == p.DeviceID })]
-	m.kill(dev, p.Role)
+	// A token that was in force goes on when it is given no more.
+	if old := before.Tokens[p.Role]; old.Token == "" || !old.RevokedAt.IsZero() || !holds(old.Scopes, t.Scopes) {
+		m.kill(dev, p.Role)
+	}
 	m.give(dev, p.Role, t.Scopes)
 	m.give(dev, p.Role, p.Scopes)
 	if p.Role == identity.RoleNode && slices.Contains(p.Roles, identity.RoleOperator) {

@@ -295,7 +295,12 @@ func granted(old Device, p Pairing, exact bool, token string, now time.Time) Dev
 	d.Scopes = slices.Clone(d.ApprovedScopes)
 	d.ApprovedAt = now
 	t := DeviceToken{Token: token, Role: p.Role, Scopes: SortedScopes(scopesFor(p.Role, scopes)), CreatedAt: now}
-	if prev.Token != "" {
+	switch {
+	case prev.Token != "" && !exact && !old.revoked(p.Role) && ScopesAllow(p.Role, t.Scopes, prev.Scopes):
+		// No more than before: the device may have nothing but this token to come back with, and is
+		// told a new one only once it is in (R12).
+		t.Token, t.CreatedAt, t.RotatedAt, t.LastUsedAt = prev.Token, prev.CreatedAt, prev.RotatedAt, prev.LastUsedAt
+	case prev.Token != "":
 		t.CreatedAt, t.RotatedAt, t.LastUsedAt = prev.CreatedAt, now, prev.LastUsedAt
 	}
 	setToken(&d, t)
