@@ -33,7 +33,7 @@ type app struct {
 
 	socket, stateDir, output string
 	remote                   remoteFlags
-	quiet, noColor           bool
+	json, quiet, noColor     bool
 	timeout                  time.Duration
 	timeoutSet               bool
 
@@ -77,6 +77,12 @@ characters of its id will do.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if a.json {
+				if f := cmd.Flags().Lookup("output"); f != nil && f.Changed && a.output != "json" {
+					return fmt.Errorf("--json and --output %s say different things", a.output)
+				}
+				a.output = "json"
+			}
 			if !slices.Contains(formats, a.output) {
 				return fmt.Errorf("unknown output %q: use %s", a.output, strings.Join(formats, ", "))
 			}
@@ -95,6 +101,7 @@ characters of its id will do.`,
 	f.StringVar(&a.stateDir, "state-dir", "", "state directory of the daemon")
 	a.remote.add(f)
 	f.StringVarP(&a.output, "output", "o", "table", "how to print: table, json, yaml or jsonl (one JSON object a line)")
+	f.BoolVar(&a.json, "json", false, "the same as --output json")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "print ids only")
 	f.DurationVar(&a.timeout, "timeout", 0, "how long to wait at the most, for example 5s (default 15s; no limit for watches)")
 	f.BoolVar(&a.noColor, "no-color", false, "no colours on the terminal (also with NO_COLOR set)")
