@@ -119,6 +119,7 @@ type nodeHost struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 	log    *syncBuffer
+	err    error // once done
 
 	mu    sync.Mutex
 	state host.State
@@ -131,17 +132,7 @@ func (w *world) join(name, dir string) *nodeHost {
 	if err := os.WriteFile(filepath.Join(dir, "exec-approvals.json"), []byte(w.o.policy), 0o600); err != nil {
 		w.t.Fatal(err)
 	}
-	n := &nodeHost{t: w.t, dir: dir, done: make(chan struct{}), log: &syncBuffer{}}
-	o := runtime.NodeOptions{
-		StateDir: dir, DisplayName: name, Console: n.log, LogLevel: "debug", Token: w.d.Token, Now: w.o.nodeNow,
-		OnState: func(s host.State) {
-			n.mu.Lock()
-			defer n.mu.Unlock()
-			if n.state = s; s.Phase == host.Connected {
-				n.times++
-			}
-		},
-	}
+	o := runtime.NodeOptions{StateDir: dir, DisplayName: name, Token: w.d.Token, Now: w.o.nodeNow}
 	switch w.via {
 	case webSocket:
 		o.Host, o.Link = "127.0.0.1", "websocket"
@@ -158,21 +149,34 @@ func (w *world) join(name, dir string) *nodeHost {
 			w.t.Fatal(err)
 		}
 	}
+	n := runNode(w.t, o)
+	n.until("it is connected", func() bool { return n.connects() == 1 })
+	return n
+}
+
+// runNode runs a node host until the test ends.
+func runNode(t *testing.T, o runtime.NodeOptions) *nodeHost {
+	n := &nodeHost{t: t, dir: o.StateDir, done: make(chan struct{}), log: &syncBuffer{}}
+	o.Console, o.LogLevel = n.log, "debug"
+	o.OnState = func(s host.State) {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if n.state = s; s.Phase == host.Connected {
+			n.times++
+		}
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	n.cancel = cancel
 	go func() {
 		defer close(n.done)
-		if err := runtime.RunNode(ctx, o); err != nil {
-			w.t.Errorf("the node host ended: %v", err)
-		}
+		n.err = runtime.RunNode(ctx, o)
 	}()
-	w.t.Cleanup(func() {
+	t.Cleanup(func() {
 		n.stop()
-		if w.t.Failed() {
-			w.t.Logf("log of node host %s:\n%s", name, n.log.String())
+		if t.Failed() {
+			t.Logf("log of node host %s:\n%s", o.DisplayName, n.log.String())
 		}
 	})
-	n.until("it is connected", func() bool { return n.connects() == 1 })
 	return n
 }
 
@@ -180,9 +184,32 @@ func (n *nodeHost) stop() {
 	n.cancel()
 	select {
 	case <-n.done:
+		if n.err != nil {
+			n.t.Errorf("the node host ended: %v", n.err)
+		}
 	case <-time.After(patience):
 		n.t.Error("the node host does not end")
 	}
+}
+
+// refused waits for the node host to end by itself and returns why.
+func (n *nodeHost) refused() error {
+	n.t.Helper()
+	select {
+	case <-n.done:
+	case <-time.After(patience):
+		n.t.Fatal("the node host goes on")
+	}
+	err := n.err
+	n.err = nil
+	return err
+}
+
+// via is the way in which the node host reached its gateway last.
+func (n *nodeHost) via() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.state.Link.Via
 }
 
 func (n *nodeHost) connects() int {
