@@ -101,7 +101,7 @@ func TCP(ctx context.Context, hosts []string, port int, use Use, log *slog.Logge
 	}
 	var lc net.ListenConfig
 	for _, host := range hosts[1:] {
-		l, err := lc.Listen(ctx, "tcp", address(host, port))
+		l, err := lc.Listen(ctx, network(host), address(host, port))
 		if err != nil {
 			log.WarnContext(ctx, "cannot listen on a further address", "address", address(host, port), "error", err)
 			continue
@@ -114,7 +114,7 @@ func TCP(ctx context.Context, hosts []string, port int, use Use, log *slog.Logge
 func listenPatiently(ctx context.Context, host string, port int, use Use) (net.Listener, error) {
 	var lc net.ListenConfig
 	for try := 0; ; try++ {
-		l, err := lc.Listen(ctx, "tcp", address(host, port))
+		l, err := lc.Listen(ctx, network(host), address(host, port))
 		switch {
 		case err == nil:
 			return l, nil
@@ -132,6 +132,14 @@ func listenPatiently(ctx context.Context, host string, port int, use Use) (net.L
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// network keeps 0.0.0.0 from being every address of IPv6 too, which it is for "tcp".
+func network(host string) string {
+	if ip := net.ParseIP(host); ip != nil && ip.To4() != nil {
+		return "tcp4"
+	}
+	return "tcp"
 }
 
 func address(host string, port int) string {
