@@ -26,6 +26,7 @@ const (
 	CodeNodeAmbiguous   = "client.node_ambiguous"   // several nodes have that name
 	CodeDeviceUnknown   = "client.device_unknown"   // no device has that id
 	CodePairingUnknown  = "client.pairing_unknown"  // no request has that id
+	CodeWaitingUnknown  = "client.waiting_unknown"  // no node waits under that name
 	CodeApprovalDenied  = "client.approval_denied"  // an approver said no
 	CodeApprovalExpired = "client.approval_expired" // nobody answered in time
 	CodeBadAnswer       = "client.bad_answer"       // the node's answer is not understood

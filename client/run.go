@@ -33,6 +33,8 @@ type RunIn struct {
 	Timeout time.Duration
 	// ApprovalTimeout is how long the question stands, 120 s when zero.
 	ApprovalTimeout time.Duration
+	// WaitForNode is how long to wait for a node that is not connected; zero is not at all.
+	WaitForNode time.Duration
 }
 
 // RunOut is the result of RunCommand.
@@ -61,6 +63,7 @@ const (
 	StepWaiting                      // the question is asked
 	StepDecided                      // it is allowed
 	StepReconnecting                 // the daemon went away; the flow goes on when it is back
+	StepAway                         // the node is not connected, or not known yet; it is waited for
 )
 
 // Step is progress of a run.
@@ -85,12 +88,15 @@ func (c *Client) RunCommand(ctx context.Context, in RunIn, progress func(Step)) 
 	if progress == nil {
 		progress = func(Step) {}
 	}
-	node, err := c.ResolveNode(ctx, in.Node)
+	node, err := c.AwaitNode(ctx, in.Node, in.WaitForNode, func() { progress(Step{Kind: StepAway, NodeName: in.Node}) })
 	if err != nil {
 		return RunOut{}, err
 	}
 	r := &run{c: c, in: in, node: node, progress: progress}
 	r.step(StepNode, nil)
+	if in.WaitForNode > 0 && !node.GetConnected() {
+		r.step(StepAway, nil)
+	}
 	out := RunOut{NodeID: node.GetNodeId(), NodeName: node.GetDisplayName()}
 
 	payload, err := r.invoke(ctx, "system.run", r.params(in.Argv), r.runTimeout(), false)
@@ -285,6 +291,9 @@ func (r *run) invoke(ctx context.Context, command string, params map[string]any,
 	}
 	req := &nodesv1.InvokeRequest{NodeId: r.node.GetNodeId(), Command: command, Params: value,
 		Timeout: durationpb.New(timeout), IdempotencyKey: newID()}
+	if r.in.WaitForNode > 0 {
+		req.WaitForNode = durationpb.New(r.in.WaitForNode)
+	}
 	var payload []byte
 	err = r.again(ctx, reconnectFor, repeatable, func() error {
 		out, err := r.c.Nodes.Invoke(ctx, req)

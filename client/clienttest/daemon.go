@@ -79,6 +79,8 @@ type Daemon struct {
 	requests  []*devicesv1.PairingRequest
 	invites   map[string]*devicesv1.CreateInviteRequest // by secret
 	tokens    map[string]bool                           // of enrolled devices
+	pairings  []*nodesv1.NodePairing                    // open ones
+	knocks    int
 	minted    int
 	remote    *Remote
 }
@@ -335,7 +337,8 @@ func (d *Daemon) WatchNodes(_ *nodesv1.WatchNodesRequest, s grpc.ServerStreaming
 	})
 }
 
-func (d *Daemon) Invoke(_ context.Context, in *nodesv1.InvokeRequest) (*nodesv1.InvokeResponse, error) {
+func (d *Daemon) Invoke(ctx context.Context, in *nodesv1.InvokeRequest) (*nodesv1.InvokeResponse, error) {
+	d.awaitNode(ctx, in)
 	d.mu.Lock()
 	hook := d.BeforeRun
 	d.mu.Unlock()

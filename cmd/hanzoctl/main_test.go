@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/hanzoai/hanzod/client/clienttest"
+	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 )
 
 func TestMain(m *testing.M) {
@@ -22,14 +24,17 @@ func TestMain(m *testing.M) {
 // TestScripts runs the stories in testdata, each against a daemon of its own. They know the daemon
 // only by HANZOD_SOCKET and the world of clienttest: NODE and PHONE are the ids of its nodes.
 //
-// Two commands are added: "exits N command…" runs a command and demands its exit code, and
-// "capture NAME" keeps the last standard output in a variable.
+// Commands are added: "exits N command…" runs a command and demands its exit code, "capture NAME" keeps
+// the last standard output in a variable, "knock NAME PLATFORM" makes a device ask to be let in as a
+// node, "ask ID NAME" a client for a node id, "arrive ID [NAME]" connects a node, "later ID [NAME]" does
+// so while the next command runs.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Setup: func(e *testscript.Env) error {
 			d := clienttest.New(e.T().(testing.TB))
 			r := d.Remote(e.T().(testing.TB))
+			e.Values[daemonKey{}] = d
 			e.Setenv("REMOTE", r.Address)
 			e.Setenv("PIN", r.Fingerprint)
 			e.Setenv("CERT", r.CertFile)
@@ -44,7 +49,9 @@ func TestScripts(t *testing.T) {
 			e.Setenv("HOSTILE", "evil\x1b]0;x\u202e")
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "capture": capture},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exits": exits, "capture": capture, "knock": knock, "ask": ask, "arrive": arrive, "later": later,
+		},
 	})
 }
 
@@ -60,6 +67,32 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if got != args[0] {
 		ts.Fatalf("exit code %s, want %s", got, args[0])
 	}
+}
+
+type daemonKey struct{}
+
+func daemonOf(ts *testscript.TestScript) *clienttest.Daemon {
+	return ts.Value(daemonKey{}).(*clienttest.Daemon)
+}
+
+func knock(ts *testscript.TestScript, _ bool, args []string) { daemonOf(ts).Knock(args[0], args[1]) }
+
+func ask(ts *testscript.TestScript, _ bool, args []string) {
+	_, err := daemonOf(ts).RequestPairing(context.Background(), &nodesv1.RequestPairingRequest{NodeId: args[0], DisplayName: args[1], Platform: "ios"})
+	ts.Check(err)
+}
+
+func arrive(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) > 1 {
+		daemonOf(ts).Arrive(args[0], args[1])
+		return
+	}
+	daemonOf(ts).SetConnected(args[0], true)
+}
+
+func later(ts *testscript.TestScript, _ bool, args []string) {
+	timer := time.AfterFunc(300*time.Millisecond, func() { arrive(ts, false, args) })
+	ts.Defer(func() { timer.Stop() })
 }
 
 func capture(ts *testscript.TestScript, neg bool, args []string) {

@@ -24,6 +24,9 @@ import (
 const (
 	// invokeTimeout is how long a node may take for an invoke (nodes-approvals.md §2.1).
 	invokeTimeout = 30 * time.Second
+	// wakeTime is how long the daemon may try to wake a phone by push before the node's own time begins
+	// (nodes-approvals.md §1.6), with a slow push service.
+	wakeTime = 35 * time.Second
 	// answerGrace is how much longer than the node this program waits for the daemon to say so.
 	answerGrace = 5 * time.Second
 	// maxInput bounds what is read from a file or from stdin: the daemon takes no larger request.
@@ -31,9 +34,10 @@ const (
 )
 
 func (a *app) nodesCmd() *cobra.Command {
-	c := group("nodes", "List nodes, and run commands on them", `  hanzoctl nodes list
+	c := group("nodes", "List nodes, let them in, and run commands on them", `  hanzoctl nodes list
+  hanzoctl nodes pending
   hanzoctl nodes run build-box -- uname -a`,
-		a.nodesListCmd(), a.nodesDescribeCmd(), a.nodesRenameCmd(), a.nodesInvokeCmd(), a.nodesRunCmd(), a.nodesWatchCmd())
+		a.nodesListCmd(), a.nodesPendingCmd(), a.nodesApproveCmd(), a.nodesRejectCmd(), a.nodesDescribeCmd(), a.nodesRenameCmd(), a.nodesInvokeCmd(), a.nodesRunCmd(), a.nodesWatchCmd())
 	c.Aliases = []string{"node"}
 	return c
 }
@@ -152,15 +156,19 @@ func (a *app) nodesRenameCmd() *cobra.Command {
 
 func (a *app) nodesInvokeCmd() *cobra.Command {
 	var params, key string
-	var timeout time.Duration
+	var timeout, wait time.Duration
 	c := &cobra.Command{Use: "invoke NODE COMMAND", Short: "Call one command of a node and print its answer as JSON", Args: cobra.ExactArgs(2),
 		ValidArgsFunction: a.completeInvoke,
 		Long: `Call one command of a node and print its answer as JSON.
 
 Two calls with the same --idempotency-key are one: the second gets the answer of the
-first.`,
+first.
+
+With --wait a node that is not connected is waited for, and the command runs once when it
+comes; a phone that registered for pushes is woken either way.`,
 		Example: `  hanzoctl nodes invoke build-box system.which --params '{"bins":["git"]}'
   hanzoctl nodes invoke phone camera.snap --params @snap.json --timeout 1m
+  hanzoctl nodes invoke phone canvas.present --wait 5m
   echo '{"bins":["git"]}' | hanzoctl nodes invoke build-box system.which --params -`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req := &nodesv1.InvokeRequest{Command: args[1], IdempotencyKey: key, Timeout: durationpb.New(timeout)}
@@ -174,20 +182,27 @@ first.`,
 					return usagef("--params is no JSON: %s", jsonFault(text))
 				}
 			}
-			if timeout < 0 {
-				return usagef("--timeout must not be negative")
+			if timeout < 0 || wait < 0 {
+				return usagef("--timeout and --wait must not be negative")
 			}
 			a.timeoutSet = false // it bounds the node; the daemon is given a little longer to say so
 			limit := time.Duration(0)
 			if timeout > 0 {
-				limit = timeout + answerGrace
+				limit = timeout + max(wait, wakeTime) + answerGrace
 			}
 			return a.call(cmd, limit, func(ctx context.Context, c *client.Client) error {
-				n, err := c.ResolveNode(ctx, args[0])
+				began := time.Now()
+				n, err := c.AwaitNode(ctx, args[0], wait, func() { a.awaiting(args[0], wait) })
 				if err != nil {
 					return err
 				}
 				req.NodeId = n.GetNodeId()
+				if wait > 0 {
+					req.WaitForNode = durationpb.New(max(wait-time.Since(began), time.Millisecond))
+					if !n.GetConnected() {
+						a.awaiting(client.Label(n), wait)
+					}
+				}
 				out, err := c.Nodes.Invoke(ctx, req)
 				if err != nil {
 					return err
@@ -201,6 +216,7 @@ first.`,
 		}}
 	c.Flags().StringVar(&params, "params", "", "parameters: JSON, @file, or - for stdin")
 	c.Flags().DurationVar(&timeout, "timeout", invokeTimeout, "how long the node may take; 0 is no limit")
+	c.Flags().DurationVar(&wait, "wait", 0, "how long to wait for a node that is not connected, at most an hour")
 	c.Flags().StringVar(&key, "idempotency-key", "", "name of this call, so that a repetition does not run it again")
 	return c
 }

@@ -22,6 +22,9 @@ func (a *app) nodesRunCmd() *cobra.Command {
 		ValidArgsFunction: a.completeNode,
 		Long: `Run a command on a node and wait for its end.
 
+With --wait a node that is not connected is waited for; a phone that registered for pushes
+is woken either way. The command runs once.
+
 A command that the policy of the node allows runs at once. Any other waits for an
 approval; how to answer is printed to stderr. What the command prints comes out here, with
 control characters escaped where stdout or stderr is a terminal, and its exit code becomes
@@ -30,7 +33,8 @@ the exit code (see "hanzoctl help exit-codes").
 The words after -- go to the node as they are, without a shell.`,
 		Example: `  hanzoctl nodes run build-box -- uname -a
   hanzoctl nodes run build-box --cwd /srv/app --env CI=1 --timeout 5m -- make test
-  hanzoctl nodes run build-box -o json -- git rev-parse HEAD`,
+  hanzoctl nodes run build-box -o json -- git rev-parse HEAD
+  hanzoctl nodes run laptop --wait 5m -- uptime`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			switch dash := cmd.ArgsLenAtDash(); {
 			case len(args) == 0 || dash == 0:
@@ -51,7 +55,7 @@ The words after -- go to the node as they are, without a shell.`,
 				}
 				in.Env[k] = v
 			}
-			if in.Timeout < 0 || in.ApprovalTimeout < 0 {
+			if in.Timeout < 0 || in.ApprovalTimeout < 0 || in.WaitForNode < 0 {
 				return usagef("a timeout must not be negative")
 			}
 			a.timeoutSet = false // it bounds the command on the node, not this call
@@ -66,6 +70,8 @@ The words after -- go to the node as they are, without a shell.`,
 					case client.StepDecided:
 						waiting = ""
 						fmt.Fprintf(a.stderr, "allowed by %s\n", Text(s.Approval.GetResolvedBy()))
+					case client.StepAway:
+						a.awaiting(nodeLabel(s.NodeName, s.NodeID), in.WaitForNode)
 					case client.StepReconnecting:
 						fmt.Fprintln(a.stderr, "the daemon went away; waiting for it to come back")
 					}
@@ -87,8 +93,14 @@ The words after -- go to the node as they are, without a shell.`,
 	f.StringArrayVar(&env, "env", nil, "NAME=VALUE for the command; may be repeated")
 	f.DurationVar(&in.Timeout, "timeout", 0, "how long the command may run; 0 is no limit")
 	f.StringVar(&in.AgentID, "agent", "", "agent whose policy counts")
+	f.DurationVar(&in.WaitForNode, "wait", 0, "how long to wait for a node that is not connected, at most an hour")
 	f.DurationVar(&in.ApprovalTimeout, "approval-timeout", 2*time.Minute, "how long to wait for an approval")
 	return c
+}
+
+// awaiting says that a node is waited for.
+func (a *app) awaiting(node string, wait time.Duration) {
+	fmt.Fprintf(a.stderr, "%s is not connected; waiting for it, at most %s\n", Text(node), wait)
 }
 
 func interrupted(waiting string) string {
