@@ -109,3 +109,14 @@ func (d *Daemon) Arrive(id, name string) {
 	d.mu.Unlock()
 	d.SetConnected(id, true)
 }
+
+// TestPush implements the service: the phone registered, and its environment production is out of use.
+func (d *Daemon) TestPush(_ context.Context, in *nodesv1.TestPushRequest) (*nodesv1.TestPushResponse, error) {
+	switch {
+	case in.GetNodeId() != PhoneID:
+		return nil, fail(codes.NotFound, "nodes.no_registration", "the node did not register for pushes; open its app while it is connected", nil)
+	case in.GetEnvironment() == "production":
+		return &nodesv1.TestPushResponse{Status: 410, Reason: "Unregistered", TokenSuffix: "89abcdef", Topic: "ai.hanzo.app", Environment: "production"}, nil
+	}
+	return &nodesv1.TestPushResponse{Ok: true, Status: 200, TokenSuffix: "89abcdef", Topic: "ai.hanzo.app", Environment: "sandbox"}, nil
+}

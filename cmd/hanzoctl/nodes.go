@@ -37,7 +37,7 @@ func (a *app) nodesCmd() *cobra.Command {
 	c := group("nodes", "List nodes, let them in, and run commands on them", `  hanzoctl nodes list
   hanzoctl nodes pending
   hanzoctl nodes run build-box -- uname -a`,
-		a.nodesListCmd(), a.nodesPendingCmd(), a.nodesApproveCmd(), a.nodesRejectCmd(), a.nodesDescribeCmd(), a.nodesRenameCmd(), a.nodesInvokeCmd(), a.nodesRunCmd(), a.nodesWatchCmd())
+		a.nodesListCmd(), a.nodesPendingCmd(), a.nodesApproveCmd(), a.nodesRejectCmd(), a.nodesDescribeCmd(), a.nodesRenameCmd(), a.nodesInvokeCmd(), a.nodesRunCmd(), a.nodesWatchCmd(), a.nodesPushTestCmd())
 	c.Aliases = []string{"node"}
 	return c
 }

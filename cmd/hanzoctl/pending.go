@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -180,3 +181,51 @@ func (a *app) nodesRejectCmd() *cobra.Command {
 			})
 		}}
 }
+
+func (a *app) nodesPushTestCmd() *cobra.Command {
+	req := &nodesv1.TestPushRequest{}
+	c := &cobra.Command{Use: "push-test NODE", Short: "Show a push on a phone that registered for them", Args: cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeNode,
+		Long: `Show a push on a phone that registered for them, to see whether the daemon can wake it.
+
+The daemon needs credentials of Apple's push service, from its environment:
+HANZOD_APNS_TEAM_ID, HANZOD_APNS_KEY_ID, and the private key in HANZOD_APNS_PRIVATE_KEY_PATH
+or HANZOD_APNS_PRIVATE_KEY_P8.
+
+NODE is the id of the node where it is not connected and not paired.`,
+		Example: `  hanzoctl nodes push-test phone
+  hanzoctl nodes push-test phone --title Hello --environment production`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.call(cmd, pushTimeout, func(ctx context.Context, c *client.Client) error {
+				req.NodeId = args[0]
+				n, err := c.ResolveNode(ctx, args[0])
+				switch e, ok := errors.AsType[*client.Error](err); {
+				case err == nil:
+					req.NodeId = n.GetNodeId()
+				case !ok || e.Code != client.CodeNodeUnknown: // a phone that sleeps may be known to the daemon by its id alone
+					return err
+				}
+				out, err := c.Nodes.TestPush(ctx, req)
+				if err != nil {
+					return err
+				}
+				about := fmt.Sprintf("the push service took it for the phone whose token ends in %s (%s, %s)", out.GetTokenSuffix(), out.GetTopic(), out.GetEnvironment())
+				if !out.GetOk() {
+					about = fmt.Sprintf("the push service refused it: %d %s (%s, %s)", out.GetStatus(), out.GetReason(), out.GetTopic(), out.GetEnvironment())
+				}
+				if err := a.printOne(out, "", Text(about)); err != nil || out.GetOk() {
+					return err
+				}
+				return &codeError{code: exitFailed}
+			})
+		}}
+	f := c.Flags()
+	f.StringVar(&req.Title, "title", "", "title of the push")
+	f.StringVar(&req.Body, "body", "", "text of the push")
+	f.StringVar(&req.Environment, "environment", "", "sandbox or production; as registered when empty")
+	must(c.RegisterFlagCompletionFunc("environment", cobra.FixedCompletions([]string{"sandbox", "production"}, cobra.ShellCompDirectiveNoFileComp)))
+	return c
+}
+
+// pushTimeout is longer than the daemon waits for the push service.
+const pushTimeout = 15 * time.Second
