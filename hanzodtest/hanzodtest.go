@@ -43,6 +43,8 @@ type Options struct {
 	// PushHosts and PushRoots take the place of Apple's push service.
 	PushHosts map[push.Environment]string
 	PushRoots *x509.CertPool
+	// TailscaleSocket is where a Tailscale service answers.
+	TailscaleSocket string
 }
 
 // Daemon is a running daemon.
@@ -107,7 +109,7 @@ func Start(tb testing.TB, o Options) *Daemon {
 	ctx, cancel := context.WithCancel(context.Background())
 	log := &syncBuffer{}
 	rd, err := runtime.New(ctx, runtime.Options{
-		Config: cfg, Console: log, Node: o.Node, Now: o.Now, PushHosts: o.PushHosts, PushRoots: o.PushRoots,
+		Config: cfg, Console: log, Node: o.Node, Now: o.Now, PushHosts: o.PushHosts, PushRoots: o.PushRoots, TailscaleSocket: o.TailscaleSocket,
 	})
 	if err != nil {
 		cancel()

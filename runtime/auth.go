@@ -42,7 +42,7 @@ func (d *Daemon) makeAuth() (identity.Auth, error) {
 		auth.Secret = secret
 	}
 	if d.cfg.AllowTailscale() {
-		auth.Tailnet = tailnet.New("", d.now)
+		auth.Tailnet = tailnet.New(d.tailscale, d.now)
 	}
 	if l := g.Auth.RateLimit; l != nil {
 		auth.Limit = &identity.AuthLimit{

@@ -74,6 +74,9 @@ type Options struct {
 	// PushHosts and PushRoots take the place of Apple's push service in tests.
 	PushHosts map[push.Environment]string
 	PushRoots *x509.CertPool
+	// TailscaleSocket is where the Tailscale service of this machine answers, "" for where it is on this
+	// system.
+	TailscaleSocket string
 }
 
 // Daemon is hanzod. New makes it, Run runs it once.
@@ -105,6 +108,7 @@ type Daemon struct {
 	remote    *grpc.Server // nil when the door for other machines is closed
 
 	withNode  bool
+	tailscale string // TailscaleSocket
 	pushHosts map[push.Environment]string
 	pushRoots *x509.CertPool
 	socket    string
@@ -124,7 +128,7 @@ type Daemon struct {
 // does not allow a start, or a port is taken. A daemon that was made must be run.
 func New(ctx context.Context, o Options) (*Daemon, error) {
 	d := &Daemon{
-		cfg: o.Config, now: o.Now, withNode: o.Node, pushHosts: o.PushHosts, pushRoots: o.PushRoots,
+		cfg: o.Config, now: o.Now, withNode: o.Node, tailscale: o.TailscaleSocket, pushHosts: o.PushHosts, pushRoots: o.PushRoots,
 		fatal: make(chan error, 1), ready: make(chan struct{}),
 	}
 	if d.now == nil {

@@ -84,6 +84,9 @@ func (a *app) healthCmd() *cobra.Command {
 					word = "not ok"
 				}
 				rows := []string{word}
+				if s, err := c.System.GetStatus(ctx, &systemv1.GetStatusRequest{}); err == nil { // who may not see it, does not
+					rows = append(rows, cells("auth", s.GetAuthMode()))
+				}
 				for _, g := range h.GetAgents() {
 					rows = append(rows, cells("agent "+g.GetAgentId(), fmt.Sprintf("%d sessions", g.GetSessionCount()), "heartbeat "+heartbeat(g.GetHeartbeat())))
 				}
