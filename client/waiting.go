@@ -147,17 +147,21 @@ func (c *Client) AwaitNode(ctx context.Context, query string, wait time.Duration
 	}
 	limited, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	s, werr := c.Nodes.WatchNodes(limited, &nodesv1.WatchNodesRequest{})
-	if werr != nil {
-		return nil, werr
+	// The end of the wait may show in the stream before it shows in its context.
+	over := func(failed error) bool {
+		return ctx.Err() == nil && (limited.Err() != nil || (failed != nil && classOf(failed) == errs.Deadline))
 	}
+	s, failed := c.Nodes.WatchNodes(limited, &nodesv1.WatchNodesRequest{})
 	for {
-		m, werr := s.Recv()
+		var m *nodesv1.WatchNodesResponse
+		if failed == nil {
+			m, failed = s.Recv()
+		}
 		switch {
-		case limited.Err() != nil && ctx.Err() == nil:
+		case over(failed):
 			return nil, err // as nobody came
-		case werr != nil:
-			return nil, werr
+		case failed != nil:
+			return nil, failed
 		case m.GetChange() == nodesv1.WatchNodesResponse_CHANGE_DISCONNECTED:
 			continue
 		}
