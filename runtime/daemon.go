@@ -246,6 +246,7 @@ func (d *Daemon) makeDomains() error {
 			NodesKnown:       func() int { _, known := d.nodes.Counts(); return known },
 			ApprovalsPending: d.approvals.PendingCount,
 			Listen:           d.Addresses,
+			Remote:           func() (string, string) { return d.GRPCAddress(), d.TLSFingerprint() },
 			Agents:           agentsOf(d.cfg),
 		},
 	})

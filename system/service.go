@@ -209,6 +209,9 @@ func (s *Service) Status(_ context.Context, c identity.Caller) (Status, error) {
 		NodesKnown: f.NodesKnown(), ApprovalsPending: f.ApprovalsPending(),
 		DefaultAgentID: def, Agents: agents, Admin: c.Has(identity.ScopeAdmin),
 	}
+	if f.Remote != nil {
+		st.GRPCListen, st.TLSFingerprint = f.Remote()
+	}
 	if st.Admin {
 		st.StateDir, st.ConfigPath, st.Socket = s.cfg.StateDir, s.cfg.ConfigPath, s.cfg.Socket
 	}

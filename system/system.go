@@ -52,6 +52,8 @@ type Status struct {
 	ConfigPath       string
 	Socket           string
 	Listen           []string
+	GRPCListen       string // of the door for other machines, empty when it is closed
+	TLSFingerprint   string // SHA-256 of the certificate in hex, empty when nothing speaks TLS
 	AuthMode         string
 	Connections      int
 	NodesConnected   int
@@ -70,7 +72,10 @@ type Facts struct {
 	NodesKnown       func() int
 	ApprovalsPending func() int
 	Listen           func() []string
-	Agents           func() (agents []Agent, defaultID string)
+	// Remote is the address of the gRPC door for other machines and the fingerprint of the certificate;
+	// nil when there is neither.
+	Remote func() (address, fingerprint string)
+	Agents func() (agents []Agent, defaultID string)
 }
 
 // Versions count the changes of presence and health. They start at 1 and only grow.

@@ -39,13 +39,21 @@ func (a *app) statusCmd() *cobra.Command {
 					cells("uptime", span(s.GetUptime().AsDuration())),
 					cells("socket", s.GetSocket()),
 					cells("listening", strings.Join(s.GetListen(), " ")),
+				}
+				if a := s.GetGrpcListen(); a != "" {
+					rows = append(rows, cells("grpc", a))
+				}
+				if pin := s.GetTlsFingerprint(); pin != "" {
+					rows = append(rows, cells("tls", "sha256:"+pin))
+				}
+				rows = append(rows,
 					cells("auth", s.GetAuthMode()),
 					cells("state", s.GetStateDir()),
 					cells("config", s.GetConfigPath()),
 					cells("connections", strconv.Itoa(int(s.GetConnections()))),
 					cells("nodes", fmt.Sprintf("%d connected, %d known", s.GetNodesConnected(), s.GetNodesKnown())),
 					cells("approvals", fmt.Sprintf("%d pending", s.GetApprovalsPending())),
-				}
+				)
 				if devices, err := c.Devices.ListDevices(ctx, &devicesv1.ListDevicesRequest{}); err == nil { // who may not see them, does not
 					rows = append(rows, cells("devices", fmt.Sprintf("%d paired, %d waiting", len(devices.GetDevices()), len(devices.GetPending()))))
 					for _, p := range devices.GetPending() {

@@ -138,6 +138,8 @@ func statusToProto(st system.Status) (*systemv1.GetStatusResponse, error) {
 		ConfigPath:       st.ConfigPath,
 		Socket:           st.Socket,
 		Listen:           st.Listen,
+		GrpcListen:       st.GRPCListen,
+		TlsFingerprint:   st.TLSFingerprint,
 		AuthMode:         st.AuthMode,
 		Connections:      clampInt32(st.Connections),
 		NodesConnected:   clampInt32(st.NodesConnected),

@@ -64,6 +64,7 @@ var groups = []group{
 	{[]string{"health"}, (*bench).health},
 	{[]string{"list"}, (*bench).list},
 	{[]string{"invoke", "apart"}, (*bench).invoke},
+	{[]string{"link"}, (*bench).links},
 	{[]string{"grpc"}, (*bench).grpc},
 	{[]string{"rest"}, (*bench).rest},
 	{[]string{"approval"}, (*bench).approvals},
@@ -82,12 +83,20 @@ func main() {
 		symbols = flag.Bool("symbols", false, "build with symbols, for a profiler that watches the daemon")
 		relay   = flag.String("relay", "", "be an echo, or a relay to this `address` unless it is \"none\"")
 		node    = flag.String("node", "", "be the node that answers at once, connected to this `address`")
+		linked  = flag.String("linked", "", "be that node over gRPC, at this `socket` or host:port=fingerprint")
 	)
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if *node != "" {
 		if err := answerInvokes(ctx, *node, token, nodeID, func() { fmt.Println(nodeUp) }); err != nil {
+			fmt.Fprintln(os.Stderr, "bench node:", err)
+			os.Exit(2)
+		}
+		return
+	}
+	if *linked != "" {
+		if err := answerLinked(ctx, *linked, func() { fmt.Println(nodeUp) }); err != nil {
 			fmt.Fprintln(os.Stderr, "bench node:", err)
 			os.Exit(2)
 		}
@@ -231,7 +240,7 @@ func (b *bench) loaded(ctx context.Context) (*daemon, error) {
 		return b.main, nil
 	}
 	var err error
-	if b.main, err = startDaemon(ctx, b.prog.hanzod, filepath.Join(b.dir, "main")); err != nil {
+	if b.main, err = startDaemon(ctx, b.prog.hanzod, filepath.Join(b.dir, "main"), "--grpc-port", "0"); err != nil {
 		return nil, err
 	}
 	b.node, err = startNode(ctx, b.main.addr)

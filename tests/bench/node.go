@@ -9,6 +9,10 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+
+	"github.com/hanzoai/hanzod/client"
+	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
+	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
 )
 
 const (
@@ -55,6 +59,72 @@ func answerInvokes(ctx context.Context, addr, token, id string, up func()) error
 			return nil // as above
 		}
 	}
+}
+
+// linkedID is the node that is linked by gRPC, in a process of its own.
+const linkedID = "bench-linked"
+
+// answerLinked is answerInvokes over gRPC: at the local socket, or over TLS.
+func answerLinked(ctx context.Context, to string, up func()) error {
+	o := client.Options{Socket: to, AsNode: true}
+	if addr, pin, remote := strings.Cut(to, "="); remote {
+		o = client.Options{Host: addr, TLSFingerprint: pin, Token: token, AsNode: true}
+	}
+	c, err := client.Dial(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	payload := `{"ok":true}`
+	l, err := c.AttachNode(ctx, client.NodeOptions{
+		Registration: &nodesv1.NodeRegistration{
+			InstanceId: linkedID, ClientId: "node-host", ClientMode: "node", Version: "1", Platform: "linux", Commands: []string{nodeCommand},
+		},
+		OnInvoke: func(l *client.NodeLink, i *nodesv1.NodeInvoke) {
+			_ = l.Answer(&nodesv1.NodeResult{InvokeId: i.GetInvokeId(), Ok: true, PayloadJson: &payload}) // the daemon stopped then
+		},
+	})
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	up()
+	select {
+	case <-l.Done():
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+// links measures an invoke of a node that is linked by gRPC, as apart measures one at a WebSocket.
+func (b *bench) links(ctx context.Context) error {
+	d, err := b.loaded(ctx)
+	if err != nil {
+		return err
+	}
+	c, err := client.Dial(ctx, client.Options{Socket: d.socket})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	st, err := c.System.GetStatus(ctx, &systemv1.GetStatusRequest{})
+	if err != nil {
+		return err
+	}
+	for _, x := range []struct{ name, to string }{
+		{"link/socket", d.socket}, {"link/tls", st.GetGrpcListen() + "=" + st.GetTlsFingerprint()},
+	} {
+		h, err := startHelper(ctx, "-linked", x.to)
+		if err != nil {
+			return err
+		}
+		err = b.legacy(ctx, x.name, inFlight, func(p string) string { return invokeFrame(linkedID, p) })
+		h.stop()
+		if err != nil {
+			return fmt.Errorf("%s: %w", x.name, err)
+		}
+	}
+	return nil
 }
 
 // helper is this program in another part, as a process of its own.

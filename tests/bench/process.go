@@ -71,7 +71,7 @@ type daemon struct {
 }
 
 // startDaemon runs a daemon on a fresh state directory and waits until it is ready.
-func startDaemon(ctx context.Context, program, dir string) (*daemon, error) {
+func startDaemon(ctx context.Context, program, dir string, args ...string) (*daemon, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -95,7 +95,7 @@ func startDaemon(ctx context.Context, program, dir string) (*daemon, error) {
 	}
 	defer console.Close()
 	d := &daemon{dir: dir, addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), socket: client.SocketPath(dir), exited: make(chan error, 1)}
-	d.cmd = exec.CommandContext(ctx, program, "run", "--port", strconv.Itoa(port), "--state-dir", dir)
+	d.cmd = exec.CommandContext(ctx, program, append([]string{"run", "--port", strconv.Itoa(port), "--state-dir", dir}, args...)...)
 	d.cmd.Stdout, d.cmd.Stderr = console, console
 	d.cmd.Env = cleanEnv()
 	began := time.Now()

@@ -355,8 +355,12 @@ type GetStatusResponse struct {
 	NodesKnown       int32          `protobuf:"varint,11,opt,name=nodes_known,json=nodesKnown,proto3" json:"nodes_known,omitempty"`
 	ApprovalsPending int32          `protobuf:"varint,12,opt,name=approvals_pending,json=approvalsPending,proto3" json:"approvals_pending,omitempty"`
 	Agents           []*AgentStatus `protobuf:"bytes,13,rep,name=agents,proto3" json:"agents,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Address of gRPC for other machines, empty when it is closed.
+	GrpcListen string `protobuf:"bytes,14,opt,name=grpc_listen,json=grpcListen,proto3" json:"grpc_listen,omitempty"`
+	// SHA-256 of the certificate that the daemon shows, in hex; empty when nothing speaks TLS.
+	TlsFingerprint string `protobuf:"bytes,15,opt,name=tls_fingerprint,json=tlsFingerprint,proto3" json:"tls_fingerprint,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *GetStatusResponse) Reset() {
@@ -478,6 +482,20 @@ func (x *GetStatusResponse) GetAgents() []*AgentStatus {
 		return x.Agents
 	}
 	return nil
+}
+
+func (x *GetStatusResponse) GetGrpcListen() string {
+	if x != nil {
+		return x.GrpcListen
+	}
+	return ""
+}
+
+func (x *GetStatusResponse) GetTlsFingerprint() string {
+	if x != nil {
+		return x.TlsFingerprint
+	}
+	return ""
 }
 
 type AgentStatus struct {
@@ -1248,7 +1266,7 @@ const file_hanzo_system_v1_system_proto_rawDesc = "" +
 	"\x05every\x18\x02 \x01(\tR\x05every\x125\n" +
 	"\binterval\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\binterval\x12\x16\n" +
 	"\x06target\x18\x04 \x01(\tR\x06target\"\x12\n" +
-	"\x10GetStatusRequest\"\xcc\x03\n" +
+	"\x10GetStatusRequest\"\x96\x04\n" +
 	"\x11GetStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\x03R\x03pid\x121\n" +
@@ -1265,7 +1283,10 @@ const file_hanzo_system_v1_system_proto_rawDesc = "" +
 	"\vnodes_known\x18\v \x01(\x05R\n" +
 	"nodesKnown\x12+\n" +
 	"\x11approvals_pending\x18\f \x01(\x05R\x10approvalsPending\x124\n" +
-	"\x06agents\x18\r \x03(\v2\x1c.hanzo.system.v1.AgentStatusR\x06agents\"\x87\x01\n" +
+	"\x06agents\x18\r \x03(\v2\x1c.hanzo.system.v1.AgentStatusR\x06agents\x12\x1f\n" +
+	"\vgrpc_listen\x18\x0e \x01(\tR\n" +
+	"grpcListen\x12'\n" +
+	"\x0ftls_fingerprint\x18\x0f \x01(\tR\x0etlsFingerprint\"\x87\x01\n" +
 	"\vAgentStatus\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x128\n" +
 	"\theartbeat\x18\x02 \x01(\v2\x1a.hanzo.system.v1.HeartbeatR\theartbeat\x12#\n" +
