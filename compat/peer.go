@@ -101,7 +101,7 @@ func (c *conn) attach(nc net.Conn) {
 	if err != nil {
 		return // it was closed meanwhile, and fails at its first use
 	}
-	if _, ok := below.(*net.TCPConn); ok {
+	if below.LocalAddr().Network() == "tcp" {
 		c.tcp = raw
 		tune(raw)
 	}
