@@ -157,6 +157,7 @@ func (c *conn) serve() {
 // loop reads and serves requests until the connection ends.
 func (c *conn) loop() {
 	for {
+		c.breathe()
 		data, err := c.read(maxPayload)
 		if err != nil {
 			if errors.Is(err, errTooLarge) {

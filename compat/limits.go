@@ -24,8 +24,11 @@ const (
 	// maxReasonLogged is how many bytes of a reason are logged: it may quote what the client sent.
 	maxReasonLogged = 200
 	// maxBuffered is how many bytes may wait for one client, announced in hello-ok (frozen). Past it
-	// droppable events are left out and others end the connection.
+	// an event that may not be left out ends the connection.
 	maxBuffered = 50 << 20
+	// maxDroppable is past how many bytes droppable events are left out. It leaves room for those that
+	// may not be, which are few and small: a client is not closed for the events it may miss.
+	maxDroppable = maxBuffered / 2
 	// handshakeTimeout counts from the opened socket (frozen).
 	handshakeTimeout = 10 * time.Second
 	// strangerWait is how long a client that never connected may take for the closing handshake.

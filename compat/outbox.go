@@ -16,6 +16,7 @@ type frame struct {
 	own   []byte
 	event *rendered
 	seq   uint64
+	owed  bool // an answer
 }
 
 const (
@@ -27,6 +28,8 @@ const (
 	chunk = 16 << 10
 	// step is the same where only the end of a write shows that the client takes something.
 	step = 4 << 10
+	// maxOwed is how many bytes of answers may be unread before no more is read from a client.
+	maxOwed = 256 << 10
 	// maxControl bounds the control frames that wait: a client that pings and does not read loses pongs.
 	maxControl = 1 << 10
 )
@@ -97,29 +100,50 @@ type outbox struct {
 	taken   int    // how many of the queue are being written, or begun
 	control []byte // control frames; they go between messages
 	bytes   int    // size of the queue
+	owed    int    // size of the answers in it
 	seq     uint64
 	busy    bool // somebody is writing
 	held    bool // nothing but control frames is sent before hello
 	closing bool // nothing is queued any more
 	ending  bool // somebody closes the connection
 	dead    bool // nothing is written any more
-	// idle is closed when the last frame was written, for who waits to close; nil while nobody does.
-	idle chan struct{}
+	// idle is closed when the last frame was written, for who waits to close, and relief when few answers
+	// are left, for who waits to read on; nil while nobody does.
+	idle, relief chan struct{}
 }
 
-// send queues a frame, and writes it in this goroutine when nothing else waits: that saves a
-// hand-over for each answer. The caller is the connection's own, so a slow client keeps only
-// itself waiting.
+// send queues an answer, and writes it in this goroutine when nothing else waits: that saves a
+// hand-over for each answer. The caller is the connection's own.
 func (c *conn) send(data []byte) {
-	if mine, err := c.post(data); err == nil && mine && !c.tryWrite() {
-		c.drain()
+	mine, _ := c.post(frame{own: data, owed: true}) // nobody is left to hear it
+	if !mine {
+		return
 	}
+	if c.raw == nil {
+		c.writeOnce()
+		return
+	}
+	c.flush()
 }
 
-// offer is send for the goroutines of others, which a slow client must not keep waiting: they
-// write only what the kernel takes at once. It fails when the connection is closing.
+// breathe waits while the client leaves many answers unread: it is to read them before it asks more.
+func (c *conn) breathe() {
+	o := &c.out
+	o.mu.Lock()
+	if o.owed <= maxOwed || o.dead {
+		o.mu.Unlock()
+		return
+	}
+	relief := make(chan struct{})
+	o.relief = relief
+	o.mu.Unlock()
+	<-relief
+}
+
+// offer is for the goroutines of others, which a slow client must not keep waiting: they write only
+// what the kernel takes at once. It fails when the connection is closing.
 func (c *conn) offer(data []byte) error {
-	mine, err := c.post(data)
+	mine, err := c.post(frame{own: data})
 	if mine {
 		c.flush()
 	}
@@ -128,19 +152,19 @@ func (c *conn) offer(data []byte) error {
 
 // push is offer for who may not even write.
 func (c *conn) push(data []byte) {
-	if mine, _ := c.post(data); mine { // nobody is left to hear it
+	if mine, _ := c.post(frame{own: data}); mine { // nobody is left to hear it
 		go c.drain()
 	}
 }
 
 // post queues a frame and returns whether the caller is to write it.
-func (c *conn) post(data []byte) (mine bool, err error) {
+func (c *conn) post(f frame) (mine bool, err error) {
 	o := &c.out
 	o.mu.Lock()
 	if o.closing {
 		err = net.ErrClosed
 	} else {
-		mine = c.enqueue(frame{own: data})
+		mine = c.enqueue(f)
 	}
 	o.mu.Unlock()
 	c.door.budget.Relieve()
@@ -157,16 +181,17 @@ func (c *conn) event(e *rendered) (mine bool) {
 	switch {
 	case o.closing:
 		return false
-	case o.bytes <= maxBuffered:
+	case e.droppable && o.bytes > maxDroppable:
+		o.seq++ // the gap tells of it
+		c.door.dropped()
+		return false
+	case o.bytes > maxBuffered:
+		c.tooSlow()
+		return false
+	default:
 		o.seq++
 		return c.enqueue(frame{event: e, seq: o.seq})
-	case e.droppable:
-		o.seq++
-		c.door.dropped()
-	default:
-		c.tooSlow()
 	}
-	return false
 }
 
 // copyEvent queues an event that is addressed to this client and has no number, and returns whether the
@@ -174,7 +199,7 @@ func (c *conn) event(e *rendered) (mine bool) {
 func (c *conn) copyEvent(e *rendered) (mine bool) {
 	c.out.mu.Lock()
 	defer c.out.mu.Unlock()
-	if c.out.closing || c.out.bytes > maxBuffered {
+	if c.out.closing || c.out.bytes > maxDroppable {
 		return false
 	}
 	return c.enqueue(frame{event: e})
@@ -190,13 +215,16 @@ func (c *conn) enqueue(f frame) (mine bool) {
 		return false
 	}
 	o.queue = append(o.queue, f)
-	o.bytes += f.size()
 	c.keep(&f)
 	return c.begin()
 }
 
-// keep and forget count what waits in the budget of all readers.
+// keep and forget count what waits, here and in the budget of all readers. The caller holds mu.
 func (c *conn) keep(f *frame) {
+	c.out.bytes += f.size()
+	if f.owed {
+		c.out.owed += f.size()
+	}
 	c.door.budget.Add(frameCost + len(f.own))
 	if f.event != nil {
 		c.door.budget.Keep(f.event.text)
@@ -208,7 +236,15 @@ func (c *conn) forget(f *frame) {
 	if f.event != nil {
 		c.door.budget.Drop(f.event.text)
 	}
-	c.out.bytes -= f.size()
+	o := &c.out
+	o.bytes -= f.size()
+	if f.owed {
+		o.owed -= f.size()
+	}
+	if o.relief != nil && o.owed <= maxOwed/2 {
+		close(o.relief)
+		o.relief = nil
+	}
 	*f = frame{}
 }
 
@@ -335,6 +371,40 @@ func (c *conn) tryWrite() bool {
 	return true
 }
 
+// writeOnce writes a part in this goroutine, and leaves the rest to another one. The caller is the one
+// who writes.
+func (c *conn) writeOnce() {
+	w := c.watch()
+	bp := chunks.Get().(*[]byte)
+	buf, control := c.fill((*bp)[:0])
+	var err error
+	if buf != nil {
+		var n int
+		n, err = c.nc.Write(buf)
+		c.wrote(n, control)
+	}
+	chunks.Put(bp)
+	w.stop()
+	switch {
+	case err != nil:
+		c.writeFailed()
+	case buf != nil && !c.done():
+		go c.drain()
+	}
+}
+
+// done reports whether nothing is left; then the caller is not the one who writes any longer.
+func (c *conn) done() bool {
+	o := &c.out
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.dead && o.due() {
+		return false
+	}
+	c.rested()
+	return true
+}
+
 // writeNet is for connections that are not plain sockets.
 func (c *conn) writeNet() error {
 	bp := chunks.Get().(*[]byte)
@@ -368,6 +438,10 @@ func (c *conn) die() {
 	o.taken = 0
 	c.clear()
 	o.control = nil
+	if o.relief != nil {
+		close(o.relief)
+		o.relief = nil
+	}
 }
 
 // clear gives up what waits and is not begun. The caller holds mu.
@@ -407,7 +481,6 @@ func (c *conn) release(hello ...[]byte) {
 		for _, h := range hello {
 			f := frame{own: h}
 			queue = append(queue, f)
-			o.bytes += f.size()
 			c.keep(&f)
 		}
 		o.queue = append(queue, o.queue...)

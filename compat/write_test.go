@@ -187,3 +187,57 @@ func TestPongGoesFirst(t *testing.T) {
 		}
 	}
 }
+
+// A client that asks and does not read is asked for patience: what it is owed stays bounded, and it gets
+// every answer in the end.
+func TestUnreadAnswers(t *testing.T) {
+	for _, opts := range []worldOptions{{mode: "token", tcp: true}, {mode: "token"}} {
+		t.Run(fmt.Sprintf("sockets %v", opts.tcp), func(t *testing.T) {
+			w := newWorld(t, opts)
+			c := w.operator("operator.read")
+			if tcp, ok := c.nc.Conn.(*net.TCPConn); ok {
+				_ = tcp.SetReadBuffer(128 << 10)
+			}
+			sc := w.conns()[0]
+			c.nc.paused.Lock()
+			const asked = 10_000
+			sent := make(chan struct{})
+			go func() {
+				defer close(sent)
+				for i := range asked {
+					ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+					defer cancel()
+					req := fmt.Sprintf(`{"type":"req","id":"n%d","method":"health"}`, i)
+					if err := c.ws.Write(ctx, websocket.MessageText, []byte(req)); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			}()
+			most := 0
+			look := time.NewTicker(time.Millisecond)
+			defer look.Stop()
+			for range 300 {
+				sc.out.mu.Lock()
+				most = max(most, sc.out.owed)
+				sc.out.mu.Unlock()
+				<-look.C
+			}
+			c.nc.paused.Unlock()
+			if most > maxOwed+(8<<10) {
+				t.Errorf("%d bytes of answers wait", most)
+			}
+			for n := 0; n < asked; {
+				f := c.read()
+				if f.Type != "res" {
+					continue
+				}
+				if !f.OK || f.ID != fmt.Sprint("n", n) {
+					t.Fatalf("%+v after %d answers", f, n)
+				}
+				n++
+			}
+			<-sent
+		})
+	}
+}
