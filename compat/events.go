@@ -174,31 +174,28 @@ type rowCache struct {
 	rows map[uint64][]byte // by revision
 }
 
-// usualRow is about the size of a row.
-const usualRow = 400
-
-// table writes the entries as system-presence does.
-func (c *rowCache) table(entries []system.Presence) wire.Raw {
+// table writes the entries as system-presence does, but for the brackets around them.
+func (c *rowCache) table(entries []system.Presence) [][]byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.rows == nil || len(c.rows) > maxPresenceRows {
 		c.rows = map[uint64][]byte{}
 	}
-	out := append(make([]byte, 0, len(entries)*usualRow), '[')
+	out := make([][]byte, 0, len(entries))
 	for i, p := range entries {
-		if i > 0 {
-			out = append(out, ',')
-		}
 		row, ok := c.rows[p.Rev]
 		if !ok {
-			row = wire.MustMarshal(methods.PresenceRow(p))
+			row = append([]byte{','}, wire.MustMarshal(methods.PresenceRow(p))...)
 			if p.Rev != 0 {
 				c.rows[p.Rev] = row
 			}
 		}
-		out = append(out, row...)
+		if i == 0 {
+			row = row[1:]
+		}
+		out = append(out, row)
 	}
-	return append(out, ']')
+	return out
 }
 
 // healthRow is the cached health for hello, {} before the first look.

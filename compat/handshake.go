@@ -1,6 +1,7 @@
 package compat
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -361,12 +362,16 @@ func (c *conn) seen(all []system.Presence) []system.Presence {
 // helloRoom is the size of a hello-ok less its presence table.
 const helloRoom = 8 << 10
 
-// hello writes the answer to connect: hello-ok (protocol.md §3.3).
-func (c *conn) hello(id string, adm identity.Admission) ([]byte, error) {
+// noPresence is where the presence table goes. No text of a client can hold it: its quotes are escaped.
+const noPresence = `"presence":[]`
+
+// hello writes the answer to connect: hello-ok (protocol.md §3.3). The presence table, by far the
+// largest part of it, is made of rows that all clients share: thousands may connect at once.
+func (c *conn) hello(id string, adm identity.Admission) (frame, error) {
 	d := c.door
 	canvas, err := c.canvasURL()
 	if err != nil {
-		return nil, errs.Wrap(errs.Internal, "make a canvas capability", err)
+		return frame{}, errs.Wrap(errs.Internal, "make a canvas capability", err)
 	}
 	versions := d.cfg.System.Versions() // before the table: it shows these changes at least
 	rows := d.rows.table(c.seen(d.cfg.Presence.List()))
@@ -375,7 +380,7 @@ func (c *conn) hello(id string, adm identity.Admission) ([]byte, error) {
 		Server:   helloServer{Version: d.cfg.Version, ConnID: c.id},
 		Features: features(),
 		Snapshot: helloSnapshot{
-			Presence: rows, Health: d.healthRow(),
+			Presence: wire.Raw("[]"), Health: d.healthRow(),
 			StateVersion: helloVersions(versions), UptimeMs: d.cfg.System.Uptime().Milliseconds(),
 			ConfigPath: d.cfg.ConfigPath, StateDir: d.cfg.StateDir,
 			SessionDefaults: helloSessions{
@@ -397,7 +402,15 @@ func (c *conn) hello(id string, adm identity.Admission) ([]byte, error) {
 		slices.Sort(auth.Scopes)
 		out.Auth = wire.Some(auth)
 	}
-	frame := wire.AppendResult(make([]byte, 0, len(rows)+helloRoom), id, []byte("0"))
-	frame, err = wire.AppendValue(frame[:len(frame)-len("0}")], &out)
-	return append(frame, '}'), err
+	text := wire.AppendResult(make([]byte, 0, helloRoom), id, []byte("0"))
+	if text, err = wire.AppendValue(text[:len(text)-len("0}")], &out); err != nil {
+		return frame{}, err
+	}
+	text = append(text, '}')
+	at := bytes.Index(text, []byte(noPresence)) + len(noPresence) - len("]")
+	f := frame{own: text[:at], more: &more{shared: rows, end: text[at:], size: len(text) - at}}
+	for _, r := range rows {
+		f.more.size += len(r)
+	}
+	return f, nil
 }

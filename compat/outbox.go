@@ -16,12 +16,21 @@ type frame struct {
 	own   []byte
 	event *rendered
 	seq   uint64
-	owed  bool // an answer
+	more  *more // what follows own; nil for nothing
+	owed  bool  // an answer
+}
+
+// more is texts that others have as well, and an end of its own.
+type more struct {
+	shared [][]byte
+	end    []byte
+	size   int // of all of it
 }
 
 const (
-	// frameCost is what a queued frame takes beside its text.
+	// frameCost is what a queued frame takes beside its text, sliceCost each part of it that is shared.
 	frameCost = 64
+	sliceCost = 24
 	// maxHead is the longest head of a frame of the server.
 	maxHead = 10
 	// chunk is how much is written at a time: several small frames, or a part of a large one.
@@ -37,9 +46,12 @@ const (
 // chunks are the buffers in which frames are put together.
 var chunks = sync.Pool{New: func() any { b := make([]byte, 0, chunk); return &b }}
 
-// payload is the text of the frame in three parts. digits is room for a number.
-func (f *frame) payload(digits []byte) (parts [3][]byte, n int) {
+// parts is the text of the frame but for what is in more, and the size of all of it. digits is room
+// for a number.
+func (f *frame) parts(digits []byte) (parts [3][]byte, n int) {
 	switch {
+	case f.more != nil:
+		return [3][]byte{f.own}, len(f.own) + f.more.size
 	case f.event == nil:
 		return [3][]byte{f.own}, len(f.own)
 	case f.seq == 0:
@@ -66,8 +78,29 @@ func head(b []byte, n int) []byte {
 func (f *frame) size() int {
 	var digits [20]byte
 	var first [maxHead]byte
-	_, n := f.payload(digits[:0])
+	_, n := f.parts(digits[:0])
 	return len(head(first[:0], n)) + n
+}
+
+// cutter appends parts from an offset on, as far as buf has room.
+type cutter struct {
+	buf []byte
+	off int
+}
+
+// add returns false when there is no more room.
+func (c *cutter) add(p []byte) bool {
+	if c.off >= len(p) {
+		c.off -= len(p)
+		return true
+	}
+	p, c.off = p[c.off:], 0
+	if room := cap(c.buf) - len(c.buf); len(p) > room {
+		c.buf = append(c.buf, p[:room]...)
+		return false
+	}
+	c.buf = append(c.buf, p...)
+	return true
 }
 
 // appendFrom appends what the frame is on the wire from an offset on, as far as buf has room. It
@@ -75,19 +108,18 @@ func (f *frame) size() int {
 func (f *frame) appendFrom(buf []byte, off int) ([]byte, bool) {
 	var digits [20]byte
 	var first [maxHead]byte
-	parts, n := f.payload(digits[:0])
-	for _, p := range [4][]byte{head(first[:0], n), parts[0], parts[1], parts[2]} {
-		if off >= len(p) {
-			off -= len(p)
-			continue
+	parts, n := f.parts(digits[:0])
+	c := cutter{buf, off}
+	whole := c.add(head(first[:0], n)) && c.add(parts[0]) && c.add(parts[1]) && c.add(parts[2])
+	if whole && f.more != nil {
+		for _, p := range f.more.shared {
+			if whole = c.add(p); !whole {
+				break
+			}
 		}
-		p, off = p[off:], 0
-		if room := cap(buf) - len(buf); len(p) > room {
-			return append(buf, p[:room]...), false
-		}
-		buf = append(buf, p...)
+		whole = whole && c.add(f.more.end)
 	}
-	return buf, true
+	return c.buf, whole
 }
 
 // outbox is what waits to be sent. At any time at most one goroutine writes, the one that made busy
@@ -225,14 +257,23 @@ func (c *conn) keep(f *frame) {
 	if f.owed {
 		c.out.owed += f.size()
 	}
-	c.door.budget.Add(frameCost + len(f.own))
+	c.door.budget.Add(f.cost())
 	if f.event != nil {
 		c.door.budget.Keep(f.event.text)
 	}
 }
 
+// cost is the memory that nobody else holds.
+func (f *frame) cost() int {
+	n := frameCost + len(f.own)
+	if f.more != nil {
+		n += len(f.more.end) + len(f.more.shared)*sliceCost
+	}
+	return n
+}
+
 func (c *conn) forget(f *frame) {
-	c.door.budget.Add(-frameCost - len(f.own))
+	c.door.budget.Add(-f.cost())
 	if f.event != nil {
 		c.door.budget.Drop(f.event.text)
 	}
@@ -471,15 +512,14 @@ func (c *conn) hold() {
 }
 
 // release sends hello and then what was held back.
-func (c *conn) release(hello ...[]byte) {
+func (c *conn) release(hello ...frame) {
 	o := &c.out
 	o.mu.Lock()
 	o.held = false
 	mine := false
 	if !o.closing {
 		queue := make([]frame, 0, len(hello)+len(o.queue))
-		for _, h := range hello {
-			f := frame{own: h}
+		for _, f := range hello {
 			queue = append(queue, f)
 			c.keep(&f)
 		}

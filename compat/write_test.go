@@ -28,9 +28,16 @@ func TestFrame(t *testing.T) {
 			{own: text},
 			{event: &rendered{head: text, tail: []byte("}")}, seq: 7},
 			{event: &rendered{head: text[:n/2], tail: text[n/2:]}, seq: 18446744073709551615},
+			{event: &rendered{head: text, tail: []byte("}")}},
+			{own: text[:n/3], more: &more{shared: [][]byte{text[n/3 : n/2], {}, text[n/2:]}, end: []byte("]}"), size: n - n/3 + 2}},
 		} {
 			want := append([]byte{}, f.own...)
-			if f.event != nil {
+			switch {
+			case f.more != nil:
+				want = append(append(want, text[n/3:]...), f.more.end...)
+			case f.event != nil && f.seq == 0:
+				want = append(want, f.event.head...)
+			case f.event != nil:
 				want = append(fmt.Appendf(append(want, f.event.head...), "%d", f.seq), f.event.tail...)
 			}
 			whole, all := f.appendFrom(make([]byte, 0, n+64), 0)
