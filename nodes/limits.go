@@ -67,6 +67,7 @@ const (
 	maxPairings        = 10_000
 	maxPairingText     = 256
 	maxPairingList     = 256
-	// seenEvery is how often the times at which paired nodes connected are written.
+	// seenEvery is how often the times at which paired nodes connected are written, and what removed
+	// devices left is forgotten.
 	seenEvery = 5 * time.Second
 )

@@ -7,12 +7,14 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
+	"maps"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/hanzoai/hanzod/events"
 	"github.com/hanzoai/hanzod/identity"
 )
 
@@ -370,11 +372,7 @@ func (s *seenSet) get(id string) (time.Time, bool) {
 func (s *seenSet) all() map[string]time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := make(map[string]time.Time, len(s.m))
-	for id, at := range s.m {
-		out[id] = at
-	}
-	return out
+	return maps.Clone(s.m)
 }
 
 // written forgets what is on disk now.
@@ -428,18 +426,32 @@ func (s *Service) flushSeen(ctx context.Context) {
 	s.seen.written(all)
 }
 
-// Run writes what connecting did not wait for, until ctx ends, and once more then.
+// Run writes what connecting did not wait for, and forgets where pushes for removed and revoked devices
+// go, until ctx ends, and once more then.
 func (s *Service) Run(ctx context.Context) {
+	ended := s.bus.Subscribe(func(e events.Event) bool {
+		d, ok := e.Payload.(identity.Ended)
+		return ok && d.TokenID == "" && d.Role != identity.RoleOperator
+	})
+	defer ended.Close()
+	tidy := func(ctx context.Context) {
+		s.flushSeen(ctx)
+		for e, ok := ended.TryNext(); ok; e, ok = ended.TryNext() {
+			if d, isEnd := e.Payload.(identity.Ended); isEnd {
+				s.unregister(ctx, d.DeviceID)
+			}
+		}
+	}
 	tick := time.NewTicker(seenEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case <-tick.C:
-			s.flushSeen(ctx)
+			tidy(ctx)
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), seenEvery)
 			defer cancel()
-			s.flushSeen(last)
+			tidy(last)
 			return
 		}
 	}

@@ -88,6 +88,17 @@ func (s *Service) registerPush(ctx context.Context, nodeID string, payload []byt
 	return s.store.PutRegistration(ctx, r, maxRegistrations)
 }
 
+// unregister forgets where pushes for a node go.
+func (s *Service) unregister(ctx context.Context, nodeID string) {
+	r, registered, err := s.store.Registration(nodeID)
+	if err == nil && registered {
+		err = s.store.DropRegistration(ctx, nodeID, r.Token)
+	}
+	if err != nil {
+		s.log.Warn("the registration for pushes of a device that was let go was not removed", "node", nodeID, "error", err)
+	}
+}
+
 // registrationOf reads a registration. The token may be written as "<0a1b 2c3d>".
 func registrationOf(p report) (Registration, bool) {
 	token := strings.ToLower(strings.NewReplacer("<", "", ">", "", " ", "", "\t", "", "\n", "", "\r", "").Replace(p.raw("token")))

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -180,6 +181,44 @@ func TestWakeInVainOverHTTP2(t *testing.T) {
 	if _, err := s.TestPush(context.Background(), operator, TestPushIn{NodeID: "phone"}); code(err) != "no_registration" {
 		t.Error(err)
 	}
+}
+
+// A device that is removed, or revoked as a node, is not woken any more; a new token changes nothing.
+func TestUnregister(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, store, _ := asleep(t)
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() {
+			s.Run(ctx)
+			close(done)
+		}()
+		synctest.Wait()
+		phone := store.phones["phone"]
+		there := func() bool {
+			time.Sleep(seenEvery)
+			synctest.Wait()
+			_, ok, _ := store.Registration("phone")
+			return ok
+		}
+		for _, c := range []struct {
+			ended identity.Ended
+			left  bool
+		}{
+			{identity.Ended{DeviceID: "phone", Role: identity.RoleOperator}, true}, {identity.Ended{DeviceID: "phone", Role: identity.RoleNode, TokenID: "t"}, true},
+			{identity.Ended{DeviceID: "tv"}, true}, {identity.Ended{DeviceID: "phone", Role: identity.RoleNode}, false}, {identity.Ended{DeviceID: "phone"}, false},
+		} {
+			if err := store.PutRegistration(ctx, phone, 1); err != nil {
+				t.Fatal(err)
+			}
+			s.bus.Publish("device.ended", c.ended)
+			if got := there(); got != c.left {
+				t.Errorf("%+v: registered %v", c.ended, got)
+			}
+		}
+		cancel()
+		<-done
+	})
 }
 
 // push.test (nodes-approvals.md §1.6).

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -13,17 +14,14 @@ import (
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 )
 
-// Knock makes a device ask to be let in as a node. Its id begins with the name of the platform in hex
-// digits that tests can write: "0a0a0a…" for the first, "0b0b0b…" for the second.
+// Knock makes a device ask to be let in as a node. Its id is one that tests can write: "0a0a0a…" for the
+// first, "0b0b0b…" for the second.
 func (d *Daemon) Knock(name, platform string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.knocks++
 	digit := fmt.Sprintf("0%x", 9+d.knocks)
-	id := ""
-	for range 32 {
-		id += digit
-	}
+	id := strings.Repeat(digit, 32)
 	d.requests = append(d.requests, &devicesv1.PairingRequest{
 		RequestId: fmt.Sprintf("%s%s%s%s-0000-4000-8000-00000000000f", digit, digit, digit, "ff"), DeviceId: id, DisplayName: name,
 		Platform: platform, ClientId: "node-host", Roles: []string{"node"}, RemoteIp: "192.0.2.9", RequestedAt: timestamppb.Now(),

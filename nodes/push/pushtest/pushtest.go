@@ -199,7 +199,7 @@ func refuse(w http.ResponseWriter, status int, reason string) {
 
 // signed reports whether a provider token is ours, young and by the key.
 func (s *Service) signed(token string) bool {
-	sig, err := jose.ParseSigned(token, []jose.SignatureAlgorithm{jose.ES256})
+	sig, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.ES256})
 	if err != nil || len(sig.Signatures) != 1 || sig.Signatures[0].Header.KeyID != KeyID {
 		return false
 	}
