@@ -244,3 +244,42 @@ func TestNodePairingSecrets(t *testing.T) {
 		}
 	})
 }
+
+// Answers of the original that stand in recordings with methods that are not served yet.
+func TestFrozenNodeAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		admin, n := w.operator("operator.admin"), w.node("n")
+		for _, c := range []struct {
+			c              *client
+			method, params string
+			want           string // the text of the refusal, or the payload
+		}{
+			{admin, "voicewake.get", `{"__bogus__":1}`, `{"triggers":["openclaw","claude","computer"]}`},
+			{admin, "voicewake.set", `{}`, "voicewake.set requires triggers: string[]"},
+			{admin, "node.pair.list", `{}`, `{"pending":[],"paired":[]}`},
+			{admin, "node.pair.list", `{"__bogus__":1}`, "invalid node.pair.list params: at root: unexpected property '__bogus__'"},
+			{admin, "node.pair.request", `{"__bogus__":1}`, "invalid node.pair.request params: must have required property 'nodeId'; at root: unexpected property '__bogus__'"},
+			{admin, "node.pair.approve", `{}`, "invalid node.pair.approve params: must have required property 'requestId'"},
+			{admin, "node.pair.reject", `{"requestId":"missing"}`, "unknown requestId"},
+			{admin, "node.pair.verify", `{}`, "invalid node.pair.verify params: must have required property 'nodeId'; must have required property 'token'"},
+			{admin, "push.test", `{}`, "invalid push.test params: must have required property 'nodeId'"},
+			{admin, "push.test", `{"nodeId":"missing"}`, "node missing has no APNs registration (connect iOS node first)"},
+			{admin, "push.test", `{"nodeId":" "}`, "nodeId required"},
+			{admin, "skills.bins", `{}`, "unauthorized role: operator"},
+			{n, "skills.bins", `{}`, `{"bins":[]}`},
+			{n, "skills.bins", `{"__bogus__":1}`, "invalid skills.bins params: at root: unexpected property '__bogus__'"},
+			{n, "voicewake.get", `{}`, "unauthorized role: node"},
+			{n, "node.pair.verify", `{}`, "unauthorized role: node"},
+		} {
+			f := c.c.call(c.method, c.params)
+			got := f.Error.Message
+			if f.OK {
+				got = shown(f)
+			}
+			if got != c.want {
+				t.Errorf("%s %s: %s", c.method, c.params, got)
+			}
+		}
+	})
+}

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"hash/maphash"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -221,20 +220,22 @@ func idOf(c identity.Caller, key string) (id callID, owner string) {
 	if c.DeviceID == "" && strings.HasPrefix(c.Principal, "conn:") {
 		owner = "shared-secret"
 	}
-	rights := []string{string(identity.ScopeAdmin)}
-	if !c.Has(identity.ScopeAdmin) {
-		rights = rights[:0]
-		for _, s := range c.Scopes {
-			rights = append(rights, string(s))
-		}
-		slices.Sort(rights)
+	text := make([]byte, 0, 256)
+	add := func(part string) {
+		text = binary.BigEndian.AppendUint64(text, uint64(len(part)))
+		text = append(text, part...)
 	}
-	h := sha256.New()
-	for _, s := range append([]string{owner, string(c.Role), key}, rights...) {
-		h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(s))))
-		h.Write([]byte(s))
+	add(owner)
+	add(string(c.Role))
+	add(key)
+	if c.Has(identity.ScopeAdmin) {
+		add(string(identity.ScopeAdmin))
+		return sha256.Sum256(text), owner
 	}
-	return callID(h.Sum(nil)), owner
+	for _, s := range identity.SortedScopes(c.Scopes) {
+		add(string(s))
+	}
+	return sha256.Sum256(text), owner
 }
 
 // printSeed keys the fingerprints of calls; they never leave the process.

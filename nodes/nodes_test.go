@@ -1177,3 +1177,19 @@ func TestID(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkInvoke is a call with a key to a node that answers at once, without any door.
+func BenchmarkInvoke(b *testing.B) {
+	s := newService()
+	s.attach(b, "n", &link{answer: func(Request) *ResultIn { return &ResultIn{OK: true, Payload: []byte("1")} }}, "system.which")
+	keys := make([]string, 4096)
+	for i := range keys {
+		keys[i] = fmt.Sprint("key-", i)
+	}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		if _, err := s.Invoke(context.Background(), operator, InvokeIn{NodeID: "n", Command: "system.which", Params: []byte("{}"), IdempotencyKey: keys[i%len(keys)]}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
