@@ -257,10 +257,11 @@ func (d *Daemon) subsystem(name string) *slog.Logger { return d.log.With("subsys
 
 // listen takes the socket and the port.
 func (d *Daemon) listen(ctx context.Context) error {
-	var err error
-	if d.local, err = listen.Unix(ctx, d.socket); err != nil {
+	local, err := listen.Unix(ctx, d.socket)
+	if err != nil {
 		return err
 	}
+	d.local = listen.Watch(local)
 	hosts, err := d.cfg.ListenHosts()
 	if err != nil {
 		return err

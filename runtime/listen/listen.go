@@ -40,7 +40,12 @@ type PeerInfo struct {
 	Own bool
 	// Principal is "local:" and User, made once per connection.
 	Principal string
+
+	conn *guarded // nil outside Watch
 }
+
+// Called says that the peer has made a call: its handshakes are done.
+func (p PeerInfo) Called() { p.conn.proved() }
 
 // AuthType names the kind of authentication.
 func (PeerInfo) AuthType() string { return "peercred" }
@@ -58,9 +63,17 @@ type peerCredentials struct{}
 
 // ServerHandshake reads the credentials of the peer. An error closes the connection.
 func (peerCredentials) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	info, err := peer(c)
+	g, watched := c.(*guarded)
+	socket := c
+	if watched {
+		socket = g.Conn
+	}
+	info, err := peer(socket)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read the peer credentials of the local socket: %w", err)
+	}
+	if watched {
+		info.conn = g
 	}
 	return c, info, nil
 }

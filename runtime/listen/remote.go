@@ -41,19 +41,42 @@ func Limit(l net.Listener) *Limited {
 	return &Limited{Listener: l, from: map[netip.Addr]*tally{}, queue: list.New(), patience: StrangerTime, chance: firstChance}
 }
 
-// Limited is a listener with limits.
+// Watch wraps the listener of the local socket. It limits nothing: its use is that Close ends the
+// connections that have not made a call, for whose handshakes gRPC would wait at a stop.
+func Watch(l net.Listener) *Limited {
+	w := Limit(l)
+	w.open = true
+	return w
+}
+
+// Limited is a listener that knows its connections, with limits unless it is open. Close ends the
+// strangers with it.
 type Limited struct {
 	net.Listener
+	open             bool
 	patience, chance time.Duration
 
 	mu        sync.Mutex
 	conns     int
 	strangers int
-	queue     *list.List // of *guarded, the strangers, the oldest first
+	queue     *list.List            // of *guarded, the strangers, the oldest first
 	from      map[netip.Addr]*tally // at most MaxConns
 }
 
 type tally struct{ conns, strangers int }
+
+// Close implements net.Listener.
+func (l *Limited) Close() error {
+	err := l.Listener.Close()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for e := l.queue.Front(); e != nil; e = l.queue.Front() {
+		g := e.Value.(*guarded)
+		g.forget()
+		_ = g.Conn.Close() // there is nobody to tell
+	}
+	return err
+}
 
 // Accept waits for a connection within the limits.
 func (l *Limited) Accept() (net.Conn, error) {
@@ -87,6 +110,7 @@ func (l *Limited) admit(c net.Conn) *guarded {
 		t = &tally{}
 	}
 	switch {
+	case l.open:
 	case l.conns >= MaxConns, t.conns >= MaxConnsPerAddr:
 		return nil
 	case t.strangers >= MaxStrangersPerAddr && !l.evict(func(g *guarded) bool { return g.key == key }),
@@ -100,7 +124,9 @@ func (l *Limited) admit(c net.Conn) *guarded {
 	t.strangers++
 	g := &guarded{Conn: c, l: l, key: key, addr: addr, stranger: true, since: time.Now()}
 	g.place = l.queue.PushBack(g)
-	g.timer = time.AfterFunc(l.patience, g.tired)
+	if !l.open {
+		g.timer = time.AfterFunc(l.patience, g.tired)
+	}
 	return g
 }
 
@@ -133,7 +159,7 @@ type guarded struct {
 	l     *Limited
 	key   netip.Addr
 	addr  netip.Addr
-	timer *time.Timer
+	timer *time.Timer // nil when the listener is open
 
 	since time.Time
 	// The rest is under the lock of the listener.
@@ -150,8 +176,21 @@ func (g *guarded) known() {
 		g.l.queue.Remove(g.place)
 		g.l.strangers--
 		g.l.from[g.key].strangers--
-		g.timer.Stop()
+		if g.timer != nil {
+			g.timer.Stop()
+		}
 	}
+}
+
+// proved says that a call on the connection came from somebody who is known.
+func (g *guarded) proved() {
+	if g == nil {
+		return
+	}
+	g.l.mu.Lock()
+	defer g.l.mu.Unlock()
+	g.known()
+	g.refusals = 0
 }
 
 func (g *guarded) tired() {
@@ -197,15 +236,7 @@ type RemoteInfo struct {
 
 // Proved says that a call on the connection had credentials that are accepted: it is no stranger any
 // more.
-func (r RemoteInfo) Proved() {
-	if r.conn == nil {
-		return
-	}
-	r.conn.l.mu.Lock()
-	defer r.conn.l.mu.Unlock()
-	r.conn.known()
-	r.conn.refusals = 0
-}
+func (r RemoteInfo) Proved() { r.conn.proved() }
 
 // Refused says that a call on the connection had credentials that are not accepted. It reports whether
 // that is the first in a row; too many end the connection.

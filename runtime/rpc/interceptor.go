@@ -148,6 +148,7 @@ func callerOf(ctx context.Context) (identity.Caller, error) {
 	var c identity.Caller
 	switch info := p.AuthInfo.(type) {
 	case listen.PeerInfo:
+		info.Called()
 		var err error
 		if c, err = localCaller(info); err != nil {
 			return identity.Caller{}, err

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -599,11 +600,13 @@ func TestStreamsOfOneDevice(t *testing.T) {
 	}
 	ch := new(inprocgrpc.Channel).WithServerUnaryInterceptor(s.UnaryInterceptor()).WithServerStreamInterceptor(s.StreamInterceptor())
 	s.Register(ch)
+	var kept []any // a stream that is forgotten ends with the next collection of garbage
 	watch := func(device string) error {
 		stream, err := nodesv1.NewNodeServiceClient(ch).WatchNodes(as(device), &nodesv1.WatchNodesRequest{})
 		if err != nil {
 			return err
 		}
+		kept = append(kept, stream)
 		if md, err := stream.Header(); err == nil && len(md.Get(rpc.OpenHeader)) > 0 {
 			return nil
 		}
@@ -629,6 +632,7 @@ func TestStreamsOfOneDevice(t *testing.T) {
 			t.Fatal("places are not given back")
 		}
 	}
+	runtime.KeepAlive(kept)
 	s.Stop()
 }
 
