@@ -802,6 +802,36 @@ func TestDeviceBounds(t *testing.T) {
 	}
 }
 
+// The paired devices are bounded; those that are there go on, and removing one makes room for one.
+func TestTooManyDevices(t *testing.T) {
+	w := newWorld(t, identity.AuthToken)
+	w.pair("d", identity.RoleOperator, "operator.read")
+	secret := w.invite(identity.Internal(), identity.InviteIn{Role: "node"})
+	request := w.ask("asked", identity.RoleOperator)
+	identity.SetCount(w.svc, identity.MaxDevices)
+	for name, err := range map[string]error{
+		"silently": second(w.admit(w.attempt("e", "operator.read"))),
+		"approved": w.approve(identity.Internal(), request),
+		"enrolled": second(w.enroll(secret, enrolment("e", secret))),
+	} {
+		if !errors.Is(err, identity.ErrTooManyDevices) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if got := verdict(w.admit(w.attempt("d", "operator.write"))); got != "in paired token" {
+		t.Errorf("one that is paired: %s", got)
+	}
+	if _, err := w.svc.Remove(context.Background(), identity.Internal(), identity.RemoveIn{DeviceID: id("d")}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.enroll(secret, enrolment("e", secret)); err != nil {
+		t.Errorf("the invite that found no room: %v", err)
+	}
+	if got := verdict(w.admit(w.attempt("f", "operator.read"))); got != "too_many_devices" {
+		t.Errorf("full again: %s", got)
+	}
+}
+
 // failing is a store that cannot write.
 type failing struct {
 	*store.Store

@@ -214,7 +214,7 @@ func TestRevocationBites(t *testing.T) {
 				t.Errorf("%s: %s, want %s", name, got, want)
 			}
 		}
-		d.Stop()
+		d.Kill() // what was answered is on disk
 		d.Start()
 	}
 	bystander = everywhere(t, d, address, pin, other, otherToken)
