@@ -47,7 +47,7 @@ func TestPushCredentials(t *testing.T) {
 			continue
 		}
 		p := cfg.Push
-		if p.TeamID != c.team || p.KeyID != c.keyID || p.Key.Reveal() != c.key || (p.KeyErr != nil) != c.fails {
+		if p.TeamID != c.team || p.KeyID != c.keyID || strings.TrimSpace(p.Key.Reveal()) != strings.TrimSpace(c.key) || (p.KeyErr != nil) != c.fails {
 			t.Errorf("%v: %q %q %v", c.env, p.TeamID, p.KeyID, p.KeyErr)
 		}
 		text, _ := json.Marshal(p)
