@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -38,6 +39,7 @@ type world struct {
 	svc    *identity.Service
 	auth   identity.Auth
 	clock  time.Time
+	mu     sync.Mutex
 	events []string
 }
 
@@ -45,6 +47,8 @@ func (w *world) Publish(name string, payload any) {
 	if p, ok := payload.(identity.PairingResolved); ok {
 		name += " " + p.Decision
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.events = append(w.events, name)
 }
 
