@@ -47,11 +47,18 @@ var largeFirsts = sync.Pool{New: func() any { b := make([]byte, maxFirst+1); ret
 // roomForLarge waits for room for a large first frame. It fails when the time of the handshake is
 // over.
 func (c *conn) roomForLarge() (*[]byte, bool) {
-	for end := time.Now().Add(handshakeTimeout); !c.door.large.take(c); {
-		if time.Now().After(end) || c.ctx.Err() != nil {
+	end := time.NewTimer(handshakeTimeout)
+	defer end.Stop()
+	again := time.NewTicker(largeRetry)
+	defer again.Stop()
+	for !c.door.large.take(c) {
+		select {
+		case <-again.C:
+		case <-end.C:
+			return nil, false
+		case <-c.ctx.Done():
 			return nil, false
 		}
-		time.Sleep(largeRetry)
 	}
 	c.tookLarge = true
 	return largeFirsts.Get().(*[]byte), true

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/netip"
@@ -80,7 +81,8 @@ func thisMachine() (machine, error) {
 		return machine{}, fmt.Errorf("cannot list the addresses of this machine: %w", err)
 	}
 	return machine{addrs, func(host string) bool {
-		l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+		var lc net.ListenConfig
+		l, err := lc.Listen(context.Background(), "tcp", net.JoinHostPort(host, "0"))
 		if err != nil {
 			return false
 		}

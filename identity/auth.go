@@ -386,7 +386,7 @@ func (s *Service) admitWithoutDevice(a Attempt, sh shared, c credentials) (Admis
 	switch {
 	case a.ControlUI && a.Role == RoleOperator && sh.ok && sh.method == AuthTrustedProxy:
 		return in, nil
-	case a.ControlUI && !deviceFree && !(s.auth.InsecureUI && a.Peer.Local):
+	case a.ControlUI && !deviceFree && (!s.auth.InsecureUI || !a.Peer.Local):
 		return Admission{}, ErrControlUIDevice
 	case sh.vouches(a.Role):
 		return in, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -181,10 +182,7 @@ func TestTailscale(t *testing.T) {
 			w := modeWorld(t, identity.Auth{Mode: identity.AuthToken, Secret: secret("tok"), Tailnet: net64{}})
 			a := w.attempt("d", identity.ScopeRead)
 			a.Token, a.Peer = "", good
-			a.Peer.Headers = map[string]string{}
-			for k, v := range good.Headers {
-				a.Peer.Headers[k] = v
-			}
+			a.Peer.Headers = maps.Clone(good.Headers)
 			c.change(&a.Peer)
 			if got := verdict(w.admit(a)); got != c.want {
 				t.Errorf("%s", got)

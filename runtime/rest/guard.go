@@ -22,7 +22,7 @@ var (
 // guard says who is calling. It refuses first what a browser may have been tricked into.
 func (s *server) guard(r *http.Request) (identity.Caller, error) {
 	from := s.d.Peers.Peer(r)
-	if s.d.Loopback && !s.knownHost(r.Host) && !(s.d.ProxyNames && from.Trusted && from.Forwarded) {
+	if s.d.Loopback && !s.knownHost(r.Host) && (!s.d.ProxyNames || !from.Trusted || !from.Forwarded) {
 		return identity.Caller{}, errHost
 	}
 	if !s.d.Peers.MayWrite(r, from) {

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"sync"
@@ -80,9 +81,7 @@ func (s *identityService) key(kid string, alg jose.SignatureAlgorithm) jose.Sign
 func (s *identityService) token(signer jose.Signer, sub string, change map[string]any) string {
 	s.tb.Helper()
 	claims := map[string]any{"iss": s.URL, "aud": []string{"gw"}, "sub": sub, "exp": time.Now().Add(time.Hour).Unix()}
-	for k, v := range change {
-		claims[k] = v
-	}
+	maps.Copy(claims, change)
 	text, err := json.Marshal(claims)
 	if err != nil {
 		s.tb.Fatal(err)

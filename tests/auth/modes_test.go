@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -113,12 +114,12 @@ func TestTrustedProxy(t *testing.T) {
 		"no user":            {append([]string{"X-Verified: yes"}, via...), false, "AUTH_UNAUTHORIZED"},
 		"two users":          {append([]string{"X-User: ann", "X-User: eve", "X-Verified: yes"}, via...), false, "AUTH_UNAUTHORIZED"},
 		"not verified":       {append([]string{"X-User: ann"}, via...), false, "AUTH_UNAUTHORIZED"},
-		"control ui":         {append(ann[:len(ann):len(ann)], "Origin: https://gw.example"), true, "in"},
-		"control ui, page":   {append(ann[:len(ann):len(ann)], "Origin: https://evil.example"), true, originText},
+		"control ui":         {append(slices.Clip(ann), "Origin: https://gw.example"), true, "in"},
+		"control ui, page":   {append(slices.Clip(ann), "Origin: https://evil.example"), true, originText},
 		"control ui, eve":    {append([]string{"X-User: eve", "X-Verified: yes", "Origin: https://gw.example"}, via...), true, "CONTROL_UI_DEVICE_IDENTITY_REQUIRED"},
-		"page through proxy": {append(ann[:len(ann):len(ann)], "Origin: https://evil.example"), false, originText},
-		"hidden page":        {append(ann[:len(ann):len(ann)], "Origin: null"), false, originText},
-		"app through proxy":  {append(ann[:len(ann):len(ann)], "Origin: https://gw.example"), false, "in"},
+		"page through proxy": {append(slices.Clip(ann), "Origin: https://evil.example"), false, originText},
+		"hidden page":        {append(slices.Clip(ann), "Origin: null"), false, originText},
+		"app through proxy":  {append(slices.Clip(ann), "Origin: https://gw.example"), false, "in"},
 	} {
 		h := hello{scopes: allScopes, token: "x", header: c.header}
 		if c.ui {
