@@ -434,10 +434,7 @@ func (s *Service) Bearer(ctx context.Context, token string, from Peer) (Caller, 
 	if token == "" && s.auth.Mode != AuthTrustedProxy {
 		return Caller{}, ErrBearerRequired
 	}
-	sh := shared{}
-	if s.auth.Mode != AuthNone {
-		sh = s.evaluate(ctx, credentials{token: token, password: token, from: from, scope: LimitSecret, http: true})
-	}
+	sh := s.evaluate(ctx, credentials{token: token, password: token, from: from, scope: LimitSecret, http: true})
 	switch {
 	case sh.vouches(RoleOperator):
 		c = Caller{Role: RoleOperator, Scopes: sh.bounds(AllOperatorScopes), Principal: sh.principal, RemoteIP: from.IP()}

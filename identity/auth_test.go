@@ -564,6 +564,14 @@ func TestGuessesBehindADevice(t *testing.T) {
 	}
 
 	w = modeWorld(t, limited(identity.AuthToken, true))
+	w.tries(far, "x", 3)
+	a = w.attempt("one", identity.ScopeRead)
+	a.Peer = far
+	if got := verdict(w.admit(a)); got != "auth rate_limited" {
+		t.Errorf("the right secret with a device, after wrong ones without: %s", got)
+	}
+
+	w = modeWorld(t, limited(identity.AuthToken, true))
 	token := w.pair("own", identity.RoleOperator, identity.ScopeRead)
 	guess := func(secret string, dev string) string {
 		a := w.attempt(dev, identity.ScopeRead)

@@ -300,7 +300,7 @@ func (l *Limiter) evict() bool {
 	var at time.Time
 	seen, found := 0, false
 	for s, r := range l.sources { // begins anywhere
-		if n := len(r.failed); r.lockedAt.IsZero() && n > 0 && (!found || r.failed[n-1].Before(at)) {
+		if n := len(r.failed); n > 0 && (!found || r.failed[n-1].Before(at)) { // a locked one has none
 			oldest, at, found = s, r.failed[n-1], true
 		}
 		if seen++; seen == maxSearch {
