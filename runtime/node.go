@@ -143,7 +143,7 @@ func merge(ctx context.Context, cfg *dial.NodeConfig, o NodeOptions) (bool, erro
 	}
 	if o.Host != "" {
 		// Another gateway has another certificate.
-		gw.Host, gw.TLS, gw.TLSFingerprint, gw.GRPCPort = o.Host, false, "", 0
+		gw = dial.GatewayAddr{Host: o.Host, Port: gw.Port}
 		if strings.Contains(o.Host, "://") {
 			address, err := client.ParseHost(o.Host)
 			if err != nil {
@@ -170,8 +170,17 @@ func merge(ctx context.Context, cfg *dial.NodeConfig, o NodeOptions) (bool, erro
 	if o.TLS || o.Fingerprint != "" || o.CAFile != "" {
 		gw.TLS = true
 	}
-	if o.Fingerprint != "" {
-		gw.TLSFingerprint = o.Fingerprint
+	switch {
+	case o.Fingerprint != "" && o.CAFile != "":
+		return false, errs.New(errs.Invalid, "a pinned certificate needs nobody to vouch for it: give --tls-fingerprint or --tls-ca")
+	case o.Fingerprint != "":
+		gw.TLSFingerprint, gw.TLSCA = o.Fingerprint, ""
+	case o.CAFile != "":
+		path, err := filepath.Abs(o.CAFile)
+		if err != nil {
+			return false, err
+		}
+		gw.TLSFingerprint, gw.TLSCA = "", path
 	}
 	changed := cfg.Gateway == nil || *cfg.Gateway != gw
 	if changed && cfg.Gateway != nil {
@@ -210,7 +219,7 @@ func enroll(ctx context.Context, o NodeOptions, cfg *dial.NodeConfig, path strin
 		return errs.New(errs.Invalid, `this invite is for an operator; use it with "hanzoctl enroll", or make one with "hanzoctl devices invite --role node"`)
 	case len(i.Addresses) == 0:
 		return errs.New(errs.Invalid, "the daemon that made this invite listens on its own machine only; start it with --bind lan and make another one")
-	case o.Host != "" || o.Port != 0 || o.TLS || o.Fingerprint != "" || o.CAFile != "" || o.NoDevice:
+	case o.Host != "" || o.Port != 0 || o.GRPCPort != 0 || o.TLS || o.Fingerprint != "" || o.CAFile != "" || o.NoDevice:
 		return errs.New(errs.Invalid, "the invite says which gateway it is: leave --host, --port, --tls, --tls-fingerprint and --tls-ca away")
 	}
 	id, tokens, err := deviceOf(o.StateDir)
@@ -369,9 +378,9 @@ func (n *nodeHost) ways() (*choice, error) {
 		}
 		if port := grpcPort(gw); port != 0 {
 			o := client.Options{Host: net.JoinHostPort(gw.Host, strconv.Itoa(port)), TLSFingerprint: gw.TLSFingerprint}
-			if n.o.CAFile != "" && gw.TLSFingerprint == "" {
+			if gw.TLSCA != "" {
 				var err error
-				if o.Roots, err = client.ReadRoots(n.o.CAFile); err != nil {
+				if o.Roots, err = client.ReadRoots(gw.TLSCA); err != nil {
 					return nil, permanent(err)
 				}
 			}
@@ -385,7 +394,10 @@ func (n *nodeHost) ways() (*choice, error) {
 		}
 	}
 	if link != "grpc" && gw.Port != 0 && !(local && n.cfg.Link == viaLocal && link != "websocket") {
-		opts := n.legacy()
+		opts, err := n.legacy()
+		if err != nil {
+			return nil, err
+		}
 		if err := opts.Dial.Check(); err != nil {
 			return nil, err
 		}
@@ -425,7 +437,7 @@ func (n *nodeHost) rpc(via string, o client.Options) *rpcNode {
 	return w
 }
 
-func (n *nodeHost) legacy() dial.NodeOptions {
+func (n *nodeHost) legacy() (dial.NodeOptions, error) {
 	opts := dial.NodeOptions{
 		Log: n.log, Tokens: n.tokens,
 		Dial: dial.Options{
@@ -433,12 +445,14 @@ func (n *nodeHost) legacy() dial.NodeOptions {
 			Auth: dial.Auth{Token: n.o.Token, Password: n.o.Password}, Device: n.device, Now: n.now,
 		},
 	}
-	if n.o.CAFile != "" && n.cfg.Gateway.TLSFingerprint == "" {
-		if pool, err := client.ReadRoots(n.o.CAFile); err == nil { // it was read before
-			opts.Dial.TLS = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+	if file := n.cfg.Gateway.TLSCA; file != "" {
+		pool, err := client.ReadRoots(file)
+		if err != nil {
+			return opts, permanent(err)
 		}
+		opts.Dial.TLS = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 	}
-	return opts
+	return opts, nil
 }
 
 // serve runs the node host until ctx ends.

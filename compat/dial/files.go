@@ -195,6 +195,8 @@ type GatewayAddr struct {
 	GRPCPort       int    `json:"grpcPort,omitempty"`
 	TLS            bool   `json:"tls"`
 	TLSFingerprint string `json:"tlsFingerprint,omitempty"`
+	// TLSCA is a file of certificates to know the gateway by, when it is not pinned.
+	TLSCA string `json:"tlsCa,omitempty"`
 }
 
 // LoadOrCreateNodeConfig reads the file at path. A missing one is made, with a new random id; a damaged one is an error

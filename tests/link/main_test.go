@@ -1,6 +1,8 @@
-// Package link runs one suite of a node host's behaviour over every link that it may have to a
-// daemon: the legacy WebSocket, gRPC at the local socket, and gRPC over TLS. Daemons, node hosts and
-// connections are real; a proxy between them can be cut and can fall silent.
+//go:build unix
+
+// The suite runs over the legacy WebSocket, gRPC at the local socket, and gRPC over TLS. Daemons, node
+// hosts and connections are real; a proxy between them can be cut and can fall silent.
+
 package link
 
 import (
