@@ -393,7 +393,8 @@ func (n *nodeHost) ways() (*choice, error) {
 			add(viaGRPC, n.rpc(viaGRPC, o))
 		}
 	}
-	if link != "grpc" && gw.Port != 0 && !(local && n.cfg.Link == viaLocal && link != "websocket") {
+	sticky := local && n.cfg.Link == viaLocal && link != "websocket"
+	if link != "grpc" && gw.Port != 0 && !sticky {
 		opts, err := n.legacy()
 		if err != nil {
 			return nil, err

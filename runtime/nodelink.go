@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -170,12 +171,10 @@ func (n *rpcNode) listens(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, p := range ports {
-		if p == n.port {
-			return nil
-		}
+	if !slices.Contains(ports, n.port) {
+		return errOtherDaemon
 	}
-	return errOtherDaemon
+	return nil
 }
 
 // portsOf returns the TCP ports of the daemon at a socket.
@@ -184,7 +183,7 @@ func portsOf(ctx context.Context, socket string) ([]int, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer c.Close() //nolint:errcheck // it was asked
+	defer c.Close()
 	st, err := c.System.GetStatus(ctx, &systemv1.GetStatusRequest{})
 	if err != nil {
 		return nil, err

@@ -7,7 +7,6 @@ import (
 	"net"
 	"time"
 
-	"github.com/lmittmann/tint"
 	"github.com/spf13/cobra"
 
 	"github.com/hanzoai/hanzod/config"
@@ -40,7 +39,7 @@ func loaded(where stateFlags, errOut io.Writer, f func(*config.Config, *slog.Log
 	if err != nil {
 		return configError{err}
 	}
-	return f(cfg, slog.New(tint.NewHandler(errOut, &tint.Options{Level: slog.LevelWarn, TimeFormat: time.TimeOnly})))
+	return f(cfg, slog.New(slog.NewTextHandler(errOut, &slog.HandlerOptions{Level: slog.LevelWarn})))
 }
 
 func tlsFingerprintCmd(out, errOut io.Writer) *cobra.Command {

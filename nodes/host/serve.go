@@ -158,7 +158,7 @@ func serveOnce(ctx context.Context, o ServeOptions) (stood time.Duration, err er
 	if err != nil {
 		return 0, err
 	}
-	defer l.Close() //nolint:errcheck // the link has ended, or is to end
+	defer l.Close()
 	began := o.Now()
 	i := l.Info()
 	o.Log.Info("connected to the gateway", "gateway", i.Gateway, "via", i.Via, "version", i.Version, "conn", i.ConnID)

@@ -368,7 +368,7 @@ func writePEM(path, kind string, der []byte) (err error) {
 	if err != nil {
 		return fail(err)
 	}
-	defer os.Remove(tmp.Name()) //nolint:errcheck // it is gone after the rename
+	defer os.Remove(tmp.Name())
 	err = pem.Encode(tmp, &pem.Block{Type: kind, Bytes: der})
 	if err == nil {
 		err = tmp.Sync()

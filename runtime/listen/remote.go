@@ -268,7 +268,7 @@ type remoteCredentials struct{ config *tls.Config }
 // ServerHandshake speaks TLS. gRPC bounds its time and closes the connection after an error.
 func (r remoteCredentials) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	conn := tls.Server(c, r.config)
-	if err := conn.Handshake(); err != nil {
+	if err := conn.HandshakeContext(context.Background()); err != nil {
 		if record, ok := errors.AsType[tls.RecordHeaderError](err); ok && looksLikeHTTP(record.RecordHeader) {
 			_, _ = c.Write([]byte(plainHTTP)) // the connection ends all the same
 		}

@@ -7,8 +7,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"google.golang.org/grpc/credentials"
 )
 
 // serve accepts until the listener closes and hands out what it accepted.
@@ -170,7 +168,7 @@ func TestRemoteCredentialsAreForServers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var creds credentials.TransportCredentials = RemoteCredentials(cert)
+	creds := RemoteCredentials(cert)
 	if _, _, err := creds.ClientHandshake(t.Context(), "x", nil); err == nil {
 		t.Error("they work for clients")
 	}

@@ -37,8 +37,8 @@ var (
 	errParams       = errs.Define(errs.Invalid, "rpc.params", "the parameters are not valid UTF-8 text")
 )
 
-// goodbye ends a link whose node has closed its side.
-var goodbye = errors.New("the node has closed its side")
+// errGoodbye ends a link whose node has closed its side.
+var errGoodbye = errors.New("the node has closed its side")
 
 // Attach is the link of a node. It lets a node in by the same rules as the legacy door.
 func (n *nodesServer) Attach(stream nodesv1.NodeService_AttachServer) (err error) {
@@ -68,7 +68,7 @@ func (n *nodesServer) Attach(stream nodesv1.NodeService_AttachServer) (err error
 	}
 	defer leave()
 	<-ctx.Done()
-	if err := context.Cause(ctx); !errors.Is(err, goodbye) {
+	if err := context.Cause(ctx); !errors.Is(err, errGoodbye) {
 		return err
 	}
 	return nil
@@ -274,7 +274,7 @@ func linkInvokeToProto(r nodes.Request) (*nodesv1.NodeInvoke, error) {
 // recvEnd says why nothing more comes from a node.
 func recvEnd(err error) error {
 	if errors.Is(err, io.EOF) {
-		return goodbye
+		return errGoodbye
 	}
 	return err
 }

@@ -225,7 +225,7 @@ func (l *link) release(welcome *nodesv1.AttachResponse) {
 // after it.
 func (l *link) shut(why error) {
 	if why == nil {
-		why = goodbye
+		why = errGoodbye
 	}
 	l.end(why)
 	l.mu.Lock()

@@ -45,7 +45,6 @@ func (s *Server) Remote(creds credentials.TransportCredentials) *grpc.Server {
 	g := grpc.NewServer(append(s.options(creds),
 		grpc.InTapHandle(s.tap),
 		grpc.MaxConcurrentStreams(maxRemoteCalls),
-		grpc.SharedWriteBuffer(true), // most connections are idle
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: pingWait, MaxConnectionIdle: idleConn}),
 	)...)
 	s.Register(g)

@@ -481,9 +481,7 @@ func TestLinkBehind(t *testing.T) {
 	t.Parallel()
 	w := newLinkWorld(t)
 	c := w.away(w.Token)
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	s, err := c.Nodes.Attach(ctx)
+	s, err := c.Nodes.Attach(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

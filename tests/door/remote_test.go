@@ -58,7 +58,6 @@ func openRemote(t *testing.T, s *rpc.Server) *remoteDoor {
 		_ = g.Serve(ports.Limit(l)) // it ends with Stop
 	}()
 	r := &remoteDoor{cert: cert, addr: l.Addr().String()}
-	//nolint:gosec // the test knows who listens
 	r.conn, err = grpc.NewClient("passthrough:///"+r.addr, grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{InsecureSkipVerify: true})))
 	if err != nil {
 		t.Fatal(err)
@@ -167,7 +166,6 @@ func TestRemoteRole(t *testing.T) {
 // waits for the body nor takes it.
 func TestRemoteBodyBeforeCredentials(t *testing.T) {
 	h := newHouse(t)
-	//nolint:gosec // the test knows who listens
 	c, err := tls.Dial("tcp", h.remote.addr, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
 	if err != nil {
 		t.Fatal(err)
@@ -243,7 +241,6 @@ func TestRemoteManyRefusals(t *testing.T) {
 // told so.
 func TestTLSPort(t *testing.T) {
 	d := hanzodtest.Start(t, hanzodtest.Options{TLS: true, GRPC: true})
-	//nolint:gosec // VerifyConnection pins
 	cfg := &tls.Config{InsecureSkipVerify: true, VerifyConnection: func(s tls.ConnectionState) error {
 		if got := client.Fingerprint(s.PeerCertificates[0].Raw); got != d.TLSFingerprint() {
 			return errors.New("another certificate: " + got)

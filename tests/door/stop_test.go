@@ -19,7 +19,6 @@ func TestStopWithStrangers(t *testing.T) {
 		}
 		defer c.Close()
 	}
-	//nolint:gosec // the test knows who listens
 	c, err := tls.Dial("tcp", d.GRPCAddress(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
 	if err != nil {
 		t.Fatal(err)

@@ -301,10 +301,10 @@ type proxy struct {
 	l  net.Listener
 	wg sync.WaitGroup
 
-	mu               sync.Mutex
-	network, addr    string
-	silent, unplaced bool
-	conns            []net.Conn
+	mu            sync.Mutex
+	network, addr string
+	silent        bool
+	conns         []net.Conn
 }
 
 func newProxy(t *testing.T, unix bool) *proxy {
