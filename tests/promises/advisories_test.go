@@ -627,7 +627,12 @@ func TestIdsOfOthers(t *testing.T) {
 		_, err := a.local().Nodes.Invoke(a.ctx(), &nodesv1.InvokeRequest{NodeId: victim.ID, Command: "system.which"})
 		answered <- err
 	}()
-	id := <-invoked
+	var id string
+	select {
+	case id = <-invoked:
+	case <-time.After(attackTime):
+		t.Fatal("the call did not reach the node")
+	}
 	thief := newDevice(t)
 	o = a.options(thief)
 	o.Client = dial.Client{ID: "node-host", Mode: "node", Platform: "linux"}

@@ -297,8 +297,18 @@ type frame struct {
 	}
 }
 
-// socket opens a WebSocket by hand and reads the challenge; nil with the status when it is refused.
+// socket opens a WebSocket by hand and reads the challenge.
 func (a *attacked) socket(path string, header http.Header) (*websocket.Conn, string, int) {
+	a.t.Helper()
+	ws, nonce, code := a.upgrade(path, header)
+	if ws == nil {
+		a.t.Fatalf("the upgrade is answered %d", code)
+	}
+	return ws, nonce, code
+}
+
+// upgrade is socket that returns nil with the status when it is refused.
+func (a *attacked) upgrade(path string, header http.Header) (*websocket.Conn, string, int) {
 	a.t.Helper()
 	o := &websocket.DialOptions{HTTPHeader: header.Clone(), HTTPClient: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
 	if host := header.Get("Host"); host != "" {
