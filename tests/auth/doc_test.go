@@ -57,6 +57,7 @@ type hello struct {
 	device                       string // the name that its key is made of
 	header                       []string
 	path                         string
+	client                       *http.Client // nil for one without TLS
 }
 
 var allScopes = []string{"operator.admin", "operator.read", "operator.write", "operator.approvals", "operator.pairing"}
@@ -130,7 +131,7 @@ func (h hello) try(url string) (*conn, error) {
 	if h.role == "" {
 		h.role = "operator"
 	}
-	opts := &websocket.DialOptions{HTTPHeader: http.Header{}}
+	opts := &websocket.DialOptions{HTTPHeader: http.Header{}, HTTPClient: h.client}
 	for _, line := range h.header {
 		name, value, _ := strings.Cut(line, ": ")
 		if name == "Host" {
