@@ -149,7 +149,8 @@ func npmInstall(npm, dir string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), installTimeout)
 	defer cancel()
 	c := exec.CommandContext(ctx, npm, "install", "--ignore-scripts", "--legacy-peer-deps",
-		"--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error")
+		"--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error",
+		"--fetch-retry-mintimeout=2000", "--fetch-retry-maxtimeout=10000") // else it takes minutes to say that there is no network
 	var out bytes.Buffer
 	c.Dir, c.Stdout, c.Stderr = dir, &out, &out
 	c.WaitDelay = time.Second
