@@ -258,6 +258,9 @@ func TestCLINodePairing(t *testing.T) {
 	first, second := request("node-1"), request("node-2")
 	u.ok(t, []string{first, second, "name of node-1"}, "nodes", "pending")
 	u.ok(t, []string{"Pending: 2"}, "nodes", "list")
+	if text := ctl(t, d, "nodes", "pending"); !strings.Contains(text, "name of node-1") || !strings.Contains(text, "name of node-2") {
+		t.Errorf("hanzoctl lists other requests:\n%s", text)
+	}
 	want(t, u.json(t, "nodes", "approve", first), "node-1", "node", "nodeId")
 	want(t, u.json(t, "nodes", "reject", second), "node-2", "nodeId")
 	u.refused(t, []string{"unknown requestId"}, "nodes", "approve", first)

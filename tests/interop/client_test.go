@@ -230,17 +230,22 @@ func (c *client) nodeHost(tb testing.TB, port int, name string, keep bool) *work
 		"--port", strconv.Itoa(port), "--display-name", name))
 }
 
-// theirGateway starts the client's gateway and waits until it serves.
+// theirGateway starts the client's gateway in token mode and waits until it serves.
 func theirGateway(tb testing.TB, token string) (c *client, port int, w *worker) {
 	tb.Helper()
+	c, port = theirUser(tb, map[string]any{"mode": "token", "token": token})
+	return c, port, startGateway(tb, c, port)
+}
+
+// theirUser makes a user who has a gateway to run on a free port.
+func theirUser(tb testing.TB, auth map[string]any) (c *client, port int) {
+	tb.Helper()
 	port = proc.FreePort(tb)
-	c = userOf(tb, port, token, map[string]any{
-		"gateway": map[string]any{"mode": "local", "bind": "loopback", "auth": map[string]any{"mode": "token", "token": token}},
+	return newClient(tb, map[string]any{
+		"gateway": map[string]any{"mode": "local", "bind": "loopback", "port": port, "auth": auth},
 		"browser": map[string]any{"enabled": false}, // it would listen on a port that nobody reserved
 		"agents":  map[string]any{"defaults": map[string]any{"heartbeat": map[string]any{"every": "0m"}}},
-	})
-	w = startGateway(tb, c, port)
-	return c, port, w
+	}), port
 }
 
 // startGateway starts the gateway of a user and waits until it serves.

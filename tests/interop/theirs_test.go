@@ -139,6 +139,20 @@ func TestTheirGatewayDial(t *testing.T) {
 			}
 		})
 	}
+	t.Run("password", func(t *testing.T) {
+		const password = "proc-password-83b1c07d"
+		u, port := theirUser(t, map[string]any{"mode": "password", "password": password})
+		startGateway(t, u, port)
+		o := theirOperator(port, proc.Device(t))
+		o.Auth = dial.Auth{Password: password}
+		proc.Call(t, proc.Connect(t, o), "health", nil)
+		o.Auth.Password = "wrong"
+		ctx, cancel := context.WithTimeout(context.Background(), proc.Patience)
+		defer cancel()
+		if _, err := dial.Dial(ctx, o); err == nil || !strings.Contains(err.Error(), "unauthorized") {
+			t.Errorf("the wrong password: %v", err)
+		}
+	})
 	t.Run("wrong token", func(t *testing.T) {
 		o := theirOperator(port, nil)
 		o.Auth.Token = "wrong"
