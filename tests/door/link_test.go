@@ -559,3 +559,24 @@ func TestAttachWithoutCredentials(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestLinkWithPassword: where the gateway has a password, that is what a node presents.
+func TestLinkWithPassword(t *testing.T) {
+	const password = "a-password-123456"
+	d := hanzodtest.Start(t, hanzodtest.Options{GRPC: true, Config: map[string]any{
+		"gateway": map[string]any{"auth": map[string]any{"mode": "password", "password": password}},
+	}})
+	w := &linkWorld{Daemon: d, t: t}
+	w.op = w.client(client.Options{Socket: d.Socket()})
+	k, reg := newDeviceKey("with a password"), registration()
+	l := w.mustAttach(w.away(password), client.NodeOptions{Registration: reg, Prove: k.prove(reg, password)})
+	if l.Welcome().GetNodeId() != k.id {
+		t.Errorf("%v", l.Welcome())
+	}
+	if out, err := w.invoke(k.id, "x"); out != "x" || err != nil {
+		t.Errorf("%q, %v", out, err)
+	}
+	if _, err := w.attach(w.away("wrong"), client.NodeOptions{}); codeOf(err) != "identity.bearer" {
+		t.Errorf("%v", err)
+	}
+}
