@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
-	"strings"
 	"sync"
 	"time"
 
@@ -89,17 +88,7 @@ func (c *conn) scopedCanvas(base string) (url, token string, expires time.Time, 
 	if token, expires, err = c.door.caps.mint(c, c.door.cfg.Now()); err != nil {
 		return "", "", time.Time{}, err
 	}
-	marker := "/__openclaw__/cap/"
-	if ownBrand(c.caller.ClientID) {
-		marker = "/__bot__/cap/"
-	}
-	return base + marker + token, token, expires, nil
-}
-
-// ownBrand reports whether a client is one of the companion apps that carry Hanzo's name: they look
-// for another marker in canvas URLs (protocol.md §9).
-func ownBrand(clientID string) bool {
-	return strings.HasPrefix(clientID, "hanzo-") || strings.HasPrefix(clientID, "bot-") && clientID != "bot-control-ui"
+	return base + c.dialect.CanvasMarker() + token, token, expires, nil
 }
 
 // refreshCanvas is node.canvas.capability.refresh (nodes-approvals.md §2.8).

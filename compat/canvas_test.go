@@ -82,13 +82,3 @@ func TestCapabilitiesAtOnce(t *testing.T) {
 		t.Errorf("%d and %d are kept", len(caps.byHash), len(caps.byConn))
 	}
 }
-
-func TestOwnBrand(t *testing.T) {
-	for id, want := range map[string]bool{
-		"hanzo-bot-ios": true, "bot-macos": true, "bot-android": true, "openclaw-ios": false, "bot-control-ui": false, "node-host": false, "": false,
-	} {
-		if ownBrand(id) != want {
-			t.Errorf("%s: %v", id, !want)
-		}
-	}
-}

@@ -37,6 +37,7 @@ type conn struct {
 
 	// caller and what follows are set by the handshake, before any other goroutine knows the
 	// connection.
+	dialect     wire.Dialect
 	caller      identity.Caller
 	presenceKey string
 	node        *nodes.Attachment
@@ -272,6 +273,7 @@ func (c *conn) abort() { _ = c.nc.Close() }
 
 // Invoke implements nodes.Link.
 func (c *conn) Invoke(r nodes.Request) error {
+	r.Params = c.dialect.InvokeParams(r.Params)
 	payload, err := encodeInvoke(r)
 	if err != nil {
 		return err

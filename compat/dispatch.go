@@ -109,7 +109,7 @@ func (d *Door) bind() map[string]binding {
 		"node.rename":        waiting(unary(methods.NodeRenameFromLegacy, n.Rename, methods.NodeRenameToLegacy)),
 		"node.invoke":        starting(waiting(unary(methods.NodeInvokeFromLegacy, n.Invoke, methods.NodeInvokeToLegacy)), d.startInvoke),
 		"node.invoke.result": forgiving(unary(methods.NodeResultFromLegacy, n.Result, methods.NodeResultToLegacy), methods.NormalizeNodeResult),
-		"node.event":         starting(waiting(forgiving(unary(methods.NodeEventFromLegacy, n.Event, methods.NodeEventToLegacy), methods.NormalizeNodeEvent)), d.takeEvent),
+		"node.event":         starting(waiting(unary(methods.NodeEventFromLegacy, n.Event, methods.NodeEventToLegacy)), d.takeEvent),
 		"push.test":          waiting(unary(methods.PushTestFromLegacy, n.TestPush, methods.PushTestToLegacy)),
 		"skills.bins":        unary(methods.SkillBinsFromLegacy, n.SkillBins, methods.SkillBinsToLegacy),
 		"voicewake.get":      unary(methods.VoiceWakeFromLegacy, n.VoiceWake, methods.VoiceWakeToLegacy),
@@ -241,7 +241,7 @@ func (c *conn) dispatch(req wire.Request) bool {
 	if b.normalize != nil {
 		r.params = b.normalize(r.params)
 	}
-	if problem := schema.Check(req.Method, r.params); problem != "" {
+	if problem := schema.Check(req.Method, c.dialect.Frozen(req.Method, r.params)); problem != "" {
 		r.fail(wire.ErrorShape{Code: codeInvalid, Message: problem}, errs.Invalid)
 		return true
 	}

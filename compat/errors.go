@@ -79,6 +79,7 @@ func platform(e *errs.Error) string {
 type nodeErrorShape struct {
 	Code    wire.Opt[string] `json:"code,omitzero"`
 	Message wire.Opt[string] `json:"message,omitzero"`
+	Details wire.Raw         `json:"details,omitzero"`
 }
 
 type nodeErrorDetails struct {
@@ -88,7 +89,7 @@ type nodeErrorDetails struct {
 func nodeFault(code, message string) wire.ErrorShape {
 	return wire.ErrorShape{
 		Code: codeUnavailable, Message: code + ": " + message,
-		Details: wire.MustMarshal(nodeErrorDetails{wire.Some(nodeErrorShape{wire.Some(code), wire.Some(message)})}),
+		Details: wire.MustMarshal(nodeErrorDetails{wire.Some(nodeErrorShape{Code: wire.Some(code), Message: wire.Some(message)})}),
 	}
 }
 
@@ -117,7 +118,7 @@ func nodeFailed(e *errs.Error) wire.ErrorShape {
 	}
 	return wire.ErrorShape{
 		Code: codeUnavailable, Message: message,
-		Details: wire.MustMarshal(nodeErrorDetails{wire.Some(nodeErrorShape{optOf(own.Code), optOf(own.Message)})}),
+		Details: wire.MustMarshal(nodeErrorDetails{wire.Some(nodeErrorShape{optOf(own.Code), optOf(own.Message), own.Details})}),
 	}
 }
 

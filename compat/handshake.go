@@ -122,14 +122,17 @@ func (c *conn) connect(req wire.Request) *refusal {
 	if req.Method != "connect" {
 		return refuse("invalid handshake: first request must be connect")
 	}
-	if problem := schema.Check("connect", req.Params); problem != "" {
+	c.dialect = wire.Negotiate(req.Params)
+	params := c.dialect.Frozen("connect", req.Params)
+	if problem := schema.Check("connect", params); problem != "" {
 		return refuse(problem)
 	}
 	var p connectParams
-	if err := wire.Decode(req.Params, &p); err != nil {
+	if err := wire.Decode(params, &p); err != nil {
 		return refuse("invalid connect params: " + err.Error())
 	}
-	if p.MinProtocol > Protocol || p.MaxProtocol < Protocol {
+	p.Client.Version = c.dialect.ClientVersion(req.Params)
+	if c.dialect.Version == Protocol && (p.MinProtocol > Protocol || p.MaxProtocol < Protocol) {
 		return &refusal{
 			wire.ErrorShape{Code: codeInvalid, Message: "protocol mismatch", Details: wire.Raw(`{"expectedProtocol":` + strconv.Itoa(Protocol) + `}`)},
 			websocket.StatusProtocolError,
@@ -140,7 +143,7 @@ func (c *conn) connect(req wire.Request) *refusal {
 		return refuse("invalid role")
 	}
 	browser := p.controlUI() || p.webchat()
-	if !c.peer.originAllowed(browser) {
+	if !c.peer.originAllowed(browser, c.dialect.OwnOrigin()) {
 		return refuse("origin not allowed (open the Control UI from the gateway host or allow it in gateway.controlUi.allowedOrigins)")
 	}
 	ctx, cancel := context.WithTimeout(c.ctx, handshakeTimeout)
@@ -156,11 +159,11 @@ func (c *conn) connect(req wire.Request) *refusal {
 func (c *conn) attempt(p connectParams, role identity.Role) identity.Attempt {
 	auth := p.Auth.Or(authParams{})
 	a := identity.Attempt{
-		Role: role, ClientID: p.Client.ID, ClientMode: p.Client.Mode,
+		Role: role, ClientID: c.dialect.ClientID, ClientMode: p.Client.Mode,
 		DisplayName: p.Client.DisplayName.Or(""), Platform: p.Client.Platform,
 		DeviceFamily: p.Client.DeviceFamily.Or(""),
 		Token:        auth.Token.Or(""), DeviceToken: auth.DeviceToken.Or(""), Password: auth.Password.Or(""),
-		Nonce: c.nonce, Peer: c.peer.Peer,
+		Nonce: c.nonce, Unchallenged: c.dialect.Unchallenged(), Peer: c.peer.Peer,
 		ControlUI: p.controlUI(), Webchat: p.webchat(),
 	}
 	for _, s := range p.Scopes {
@@ -168,7 +171,7 @@ func (c *conn) attempt(p connectParams, role identity.Role) identity.Attempt {
 	}
 	if d, ok := p.Device.Get(); ok {
 		a.Device = &identity.Proof{
-			ID: d.ID, PublicKey: d.PublicKey, Signature: d.Signature, SignedAt: int64(d.SignedAt), Nonce: d.Nonce,
+			ID: d.ID, PublicKey: d.PublicKey, Signature: d.Signature, SignedAt: int64(d.SignedAt), Nonce: c.dialect.Nonce(d.Nonce),
 		}
 	}
 	return a
@@ -188,17 +191,17 @@ func (c *conn) notAdmitted(err error, a identity.Attempt) *refusal {
 // admitted makes the caller, registers it everywhere and greets it.
 func (c *conn) admitted(id string, p connectParams, role identity.Role, adm identity.Admission) *refusal {
 	d := c.door
-	instance := strings.TrimSpace(p.Client.InstanceID.Or(""))
+	instance := c.dialect.InstanceID(strings.TrimSpace(p.Client.InstanceID.Or("")))
 	c.caller = identity.Caller{
 		Door: identity.DoorLegacy, Role: role, DeviceID: adm.DeviceID, Paired: adm.Paired, TokenID: adm.TokenID, ConnID: c.id,
-		Principal: cmp.Or(adm.Principal, "conn:"+c.id), ClientID: p.Client.ID, ClientMode: p.Client.Mode,
+		Principal: cmp.Or(adm.Principal, "conn:"+c.id), ClientID: c.dialect.ClientID, ClientMode: p.Client.Mode,
 		DisplayName: p.Client.DisplayName.Or(""), Local: c.peer.Local, RemoteIP: c.peer.reported,
 	}
 	if role == identity.RoleOperator {
 		c.caller.Scopes = adm.Scopes
 	} else {
 		var err error
-		if c.caller.NodeID, err = nodes.ID(adm.DeviceID, instance, p.Client.ID); err != nil {
+		if c.caller.NodeID, err = nodes.ID(adm.DeviceID, instance, c.dialect.ClientID); err != nil {
 			return &refusal{shapeOf(err), websocket.StatusPolicyViolation}
 		}
 	}
@@ -225,7 +228,7 @@ func (c *conn) admitted(id string, p connectParams, role identity.Role, adm iden
 		d.cfg.Nodes.Saw(instance)
 	}
 	c.presenceKey = d.cfg.Presence.Join(system.Party{
-		ConnID: c.id, DeviceID: adm.DeviceID, InstanceID: instance, ClientID: p.Client.ID, Mode: p.Client.Mode,
+		ConnID: c.id, DeviceID: adm.DeviceID, InstanceID: instance, ClientID: c.dialect.ClientID, Mode: p.Client.Mode,
 		DisplayName: c.caller.DisplayName, Version: p.Client.Version, Platform: adm.Platform,
 		DeviceFamily: adm.DeviceFamily, ModelIdentifier: p.Client.ModelIdentifier.Or(""), IP: c.peer.reported,
 		Role: role, Scopes: c.caller.Scopes,
@@ -234,12 +237,12 @@ func (c *conn) admitted(id string, p connectParams, role identity.Role, adm iden
 	if err != nil {
 		return &refusal{shapeOf(err), websocket.StatusPolicyViolation}
 	}
-	c.release(hello)
+	c.release(hello...)
 	if role == identity.RoleNode {
 		c.greet()
 	}
 	d.cfg.System.RefreshHealth()
-	d.cfg.Log.Info("a client connected", "role", string(role), "client", p.Client.ID, "mode", p.Client.Mode,
+	d.cfg.Log.Info("a client connected", "role", string(role), "client", c.dialect.ClientID, "mode", p.Client.Mode,
 		"conn", c.id, "device", adm.DeviceID, "ip", c.peer.reported)
 	if p.controlUI() && adm.DeviceID == "" {
 		d.cfg.Log.Warn("the Control UI was let in without a device, as gateway.controlUi or the trusted proxy allow: whoever has its secret or its session has the gateway",
@@ -367,16 +370,16 @@ const noPresence = `"presence":[]`
 
 // hello writes the answer to connect: hello-ok (protocol.md §3.3). The presence table, by far the
 // largest part of it, is made of rows that all clients share: thousands may connect at once.
-func (c *conn) hello(id string, adm identity.Admission) (frame, error) {
+func (c *conn) hello(id string, adm identity.Admission) ([]frame, error) {
 	d := c.door
 	canvas, err := c.canvasURL()
 	if err != nil {
-		return frame{}, errs.Wrap(errs.Internal, "make a canvas capability", err)
+		return nil, errs.Wrap(errs.Internal, "make a canvas capability", err)
 	}
 	versions := d.cfg.System.Versions() // before the table: it shows these changes at least
 	rows := d.rows.table(c.seen(d.cfg.Presence.List()))
 	out := helloOK{
-		Type: "hello-ok", Protocol: Protocol,
+		Type: "hello-ok", Protocol: c.dialect.Version,
 		Server:   helloServer{Version: d.cfg.Version, ConnID: c.id},
 		Features: features(),
 		Snapshot: helloSnapshot{
@@ -402,15 +405,25 @@ func (c *conn) hello(id string, adm identity.Admission) (frame, error) {
 		slices.Sort(auth.Scopes)
 		out.Auth = wire.Some(auth)
 	}
-	text := wire.AppendResult(make([]byte, 0, helloRoom), id, []byte("0"))
-	if text, err = wire.AppendValue(text[:len(text)-len("0}")], &out); err != nil {
-		return frame{}, err
+	payload, err := wire.AppendValue(make([]byte, 0, helloRoom), &out)
+	if err != nil {
+		return nil, err
 	}
-	text = append(text, '}')
-	at := bytes.Index(text, []byte(noPresence)) + len(noPresence) - len("]")
-	f := frame{own: text[:at], more: &more{shared: rows, end: text[at:], size: len(text) - at}}
+	at := bytes.Index(payload, []byte(noPresence)) + len(noPresence) - len("]")
+	before := wire.AppendResult(make([]byte, 0, helloRoom), id, payload[:at])
+	before = before[:len(before)-len("}")]
+	frames := []frame{withRows(before, rows, append(payload[at:], '}'))}
+	if c.dialect.BareHello() {
+		frames = append([]frame{withRows(payload[:at:at], rows, payload[at:])}, frames...)
+	}
+	return frames, nil
+}
+
+// withRows is a message with the rows in its middle.
+func withRows(before []byte, rows [][]byte, end []byte) frame {
+	f := frame{own: before, more: &more{shared: rows, end: end, size: len(end)}}
 	for _, r := range rows {
 		f.more.size += len(r)
 	}
-	return f, nil
+	return f
 }

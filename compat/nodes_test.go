@@ -76,13 +76,13 @@ func TestCopiesForSubscribers(t *testing.T) {
 	})
 }
 
-// payloadJSON may be null; what a node reports stays in order.
+// payloadJSON of a companion app may be null; what a node reports stays in order.
 func TestNodeEvents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		sub := w.bus.Subscribe(func(e events.Event) bool { return e.Name == "node.event" || e.Name == "node.exec" })
 		defer sub.Close()
-		c := w.node("n")
+		c, _ := w.connect(hello{role: "node", id: "hanzo-bot-ios", mode: "node", instance: "n"})
 		for _, p := range []string{
 			`{"event":"made.up","payloadJSON":null}`, `{"payloadJSON":null,"event":"made.up","payload":{"a":1}}`,
 		} {

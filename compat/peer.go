@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"syscall"
@@ -38,15 +39,31 @@ func upgradeOf(rules *peer.Rules, r *http.Request) upgrade {
 // the browser ones when it is of the host that it asks: apps that show web pages send such an Origin.
 // The original does not look at the origin there, which lets any page connect through the proxy with
 // what the proxy knows of its user.
-func (u *upgrade) originAllowed(browser bool) bool {
+//
+// ownOrigin is a client that sends the address it connects to as its Origin. It may where that is the
+// address of a machine: a web page can get there by a name of its own that leads here, but not by a
+// number unless it came from here.
+func (u *upgrade) originAllowed(browser, ownOrigin bool) bool {
 	switch {
 	case !u.page.Present:
 		return !browser
 	case u.page.MayConnect():
 		return true
+	case u.page.SameHost && ownOrigin && numbered(u.host):
+		return true
 	default:
 		return u.page.SameHost && u.Forwarded && !browser
 	}
+}
+
+// numbered reports whether a Host header names a machine by its address.
+func numbered(host string) bool {
+	name, ok := peer.Hostname(host)
+	if !ok {
+		return false
+	}
+	_, err := netip.ParseAddr(name)
+	return err == nil || peer.LoopbackName(name)
 }
 
 func firstProtocol(header string) []string {

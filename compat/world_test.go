@@ -94,7 +94,8 @@ type worldOptions struct {
 	mode     identity.AuthMode
 	nameless bool // the names of nodes cannot be read
 	budget   int64
-	tcp      bool // over real sockets
+	tcp      bool     // over real sockets
+	allow    []string // commands of nodes beside the usual ones
 }
 
 func newWorld(tb testing.TB, opts ...worldOptions) *world {
@@ -128,7 +129,7 @@ func newWorld(tb testing.TB, opts ...worldOptions) *world {
 		}
 	}
 	w.nodes = nodes.New(nodes.Config{
-		Policy: nodes.NewPolicy(nil, nil), Guard: app, Paired: nobody{}, Store: names, Bus: w.bus, Now: time.Now,
+		Policy: nodes.NewPolicy(o.allow, nil), Guard: app, Paired: nobody{}, Store: names, Bus: w.bus, Now: time.Now,
 	})
 	app.SetNodes(w.nodes)
 	presence := system.NewPresence(system.Presence{Host: "gw", Mode: "gateway", Reason: "self"}, time.Now)

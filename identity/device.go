@@ -113,7 +113,7 @@ type Signed struct {
 	DeviceFamily string
 }
 
-// Payload returns the text that a device signs, version "v3" or "v2".
+// Payload returns the text that a device signs, version "v3", "v2" or "v1".
 func (f Signed) Payload(version string) string {
 	scopes := make([]string, len(f.Scopes))
 	for i, s := range f.Scopes {
@@ -121,7 +121,10 @@ func (f Signed) Payload(version string) string {
 	}
 	parts := []string{
 		version, f.DeviceID, f.ClientID, f.ClientMode, string(f.Role), strings.Join(scopes, ","),
-		strconv.FormatInt(f.SignedAt, 10), f.Token, f.Nonce,
+		strconv.FormatInt(f.SignedAt, 10), f.Token,
+	}
+	if version != "v1" {
+		parts = append(parts, f.Nonce)
 	}
 	if version == "v3" {
 		parts = append(parts, NormalMetadata(f.Platform), NormalMetadata(f.DeviceFamily))
@@ -130,7 +133,7 @@ func (f Signed) Payload(version string) string {
 }
 
 // ambiguous reports whether a field holds a separator of the payload, so that other fields would
-// sign alike. The token may hold one: it stands between a number and a nonce of ours.
+// sign alike. The token may hold one: it stands between a number and a nonce of ours, or at the end.
 func (f Signed) ambiguous() bool {
 	for _, s := range f.Scopes {
 		if s == "" || strings.ContainsAny(string(s), "|,") { // one empty scope reads as none

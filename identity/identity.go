@@ -84,6 +84,14 @@ type Caller struct {
 	RemoteIP string
 }
 
+// LooksLikeDevice reports whether a text has the form of a device id, a SHA-256 in hex, whatever its
+// letters' case. Who names itself so without a proof is taken at its word nowhere.
+func LooksLikeDevice(id string) bool {
+	return len(id) == 64 && !strings.ContainsFunc(id, func(r rune) bool {
+		return (r < '0' || r > '9') && (r < 'a' || r > 'f') && (r < 'A' || r > 'F')
+	})
+}
+
 // Has reports whether an operator holds the scope. Admin holds every scope, write implies read. A
 // node holds none.
 func (c Caller) Has(s Scope) bool {

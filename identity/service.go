@@ -62,6 +62,8 @@ type Service struct {
 	tokens map[[sha256.Size]byte]tokenRef
 	// nodes are the paired devices with the role node.
 	nodes map[string]Device
+
+	once *onceSet
 }
 
 type tokenRef struct {
@@ -77,6 +79,7 @@ func New(store Store, auth Auth, pub Publisher, now func() time.Time) (*Service,
 		invites: map[string]Invite{},
 		tokens:  map[[sha256.Size]byte]tokenRef{},
 		nodes:   map[string]Device{},
+		once:    newOnceSet(now()),
 	}
 	s.makeLimits()
 	devices, err := store.Devices()
@@ -176,6 +179,8 @@ type Attempt struct {
 	Device *Proof
 	// Nonce is the challenge of this connection.
 	Nonce string
+	// Unchallenged says that the client is of a kind that may sign without it.
+	Unchallenged bool
 	// Peer is where it comes from.
 	Peer Peer
 	// Owner says that the door has verified the daemon's own user, which could read the shared secret
@@ -246,10 +251,10 @@ func (s *Service) admit(ctx context.Context, a Attempt) (Admission, error) {
 	if token == "" {
 		token = a.DeviceToken
 	}
-	key, err := a.Device.Verify(Signed{
+	key, err := s.verify(a, Signed{
 		ClientID: a.ClientID, ClientMode: a.ClientMode, Role: a.Role, Scopes: a.Scopes,
 		Token: token, Platform: a.Platform, DeviceFamily: a.DeviceFamily,
-	}, a.Nonce, s.now())
+	})
 	if err != nil {
 		return Admission{}, err
 	}

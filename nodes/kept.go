@@ -198,7 +198,7 @@ func sizeOf(a answer) int {
 			case string:
 				n += len(v)
 			case NodeError:
-				n += len(deref(v.Code)) + len(deref(v.Message))
+				n += len(deref(v.Code)) + len(deref(v.Message)) + len(v.Details)
 			}
 		}
 	}

@@ -9,7 +9,6 @@ package nodes
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	"github.com/hanzoai/hanzod/errs"
@@ -49,21 +48,14 @@ func ID(deviceID, instanceID, clientID string) (string, error) {
 	switch {
 	case deviceID != "":
 		return deviceID, nil
-	case deviceLike(instanceID):
+	case identity.LooksLikeDevice(instanceID):
 		return "", ErrDeviceClaimed
 	case instanceID != "":
 		return instanceID, nil
-	case deviceLike(trim(clientID)): // some doors take any text for it
+	case identity.LooksLikeDevice(trim(clientID)): // some doors take any text for it
 		return "", ErrDeviceClaimed
 	}
 	return clientID, nil
-}
-
-// deviceLike reports whether an id has the form of a device id: a SHA-256 in hex.
-func deviceLike(id string) bool {
-	return len(id) == 64 && !strings.ContainsFunc(id, func(r rune) bool {
-		return (r < '0' || r > '9') && (r < 'a' || r > 'f') && (r < 'A' || r > 'F')
-	})
 }
 
 // Link is one live connection of a node, made by a door. Its methods may be called concurrently.
@@ -92,6 +84,8 @@ type NodeError struct {
 	// Code and Message are nil when the node left them out.
 	Code    *string
 	Message *string
+	// Details is JSON text, nil for none.
+	Details []byte
 }
 
 // Guard decides on privileged commands and may rewrite their parameters. It is satisfied by

@@ -74,6 +74,9 @@ func (t *PresenceTable) Join(p Party) (key string) {
 	if e.Host == "" {
 		e.Host = p.ClientID
 	}
+	if p.DeviceID == "" && identity.LooksLikeDevice(p.InstanceID) {
+		p.InstanceID = "" // it would stand in the place of that device
+	}
 	if e.InstanceID == "" {
 		e.InstanceID = p.InstanceID
 	}

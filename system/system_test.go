@@ -586,3 +586,21 @@ func TestFollowLongLine(t *testing.T) {
 		t.Errorf("a line of %d bytes", most)
 	}
 }
+
+// Who only says that it is a device does not stand in that device's place.
+func TestPresenceOfAClaimedDevice(t *testing.T) {
+	p := NewPresence(Presence{Host: "gw"}, time.Now)
+	id := strings.Repeat("ab", 32)
+	device := p.Join(Party{ConnID: "1", DeviceID: id, ClientID: "device", Mode: "ui", IP: "192.0.2.1"})
+	for i, claim := range []string{id, strings.ToUpper(id)} {
+		other := p.Join(Party{ConnID: fmt.Sprint("c", i), InstanceID: claim, ClientID: "other", Mode: "ui"})
+		if other == device {
+			t.Error("the claim has the entry of the device")
+		}
+	}
+	for _, e := range p.List() {
+		if e.Host == "device" && (e.IP != "192.0.2.1" || e.InstanceID != id) || e.Host == "other" && e.InstanceID != "" {
+			t.Errorf("%+v", e)
+		}
+	}
+}

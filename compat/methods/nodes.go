@@ -162,6 +162,7 @@ func NodeInvokeToLegacy(out nodes.InvokeOut) any {
 type nodeErrorParams struct {
 	Code    wire.Opt[string] `json:"code"`
 	Message wire.Opt[string] `json:"message"`
+	Details wire.Value       `json:"details"` // of nodes that speak version 1
 }
 
 type nodeResultParams struct {
@@ -228,6 +229,9 @@ func NodeResultFromLegacy(p wire.Value) (nodes.ResultIn, error) {
 	}
 	if e, ok := in.Error.Get(); ok {
 		out.Error = &nodes.NodeError{Code: ptr(e.Code), Message: ptr(e.Message)}
+		if e.Details.Exists() && !e.Details.IsNull() {
+			out.Error.Details = wire.Stringify(e.Details)
+		}
 	}
 	return out, nil
 }
@@ -258,35 +262,6 @@ func NodeEventFromLegacy(p wire.Value) (nodes.EventIn, error) {
 		out.Payload = wire.Stringify(in.Payload)
 	}
 	return out, nil
-}
-
-// NormalizeNodeEvent takes a payloadJSON of null for an absent one: several clients send it for
-// events without a payload.
-func NormalizeNodeEvent(p wire.Value) wire.Value {
-	if text, ok := p.Get("payloadJSON"); !ok || !text.IsNull() {
-		return p
-	}
-	return without(p, "payloadJSON")
-}
-
-// without is an object less one key.
-func without(p wire.Value, key string) wire.Value {
-	out := []byte{'{'}
-	for k, v := range p.Members() {
-		if k == key {
-			continue
-		}
-		if len(out) > 1 {
-			out = append(out, ',')
-		}
-		out = append(wire.AppendString(out, k), ':')
-		out = wire.AppendStringify(out, v)
-	}
-	n, err := wire.Parse(append(out, '}'))
-	if err != nil {
-		return p
-	}
-	return n
 }
 
 // NodeEventToLegacy writes the result of node.event.
