@@ -89,6 +89,8 @@ func (c *conn) read(limit int) ([]byte, error) {
 	bp := scratch.Get().(*[]byte)
 	defer scratch.Put(bp)
 	buf, n := *bp, 0
+	up := upload{c: c}
+	defer up.done()
 	for {
 		if n == len(buf) {
 			// Grow a copy of its own: the pool keeps small buffers.
@@ -103,6 +105,10 @@ func (c *conn) read(limit int) ([]byte, error) {
 				copy(*big, buf)
 				buf = *big
 				continue
+			}
+			if limit != maxFirst && !up.grow(size) {
+				c.end(websocket.StatusTryAgainLater, "too many large messages at once")
+				return nil, errEnded
 			}
 			bigger := make([]byte, size)
 			copy(bigger, buf)
@@ -120,7 +126,10 @@ func (c *conn) read(limit int) ([]byte, error) {
 			return nil, err
 		}
 	}
-	data := append(make([]byte, 0, n), buf[:n]...)
+	data := buf[:n:n]
+	if n <= smallMessage { // the buffer is used again, or much larger than the message
+		data = append(make([]byte, 0, n), data...)
+	}
 	if typ == websocket.MessageText && !utf8.Valid(data) {
 		c.end(websocket.StatusInvalidFramePayloadData, "")
 		return nil, errEnded

@@ -72,6 +72,7 @@ type Door struct {
 	// large and refusals bound what strangers take.
 	large    large
 	refusals refusals
+	uploads  uploads
 	caps     *capabilities
 	budget   *events.Budget
 	stalls   stalls

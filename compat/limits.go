@@ -18,6 +18,14 @@ const (
 	maxLarge   = 256
 	largeHold  = time.Second
 	largeRetry = 20 * time.Millisecond
+	// smallMessage is what a message may take without asking once its client was let in. Larger ones share
+	// maxUploads bytes while they arrive, those of one device maxUploadsEach: two of the largest. Who finds
+	// no room waits for uploadWait; one may be on its way for uploadTime, which is for 0.7 Mbit/s.
+	smallMessage   = 64 << 10
+	maxUploads     = 512 << 20
+	maxUploadsEach = 2*maxPayload + 1<<20
+	uploadWait     = 10 * time.Second
+	uploadTime     = 5 * time.Minute
 	// maxRefusalLines is how many refusals are logged in refusalsEvery.
 	maxRefusalLines = 30
 	refusalsEvery   = time.Minute

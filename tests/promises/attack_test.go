@@ -370,7 +370,6 @@ func timeOf(t time.Time) *timestamppb.Timestamp { return timestamppb.New(t.Trunc
 func oldTLS(t *testing.T, addr string) {
 	t.Helper()
 	for _, version := range []uint16{tls.VersionTLS10, tls.VersionTLS11, tls.VersionTLS12} {
-		//nolint:gosec // the point of the test
 		c, err := tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true, MinVersion: version, MaxVersion: version, NextProtos: []string{"h2"}})
 		if err == nil {
 			_ = c.Close()

@@ -160,7 +160,6 @@ func TestR23NothingAnswersBeforeAuth(t *testing.T) {
 		}
 		for _, m := range methods {
 			// A connection of its own: one bears eight refusals.
-			//nolint:gosec // the test knows who listens
 			conn, err := grpc.NewClient("passthrough:///"+a.GRPCAddress(), grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{InsecureSkipVerify: true})))
 			if err != nil {
 				t.Fatal(err)

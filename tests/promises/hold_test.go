@@ -37,7 +37,6 @@ func TestP6NobodyHoldsAConnection(t *testing.T) {
 			}
 			defer func() { _ = c.Close() }()
 			if secure {
-				//nolint:gosec // the test knows who listens
 				tc := tls.Client(c, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
 				if err := tc.Handshake(); err != nil {
 					t.Errorf("%s: %v", name, err)
