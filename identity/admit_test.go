@@ -54,7 +54,13 @@ func (w *world) Publish(name string, payload any) {
 
 func newWorld(tb testing.TB, mode identity.AuthMode) *world {
 	tb.Helper()
-	w := &world{tb: tb, store: storetest.Open(tb), clock: time.UnixMilli(1700000000000)}
+	return worldOf(tb, storetest.Open(tb), mode)
+}
+
+// worldOf is a world with a store that is there already.
+func worldOf(tb testing.TB, st *store.Store, mode identity.AuthMode) *world {
+	tb.Helper()
+	w := &world{tb: tb, store: st, clock: time.UnixMilli(1700000000000)}
 	w.auth = identity.Auth{Mode: mode}
 	if mode != identity.AuthNone {
 		w.auth.Secret = secret("tok")

@@ -70,13 +70,14 @@ type (
 	}
 )
 
-// Approve lets a device in with what it asked for. The caller must hold that itself, or be an admin.
+// Approve lets a device in with what it asked for. The caller must hold all that the device has then, or be
+// an admin.
 func (s *Service) Approve(ctx context.Context, c Caller, in ApproveIn) (ApproveOut, error) {
 	p, err := s.open(in.RequestID)
 	if err != nil {
 		return ApproveOut{}, err
 	}
-	d, err := s.grant(ctx, p, false, func(tx Tx, t DeviceToken) (Audit, error) {
+	d, err := s.grant(ctx, p, false, func(tx Tx, d Device) (Audit, error) {
 		if err := check(tx, c); err != nil {
 			return Audit{}, err
 		}
@@ -84,8 +85,8 @@ func (s *Service) Approve(ctx context.Context, c Caller, in ApproveIn) (ApproveO
 			return Audit{}, ErrUnknownRequest
 		}
 		for _, r := range p.Roles {
-			// A request without scopes gets those that its token had.
-			if err := beyond(c.lacks(r, Union(p.Scopes, t.Scopes))); err != nil {
+			// What counts is what the device may do then: one that is let in again has what it had.
+			if err := beyond(c.lacks(r, Union(d.Scopes, d.Tokens[p.Role].Scopes))); err != nil {
 				return Audit{}, err
 			}
 		}

@@ -890,3 +890,72 @@ func TestNothingIsAnnouncedThatIsNotKept(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A token outlives everything that a client changes by itself in an upgrade or a downgrade, and one
+// that was lost comes back with the next connect by the shared secret (promises.md R12). A new name of
+// the system has to be approved, once, and takes nothing away meanwhile.
+func TestTokenOutlivesUpgrades(t *testing.T) {
+	w := newWorld(t, identity.AuthToken)
+	token := w.pair("d", identity.RoleOperator, "operator.read", "operator.write")
+	by := func(edit func(*identity.Attempt)) (identity.Admission, error) {
+		a := w.attempt("d", "operator.read")
+		a.Token, a.DeviceToken, a.Peer.Local = "", token, false
+		edit(&a)
+		return w.admit(a)
+	}
+	for name, edit := range map[string]func(*identity.Attempt){
+		"another client":           func(a *identity.Attempt) { a.ClientID = "cli" },
+		"another mode":             func(a *identity.Attempt) { a.ClientMode = "probe" },
+		"another name":             func(a *identity.Attempt) { a.DisplayName = "new" },
+		"no name":                  func(a *identity.Attempt) { a.DisplayName = "" },
+		"fewer scopes":             func(a *identity.Attempt) { a.Scopes = nil },
+		"more of what it has":      func(a *identity.Attempt) { a.Scopes = scopes{"operator.write"} },
+		"another case":             func(a *identity.Attempt) { a.Platform = "MACOS 15.3" },
+		"the token in both fields": func(a *identity.Attempt) { a.Token = token },
+	} {
+		adm, err := by(edit)
+		if err != nil || adm.Issued == nil || adm.Issued.Token != token {
+			t.Errorf("%s: %s", name, verdict(adm, err))
+		}
+	}
+	lost, err := w.admit(w.attempt("d", "operator.read"))
+	if err != nil || lost.Issued.Token != token {
+		t.Errorf("lost: %+v %v", lost.Issued, err)
+	}
+	upgrade := func(a *identity.Attempt) { a.Platform = "macOS 15.4" }
+	for range 3 {
+		if got := verdict(by(upgrade)); got != "pairing_required metadata-upgrade" {
+			t.Errorf("a new system: %s", got)
+		}
+	}
+	if adm, err := by(func(*identity.Attempt) {}); err != nil || adm.Issued.Token != token {
+		t.Errorf("back to the old system: %s", verdict(adm, err))
+	}
+	list, err := w.svc.List(context.Background(), identity.Internal())
+	if err != nil || len(list.Pending) != 1 || !list.Pending[0].Repair {
+		t.Fatalf("%+v %v", list.Pending, err)
+	}
+	if err := w.approve(identity.Internal(), list.Pending[0].RequestID); err != nil {
+		t.Fatal(err)
+	}
+	// By the token that it had: a device that was never given the shared secret has no other.
+	if adm, err := by(upgrade); err != nil || adm.Issued.Token != token {
+		t.Errorf("approved once: %s", verdict(adm, err))
+	}
+}
+
+// A device that is let in again has all that it had: who does not hold that, does not let it in.
+func TestApproveBoundsTheWholeDevice(t *testing.T) {
+	w := newWorld(t, identity.AuthToken)
+	w.pair("d", identity.RoleOperator, "operator.admin")
+	a := w.attempt("d", "operator.read")
+	a.Platform = "linux"
+	_, err := w.admit(a)
+	e, _ := errs.As(err)
+	if got := said(w.approve(operator("operator.pairing", "operator.read"), e.Field("requestId"))); got != "beyond_caller operator.admin" {
+		t.Error(got)
+	}
+	if err := w.approve(operator("operator.admin"), e.Field("requestId")); err != nil {
+		t.Error(err)
+	}
+}

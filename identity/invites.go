@@ -244,7 +244,7 @@ func (s *Service) Enroll(ctx context.Context, c Caller, in EnrollIn) (EnrollOut,
 	if err != nil {
 		return EnrollOut{}, err
 	}
-	d, err := s.grant(ctx, p, true, func(tx Tx, _ DeviceToken) (Audit, error) {
+	d, err := s.grant(ctx, p, true, func(tx Tx, _ Device) (Audit, error) {
 		if !tx.HasInvite(i.ID) || i.over(s.now()) { // used in the meantime
 			return Audit{}, ErrInvite
 		}

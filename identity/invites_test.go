@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hanzoai/hanzod/identity"
+	"github.com/hanzoai/hanzod/store"
 )
 
 func (w *world) invite(c identity.Caller, in identity.InviteIn) string {
@@ -85,10 +86,29 @@ func TestInvite(t *testing.T) {
 	}
 }
 
-// Of many who come with the same invite one gets in.
+// together holds writes back until all who come are there.
+type together struct {
+	*store.Store
+	coming sync.WaitGroup
+}
+
+func (s *together) ChangeDevices(ctx context.Context, f func(identity.Tx) error) error {
+	s.coming.Done()
+	s.coming.Wait()
+	return s.Store.ChangeDevices(ctx, f)
+}
+
+// Of many who come with the same invite at the same moment one gets in.
 func TestInviteOnce(t *testing.T) {
 	w := newWorld(t, identity.AuthToken)
 	secret := w.invite(identity.Internal(), identity.InviteIn{Role: "node"})
+	st := &together{Store: w.store}
+	st.coming.Add(20)
+	svc, err := identity.New(st, w.auth, w, func() time.Time { return w.clock })
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.svc = svc
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	got := map[string]int{}

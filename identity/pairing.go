@@ -71,7 +71,7 @@ func (s *Service) pair(ctx context.Context, a Attempt, key []byte, exists bool, 
 	if !p.Silent {
 		return Device{}, ErrPairingRequired.With("requestId", p.RequestID, "reason", reason)
 	}
-	d, err := s.grant(ctx, p, false, func(tx Tx, _ DeviceToken) (Audit, error) {
+	d, err := s.grant(ctx, p, false, func(tx Tx, _ Device) (Audit, error) {
 		if d, _, err := tx.Device(p.DeviceID); err != nil {
 			return Audit{}, err
 		} else if d.revoked(a.Role) { // meanwhile: that is no longer for the daemon to decide
@@ -227,9 +227,9 @@ func (s *Service) close(p Pairing) {
 }
 
 // grant records a device as paired and gives it a token (protocol.md §4.7, approval). Who asks for no
-// scopes keeps those that it had, unless exact. Allow has the last word, in the same transaction, and
-// says what the audit log holds of it.
-func (s *Service) grant(ctx context.Context, p Pairing, exact bool, allow func(Tx, DeviceToken) (Audit, error)) (Device, error) {
+// scopes keeps those that it had, unless exact. Allow sees what the device becomes and has the last
+// word, in the same transaction; it says what the audit log holds of it.
+func (s *Service) grant(ctx context.Context, p Pairing, exact bool, allow func(Tx, Device) (Audit, error)) (Device, error) {
 	token, err := newToken()
 	if err != nil {
 		return Device{}, err
@@ -247,12 +247,11 @@ func (s *Service) grant(ctx context.Context, p Pairing, exact bool, allow func(T
 		if d = granted(old, p, exact, token, now); len(d.ApprovedScopes) > maxScopes {
 			return ErrTooManyScopes
 		}
-		t := d.Tokens[p.Role]
-		row, err := allow(tx, t)
+		row, err := allow(tx, d)
 		if err != nil {
 			return err
 		}
-		row.At, row.DeviceID, row.Role, row.Scopes = now, d.ID, p.Role, t.Scopes
+		row.At, row.DeviceID, row.Role, row.Scopes = now, d.ID, p.Role, d.Tokens[p.Role].Scopes
 		if err := tx.PutDevice(d); err != nil {
 			return err
 		}
@@ -268,7 +267,7 @@ func (s *Service) grant(ctx context.Context, p Pairing, exact bool, allow func(T
 	return d, nil
 }
 
-// granted is the device after its request was approved. What a revocation took away from an operator
+// granted is the device after its request was approved. A token that does for it stays. What a revocation took away from an operator
 // does not come back with less being approved: it begins anew.
 func granted(old Device, p Pairing, exact bool, token string, now time.Time) Device {
 	d := old
