@@ -39,19 +39,23 @@ const (
 type DeviceServiceClient interface {
 	// ListDevices lists open pairing requests, newest first, and paired devices. Tokens are not shown.
 	ListDevices(ctx context.Context, in *ListDevicesRequest, opts ...grpc.CallOption) (*ListDevicesResponse, error)
-	// ApprovePairing lets a device in with what it asked for. The caller must hold that itself.
+	// ApprovePairing lets a device in with what it asked for. The caller must hold all that the device has
+	// then; only an admin lets nodes in. A request that grew in the meantime has another id.
 	ApprovePairing(ctx context.Context, in *ApprovePairingRequest, opts ...grpc.CallOption) (*ApprovePairingResponse, error)
 	// RejectPairing ends a request. The device may ask again.
 	RejectPairing(ctx context.Context, in *RejectPairingRequest, opts ...grpc.CallOption) (*RejectPairingResponse, error)
-	// RemoveDevice forgets a device and ends its live connections within a second.
+	// RemoveDevice forgets a device and ends its live connections within a second. The device may ask to
+	// be paired like any other; to keep it out, revoke its tokens.
 	RemoveDevice(ctx context.Context, in *RemoveDeviceRequest, opts ...grpc.CallOption) (*RemoveDeviceResponse, error)
 	// RotateToken replaces the token of a device for a role and shows the new one once. Its scopes are
-	// bounded by what was approved and by what the caller holds.
+	// bounded by what was approved and by what the caller holds. What the old one let in ends within a
+	// second.
 	RotateToken(ctx context.Context, in *RotateTokenRequest, opts ...grpc.CallOption) (*RotateTokenResponse, error)
 	// RevokeToken ends the use of a token. Live connections of the device in that role end within a
 	// second, and the device gets no other token before it is approved again or its token is rotated.
 	RevokeToken(ctx context.Context, in *RevokeTokenRequest, opts ...grpc.CallOption) (*RevokeTokenResponse, error)
-	// CreateInvite makes a secret that enrols one device, once, within a time.
+	// CreateInvite makes a secret that enrols one device, once, within a time. It gives no more than the
+	// caller holds; only an admin invites nodes.
 	CreateInvite(ctx context.Context, in *CreateInviteRequest, opts ...grpc.CallOption) (*CreateInviteResponse, error)
 	// Enroll pairs the device that presents an invite as its bearer token.
 	Enroll(ctx context.Context, in *EnrollRequest, opts ...grpc.CallOption) (*EnrollResponse, error)
@@ -153,19 +157,23 @@ func (c *deviceServiceClient) Enroll(ctx context.Context, in *EnrollRequest, opt
 type DeviceServiceServer interface {
 	// ListDevices lists open pairing requests, newest first, and paired devices. Tokens are not shown.
 	ListDevices(context.Context, *ListDevicesRequest) (*ListDevicesResponse, error)
-	// ApprovePairing lets a device in with what it asked for. The caller must hold that itself.
+	// ApprovePairing lets a device in with what it asked for. The caller must hold all that the device has
+	// then; only an admin lets nodes in. A request that grew in the meantime has another id.
 	ApprovePairing(context.Context, *ApprovePairingRequest) (*ApprovePairingResponse, error)
 	// RejectPairing ends a request. The device may ask again.
 	RejectPairing(context.Context, *RejectPairingRequest) (*RejectPairingResponse, error)
-	// RemoveDevice forgets a device and ends its live connections within a second.
+	// RemoveDevice forgets a device and ends its live connections within a second. The device may ask to
+	// be paired like any other; to keep it out, revoke its tokens.
 	RemoveDevice(context.Context, *RemoveDeviceRequest) (*RemoveDeviceResponse, error)
 	// RotateToken replaces the token of a device for a role and shows the new one once. Its scopes are
-	// bounded by what was approved and by what the caller holds.
+	// bounded by what was approved and by what the caller holds. What the old one let in ends within a
+	// second.
 	RotateToken(context.Context, *RotateTokenRequest) (*RotateTokenResponse, error)
 	// RevokeToken ends the use of a token. Live connections of the device in that role end within a
 	// second, and the device gets no other token before it is approved again or its token is rotated.
 	RevokeToken(context.Context, *RevokeTokenRequest) (*RevokeTokenResponse, error)
-	// CreateInvite makes a secret that enrols one device, once, within a time.
+	// CreateInvite makes a secret that enrols one device, once, within a time. It gives no more than the
+	// caller holds; only an admin invites nodes.
 	CreateInvite(context.Context, *CreateInviteRequest) (*CreateInviteResponse, error)
 	// Enroll pairs the device that presents an invite as its bearer token.
 	Enroll(context.Context, *EnrollRequest) (*EnrollResponse, error)
