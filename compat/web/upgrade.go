@@ -41,13 +41,14 @@ func CheckUpgrade(rw http.ResponseWriter, r *http.Request) bool {
 		return badUpgrade(rw, http.StatusBadRequest, "Invalid Sec-WebSocket-Protocol header")
 	case r.ContentLength != 0:
 		return badUpgrade(rw, http.StatusBadRequest, "An upgrade has no body")
-	case version == "8":
-		r.Header["Sec-Websocket-Version"] = []string{"13"}
-		// That version names the origin of a web page so.
-		if old, ok := r.Header["Sec-Websocket-Origin"]; ok && r.Header["Origin"] == nil {
-			r.Header["Origin"] = old
-		}
 	}
+	// That version names the origin of a web page so.
+	if old, ok := r.Header["Sec-Websocket-Origin"]; ok && version == "8" && r.Header["Origin"] == nil {
+		r.Header["Origin"] = old
+	}
+	// What was checked is what the library reads.
+	r.Header["Sec-Websocket-Version"] = []string{"13"}
+	r.Header["Sec-Websocket-Key"] = []string{single(r, "Sec-Websocket-Key")}
 	return true
 }
 
