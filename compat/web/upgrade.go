@@ -27,7 +27,8 @@ func Upgrading(r *http.Request) bool {
 // original (protocol.md §1.2). It prepares what is left for the library: version 8 has the frames of
 // version 13.
 func CheckUpgrade(rw http.ResponseWriter, r *http.Request) bool {
-	switch version := single(r, "Sec-Websocket-Version"); {
+	version := single(r, "Sec-Websocket-Version")
+	switch {
 	case r.Method != http.MethodGet:
 		return badUpgrade(rw, http.StatusMethodNotAllowed, "Invalid HTTP method")
 	case !strings.EqualFold(r.Header.Get("Upgrade"), "websocket"):
