@@ -51,7 +51,7 @@ type conn struct {
 	unauthorized int  // calls outside the role, in a row; the reading goroutine's own
 	pinging      atomic.Bool
 	expelled     atomic.Bool  // nothing is served any more
-	lastHeard    atomic.Int64 // Unix milliseconds
+	lastHeard    atomic.Int64 // nanoseconds since the door was made
 
 	out outbox
 }
@@ -63,10 +63,11 @@ func newConn(d *Door, u upgrade) *conn {
 	return c
 }
 
-func (c *conn) heard() { c.lastHeard.Store(time.Now().UnixMilli()) }
+// heard notes that something came. It goes by the monotonic clock: nobody sets that back.
+func (c *conn) heard() { c.lastHeard.Store(int64(time.Since(c.door.began))) }
 
 func (c *conn) silentFor() time.Duration {
-	return time.Duration(time.Now().UnixMilli()-c.lastHeard.Load()) * time.Millisecond
+	return time.Since(c.door.began) - time.Duration(c.lastHeard.Load())
 }
 
 var (

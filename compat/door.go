@@ -74,6 +74,7 @@ type Door struct {
 	refusals refusals
 	uploads  uploads
 	caps     *capabilities
+	began    time.Time
 	budget   *events.Budget
 	stalls   stalls
 
@@ -94,7 +95,7 @@ func New(cfg Config) *Door {
 		cfg.Peers = &peer.Rules{}
 	}
 	d := &Door{
-		cfg: cfg, caps: newCapabilities(), budget: cfg.Bus.Budget(), conns: map[*conn]struct{}{}, greeting: map[*conn]struct{}{},
+		cfg: cfg, caps: newCapabilities(), began: time.Now(), budget: cfg.Bus.Budget(), conns: map[*conn]struct{}{}, greeting: map[*conn]struct{}{},
 	}
 	//nolint:contextcheck // the door's own lifetime, ended by Close
 	d.ctx, d.cancel = context.WithCancel(context.Background())
@@ -224,7 +225,8 @@ func (d *Door) Connections() int {
 	return len(d.conns)
 }
 
-// Run asks silent nodes whether they are there, until ctx ends.
+// Run asks silent nodes whether they are there, and everybody after a jump of the clock, until ctx
+// ends.
 func (d *Door) Run(ctx context.Context) {
 	tick := time.NewTicker(pingEvery)
 	defer tick.Stop()
@@ -236,37 +238,48 @@ func (d *Door) Run(ctx context.Context) {
 		case <-tick.C:
 		}
 		now := d.cfg.Now().Round(0)
-		d.pingNodes(now.Sub(wall) > clockJump)
+		d.ask(now.Sub(wall) > clockJump)
 		wall = now
 	}
 }
 
-func (d *Door) pingNodes(woke bool) {
+// ask asks clients whether they are there. woke says that the clock has jumped.
+func (d *Door) ask(woke bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
 		return
 	}
-	wait := pingWait
-	if woke {
-		wait = wakeWait
-	}
 	for c := range d.conns {
-		if c.caller.Role != identity.RoleNode || (!woke && c.silentFor() < pingAfter) || !c.pinging.CompareAndSwap(false, true) {
+		node := c.caller.Role == identity.RoleNode
+		if (!woke && (!node || c.silentFor() < pingAfter)) || !c.pinging.CompareAndSwap(false, true) {
 			continue
 		}
 		d.wg.Go(func() {
 			defer c.pinging.Store(false)
-			ctx, cancel := context.WithTimeout(d.ctx, wait)
-			defer cancel()
-			err := c.ws.Ping(ctx)
-			// An answer stands behind a message that is on its way.
-			if err != nil && d.ctx.Err() == nil && c.silentFor() >= wait {
-				d.cfg.Log.Warn("a node is silent and counts as gone", "node", c.caller.NodeID, "silent", c.silentFor().String())
+			wait := pingWait
+			if woke {
+				wait = wakeWait
+			}
+			if !c.answers(wait, !node) && d.ctx.Err() == nil {
+				d.cfg.Log.Warn("a client is silent and counts as gone", "conn", c.id, "node", c.caller.NodeID, "silent", c.silentFor().String())
 				c.abort()
 			}
 		})
 	}
+}
+
+// answers asks the client and reports whether it is there. An answer stands behind a message that is on
+// its way, and the answer of a client that is behind behind all that it has not read yet: lenient takes
+// it for an answer that the client's machine takes what it is sent.
+func (c *conn) answers(wait time.Duration, lenient bool) bool {
+	taken := acknowledged(c.tcp)
+	ctx, cancel := context.WithTimeout(c.door.ctx, wait)
+	defer cancel()
+	if c.ws.Ping(ctx) == nil || c.silentFor() < wait {
+		return true
+	}
+	return lenient && acknowledged(c.tcp) > taken
 }
 
 // Close tells every client that the service stops, closes the connections with 1012 and waits for

@@ -56,7 +56,7 @@ const (
 	pingWait  = 20 * time.Second
 	pingEvery = time.Second
 	// clockJump is how far the clock may run between two looks before it counts as a jump, as after a
-	// sleep of the machine. Every node is asked at once then, and has wakeWait for its answer (R14).
+	// sleep of the machine. Everybody is asked at once then, and has wakeWait for the answer (R14).
 	clockJump = 15 * time.Second
 	wakeWait  = 3 * time.Second
 	// closeWait is how long a closing handshake may take at shutdown.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -421,6 +422,42 @@ func TestSilentNode(t *testing.T) {
 			t.Errorf("connected: %s", got)
 		}
 	})
+}
+
+// After a jump of the clock everybody is asked whether they are there, at once (R14); those that are,
+// stay, also when the clock goes back.
+func TestJumpOfTheClock(t *testing.T) {
+	for _, role := range []string{"operator", "node"} {
+		synctest.Test(t, func(t *testing.T) {
+			var ahead atomic.Int64
+			w := newWorld(t, worldOptions{mode: "token", now: func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }})
+			join := func(name string) *client {
+				h := hello{scopes: []string{"operator.read"}}
+				if role == "node" {
+					h = hello{role: "node", id: "node-host", mode: "node", instance: name}
+				}
+				c, _ := w.connect(h)
+				return c
+			}
+			join("alive")
+			dead := join("dead")
+			time.Sleep(3 * time.Second)
+			for _, jump := range []time.Duration{10 * time.Minute, -20 * time.Minute, 10 * time.Minute} {
+				ahead.Add(int64(jump))
+				time.Sleep(5 * time.Second)
+				if n := len(w.conns()); n != 2 {
+					t.Fatalf("after a jump of %s: %d %ss are left", jump, n, role)
+				}
+			}
+			dead.nc.dead.Store(true)
+			ahead.Add(int64(10 * time.Minute))
+			time.Sleep(5 * time.Second)
+			synctest.Wait()
+			if n := len(w.conns()); n != 1 {
+				t.Errorf("after a jump: %d %ss are left, want the one that lives", n, role)
+			}
+		})
+	}
 }
 
 // A node that takes long to send one message is not silent.

@@ -96,6 +96,7 @@ type worldOptions struct {
 	budget   int64
 	tcp      bool     // over real sockets
 	allow    []string // commands of nodes beside the usual ones
+	now      func() time.Time
 }
 
 func newWorld(tb testing.TB, opts ...worldOptions) *world {
@@ -105,6 +106,10 @@ func newWorld(tb testing.TB, opts ...worldOptions) *world {
 		o = opts[0]
 	}
 	w := &world{tb: tb, store: storetest.Open(tb), bus: events.NewBounded(time.Now, cmp.Or(o.budget, events.MaxHeld))}
+	now := o.now
+	if now == nil {
+		now = time.Now
+	}
 	log := slog.New(slog.DiscardHandler)
 	catalogue, err := ops.Load()
 	if err != nil {
@@ -143,7 +148,7 @@ func newWorld(tb testing.TB, opts ...worldOptions) *world {
 	})
 	w.door = New(Config{
 		Catalogue: catalogue, Gate: gate.New(), Identity: id, Nodes: w.nodes, Approvals: app, System: sys,
-		Presence: presence, Bus: w.bus, Log: log, Version: "1", DefaultAgent: "main", MainKey: "main", Now: time.Now,
+		Presence: presence, Bus: w.bus, Log: log, Version: "1", DefaultAgent: "main", MainKey: "main", Now: now,
 	})
 	w.lis = &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
 	var lis net.Listener = w.lis
