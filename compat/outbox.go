@@ -142,6 +142,8 @@ type outbox struct {
 	// idle is closed when the last frame was written, for who waits to close, and relief when few answers
 	// are left, for who waits to read on; nil while nobody does.
 	idle, relief chan struct{}
+	// said is closed when the control frames are written; nil while nobody waits for that.
+	said chan struct{}
 }
 
 // send queues an answer, and writes it in this goroutine when nothing else waits: that saves a
@@ -282,9 +284,8 @@ func (c *conn) forget(f *frame) {
 	if f.owed {
 		o.owed -= f.size()
 	}
-	if o.relief != nil && o.owed <= maxOwed/2 {
-		close(o.relief)
-		o.relief = nil
+	if o.owed <= maxOwed/2 {
+		wake(&o.relief)
 	}
 	*f = frame{}
 }
@@ -311,11 +312,16 @@ func (c *conn) rested() {
 	if len(o.queue) == 0 {
 		o.queue = nil
 	}
-	if o.idle != nil {
-		close(o.idle)
-		o.idle = nil
-	}
+	wake(&o.idle)
 	c.door.wg.Done()
+}
+
+// wake lets go who waits.
+func wake(who *chan struct{}) {
+	if *who != nil {
+		close(*who)
+		*who = nil
+	}
 }
 
 // fill puts what comes next together, at most chunk; control says that it is control frames. It
@@ -354,6 +360,7 @@ func (c *conn) wrote(n int, control bool) {
 	if control {
 		if o.control = o.control[n:]; len(o.control) == 0 {
 			o.control = nil
+			wake(&o.said)
 		}
 		return
 	}
@@ -479,10 +486,8 @@ func (c *conn) die() {
 	o.taken = 0
 	c.clear()
 	o.control = nil
-	if o.relief != nil {
-		close(o.relief)
-		o.relief = nil
-	}
+	wake(&o.relief)
+	wake(&o.said)
 }
 
 // clear gives up what waits and is not begun. The caller holds mu.
@@ -533,7 +538,8 @@ func (c *conn) release(hello ...frame) {
 }
 
 // writeControl takes a control frame of the library: it goes out between messages, before all that
-// waits.
+// waits. It returns when a close is written, since the library then closes the connection; the library
+// bounds that to seconds.
 func (c *conn) writeControl(b []byte) error {
 	o := &c.out
 	o.mu.Lock()
@@ -544,6 +550,13 @@ func (c *conn) writeControl(b []byte) error {
 	if len(o.control)+len(b) <= maxControl {
 		o.control = append(o.control, b...)
 	}
+	var said chan struct{}
+	if b[0]&0xf == opClose {
+		if said = o.said; said == nil {
+			said = make(chan struct{})
+			o.said = said
+		}
+	}
 	mine := c.begin()
 	o.mu.Unlock()
 	switch {
@@ -553,5 +566,11 @@ func (c *conn) writeControl(b []byte) error {
 	default:
 		c.flush()
 	}
+	if said != nil {
+		<-said
+	}
 	return nil
 }
+
+// opClose is the opcode of a close frame.
+const opClose = 8
