@@ -129,6 +129,15 @@ var specs = []spec{
 	{ID: "approval/event/commits", Unit: "commits", Bar: 3, Aim: 1.5, Rule: "P10"},
 	{ID: "approval/burst64/rate", Unit: ps, Higher: true, Bar: 5_000, Aim: 20_000, Rule: "P11", Info: true},
 
+	{ID: "floor/fanout", Unit: ms, Best: 11.1e3},
+	{ID: "fanout/last", Unit: ms},
+	{ID: "fanout/ratio", Unit: "x", Bar: 1.8, Aim: 1.2, Rule: "P13"},
+	{ID: "storm/1000", Unit: ms, Floor: "floor/tcp", Bar: 3000, Aim: 1000, Rule: "P16"},
+	{ID: "crowd/rss", Unit: mb, Bar: 400, Aim: 250, Rule: "P15"},
+	{ID: "crowd/peak", Unit: mb, Bar: 400, Rule: "P15"},
+	{ID: "crowd/health/p50", Unit: ms},
+	{ID: "crowd/health/p99", Unit: ms, Floor: "floor/peer", Bar: 5, Rule: "P15"},
+
 	{ID: "memory/idle/rss", Unit: mb, Orig: 276, Bar: 276. / 7, Aim: 32, Rule: "P1, 1/7"},
 	{ID: "memory/idle/private", Unit: mb, Bar: 20, Aim: 12, Rule: "P1"},
 	{ID: "memory/client/rss", Unit: kb, Orig: 37, Bar: 40, Aim: 24, Rule: "P14"},

@@ -27,7 +27,7 @@ import (
 
 const (
 	// fullTime and quickTime bound a run, without the building.
-	fullTime  = 6 * time.Minute
+	fullTime  = 8 * time.Minute
 	quickTime = time.Minute
 	buildTime = 5 * time.Minute
 )
@@ -70,7 +70,10 @@ var groups = []group{
 	{[]string{"approval"}, (*bench).approvals},
 	{[]string{"connect/plain"}, (*bench).connectPlain},
 	{[]string{"connect/device"}, (*bench).connectDevice},
+	{[]string{"fanout"}, (*bench).fanOut},
+	{[]string{"storm"}, (*bench).storm},
 	{[]string{"memory/client"}, (*bench).memoryPerClient},
+	{[]string{"crowd"}, (*bench).crowd},
 }
 
 func main() {
@@ -84,6 +87,7 @@ func main() {
 		relay   = flag.String("relay", "", "be an echo, or a relay to this `address` unless it is \"none\"")
 		node    = flag.String("node", "", "be the node that answers at once, connected to this `address`")
 		linked  = flag.String("linked", "", "be that node over gRPC, at this `socket` or host:port=fingerprint")
+		fanning = flag.Bool("fan", false, "be who sends a message to many over raw TCP")
 	)
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -98,6 +102,13 @@ func main() {
 	if *linked != "" {
 		if err := answerLinked(ctx, *linked, func() { fmt.Println(nodeUp) }); err != nil {
 			fmt.Fprintln(os.Stderr, "bench node:", err)
+			os.Exit(2)
+		}
+		return
+	}
+	if *fanning {
+		if err := fan(ctx, func(addr string) { fmt.Println(addr) }); err != nil {
+			fmt.Fprintln(os.Stderr, "bench fan:", err)
 			os.Exit(2)
 		}
 		return
