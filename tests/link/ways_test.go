@@ -300,9 +300,8 @@ func TestEmbedded(t *testing.T) {
 		id = n.GetNodeId()
 		return err == nil && n.GetConnected() && n.GetPathEnv() != ""
 	})
-	if log := d.LogText(); !strings.Contains(log, `"via":"local"`) {
-		t.Error("it did not come by the socket")
-	}
+	// The daemon lists a node before the node has heard that it is in.
+	until(t, patience, "it came by the socket", func() bool { return strings.Contains(d.LogText(), `"via":"local"`) })
 	out, err := op.RunCommand(t.Context(), client.RunIn{Node: id, Argv: []string{"/bin/true"}, ApprovalTimeout: time.Millisecond}, nil)
 	if codeOf(err) != client.CodeApprovalExpired {
 		t.Errorf("%+v, %v", out, err)

@@ -23,9 +23,11 @@ const (
 	maxRetry     = time.Second
 	// stormAtOnce is how many of them connect at a time at first; after the kill nothing holds them back.
 	stormAtOnce = 64
-	// oneConnect bounds one attempt, stormMemory what the daemon may hold with all of them back.
-	oneConnect  = 20 * time.Second
-	stormMemory = 400 * mib
+	// oneConnect bounds one attempt.
+	oneConnect = 20 * time.Second
+	// stormMemory is what the daemon may hold just after all came at once: what each may cost before it is
+	// let in (promise 6), twice, because the collector runs behind.
+	stormMemory = 2 * stormClients * 64 << 10
 )
 
 // storm is clients that connect again as soon as they can.
