@@ -165,6 +165,7 @@ func (d *Daemon) open(ctx context.Context, console io.Writer) error {
 	}
 	d.metrics = metrics.New(Version, catalogue, metrics.Gauges{
 		LegacyConnections: func() int { return d.door.Connections() },
+		OutboundHeld:      func() int { return int(d.bus.Budget().Held()) },
 		NodesConnected:    func() int { return d.nodes.Connected() },
 		NodesKnown:        func() int { _, known := d.nodes.Counts(); return known },
 		ApprovalsPending:  func() int { return d.approvals.PendingCount() },
@@ -205,7 +206,7 @@ func (d *Daemon) fail(err error) {
 
 // makeDomains makes the services that hold the rules.
 func (d *Daemon) makeDomains() error {
-	d.bus = events.New(d.now)
+	d.bus = events.NewBounded(d.now, fitMemory())
 	auth, err := d.makeAuth()
 	if err != nil {
 		return err

@@ -39,9 +39,11 @@ var buckets = []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .1, 
 // Gauges are read at each scrape. Every function is safe for concurrent use; a nil one reads 0.
 type Gauges struct {
 	LegacyConnections func() int
-	NodesConnected    func() int
-	NodesKnown        func() int
-	ApprovalsPending  func() int
+	// OutboundHeld is the bytes that wait to be sent to slow readers.
+	OutboundHeld     func() int
+	NodesConnected   func() int
+	NodesKnown       func() int
+	ApprovalsPending func() int
 }
 
 // Metrics is the set of the daemon's metrics.
@@ -121,6 +123,7 @@ func New(version string, catalogue *ops.Catalogue, g Gauges) *Metrics {
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		build, m.requests, m.duration, m.dropped, lines,
+		gauge("hanzod_outbound_held_bytes", "Bytes that wait to be sent to clients and streams.", g.OutboundHeld),
 		gauge("hanzod_legacy_connections", "Open connections of the legacy WebSocket door.", g.LegacyConnections),
 		gauge("hanzod_nodes_connected", "Nodes that are connected.", g.NodesConnected),
 		gauge("hanzod_nodes_known", "Nodes that are connected or paired.", g.NodesKnown),

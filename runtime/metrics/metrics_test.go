@@ -56,6 +56,7 @@ func TestNames(t *testing.T) {
 		"hanzod_log_lines_total counter",
 		"hanzod_nodes_connected gauge",
 		"hanzod_nodes_known gauge",
+		"hanzod_outbound_held_bytes gauge",
 		"hanzod_requests_duration_seconds histogram",
 		"hanzod_requests_total counter",
 	}
