@@ -261,7 +261,7 @@ func (d *Door) ask(woke bool) {
 			if woke {
 				wait = wakeWait
 			}
-			if !c.answers(wait, !node) && d.ctx.Err() == nil {
+			if !c.answers(wait) && d.ctx.Err() == nil {
 				d.cfg.Log.Warn("a client is silent and counts as gone", "conn", c.id, "node", c.caller.NodeID, "silent", c.silentFor().String())
 				c.abort()
 			}
@@ -270,16 +270,15 @@ func (d *Door) ask(woke bool) {
 }
 
 // answers asks the client and reports whether it is there. An answer stands behind a message that is on
-// its way, and the answer of a client that is behind behind all that it has not read yet: lenient takes
-// it for an answer that the client's machine takes what it is sent.
-func (c *conn) answers(wait time.Duration, lenient bool) bool {
-	taken := acknowledged(c.tcp)
+// its way. An operator that something waits for gets the question behind all that: how long it may take
+// for that is not decided here.
+func (c *conn) answers(wait time.Duration) bool {
 	ctx, cancel := context.WithTimeout(c.door.ctx, wait)
 	defer cancel()
 	if c.ws.Ping(ctx) == nil || c.silentFor() < wait {
 		return true
 	}
-	return lenient && acknowledged(c.tcp) > taken
+	return c.caller.Role != identity.RoleNode && c.Backlog() > 0
 }
 
 // Close tells every client that the service stops, closes the connections with 1012 and waits for

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -28,87 +27,6 @@ const (
 	// pastDefault is longer than the wait of an invoke that names no limit.
 	pastDefault = 33 * time.Second
 )
-
-// link is a TCP proxy that can fall silent: both ends stay open and nothing passes, as when a cable
-// is pulled or a laptop sleeps.
-type link struct {
-	l  net.Listener
-	wg sync.WaitGroup
-
-	mu     sync.Mutex
-	silent bool
-	conns  []net.Conn
-}
-
-func newLink(t *testing.T, to string) *link {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &link{l: l}
-	p.wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			s, err := net.Dial("tcp", to)
-			if err != nil {
-				_ = c.Close()
-				continue
-			}
-			p.mu.Lock()
-			p.conns = append(p.conns, c, s)
-			p.mu.Unlock()
-			p.wg.Go(func() { p.pump(c, s) })
-			p.wg.Go(func() { p.pump(s, c) })
-		}
-	})
-	t.Cleanup(func() {
-		_ = l.Close()
-		p.cut()
-		p.wg.Wait()
-	})
-	return p
-}
-
-// pump forwards until an end closes. What comes while the link is silent is lost.
-func (p *link) pump(from, to net.Conn) {
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := from.Read(buf)
-		p.mu.Lock()
-		silent := p.silent
-		p.mu.Unlock()
-		if n > 0 && !silent {
-			_, _ = to.Write(buf[:n])
-		}
-		if err != nil {
-			if !silent {
-				_ = to.Close()
-			}
-			return
-		}
-	}
-}
-
-func (p *link) hush() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.silent = true
-}
-
-// cut closes all connections.
-func (p *link) cut() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, c := range p.conns {
-		_ = c.Close()
-	}
-}
-
-func (p *link) url() string { return "ws://" + p.l.Addr().String() }
 
 // online reports whether a node is connected.
 func online(t *testing.T, c *dial.Conn, node string) bool {
@@ -140,16 +58,16 @@ func which(c *dial.Conn, node, key string, timeoutMs int) (json.RawMessage, erro
 }
 
 // mute is a node behind a link that never answers, and a channel that tells of each invoke.
-func mute(t *testing.T, d *proc.Daemon) (p *link, c *dial.Conn, node string, got chan proc.Invocation) {
+func mute(t *testing.T, d *proc.Daemon) (p *proc.Link, c *dial.Conn, node string, got chan proc.Invocation) {
 	t.Helper()
-	p = newLink(t, d.Addr())
+	p = proc.NewLink(t, d.Addr())
 	me := proc.Device(t)
 	got = make(chan proc.Invocation, 16)
 	o := d.Node(me, func(i proc.Invocation) any {
 		got <- i
 		return nil
 	})
-	o.URL = p.url()
+	o.URL = p.URL()
 	return p, proc.Connect(t, o), me.ID, got
 }
 
@@ -174,7 +92,7 @@ func TestR13SilentNode(t *testing.T) {
 		<-got
 	}
 	began := time.Now()
-	p.hush()
+	p.Hush()
 	proc.UntilFor(t, twoHeartbeats+pollSlack, "the node is offline", func() bool { return !online(t, op, node) })
 	t.Logf("offline after %v", time.Since(began))
 	for range 2 {
@@ -191,8 +109,8 @@ func TestR13SilentGateway(t *testing.T) {
 	longOnly(t)
 	t.Parallel()
 	d := proc.Start(t, proc.Options{})
-	p := newLink(t, d.Addr())
-	_, port, err := net.SplitHostPort(p.l.Addr().String())
+	p := proc.NewLink(t, d.Addr())
+	_, port, err := net.SplitHostPort(p.Addr())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,14 +120,12 @@ func TestR13SilentGateway(t *testing.T) {
 	connects := func() int { return strings.Count(host.Stderr.String(), "connected to the gateway") }
 	proc.Until(t, "the node is connected", func() bool { return connects() == 1 })
 	began := time.Now()
-	p.hush()
+	p.Hush()
 	proc.UntilFor(t, twoHeartbeats+goodbye+pollSlack, "the node host has noticed", func() bool {
 		return strings.Contains(host.Stderr.String(), "no connection to the gateway")
 	})
 	t.Logf("noticed after %v", time.Since(began))
-	p.mu.Lock()
-	p.silent = false
-	p.mu.Unlock()
+	p.Speak()
 	proc.UntilFor(t, twoHeartbeats, "the node is back", func() bool { return connects() > 1 })
 }
 
@@ -267,7 +183,7 @@ func TestR13ClosedNode(t *testing.T) {
 		<-got
 		began := time.Now()
 		if how == "cut" {
-			p.cut()
+			p.Cut()
 		} else {
 			_ = c.Close()
 		}
