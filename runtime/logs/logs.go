@@ -123,7 +123,7 @@ func (c counted) WithAttrs(a []slog.Attr) slog.Handler { return counted{c.Handle
 func (c counted) WithGroup(g string) slog.Handler      { return counted{c.Handler.WithGroup(g), c.on} }
 
 // fileHandler adds what readers of the original's log look for: the subsystem under "0", the text
-// under "1", and the level under "_meta".
+// under "1", and the level under "_meta", where the command line also looks for the subsystem, as the name.
 type fileHandler struct {
 	inner     slog.Handler
 	subsystem string
@@ -151,7 +151,7 @@ func (f *fileHandler) Handle(ctx context.Context, r slog.Record) error {
 	r = r.Clone()
 	r.AddAttrs(
 		slog.String("0", string(tag)), slog.String("1", text),
-		slog.Group("_meta", slog.String("logLevelName", r.Level.String()), slog.String("date", r.Time.Format(time.RFC3339Nano)), slog.String("name", "hanzod")),
+		slog.Group("_meta", slog.String("logLevelName", r.Level.String()), slog.String("date", r.Time.Format(time.RFC3339Nano)), slog.String("name", string(tag))),
 	)
 	return f.inner.Handle(ctx, r)
 }

@@ -50,7 +50,7 @@ func TestFileShape(t *testing.T) {
 		{`{"subsystem":"gateway"}`, "plain n=1", "INFO"}, {`{"subsystem":"nodes"}`, "from a part node=x", "WARN"},
 	} {
 		meta, _ := got[i]["_meta"].(map[string]any)
-		if got[i]["0"] != want.zero || got[i]["1"] != want.one || meta["logLevelName"] != want.level || got[i]["msg"] == nil || got[i]["time"] == nil {
+		if got[i]["0"] != want.zero || got[i]["1"] != want.one || meta["logLevelName"] != want.level || meta["name"] != want.zero || got[i]["msg"] == nil || got[i]["time"] == nil {
 			t.Errorf("%v", got[i])
 		}
 	}

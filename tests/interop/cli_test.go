@@ -68,8 +68,8 @@ func TestCLIGateway(t *testing.T) {
 		}
 	})
 	run("logs", func(t *testing.T) {
-		u.ok(t, []string{"hanzod.log", "a client connected"}, "logs", "--limit", "20", "--plain")
-		a := u.ok(t, []string{`"type":"meta"`, `"type":"log"`}, "logs", "--limit", "5", "--json")
+		u.ok(t, []string{"hanzod.log", " info gateway ", "a client connected"}, "logs", "--limit", "20", "--plain")
+		a := u.ok(t, []string{`"type":"meta"`, `"type":"log"`, `"subsystem":"gateway"`}, "logs", "--limit", "5", "--json")
 		if strings.Contains(a.stdout, token) {
 			t.Fatalf("the log holds the token\n%s", a)
 		}
