@@ -3,6 +3,7 @@ package compat
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/hanzoai/hanzod/approvals"
@@ -149,6 +150,18 @@ var words = map[string]wording{
 	gate.ErrScope.Code: built(func(e *errs.Error) wire.ErrorShape {
 		return wire.ErrorShape{Code: codeInvalid, Message: "missing scope: " + e.Field("scope")}
 	}),
+	gate.ErrRate.Code: built(func(e *errs.Error) wire.ErrorShape {
+		wait, _ := e.Fields["retryAfterMs"].(int64)
+		method := e.Field("method")
+		return wire.ErrorShape{
+			Code: codeUnavailable, Message: fmt.Sprintf("rate limit exceeded for %s; retry after %ds", method, (wait+999)/1000),
+			Retryable: true, RetryAfterMs: wait,
+			Details: wire.MustMarshal(struct {
+				Method string `json:"method"`
+				Limit  string `json:"limit"`
+			}{method, "3 per 60s"}),
+		}
+	}),
 
 	identity.ErrDeviceID.Code:       deviceAuth("device identity mismatch", "DEVICE_AUTH_DEVICE_ID_MISMATCH", "device-id-mismatch"),
 	identity.ErrSignatureStale.Code: deviceAuth("device signature expired", "DEVICE_AUTH_SIGNATURE_EXPIRED", "device-signature-stale"),
@@ -180,6 +193,18 @@ var words = map[string]wording{
 	}),
 	identity.ErrBeyondCaller.Code: built(func(e *errs.Error) wire.ErrorShape {
 		return wire.ErrorShape{Code: codeInvalid, Message: "missing scope: " + e.Field("scope")}
+	}),
+	gate.ErrRate.Code: built(func(e *errs.Error) wire.ErrorShape {
+		wait, _ := e.Fields["retryAfterMs"].(int64)
+		method := e.Field("method")
+		return wire.ErrorShape{
+			Code: codeUnavailable, Message: fmt.Sprintf("rate limit exceeded for %s; retry after %ds", method, (wait+999)/1000),
+			Retryable: true, RetryAfterMs: wait,
+			Details: wire.MustMarshal(struct {
+				Method string `json:"method"`
+				Limit  string `json:"limit"`
+			}{method, "3 per 60s"}),
+		}
 	}),
 	identity.ErrUnknownRequest.Code: invalid("unknown requestId"),
 	identity.ErrUnknownDevice.Code:  invalid("unknown deviceId"),

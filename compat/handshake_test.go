@@ -185,6 +185,32 @@ func TestRepeatedUnauthorizedCalls(t *testing.T) {
 	})
 }
 
+// Writes of the configuration are limited before their parameters are looked at, and a client is told
+// when to try again (protocol.md §5).
+func TestControlPlaneLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newWorld(t).operator("operator.admin")
+		for range 3 {
+			if f := c.call("config.apply", "{}"); f.Error.Message != "invalid config.apply params: must have required property 'raw'" {
+				t.Errorf("%+v", f.Error)
+			}
+		}
+		time.Sleep(500 * time.Millisecond)
+		f := c.call("config.patch", "{}")
+		if f.Error.Code != "UNAVAILABLE" || f.Error.Message != "rate limit exceeded for config.patch; retry after 60s" ||
+			!f.Error.Retryable || f.Error.RetryAfterMs != 59_500 || string(f.Error.Details) != `{"method":"config.patch","limit":"3 per 60s"}` {
+			t.Errorf("%+v %s", f.Error, f.Error.Details)
+		}
+		if f := c.call("config.set", "{}"); !strings.HasPrefix(f.Error.Message, "invalid config.set params: ") {
+			t.Errorf("%+v", f.Error)
+		}
+		time.Sleep(59_500 * time.Millisecond)
+		if f := c.call("config.patch", "{}"); !strings.HasPrefix(f.Error.Message, "invalid config.patch params: ") {
+			t.Errorf("%+v", f.Error)
+		}
+	})
+}
+
 func TestAfterHello(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
