@@ -111,11 +111,11 @@ func nodeFailed(e *errs.Error) wire.ErrorShape {
 		}
 	}
 	message := "node invoke failed"
-	if own.Message != nil && *own.Message != "" {
-		message = *own.Message
+	if own.Message != nil && wire.Trim(*own.Message) != "" {
+		message = wire.Trim(*own.Message)
 	}
-	if own.Code != nil && *own.Code != "" {
-		message = *own.Code + ": " + message
+	if own.Code != nil && wire.Trim(*own.Code) != "" {
+		message = wire.Trim(*own.Code) + ": " + message
 	}
 	return wire.ErrorShape{
 		Code: codeUnavailable, Message: message,

@@ -9,7 +9,9 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/hanzoai/hanzod/compat/wire"
 	"github.com/hanzoai/hanzod/errs"
+	"github.com/hanzoai/hanzod/nodes"
 )
 
 // Every error that a domain defines has words on the legacy wire.
@@ -209,6 +211,32 @@ func TestControlPlaneLimit(t *testing.T) {
 			t.Errorf("%+v", f.Error)
 		}
 	})
+}
+
+// The text of a node's own error is without white space around code and message; the details have it as
+// the node sent it.
+func TestNodeFailed(t *testing.T) {
+	ptr := func(s string) *string { return &s }
+	for _, tc := range []struct {
+		err  nodes.NodeError
+		want string
+	}{
+		{nodes.NodeError{Code: ptr("C"), Message: ptr("m")}, "C: m"},
+		{nodes.NodeError{Code: ptr(" C\n"), Message: ptr("\ufeffm ")}, "C: m"},
+		{nodes.NodeError{Code: ptr(" "), Message: ptr(" ")}, "node invoke failed"},
+		{nodes.NodeError{Message: ptr("m\u0085")}, "m\u0085"},
+		{nodes.NodeError{Code: ptr("C"), Message: ptr("\u2028")}, "C: node invoke failed"},
+		{nodes.NodeError{}, "node invoke failed"},
+	} {
+		e := nodes.ErrNodeFailed.With("nodeError", tc.err)
+		got := nodeFailed(e)
+		if got.Message != tc.want {
+			t.Errorf("%+v: %q, want %q", tc.err, got.Message, tc.want)
+		}
+		if code := tc.err.Code; code != nil && text(wire.MustParse(string(got.Details)), "nodeError.code") != *code {
+			t.Errorf("%+v: details %s", tc.err, got.Details)
+		}
+	}
 }
 
 func TestAfterHello(t *testing.T) {

@@ -1,6 +1,7 @@
 package methods
 
 import (
+	"strconv"
 	"time"
 
 	"github.com/hanzoai/hanzod/compat/wire"
@@ -185,7 +186,7 @@ func NormalizeNodeResult(p wire.Value) wire.Value {
 	text, hasText := p.Get("payloadJSON")
 	fault, hasFault := p.Get("error")
 	badText := hasText && text.Kind() != wire.String
-	if !badText && (!hasFault || !fault.IsNull()) {
+	if !badText && (!hasFault || !fault.IsNull()) && p.Kind() != wire.Array {
 		return p
 	}
 	_, hasPayload := p.Get("payload")
@@ -196,6 +197,11 @@ func NormalizeNodeResult(p wire.Value) wire.Value {
 		}
 		out = append(wire.AppendString(out, k), ':')
 		out = wire.AppendStringify(out, v)
+	}
+	i := 0
+	for v := range p.Items() { // an array is taken for the object of its items
+		add(strconv.Itoa(i), v)
+		i++
 	}
 	for k, v := range p.Members() {
 		switch {

@@ -39,7 +39,7 @@ func Check(method string, params wire.Value) (message string) {
 		}
 		return ""
 	case "secrets.resolve":
-		if v, _ := params.Get("commandName"); blank(v) {
+		if v, _ := params.Get("commandName"); params.Kind() == wire.Object && blank(v) {
 			return refuse(method, "commandName")
 		}
 		if Validate(method, params) != "" {

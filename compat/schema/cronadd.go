@@ -2,6 +2,7 @@ package schema
 
 import (
 	"math"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -41,12 +42,14 @@ func NormalizeCronAdd(params wire.Value) wire.Value {
 	for _, k := range []string{"name", "description", "agentId", "sessionKey"} {
 		job.trim(k)
 	}
-	if target := job.str("sessionTarget"); target != "" {
-		job.setString("sessionTarget", strings.ToLower(strings.TrimSpace(target)))
+	for _, k := range []string{"agentId", "sessionKey"} {
+		if job.isString(k) && job.str(k) == "" {
+			job.take(k)
+		}
 	}
-	if mode := job.str("wakeMode"); mode != "" {
-		job.setString("wakeMode", strings.ToLower(strings.TrimSpace(mode)))
-	}
+	job.choose("sessionTarget", "main", "isolated")
+	job.choose("wakeMode", "now", "next-heartbeat")
+	job.flag("enabled")
 	cronDefaults(job, schedule, payload, hasSchedule, hasPayload)
 	v, err := wire.Parse(job.append(nil))
 	if err != nil { // only beyond the bounds of Parse, and then the schema judges what was sent
@@ -194,7 +197,7 @@ func cronDefaults(job, schedule, payload *object, hasSchedule, hasPayload bool) 
 		return
 	}
 	kind := payload.str("kind")
-	if !job.has("name") && hasSchedule {
+	if job.str("name") == "" && hasSchedule {
 		job.setString("name", cronName(payload))
 	}
 	if !job.has("sessionTarget") {
@@ -354,6 +357,30 @@ func (o *object) trim(key string) {
 	if o.isString(key) {
 		o.put(key, strings.TrimSpace(o.str(key)))
 	}
+}
+
+// choose keeps a member that is one of some words, in any case, and removes any other.
+func (o *object) choose(key string, words ...string) {
+	if w := strings.ToLower(strings.TrimSpace(o.str(key))); slices.Contains(words, w) {
+		o.setString(key, w)
+		return
+	}
+	o.take(key)
+}
+
+// flag keeps a member that is true or false, or the word for it, and removes any other.
+func (o *object) flag(key string) {
+	if i := o.at(key); i >= 0 {
+		if v, ok := o.vals[i].(wire.Value); ok && v.Kind() == wire.Bool {
+			return
+		}
+	}
+	word := strings.ToLower(strings.TrimSpace(o.str(key)))
+	if word == "true" || word == "false" {
+		o.put(key, wire.MustParse(word))
+		return
+	}
+	o.take(key)
 }
 
 func (o *object) append(dst []byte) []byte {

@@ -1,6 +1,9 @@
 package wire
 
-import "unicode/utf8"
+import (
+	"strings"
+	"unicode/utf8"
+)
 
 // MaxCloseReason is the longest WebSocket close reason that is sent, in bytes (protocol.md §0).
 const MaxCloseReason = 120
@@ -14,6 +17,17 @@ func TruncateUTF8(s string, max int) string {
 		max--
 	}
 	return s[:max]
+}
+
+// Trim cuts off the white space at both ends that JavaScript's trim does: with U+FEFF, without U+0085.
+func Trim(s string) string {
+	return strings.TrimFunc(s, func(r rune) bool {
+		switch r {
+		case '\t', '\n', '\v', '\f', '\r', ' ', 0xA0, 0x1680, 0x2028, 0x2029, 0x202F, 0x205F, 0x3000, 0xFEFF:
+			return true
+		}
+		return r >= 0x2000 && r <= 0x200A
+	})
 }
 
 // LocaleLess orders names of environment variables as the locale comparison of a JavaScript runtime does
