@@ -233,19 +233,21 @@ func (c *client) nodeHost(tb testing.TB, port int, name string, keep bool) *work
 // theirGateway starts the client's gateway in token mode and waits until it serves.
 func theirGateway(tb testing.TB, token string) (c *client, port int, w *worker) {
 	tb.Helper()
-	c, port = theirUser(tb, map[string]any{"mode": "token", "token": token})
+	c, port = theirUser(tb, map[string]any{"mode": "token", "token": token}, nil)
 	return c, port, startGateway(tb, c, port)
 }
 
-// theirUser makes a user who has a gateway to run on a free port.
-func theirUser(tb testing.TB, auth map[string]any) (c *client, port int) {
+// theirUser makes a user who has a gateway to run on a free port; more is merged over its configuration.
+func theirUser(tb testing.TB, auth, more map[string]any) (c *client, port int) {
 	tb.Helper()
 	port = proc.FreePort(tb)
-	return newClient(tb, map[string]any{
+	config := map[string]any{
 		"gateway": map[string]any{"mode": "local", "bind": "loopback", "port": port, "auth": auth},
 		"browser": map[string]any{"enabled": false}, // it would listen on a port that nobody reserved
 		"agents":  map[string]any{"defaults": map[string]any{"heartbeat": map[string]any{"every": "0m"}}},
-	}), port
+	}
+	maps.Copy(config, more)
+	return newClient(tb, config), port
 }
 
 // startGateway starts the gateway of a user and waits until it serves.

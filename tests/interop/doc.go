@@ -1,7 +1,9 @@
 // Package interop drives hanzod with programs that are not of this project: the command line and the
 // node host of the npm package openclaw, the closest published relative of the original gateway. And
 // the other way round: hanzod's node host and Go client against the gateway in that package. The
-// package is a black box here: it is run, never read.
+// package is a black box here: it is run, never read. TestSameAnswers asks both gateways the same in
+// thousands of ways and demands the same answers; where they may differ, and why, stands in its
+// table.
 //
 // `make interop` runs it, and needs npm and, the first time, its registry. What npm installs is kept
 // in the user's cache directory (os.UserCacheDir, below hanzod/interop); removing that folder

@@ -8,7 +8,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -184,8 +186,10 @@ func (p pair) same(t *testing.T, q question) (served bool) {
 func TestSameAnswers(t *testing.T) {
 	t.Parallel()
 	theClient(t)
-	d := proc.Start(t, proc.Options{Form: proc.Tested})
-	_, port, _ := theirGateway(t, token)
+	hooks := map[string]any{"hooks": map[string]any{"enabled": true, "token": hookToken}}
+	d := proc.Start(t, proc.Options{Form: proc.Tested, Config: hooks})
+	u, port := theirUser(t, map[string]any{"mode": "token", "token": token}, hooks)
+	startGateway(t, u, port)
 
 	t.Run("wrong parameters", func(t *testing.T) {
 		op := both(t, d, port, theirOperator(port, proc.Device(t)))
@@ -287,6 +291,15 @@ func TestSameAnswers(t *testing.T) {
 			op.same(t, q)
 		}
 	})
+	t.Run("http", func(t *testing.T) {
+		tr := &http.Transport{DisableKeepAlives: true}
+		for _, p := range posts() {
+			a, b := post(t, tr, d.URL(), p), post(t, tr, "http://127.0.0.1:"+strconv.Itoa(port), p)
+			if a != b {
+				t.Errorf("%v\nhanzod %s\ntheirs %s", p, a, b)
+			}
+		}
+	})
 	t.Run("handshake", func(t *testing.T) {
 		for name, params := range connects(t) {
 			a, b := knock(t, d.WS(), params), knock(t, "ws://127.0.0.1:"+strconv.Itoa(port), params)
@@ -295,6 +308,61 @@ func TestSameAnswers(t *testing.T) {
 			}
 		}
 	})
+}
+
+// hookToken lets webhooks in. It must not be the gateway's.
+const hookToken = "hook-token-4f8d1a6b"
+
+// posted is a request over HTTP.
+type posted struct{ path, secret, body string }
+
+// posts are requests that both gateways refuse, or take in, in the same words.
+func posts() []posted {
+	hook, bearer := "Bearer "+hookToken, "Bearer "+token
+	all := []posted{
+		{"/hooks/wake", "", `{"text":"x"}`}, {"/hooks/wake", "Bearer wrong", `{"text":"x"}`}, {"/hooks/wake", bearer, `{"text":"x"}`},
+		{"/hooks/wake?token=" + hookToken, "", `{"text":"x"}`}, {"/hooks", hook, `{}`}, {"/hooks/", hook, `{}`}, {"/hooks/no-such", hook, `{}`},
+		{"/tools/invoke", "", `{}`}, {"/tools/invoke", "Bearer wrong", `{}`}, {"/tools/invoke", "Basic x", `{}`}, {"/tools/invoke", hook, `{}`},
+		{"/health", "", ``}, {"/nope", "", ``},
+	}
+	for _, body := range []string{``, `{}`, `[]`, `{`, `{"text":""}`, `{"text":7}`, `{"text":"hi"}`, `{"text":"hi","mode":"x"}`, `{"text":"hi","mode":"next-heartbeat"}`, `null`, `7`, `x`} {
+		all = append(all, posted{"/hooks/wake", hook, body})
+	}
+	for _, body := range []string{``, `{"message":""}`, `{"message":7}`, `{"message":"m","channel":"zzz"}`, `{"message":"m","sessionKey":"k"}`, `{"message":"m","model":""}`, `{"message":"m","model":7}`} {
+		all = append(all, posted{"/hooks/agent", hook, body})
+	}
+	for _, body := range []string{``, `{}`, `{"tool":""}`, `{"tool":" "}`, `{"tool":7}`, `{"tool":"no-such"}`, `{"tool":"cron"}`, `[]`, `{`, `x`, `null`, `"x"`, `{"tool":"x",}`} {
+		all = append(all, posted{"/tools/invoke", bearer, body})
+	}
+	return all
+}
+
+// post sends a request and returns what came back, less what servers add of their own.
+func post(tb testing.TB, tr *http.Transport, base string, p posted) string {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), proc.Patience)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, base+p.path, strings.NewReader(p.body))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if p.secret != "" {
+		r.Header.Set("Authorization", p.secret)
+	}
+	res, err := tr.RoundTrip(r)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	body, err := io.ReadAll(io.LimitReader(res.Body, 64<<10))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	out := []string{strconv.Itoa(res.StatusCode)}
+	for _, h := range []string{"Allow", "Content-Type", "Permissions-Policy", "Referrer-Policy", "X-Content-Type-Options", "Strict-Transport-Security"} {
+		out = append(out, h+": "+res.Header.Get(h))
+	}
+	return strings.Join(append(out, plain(body)), "; ")
 }
 
 // connects are requests to connect that are refused, by name.

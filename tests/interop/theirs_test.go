@@ -141,7 +141,7 @@ func TestTheirGatewayDial(t *testing.T) {
 	}
 	t.Run("password", func(t *testing.T) {
 		const password = "proc-password-83b1c07d"
-		u, port := theirUser(t, map[string]any{"mode": "password", "password": password})
+		u, port := theirUser(t, map[string]any{"mode": "password", "password": password}, nil)
 		startGateway(t, u, port)
 		o := theirOperator(port, proc.Device(t))
 		o.Auth = dial.Auth{Password: password}
