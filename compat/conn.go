@@ -244,11 +244,11 @@ func (c *conn) end(code websocket.StatusCode, reason string) {
 // tooSlow ends a connection whose client is too far behind: what waits is given up, and the client is
 // told when it comes to read that. The caller holds out.mu and the connection is not closing.
 func (c *conn) tooSlow() {
-	o := &c.out
-	c.door.cfg.Log.Warn("a client reads too slowly and is closed", "conn", c.id, "client", c.caller.ClientID, "waiting", o.bytes)
-	o.closing = true
+	waiting := c.out.bytes
+	c.out.closing = true
 	c.clear()
 	c.spawn(func() {
+		c.door.cfg.Log.Warn("a client reads too slowly and is closed", "conn", c.id, "client", c.caller.ClientID, "waiting", waiting)
 		timer := time.AfterFunc(slowWait, c.abort)
 		defer timer.Stop()
 		c.end(websocket.StatusPolicyViolation, "slow consumer")

@@ -2,9 +2,11 @@
 // (protocol.md). It translates and asks the gate; every rule lives in a domain.
 //
 // Frames and schemas are in wire and schema, codecs in methods. Each connection has one goroutine
-// that reads and answers quick calls; a call that waits has one of its own while it waits, and a
-// connection with frames to send has one that writes until none are left. All of them end with the
-// connection, and Door.Close waits for them.
+// that reads and answers quick calls; a call that waits has one of its own while it waits. Whoever has
+// something for a client writes it when nobody else does and the kernel takes it at once; else the
+// connection has a goroutine that writes until nothing is left. An event is written by a few
+// goroutines, each for its share of the clients. All of them end with the connection, and Door.Close
+// waits for them.
 package compat
 
 import (

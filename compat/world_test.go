@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/sha1"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -88,6 +90,7 @@ type world struct {
 	door  *Door
 	lis   *pipes
 	addr  string // of a world with real sockets
+	tls   bool
 }
 
 type worldOptions struct {
@@ -95,6 +98,7 @@ type worldOptions struct {
 	nameless bool // the names of nodes cannot be read
 	budget   int64
 	tcp      bool     // over real sockets
+	tls      bool     // and TLS
 	allow    []string // commands of nodes beside the usual ones
 	now      func() time.Time
 }
@@ -157,6 +161,12 @@ func newWorld(tb testing.TB, opts ...worldOptions) *world {
 			tb.Fatal(err)
 		}
 		w.addr = lis.Addr().String()
+	}
+	if o.tls {
+		cert := httptest.NewTLSServer(nil)
+		lis = tls.NewListener(lis, &tls.Config{Certificates: cert.TLS.Certificates})
+		cert.Close()
+		w.tls = true
 	}
 	srv := &http.Server{Handler: w.door, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -241,6 +251,9 @@ func (w *world) open(header ...string) *client {
 	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		if w.addr != "" {
 			nc, err := (&net.Dialer{}).DialContext(ctx, "tcp", w.addr)
+			if err == nil && w.tls {
+				nc = tls.Client(nc, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // the test knows who listens
+			}
 			c.nc = &link{Conn: nc, done: make(chan struct{})}
 			return c.nc, err
 		}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -90,13 +91,19 @@ func headed(t *testing.T, frame []byte) []byte {
 // Over real sockets: frames of all sizes, from many goroutines, to clients that read in fits and
 // starts and ask and ping meanwhile, arrive whole, in order and with numbers that have no gap.
 func TestRealSockets(t *testing.T) {
-	w := newWorld(t, worldOptions{mode: "token", tcp: true})
+	for _, secure := range []bool{false, true} {
+		t.Run(fmt.Sprintf("TLS %v", secure), func(t *testing.T) { realSockets(t, secure) })
+	}
+}
+
+func realSockets(t *testing.T, secure bool) {
+	w := newWorld(t, worldOptions{mode: "token", tcp: true, tls: secure})
 	const clients, events = 8, 300
 	var readers, publishers sync.WaitGroup
 	var pings atomic.Int64
 	for i := range clients {
 		c := w.operator("operator.admin")
-		c.nc.Conn.(*net.TCPConn).SetReadBuffer(128 << 10)
+		c.shrink()
 		readers.Go(func() {
 			var seq uint64
 			for n, asked := 0, 0; n < events; {
@@ -152,6 +159,17 @@ func TestRealSockets(t *testing.T) {
 	}
 }
 
+// shrink makes a client's receive buffer small, so that what it does not read stays with the daemon.
+func (c *client) shrink() {
+	below := c.nc.Conn
+	if t, ok := below.(*tls.Conn); ok {
+		below = t.NetConn()
+	}
+	if t, ok := below.(*net.TCPConn); ok {
+		_ = t.SetReadBuffer(128 << 10)
+	}
+}
+
 // A pong does not wait for what waits.
 func TestPongGoesFirst(t *testing.T) {
 	w := newWorld(t, worldOptions{mode: "token", tcp: true})
@@ -160,7 +178,7 @@ func TestPongGoesFirst(t *testing.T) {
 	if !settled.OK {
 		t.Fatal(settled)
 	}
-	c.nc.Conn.(*net.TCPConn).SetReadBuffer(128 << 10)
+	c.shrink()
 	c.nc.paused.Lock()
 	const events, size = 200, 100_000
 	for range events {
@@ -198,13 +216,11 @@ func TestPongGoesFirst(t *testing.T) {
 // A client that asks and does not read is asked for patience: what it is owed stays bounded, and it gets
 // every answer in the end.
 func TestUnreadAnswers(t *testing.T) {
-	for _, opts := range []worldOptions{{mode: "token", tcp: true}, {mode: "token"}} {
-		t.Run(fmt.Sprintf("sockets %v", opts.tcp), func(t *testing.T) {
+	for _, opts := range []worldOptions{{mode: "token", tcp: true}, {mode: "token", tcp: true, tls: true}, {mode: "token"}} {
+		t.Run(fmt.Sprintf("sockets %v, TLS %v", opts.tcp, opts.tls), func(t *testing.T) {
 			w := newWorld(t, opts)
 			c := w.operator("operator.read")
-			if tcp, ok := c.nc.Conn.(*net.TCPConn); ok {
-				_ = tcp.SetReadBuffer(128 << 10)
-			}
+			c.shrink()
 			sc := w.conns()[0]
 			c.nc.paused.Lock()
 			const asked = 10_000

@@ -15,15 +15,24 @@ const writesRaw = true
 // errWouldBlock says that the kernel takes no more at the moment.
 var errWouldBlock = errors.New("the socket is full")
 
-// writeRaw writes until nothing is left or, when it is not to wait, the kernel takes no more. A
-// buffer is held only while something is written.
+// turn is how many chunks are written for one client by somebody who has others to write to, or to
+// read from.
+const turn = 16
+
+// writeRaw writes until nothing is left or, when it is not to wait, the kernel takes no more or others
+// have their turn. A buffer is held only while something is written.
 func (c *conn) writeRaw(wait bool) (err error) {
 	bp := chunks.Get().(*[]byte)
+	left := turn
 	waitErr := c.raw.Write(func(fd uintptr) bool {
 		if bp == nil {
 			bp = chunks.Get().(*[]byte)
 		}
-		for {
+		for ; ; left-- {
+			if left == 0 && !wait {
+				err = errWouldBlock
+				return true
+			}
 			buf, control := c.fill((*bp)[:0])
 			if buf == nil {
 				return true

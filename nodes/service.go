@@ -135,9 +135,9 @@ func (s *Service) end(a *Attachment) {
 }
 
 // Detach takes the node out, unless a newer connection holds its id, and fails the calls that wait
-// on this one.
+// on this one. Who learns from a failed call that the node is gone finds it gone.
 func (a *Attachment) Detach() {
-	a.svc.end(a)
+	defer a.svc.end(a)
 	a.svc.turn.Lock()
 	defer a.svc.turn.Unlock()
 	if n, ok := a.svc.reg.remove(a); ok {

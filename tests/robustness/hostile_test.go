@@ -256,11 +256,14 @@ func TestAnswersNobodyReads(t *testing.T) {
 		}
 		return time.Since(began)
 	}
-	worst := func() (w time.Duration) {
+	// Nineteen of twenty, so that a moment in which the machine does something else does not count.
+	worst := func() time.Duration {
+		var all []time.Duration
 		for range 200 {
-			w = max(w, invoke())
+			all = append(all, invoke())
 		}
-		return w
+		slices.Sort(all)
+		return all[len(all)*19/20]
 	}
 	before := worst()
 	l := newLazy(t, d)
@@ -282,9 +285,9 @@ func TestAnswersNobodyReads(t *testing.T) {
 		t.Fatalf("only %d calls were taken", sent)
 	}
 	after := worst()
-	t.Logf("the slowest of 200 calls took %v, and %v with %d answers that nobody reads", before, after, sent)
+	t.Logf("19 of 20 calls took up to %v, and up to %v with %d answers that nobody reads", before, after, sent)
 	if after > 2*before+10*noise {
-		t.Errorf("the slowest call grew from %v to %v", before, after)
+		t.Errorf("calls grew from %v to %v", before, after)
 	}
 }
 
