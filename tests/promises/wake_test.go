@@ -26,6 +26,7 @@ const (
 // TestR14Wake: after a jump of the clock the links of operators and nodes that are silent are given up
 // within five seconds, on both sides of a node's link, and those that live stay.
 func TestR14Wake(t *testing.T) {
+	t.Parallel()
 	var daemon, node atomic.Int64
 	ahead := func(by *atomic.Int64) func() time.Time {
 		return func() time.Time { return time.Now().Add(time.Duration(by.Load())) }
