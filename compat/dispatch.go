@@ -102,6 +102,7 @@ func (d *Door) bind() map[string]binding {
 		"health":          unary(methods.HealthFromLegacy, s.Health, methods.HealthToLegacy),
 		"status":          unary(none, plain(s.Status), methods.StatusToLegacy),
 		"system-presence": unary(none, plain(s.Presence), methods.PresenceToLegacy),
+		"config.get":      waiting(unary(none, plain(s.Config), methods.ConfigToLegacy)),
 		"logs.tail":       waiting(unary(methods.TailFromLegacy, s.TailLogs, methods.TailToLegacy)),
 
 		"node.list":          unary(methods.NodeListFromLegacy, n.List, methods.NodeListToLegacy),

@@ -342,6 +342,7 @@ var words = map[string]wording{
 		return wire.ErrorShape{Code: codeUnavailable, Message: cut("log read failed: " + e.Error())}
 	}),
 	system.ErrLogRange.Code:    invalid("invalid logs.tail params: limit or maxBytes is out of range"),
+	system.ErrConfig.Code:      unavailable("the config file cannot be read; check that it is there and that the daemon may read it"),
 	system.ErrLocalOnly.Code:   invalid("the shared secret is shown on the local socket only"),
 	system.ErrWakeText.Code:    invalid("text required"),
 	system.ErrWakeTooLong.Code: invalid("the text is longer than 262144 bytes"),

@@ -81,25 +81,37 @@ type Config struct {
 // does not hold is refused as a whole with an *Invalid that lists everything wrong with it; other
 // errors mean that the file could not be read.
 func Load(opts Options) (*Config, error) {
+	l, _, err := find(opts)
+	if err != nil {
+		return nil, err
+	}
+	if len(l.issues) > 0 {
+		return nil, &Invalid{Path: l.config.Path, Issues: l.issues}
+	}
+	return l.config, nil
+}
+
+// find is Load with what was found on the way: the loader, issues and all, and the text of the file.
+func find(opts Options) (*loader, []byte, error) {
 	if opts.Env == nil {
 		opts.Env = os.Getenv
 	}
 	c := &Config{}
 	if err := c.locate(opts); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	text, err := readFile(c.Path, maxFileBytes)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
-		return nil, fmt.Errorf("cannot read the config file: %w", err)
+		return nil, nil, fmt.Errorf("cannot read the config file: %w", err)
 	default:
 		c.Exists = true
 	}
 	sum := sha256.Sum256(text)
 	c.Hash = hex.EncodeToString(sum[:])
 
-	l := &loader{config: c, env: opts.Env, origin: map[*json5.Node]string{}}
+	l := &loader{config: c, env: opts.Env, origin: map[*json5.Node]string{}, filled: map[*json5.Node]bool{}}
 	if c.tree = l.parse(text); c.tree != nil {
 		c.EnvVars = l.envVars(c.tree)
 		l.substitute(c.tree, "")
@@ -111,10 +123,7 @@ func Load(opts Options) (*Config, error) {
 		l.credentials()
 		l.pushCredentials()
 	}
-	if len(l.issues) > 0 {
-		return nil, &Invalid{Path: c.Path, Issues: l.issues}
-	}
-	return c, nil
+	return l, text, nil
 }
 
 // Section returns the checked tree of a top-level key that has no typed form here, or nil. It holds
@@ -139,6 +148,7 @@ type loader struct {
 	env      func(string) string
 	issues   []Issue
 	origin   map[*json5.Node]string // file of the nodes that came from another file than the main one
+	filled   map[*json5.Node]bool   // strings that hold the value of a variable
 	includes int
 	nodes    int
 	secrets  []pending

@@ -22,6 +22,7 @@ func (l *loader) substitute(n *json5.Node, path string) {
 				return ref[1:]
 			}
 			name := ref[2 : len(ref)-1]
+			l.filled[n] = true
 			if v := l.env(name); v != "" {
 				return v
 			}

@@ -249,6 +249,9 @@ func (d *Daemon) makeDomains() error {
 			Listen:           d.Addresses,
 			Remote:           func() (string, string) { return d.GRPCAddress(), d.TLSFingerprint() },
 			Agents:           agentsOf(d.cfg),
+			Config: func() (config.View, error) {
+				return config.Look(config.Options{Path: d.cfg.Path, StateDir: d.cfg.StateDir})
+			},
 		},
 	})
 	return nil

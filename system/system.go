@@ -8,6 +8,7 @@ package system
 import (
 	"time"
 
+	"github.com/hanzoai/hanzod/config"
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/identity"
 )
@@ -76,6 +77,8 @@ type Facts struct {
 	// nil when there is neither.
 	Remote func() (address, fingerprint string)
 	Agents func() (agents []Agent, defaultID string)
+	// Config reads the configuration file and shows what it says now, without its secrets.
+	Config func() (config.View, error)
 }
 
 // Versions count the changes of presence and health. They start at 1 and only grow.
@@ -151,5 +154,6 @@ type (
 var (
 	ErrLogRead   = errs.Define(errs.Unavailable, "system.log_read", "the log file cannot be read")
 	ErrLogRange  = errs.Define(errs.Invalid, "system.log_range", "limit goes from 1 to 5000, maxBytes from 1 to 1000000, and cursor from 0")
+	ErrConfig    = errs.Define(errs.Unavailable, "system.config", "the config file cannot be read; check that it is there and that the daemon may read it")
 	ErrLocalOnly = errs.Define(errs.Denied, "system.local_only", "the shared secret is shown on the local socket only")
 )

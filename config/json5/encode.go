@@ -224,3 +224,55 @@ func (s style) writeText(b *strings.Builder, text string) {
 
 // wellFormed is text as Parse would give it back: each byte that is not UTF-8 becomes U+FFFD.
 func wellFormed(text string) string { return string([]rune(text)) }
+
+// Stringify writes a value as the original's writer does: two spaces, a comma after every last member,
+// keys bare where they can be, and strings in single quotes unless they hold more of those than of
+// double ones.
+func Stringify(n *Node) string {
+	var b strings.Builder
+	stringify(&b, n, "")
+	return b.String()
+}
+
+func stringify(b *strings.Builder, n *Node, indent string) {
+	s := style{quote: '\'', unit: "  ", nl: "\n"}
+	inner := indent + s.unit
+	open, closing, size := "[", "]", len(n.Items)
+	if n.Kind == Object {
+		open, closing, size = "{", "}", len(n.Members)
+	}
+	switch {
+	case n.Kind == String:
+		quoted(b, n.Str)
+		return
+	case n.Kind != Array && n.Kind != Object, size == 0:
+		s.write(b, n, indent)
+		return
+	}
+	b.WriteString(open + s.nl)
+	for _, item := range n.Items {
+		b.WriteString(inner)
+		stringify(b, item, inner)
+		b.WriteString("," + s.nl)
+	}
+	for _, m := range n.Members {
+		b.WriteString(inner)
+		if bareKey(m.Key) {
+			b.WriteString(m.Key)
+		} else {
+			quoted(b, m.Key)
+		}
+		b.WriteString(": ")
+		stringify(b, m.Value, inner)
+		b.WriteString("," + s.nl)
+	}
+	b.WriteString(indent + closing)
+}
+
+func quoted(b *strings.Builder, text string) {
+	s := style{quote: '\''}
+	if strings.Count(text, "'") > strings.Count(text, `"`) {
+		s.quote = '"'
+	}
+	s.writeText(b, text)
+}

@@ -40,6 +40,11 @@ func TestCLIGateway(t *testing.T) {
 			t.Fatalf("node.list answers %v", v)
 		}
 	})
+	run("probe", func(t *testing.T) {
+		v := u.json(t, "gateway", "probe", "--json")
+		want(t, v, true, "ok")
+		u.ok(t, []string{"Reachable: yes"}, "gateway", "probe")
+	})
 	run("call refused", func(t *testing.T) {
 		u.refused(t, []string{"unknown method: no.such.method"}, "gateway", "call", "no.such.method")
 		u.refused(t, []string{"invalid node.invoke params: must have required property 'nodeId'", "unexpected property 'x'"},

@@ -21,8 +21,6 @@ func TestCLILater(t *testing.T) {
 		code   int
 		args   []string
 	}{
-		{"config.get", 1, []string{"gateway", "probe"}},
-		{"config.get", 0, []string{"status", "--json"}},
 		{"usage.cost", 1, []string{"gateway", "usage-cost"}},
 		{"channels.status", 0, []string{"channels", "status"}},
 		{"wake", 1, []string{"system", "event", "--text", "hello"}},
