@@ -263,24 +263,24 @@ func (d *Door) ask(woke bool) {
 			if woke {
 				wait = wakeWait
 			}
-			if !c.answers(wait) && d.ctx.Err() == nil {
+			for !c.answers(wait) && d.ctx.Err() == nil && c.ctx.Err() == nil {
+				if c.caller.Role != identity.RoleNode && c.Backlog() > 0 {
+					continue // how long it may take for what waits is not decided here; the next question stands behind it
+				}
 				d.cfg.Log.Warn("a client is silent and counts as gone", "conn", c.id, "node", c.caller.NodeID, "silent", c.silentFor().String())
 				c.abort()
+				return
 			}
 		})
 	}
 }
 
 // answers asks the client and reports whether it is there. An answer stands behind a message that is on
-// its way. An operator that something waits for gets the question behind all that: how long it may take
-// for that is not decided here.
+// its way.
 func (c *conn) answers(wait time.Duration) bool {
-	ctx, cancel := context.WithTimeout(c.door.ctx, wait)
+	ctx, cancel := context.WithTimeout(c.ctx, wait)
 	defer cancel()
-	if c.ws.Ping(ctx) == nil || c.silentFor() < wait {
-		return true
-	}
-	return c.caller.Role != identity.RoleNode && c.Backlog() > 0
+	return c.ws.Ping(ctx) == nil || c.silentFor() < wait
 }
 
 // Close tells every client that the service stops, closes the connections with 1012 and waits for
