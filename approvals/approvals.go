@@ -54,6 +54,27 @@ type Binding struct {
 	SessionKey *string
 	// EnvHash is the SHA-256 in hex over the sorted environment overrides, nil without any.
 	EnvHash *string
+	// Identity is what the words stand for on the node, nil where the node does not say.
+	Identity *Identity
+}
+
+// Identity is which files a run opens. A node that gives it runs nothing else under the approval.
+type Identity struct {
+	// Executable is the program that is started, Script the file that it is given to run when it is
+	// an interpreter, Directory where it is started.
+	Executable *FileIdentity
+	Script     *FileIdentity
+	Directory  *FileIdentity
+}
+
+// FileIdentity is one file or directory on a node.
+type FileIdentity struct {
+	// Path is absolute and free of links.
+	Path string
+	// Device and Inode are 0 where the system of the node has none.
+	Device, Inode uint64
+	// SHA256 is of the content in hex, empty for a directory.
+	SHA256 string
 }
 
 // Requester is who asked: what a later use is compared with.
@@ -96,6 +117,39 @@ type Approval struct {
 	// Uses counts the runs it allowed; LastUsedAt is the last.
 	Uses       int
 	LastUsedAt time.Time
+
+	// Rule is the rule that asked or decided, Where the place it is written at ("file:line"); empty
+	// without one.
+	Rule, Where string
+	// GrantID is the grant that answered, or that was made with the answer.
+	GrantID string
+	// Key is the canonical form of the command, by which a grant finds it again; KeyRefused says why
+	// there is none.
+	Key, KeyRefused string
+	// Signs are the signs of obfuscation in the command (nodes-approvals.md §3.13).
+	Signs []string
+	// Quorum is how many approvers have to allow it; 0 is one. Votes are their answers so far.
+	Quorum int
+	Votes  []Vote
+	// Approvers are the only subjects that may answer; empty is everybody with the scope.
+	Approvers []string
+	// ExcludeRequester keeps who asked from answering.
+	ExcludeRequester bool
+	// OnTimeout is what happens when nobody answers: Deny or, for a rule that says so, AllowOnce. None
+	// leaves it unanswered.
+	OnTimeout Decision
+	// EscalateAt is when EscalateTo may answer and are told as well; zero is never.
+	EscalateAt time.Time
+	EscalateTo []string
+	Escalated  bool
+}
+
+// Vote is the answer of one approver.
+type Vote struct {
+	// Subject is who answered, as the daemon verified it, Name as they show themselves.
+	Subject, Name string
+	Decision      Decision
+	At            time.Time
 }
 
 // over reports whether the time of an approval has passed. A clock that was set back must not make it

@@ -56,14 +56,49 @@ type approvalRecord struct {
 	ResolvedBySubject string             `json:"resolved_by_subject,omitzero"`
 	Uses              int                `json:"uses,omitzero"`
 	LastUsedAt        time.Time          `json:"last_used_at,omitzero"`
+	Rule              string             `json:"rule,omitzero"`
+	Where             string             `json:"where,omitzero"`
+	GrantID           string             `json:"grant_id,omitzero"`
+	Key               string             `json:"key,omitzero"`
+	KeyRefused        string             `json:"key_refused,omitzero"`
+	Signs             []string           `json:"signs,omitzero"`
+	Quorum            int                `json:"quorum,omitzero"`
+	Votes             []voteRecord       `json:"votes,omitzero"`
+	Approvers         []string           `json:"approvers,omitzero"`
+	ExcludeRequester  bool               `json:"exclude_requester,omitzero"`
+	OnTimeout         approvals.Decision `json:"on_timeout,omitzero"`
+	EscalateAt        time.Time          `json:"escalate_at,omitzero"`
+	EscalateTo        []string           `json:"escalate_to,omitzero"`
+	Escalated         bool               `json:"escalated,omitzero"`
+}
+
+type voteRecord struct {
+	Subject  string             `json:"subject,omitzero"`
+	Name     string             `json:"name,omitzero"`
+	Decision approvals.Decision `json:"decision,omitzero"`
+	At       time.Time          `json:"at,omitzero"`
 }
 
 type bindingRecord struct {
-	Argv       []string `json:"argv,omitzero"`
-	Cwd        *string  `json:"cwd,omitzero"`
-	AgentID    *string  `json:"agent_id,omitzero"`
-	SessionKey *string  `json:"session_key,omitzero"`
-	EnvHash    *string  `json:"env_hash,omitzero"`
+	Argv       []string        `json:"argv,omitzero"`
+	Cwd        *string         `json:"cwd,omitzero"`
+	AgentID    *string         `json:"agent_id,omitzero"`
+	SessionKey *string         `json:"session_key,omitzero"`
+	EnvHash    *string         `json:"env_hash,omitzero"`
+	Identity   *identityRecord `json:"identity,omitzero"`
+}
+
+type identityRecord struct {
+	Executable *fileIdentityRecord `json:"executable,omitzero"`
+	Script     *fileIdentityRecord `json:"script,omitzero"`
+	Directory  *fileIdentityRecord `json:"directory,omitzero"`
+}
+
+type fileIdentityRecord struct {
+	Path   string `json:"path,omitzero"`
+	Device uint64 `json:"device,omitzero"`
+	Inode  uint64 `json:"inode,omitzero"`
+	SHA256 string `json:"sha256,omitzero"`
 }
 
 type planRecord struct {
@@ -145,10 +180,20 @@ func encodeApproval(a approvals.Approval) ([]byte, error) {
 		Decision:  a.Decision, ResolvedAt: utc(a.ResolvedAt),
 		ResolvedBy: a.ResolvedBy, ResolvedBySubject: a.ResolvedBySubject,
 		Uses: a.Uses, LastUsedAt: utc(a.LastUsedAt),
+		Rule: a.Rule, Where: a.Where, GrantID: a.GrantID, Key: a.Key, KeyRefused: a.KeyRefused, Signs: a.Signs,
+		Quorum: a.Quorum, Approvers: a.Approvers, ExcludeRequester: a.ExcludeRequester, OnTimeout: a.OnTimeout,
+		EscalateAt: utc(a.EscalateAt), EscalateTo: a.EscalateTo, Escalated: a.Escalated,
 	}
-	if a.Binding != nil {
-		b := bindingRecord(*a.Binding)
-		rec.Binding = &b
+	for _, v := range a.Votes {
+		rec.Votes = append(rec.Votes, voteRecord{v.Subject, v.Name, v.Decision, utc(v.At)})
+	}
+	if b := a.Binding; b != nil {
+		rec.Binding = &bindingRecord{Argv: b.Argv, Cwd: b.Cwd, AgentID: b.AgentID, SessionKey: b.SessionKey, EnvHash: b.EnvHash}
+		if i := b.Identity; i != nil {
+			rec.Binding.Identity = &identityRecord{
+				(*fileIdentityRecord)(i.Executable), (*fileIdentityRecord)(i.Script), (*fileIdentityRecord)(i.Directory),
+			}
+		}
 	}
 	if a.Plan != nil {
 		p := planRecord(*a.Plan)
@@ -185,10 +230,21 @@ func decodeApproval(id, value []byte) (approvals.Approval, error) {
 		Decision:  rec.Decision, ResolvedAt: utc(rec.ResolvedAt),
 		ResolvedBy: rec.ResolvedBy, ResolvedBySubject: rec.ResolvedBySubject,
 		Uses: rec.Uses, LastUsedAt: utc(rec.LastUsedAt),
+		Rule: rec.Rule, Where: rec.Where, GrantID: rec.GrantID, Key: rec.Key, KeyRefused: rec.KeyRefused, Signs: rec.Signs,
+		Quorum: rec.Quorum, Approvers: rec.Approvers, ExcludeRequester: rec.ExcludeRequester, OnTimeout: rec.OnTimeout,
+		EscalateAt: utc(rec.EscalateAt), EscalateTo: rec.EscalateTo, Escalated: rec.Escalated,
 	}
-	if rec.Binding != nil {
-		b := approvals.Binding(*rec.Binding)
-		a.Binding = &b
+	for _, v := range rec.Votes {
+		a.Votes = append(a.Votes, approvals.Vote{Subject: v.Subject, Name: v.Name, Decision: v.Decision, At: utc(v.At)})
+	}
+	if b := rec.Binding; b != nil {
+		a.Binding = &approvals.Binding{Argv: b.Argv, Cwd: b.Cwd, AgentID: b.AgentID, SessionKey: b.SessionKey, EnvHash: b.EnvHash}
+		if i := b.Identity; i != nil {
+			a.Binding.Identity = &approvals.Identity{
+				Executable: (*approvals.FileIdentity)(i.Executable), Script: (*approvals.FileIdentity)(i.Script),
+				Directory: (*approvals.FileIdentity)(i.Directory),
+			}
+		}
 	}
 	if rec.Plan != nil {
 		p := approvals.Plan(*rec.Plan)

@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"encoding/json"
+	"math"
 
 	"github.com/hanzoai/hanzod/approvals"
 	"github.com/hanzoai/hanzod/approvals/policy"
@@ -172,6 +173,17 @@ func (s *Server) approvalToProto(a approvals.Approval) *approvalsv1.Approval {
 		ResolvedAt:   timeToProto(a.ResolvedAt),
 		ResolvedBy:   cleanText(a.ResolvedBy),
 		RequestedBy:  cleanText(requesterText(a.Requester)),
+
+		Rule: cleanText(a.Rule), Where: cleanText(a.Where), GrantId: cleanText(a.GrantID),
+		Key: cleanText(a.Key), KeyRefused: cleanText(a.KeyRefused), Signs: cleanTexts(a.Signs),
+		Quorum: int32(min(a.Quorum, math.MaxInt32)), Approvers: cleanTexts(a.Approvers), ExcludeRequester: a.ExcludeRequester,
+		OnTimeout: decisionsToProto[a.OnTimeout], EscalateAt: timeToProto(a.EscalateAt),
+		EscalateTo: cleanTexts(a.EscalateTo), Escalated: a.Escalated,
+	}
+	for _, v := range a.Votes {
+		p.Votes = append(p.Votes, &approvalsv1.Vote{
+			Subject: cleanText(v.Subject), Name: cleanText(v.Name), Decision: decisionsToProto[v.Decision], At: timeToProto(v.At),
+		})
 	}
 	if a.Binding != nil {
 		p.Binding = &approvalsv1.Binding{
@@ -181,11 +193,23 @@ func (s *Server) approvalToProto(a approvals.Approval) *approvalsv1.Approval {
 			SessionKey: cleanOpt(a.Binding.SessionKey),
 			EnvHash:    cleanOpt(a.Binding.EnvHash),
 		}
+		if i := a.Binding.Identity; i != nil {
+			p.Binding.Identity = &approvalsv1.Identity{
+				Executable: fileIdentityToProto(i.Executable), Script: fileIdentityToProto(i.Script), Directory: fileIdentityToProto(i.Directory),
+			}
+		}
 	}
 	if a.NodeID != nil {
 		p.NodeName = cleanText(s.d.NodeName(*a.NodeID))
 	}
 	return p
+}
+
+func fileIdentityToProto(f *approvals.FileIdentity) *approvalsv1.FileIdentity {
+	if f == nil {
+		return nil
+	}
+	return &approvalsv1.FileIdentity{Path: cleanText(f.Path), Device: f.Device, Inode: f.Inode, Sha256: cleanText(f.SHA256)}
 }
 
 // requesterText names who asked by what the daemon has verified: device, else local user, else

@@ -224,7 +224,9 @@ type Binding struct {
 	AgentId    *string                `protobuf:"bytes,3,opt,name=agent_id,json=agentId,proto3,oneof" json:"agent_id,omitempty"`
 	SessionKey *string                `protobuf:"bytes,4,opt,name=session_key,json=sessionKey,proto3,oneof" json:"session_key,omitempty"`
 	// SHA-256 in hex over the sorted environment overrides; absent when there are none.
-	EnvHash       *string `protobuf:"bytes,5,opt,name=env_hash,json=envHash,proto3,oneof" json:"env_hash,omitempty"`
+	EnvHash *string `protobuf:"bytes,5,opt,name=env_hash,json=envHash,proto3,oneof" json:"env_hash,omitempty"`
+	// Which files the words stand for on the node; absent where the node does not say.
+	Identity      *Identity `protobuf:"bytes,6,opt,name=identity,proto3" json:"identity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -294,6 +296,217 @@ func (x *Binding) GetEnvHash() string {
 	return ""
 }
 
+func (x *Binding) GetIdentity() *Identity {
+	if x != nil {
+		return x.Identity
+	}
+	return nil
+}
+
+// Identity is which files a run opens. A node that gives it runs nothing else under the approval.
+type Identity struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Executable *FileIdentity          `protobuf:"bytes,1,opt,name=executable,proto3" json:"executable,omitempty"`
+	// The file that the executable is given to run, when it is an interpreter.
+	Script        *FileIdentity `protobuf:"bytes,2,opt,name=script,proto3" json:"script,omitempty"`
+	Directory     *FileIdentity `protobuf:"bytes,3,opt,name=directory,proto3" json:"directory,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Identity) Reset() {
+	*x = Identity{}
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Identity) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Identity) ProtoMessage() {}
+
+func (x *Identity) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Identity.ProtoReflect.Descriptor instead.
+func (*Identity) Descriptor() ([]byte, []int) {
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Identity) GetExecutable() *FileIdentity {
+	if x != nil {
+		return x.Executable
+	}
+	return nil
+}
+
+func (x *Identity) GetScript() *FileIdentity {
+	if x != nil {
+		return x.Script
+	}
+	return nil
+}
+
+func (x *Identity) GetDirectory() *FileIdentity {
+	if x != nil {
+		return x.Directory
+	}
+	return nil
+}
+
+// FileIdentity is one file or directory on a node.
+type FileIdentity struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Path  string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// Both are 0 where the system of the node has none.
+	Device uint64 `protobuf:"varint,2,opt,name=device,proto3" json:"device,omitempty"`
+	Inode  uint64 `protobuf:"varint,3,opt,name=inode,proto3" json:"inode,omitempty"`
+	// SHA-256 in hex of the content; empty for a directory.
+	Sha256        string `protobuf:"bytes,4,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FileIdentity) Reset() {
+	*x = FileIdentity{}
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FileIdentity) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FileIdentity) ProtoMessage() {}
+
+func (x *FileIdentity) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FileIdentity.ProtoReflect.Descriptor instead.
+func (*FileIdentity) Descriptor() ([]byte, []int) {
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *FileIdentity) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *FileIdentity) GetDevice() uint64 {
+	if x != nil {
+		return x.Device
+	}
+	return 0
+}
+
+func (x *FileIdentity) GetInode() uint64 {
+	if x != nil {
+		return x.Inode
+	}
+	return 0
+}
+
+func (x *FileIdentity) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+// Vote is the answer of one approver.
+type Vote struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who answered, as the daemon knows them.
+	Subject string `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`
+	// How they show themselves.
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Decision      Decision               `protobuf:"varint,3,opt,name=decision,proto3,enum=hanzo.approvals.v1.Decision" json:"decision,omitempty"`
+	At            *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Vote) Reset() {
+	*x = Vote{}
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Vote) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Vote) ProtoMessage() {}
+
+func (x *Vote) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Vote.ProtoReflect.Descriptor instead.
+func (*Vote) Descriptor() ([]byte, []int) {
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Vote) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *Vote) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Vote) GetDecision() Decision {
+	if x != nil {
+		return x.Decision
+	}
+	return Decision_DECISION_UNSPECIFIED
+}
+
+func (x *Vote) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
 type Approval struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -320,14 +533,38 @@ type Approval struct {
 	// Who asked, as the daemon knows them: a device, a local user or a connection.
 	RequestedBy string `protobuf:"bytes,20,opt,name=requested_by,json=requestedBy,proto3" json:"requested_by,omitempty"`
 	// The node's name, where the node is known.
-	NodeName      string `protobuf:"bytes,21,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
+	NodeName string `protobuf:"bytes,21,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
+	// The rule that asked or decided, and where it is written ("file:line").
+	Rule  string `protobuf:"bytes,22,opt,name=rule,proto3" json:"rule,omitempty"`
+	Where string `protobuf:"bytes,23,opt,name=where,proto3" json:"where,omitempty"`
+	// The grant that answered, or that was made with the answer.
+	GrantId string `protobuf:"bytes,24,opt,name=grant_id,json=grantId,proto3" json:"grant_id,omitempty"`
+	// The canonical form of the command, by which a grant finds it again.
+	Key string `protobuf:"bytes,35,opt,name=key,proto3" json:"key,omitempty"`
+	// Why no grant could find this command again; empty when one can.
+	KeyRefused string `protobuf:"bytes,25,opt,name=key_refused,json=keyRefused,proto3" json:"key_refused,omitempty"`
+	// How many approvers have to allow it, when more than one.
+	Quorum int32   `protobuf:"varint,26,opt,name=quorum,proto3" json:"quorum,omitempty"`
+	Votes  []*Vote `protobuf:"bytes,27,rep,name=votes,proto3" json:"votes,omitempty"`
+	// The only subjects that may answer; empty is everybody with the scope.
+	Approvers []string `protobuf:"bytes,28,rep,name=approvers,proto3" json:"approvers,omitempty"`
+	// Who asked may not answer.
+	ExcludeRequester bool `protobuf:"varint,29,opt,name=exclude_requester,json=excludeRequester,proto3" json:"exclude_requester,omitempty"`
+	// Signs of obfuscation in the command.
+	Signs []string `protobuf:"bytes,30,rep,name=signs,proto3" json:"signs,omitempty"`
+	// What happens when nobody answers.
+	OnTimeout Decision `protobuf:"varint,31,opt,name=on_timeout,json=onTimeout,proto3,enum=hanzo.approvals.v1.Decision" json:"on_timeout,omitempty"`
+	// When others are asked as well, and who; absent is never.
+	EscalateAt    *timestamppb.Timestamp `protobuf:"bytes,32,opt,name=escalate_at,json=escalateAt,proto3" json:"escalate_at,omitempty"`
+	EscalateTo    []string               `protobuf:"bytes,33,rep,name=escalate_to,json=escalateTo,proto3" json:"escalate_to,omitempty"`
+	Escalated     bool                   `protobuf:"varint,34,opt,name=escalated,proto3" json:"escalated,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Approval) Reset() {
 	*x = Approval{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[2]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -339,7 +576,7 @@ func (x *Approval) String() string {
 func (*Approval) ProtoMessage() {}
 
 func (x *Approval) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[2]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -352,7 +589,7 @@ func (x *Approval) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Approval.ProtoReflect.Descriptor instead.
 func (*Approval) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{2}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Approval) GetId() string {
@@ -502,6 +739,104 @@ func (x *Approval) GetNodeName() string {
 	return ""
 }
 
+func (x *Approval) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *Approval) GetWhere() string {
+	if x != nil {
+		return x.Where
+	}
+	return ""
+}
+
+func (x *Approval) GetGrantId() string {
+	if x != nil {
+		return x.GrantId
+	}
+	return ""
+}
+
+func (x *Approval) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Approval) GetKeyRefused() string {
+	if x != nil {
+		return x.KeyRefused
+	}
+	return ""
+}
+
+func (x *Approval) GetQuorum() int32 {
+	if x != nil {
+		return x.Quorum
+	}
+	return 0
+}
+
+func (x *Approval) GetVotes() []*Vote {
+	if x != nil {
+		return x.Votes
+	}
+	return nil
+}
+
+func (x *Approval) GetApprovers() []string {
+	if x != nil {
+		return x.Approvers
+	}
+	return nil
+}
+
+func (x *Approval) GetExcludeRequester() bool {
+	if x != nil {
+		return x.ExcludeRequester
+	}
+	return false
+}
+
+func (x *Approval) GetSigns() []string {
+	if x != nil {
+		return x.Signs
+	}
+	return nil
+}
+
+func (x *Approval) GetOnTimeout() Decision {
+	if x != nil {
+		return x.OnTimeout
+	}
+	return Decision_DECISION_UNSPECIFIED
+}
+
+func (x *Approval) GetEscalateAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EscalateAt
+	}
+	return nil
+}
+
+func (x *Approval) GetEscalateTo() []string {
+	if x != nil {
+		return x.EscalateTo
+	}
+	return nil
+}
+
+func (x *Approval) GetEscalated() bool {
+	if x != nil {
+		return x.Escalated
+	}
+	return false
+}
+
 type RequestApprovalRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A name of the caller's choice; made up when empty.
@@ -528,7 +863,7 @@ type RequestApprovalRequest struct {
 
 func (x *RequestApprovalRequest) Reset() {
 	*x = RequestApprovalRequest{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[3]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -540,7 +875,7 @@ func (x *RequestApprovalRequest) String() string {
 func (*RequestApprovalRequest) ProtoMessage() {}
 
 func (x *RequestApprovalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[3]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -553,7 +888,7 @@ func (x *RequestApprovalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestApprovalRequest.ProtoReflect.Descriptor instead.
 func (*RequestApprovalRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{3}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RequestApprovalRequest) GetId() string {
@@ -663,7 +998,7 @@ type RequestApprovalResponse struct {
 
 func (x *RequestApprovalResponse) Reset() {
 	*x = RequestApprovalResponse{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[4]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -675,7 +1010,7 @@ func (x *RequestApprovalResponse) String() string {
 func (*RequestApprovalResponse) ProtoMessage() {}
 
 func (x *RequestApprovalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[4]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -688,7 +1023,7 @@ func (x *RequestApprovalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestApprovalResponse.ProtoReflect.Descriptor instead.
 func (*RequestApprovalResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{4}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RequestApprovalResponse) GetApproval() *Approval {
@@ -707,7 +1042,7 @@ type WaitApprovalRequest struct {
 
 func (x *WaitApprovalRequest) Reset() {
 	*x = WaitApprovalRequest{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[5]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -719,7 +1054,7 @@ func (x *WaitApprovalRequest) String() string {
 func (*WaitApprovalRequest) ProtoMessage() {}
 
 func (x *WaitApprovalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[5]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -732,7 +1067,7 @@ func (x *WaitApprovalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitApprovalRequest.ProtoReflect.Descriptor instead.
 func (*WaitApprovalRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{5}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *WaitApprovalRequest) GetId() string {
@@ -751,7 +1086,7 @@ type WaitApprovalResponse struct {
 
 func (x *WaitApprovalResponse) Reset() {
 	*x = WaitApprovalResponse{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[6]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -763,7 +1098,7 @@ func (x *WaitApprovalResponse) String() string {
 func (*WaitApprovalResponse) ProtoMessage() {}
 
 func (x *WaitApprovalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[6]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -776,7 +1111,7 @@ func (x *WaitApprovalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitApprovalResponse.ProtoReflect.Descriptor instead.
 func (*WaitApprovalResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{6}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WaitApprovalResponse) GetApproval() *Approval {
@@ -796,7 +1131,7 @@ type ResolveApprovalRequest struct {
 
 func (x *ResolveApprovalRequest) Reset() {
 	*x = ResolveApprovalRequest{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[7]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -808,7 +1143,7 @@ func (x *ResolveApprovalRequest) String() string {
 func (*ResolveApprovalRequest) ProtoMessage() {}
 
 func (x *ResolveApprovalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[7]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -821,7 +1156,7 @@ func (x *ResolveApprovalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveApprovalRequest.ProtoReflect.Descriptor instead.
 func (*ResolveApprovalRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{7}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ResolveApprovalRequest) GetId() string {
@@ -847,7 +1182,7 @@ type ResolveApprovalResponse struct {
 
 func (x *ResolveApprovalResponse) Reset() {
 	*x = ResolveApprovalResponse{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[8]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -859,7 +1194,7 @@ func (x *ResolveApprovalResponse) String() string {
 func (*ResolveApprovalResponse) ProtoMessage() {}
 
 func (x *ResolveApprovalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[8]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -872,7 +1207,7 @@ func (x *ResolveApprovalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveApprovalResponse.ProtoReflect.Descriptor instead.
 func (*ResolveApprovalResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{8}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ResolveApprovalResponse) GetApproval() *Approval {
@@ -891,7 +1226,7 @@ type GetApprovalRequest struct {
 
 func (x *GetApprovalRequest) Reset() {
 	*x = GetApprovalRequest{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[9]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -903,7 +1238,7 @@ func (x *GetApprovalRequest) String() string {
 func (*GetApprovalRequest) ProtoMessage() {}
 
 func (x *GetApprovalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[9]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -916,7 +1251,7 @@ func (x *GetApprovalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetApprovalRequest.ProtoReflect.Descriptor instead.
 func (*GetApprovalRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{9}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetApprovalRequest) GetId() string {
@@ -935,7 +1270,7 @@ type GetApprovalResponse struct {
 
 func (x *GetApprovalResponse) Reset() {
 	*x = GetApprovalResponse{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[10]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -947,7 +1282,7 @@ func (x *GetApprovalResponse) String() string {
 func (*GetApprovalResponse) ProtoMessage() {}
 
 func (x *GetApprovalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[10]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -960,7 +1295,7 @@ func (x *GetApprovalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetApprovalResponse.ProtoReflect.Descriptor instead.
 func (*GetApprovalResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{10}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetApprovalResponse) GetApproval() *Approval {
@@ -980,7 +1315,7 @@ type ListApprovalsRequest struct {
 
 func (x *ListApprovalsRequest) Reset() {
 	*x = ListApprovalsRequest{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[11]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -992,7 +1327,7 @@ func (x *ListApprovalsRequest) String() string {
 func (*ListApprovalsRequest) ProtoMessage() {}
 
 func (x *ListApprovalsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[11]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1005,7 +1340,7 @@ func (x *ListApprovalsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListApprovalsRequest.ProtoReflect.Descriptor instead.
 func (*ListApprovalsRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{11}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListApprovalsRequest) GetAll() bool {
@@ -1024,7 +1359,7 @@ type ListApprovalsResponse struct {
 
 func (x *ListApprovalsResponse) Reset() {
 	*x = ListApprovalsResponse{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[12]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1036,7 +1371,7 @@ func (x *ListApprovalsResponse) String() string {
 func (*ListApprovalsResponse) ProtoMessage() {}
 
 func (x *ListApprovalsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[12]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1049,7 +1384,7 @@ func (x *ListApprovalsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListApprovalsResponse.ProtoReflect.Descriptor instead.
 func (*ListApprovalsResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{12}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListApprovalsResponse) GetApprovals() []*Approval {
@@ -1067,7 +1402,7 @@ type WatchApprovalsRequest struct {
 
 func (x *WatchApprovalsRequest) Reset() {
 	*x = WatchApprovalsRequest{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[13]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1079,7 +1414,7 @@ func (x *WatchApprovalsRequest) String() string {
 func (*WatchApprovalsRequest) ProtoMessage() {}
 
 func (x *WatchApprovalsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[13]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1092,7 +1427,7 @@ func (x *WatchApprovalsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchApprovalsRequest.ProtoReflect.Descriptor instead.
 func (*WatchApprovalsRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{13}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{16}
 }
 
 type WatchApprovalsResponse struct {
@@ -1104,7 +1439,7 @@ type WatchApprovalsResponse struct {
 
 func (x *WatchApprovalsResponse) Reset() {
 	*x = WatchApprovalsResponse{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[14]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1116,7 +1451,7 @@ func (x *WatchApprovalsResponse) String() string {
 func (*WatchApprovalsResponse) ProtoMessage() {}
 
 func (x *WatchApprovalsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[14]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1129,7 +1464,7 @@ func (x *WatchApprovalsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchApprovalsResponse.ProtoReflect.Descriptor instead.
 func (*WatchApprovalsResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{14}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WatchApprovalsResponse) GetApproval() *Approval {
@@ -1154,7 +1489,7 @@ type PolicyFile struct {
 
 func (x *PolicyFile) Reset() {
 	*x = PolicyFile{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[15]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1166,7 +1501,7 @@ func (x *PolicyFile) String() string {
 func (*PolicyFile) ProtoMessage() {}
 
 func (x *PolicyFile) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[15]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1179,7 +1514,7 @@ func (x *PolicyFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyFile.ProtoReflect.Descriptor instead.
 func (*PolicyFile) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{15}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PolicyFile) GetPath() string {
@@ -1218,7 +1553,7 @@ type GetPolicyFileRequest struct {
 
 func (x *GetPolicyFileRequest) Reset() {
 	*x = GetPolicyFileRequest{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[16]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1230,7 +1565,7 @@ func (x *GetPolicyFileRequest) String() string {
 func (*GetPolicyFileRequest) ProtoMessage() {}
 
 func (x *GetPolicyFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[16]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1243,7 +1578,7 @@ func (x *GetPolicyFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyFileRequest.ProtoReflect.Descriptor instead.
 func (*GetPolicyFileRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{16}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{19}
 }
 
 type GetPolicyFileResponse struct {
@@ -1255,7 +1590,7 @@ type GetPolicyFileResponse struct {
 
 func (x *GetPolicyFileResponse) Reset() {
 	*x = GetPolicyFileResponse{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[17]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1267,7 +1602,7 @@ func (x *GetPolicyFileResponse) String() string {
 func (*GetPolicyFileResponse) ProtoMessage() {}
 
 func (x *GetPolicyFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[17]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1280,7 +1615,7 @@ func (x *GetPolicyFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyFileResponse.ProtoReflect.Descriptor instead.
 func (*GetPolicyFileResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{17}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetPolicyFileResponse) GetPolicy() *PolicyFile {
@@ -1300,7 +1635,7 @@ type SetPolicyFileRequest struct {
 
 func (x *SetPolicyFileRequest) Reset() {
 	*x = SetPolicyFileRequest{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[18]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1312,7 +1647,7 @@ func (x *SetPolicyFileRequest) String() string {
 func (*SetPolicyFileRequest) ProtoMessage() {}
 
 func (x *SetPolicyFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[18]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1325,7 +1660,7 @@ func (x *SetPolicyFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicyFileRequest.ProtoReflect.Descriptor instead.
 func (*SetPolicyFileRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{18}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SetPolicyFileRequest) GetFile() *structpb.Struct {
@@ -1351,7 +1686,7 @@ type SetPolicyFileResponse struct {
 
 func (x *SetPolicyFileResponse) Reset() {
 	*x = SetPolicyFileResponse{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[19]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1363,7 +1698,7 @@ func (x *SetPolicyFileResponse) String() string {
 func (*SetPolicyFileResponse) ProtoMessage() {}
 
 func (x *SetPolicyFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[19]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1376,7 +1711,7 @@ func (x *SetPolicyFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicyFileResponse.ProtoReflect.Descriptor instead.
 func (*SetPolicyFileResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{19}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SetPolicyFileResponse) GetPolicy() *PolicyFile {
@@ -1395,7 +1730,7 @@ type GetNodePolicyFileRequest struct {
 
 func (x *GetNodePolicyFileRequest) Reset() {
 	*x = GetNodePolicyFileRequest{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[20]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1407,7 +1742,7 @@ func (x *GetNodePolicyFileRequest) String() string {
 func (*GetNodePolicyFileRequest) ProtoMessage() {}
 
 func (x *GetNodePolicyFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[20]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1420,7 +1755,7 @@ func (x *GetNodePolicyFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodePolicyFileRequest.ProtoReflect.Descriptor instead.
 func (*GetNodePolicyFileRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{20}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetNodePolicyFileRequest) GetNodeId() string {
@@ -1439,7 +1774,7 @@ type GetNodePolicyFileResponse struct {
 
 func (x *GetNodePolicyFileResponse) Reset() {
 	*x = GetNodePolicyFileResponse{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[21]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1451,7 +1786,7 @@ func (x *GetNodePolicyFileResponse) String() string {
 func (*GetNodePolicyFileResponse) ProtoMessage() {}
 
 func (x *GetNodePolicyFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[21]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1464,7 +1799,7 @@ func (x *GetNodePolicyFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodePolicyFileResponse.ProtoReflect.Descriptor instead.
 func (*GetNodePolicyFileResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{21}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetNodePolicyFileResponse) GetPolicy() *PolicyFile {
@@ -1485,7 +1820,7 @@ type SetNodePolicyFileRequest struct {
 
 func (x *SetNodePolicyFileRequest) Reset() {
 	*x = SetNodePolicyFileRequest{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[22]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1497,7 +1832,7 @@ func (x *SetNodePolicyFileRequest) String() string {
 func (*SetNodePolicyFileRequest) ProtoMessage() {}
 
 func (x *SetNodePolicyFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[22]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1510,7 +1845,7 @@ func (x *SetNodePolicyFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodePolicyFileRequest.ProtoReflect.Descriptor instead.
 func (*SetNodePolicyFileRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{22}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SetNodePolicyFileRequest) GetNodeId() string {
@@ -1543,7 +1878,7 @@ type SetNodePolicyFileResponse struct {
 
 func (x *SetNodePolicyFileResponse) Reset() {
 	*x = SetNodePolicyFileResponse{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[23]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1555,7 +1890,7 @@ func (x *SetNodePolicyFileResponse) String() string {
 func (*SetNodePolicyFileResponse) ProtoMessage() {}
 
 func (x *SetNodePolicyFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[23]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1568,7 +1903,7 @@ func (x *SetNodePolicyFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodePolicyFileResponse.ProtoReflect.Descriptor instead.
 func (*SetNodePolicyFileResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{23}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SetNodePolicyFileResponse) GetPolicy() *PolicyFile {
@@ -1594,18 +1929,36 @@ const file_hanzo_approvals_v1_approvals_proto_rawDesc = "" +
 	"\x04_cwdB\x0e\n" +
 	"\f_raw_commandB\v\n" +
 	"\t_agent_idB\x0e\n" +
-	"\f_session_key\"\xcc\x01\n" +
+	"\f_session_key\"\x86\x02\n" +
 	"\aBinding\x12\x12\n" +
 	"\x04argv\x18\x01 \x03(\tR\x04argv\x12\x15\n" +
 	"\x03cwd\x18\x02 \x01(\tH\x00R\x03cwd\x88\x01\x01\x12\x1e\n" +
 	"\bagent_id\x18\x03 \x01(\tH\x01R\aagentId\x88\x01\x01\x12$\n" +
 	"\vsession_key\x18\x04 \x01(\tH\x02R\n" +
 	"sessionKey\x88\x01\x01\x12\x1e\n" +
-	"\benv_hash\x18\x05 \x01(\tH\x03R\aenvHash\x88\x01\x01B\x06\n" +
+	"\benv_hash\x18\x05 \x01(\tH\x03R\aenvHash\x88\x01\x01\x128\n" +
+	"\bidentity\x18\x06 \x01(\v2\x1c.hanzo.approvals.v1.IdentityR\bidentityB\x06\n" +
 	"\x04_cwdB\v\n" +
 	"\t_agent_idB\x0e\n" +
 	"\f_session_keyB\v\n" +
-	"\t_env_hash\"\xff\x06\n" +
+	"\t_env_hash\"\xc6\x01\n" +
+	"\bIdentity\x12@\n" +
+	"\n" +
+	"executable\x18\x01 \x01(\v2 .hanzo.approvals.v1.FileIdentityR\n" +
+	"executable\x128\n" +
+	"\x06script\x18\x02 \x01(\v2 .hanzo.approvals.v1.FileIdentityR\x06script\x12>\n" +
+	"\tdirectory\x18\x03 \x01(\v2 .hanzo.approvals.v1.FileIdentityR\tdirectory\"h\n" +
+	"\fFileIdentity\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
+	"\x06device\x18\x02 \x01(\x04R\x06device\x12\x14\n" +
+	"\x05inode\x18\x03 \x01(\x04R\x05inode\x12\x16\n" +
+	"\x06sha256\x18\x04 \x01(\tR\x06sha256\"\x9a\x01\n" +
+	"\x04Vote\x12\x18\n" +
+	"\asubject\x18\x01 \x01(\tR\asubject\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x128\n" +
+	"\bdecision\x18\x03 \x01(\x0e2\x1c.hanzo.approvals.v1.DecisionR\bdecision\x12*\n" +
+	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xd9\n" +
+	"\n" +
 	"\bApproval\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12/\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x19.hanzo.approvals.v1.StateR\x05state\x12\x18\n" +
@@ -1633,7 +1986,25 @@ const file_hanzo_approvals_v1_approvals_proto_rawDesc = "" +
 	"\vresolved_by\x18\x13 \x01(\tR\n" +
 	"resolvedBy\x12!\n" +
 	"\frequested_by\x18\x14 \x01(\tR\vrequestedBy\x12\x1b\n" +
-	"\tnode_name\x18\x15 \x01(\tR\bnodeNameB\x06\n" +
+	"\tnode_name\x18\x15 \x01(\tR\bnodeName\x12\x12\n" +
+	"\x04rule\x18\x16 \x01(\tR\x04rule\x12\x14\n" +
+	"\x05where\x18\x17 \x01(\tR\x05where\x12\x19\n" +
+	"\bgrant_id\x18\x18 \x01(\tR\agrantId\x12\x10\n" +
+	"\x03key\x18# \x01(\tR\x03key\x12\x1f\n" +
+	"\vkey_refused\x18\x19 \x01(\tR\n" +
+	"keyRefused\x12\x16\n" +
+	"\x06quorum\x18\x1a \x01(\x05R\x06quorum\x12.\n" +
+	"\x05votes\x18\x1b \x03(\v2\x18.hanzo.approvals.v1.VoteR\x05votes\x12\x1c\n" +
+	"\tapprovers\x18\x1c \x03(\tR\tapprovers\x12+\n" +
+	"\x11exclude_requester\x18\x1d \x01(\bR\x10excludeRequester\x12\x14\n" +
+	"\x05signs\x18\x1e \x03(\tR\x05signs\x12;\n" +
+	"\n" +
+	"on_timeout\x18\x1f \x01(\x0e2\x1c.hanzo.approvals.v1.DecisionR\tonTimeout\x12;\n" +
+	"\vescalate_at\x18  \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"escalateAt\x12\x1f\n" +
+	"\vescalate_to\x18! \x03(\tR\n" +
+	"escalateTo\x12\x1c\n" +
+	"\tescalated\x18\" \x01(\bR\tescalatedB\x06\n" +
 	"\x04_cwdB\n" +
 	"\n" +
 	"\b_node_idB\a\n" +
@@ -1764,88 +2135,100 @@ func file_hanzo_approvals_v1_approvals_proto_rawDescGZIP() []byte {
 }
 
 var file_hanzo_approvals_v1_approvals_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_hanzo_approvals_v1_approvals_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_hanzo_approvals_v1_approvals_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_hanzo_approvals_v1_approvals_proto_goTypes = []any{
 	(Decision)(0),                     // 0: hanzo.approvals.v1.Decision
 	(State)(0),                        // 1: hanzo.approvals.v1.State
 	(*Plan)(nil),                      // 2: hanzo.approvals.v1.Plan
 	(*Binding)(nil),                   // 3: hanzo.approvals.v1.Binding
-	(*Approval)(nil),                  // 4: hanzo.approvals.v1.Approval
-	(*RequestApprovalRequest)(nil),    // 5: hanzo.approvals.v1.RequestApprovalRequest
-	(*RequestApprovalResponse)(nil),   // 6: hanzo.approvals.v1.RequestApprovalResponse
-	(*WaitApprovalRequest)(nil),       // 7: hanzo.approvals.v1.WaitApprovalRequest
-	(*WaitApprovalResponse)(nil),      // 8: hanzo.approvals.v1.WaitApprovalResponse
-	(*ResolveApprovalRequest)(nil),    // 9: hanzo.approvals.v1.ResolveApprovalRequest
-	(*ResolveApprovalResponse)(nil),   // 10: hanzo.approvals.v1.ResolveApprovalResponse
-	(*GetApprovalRequest)(nil),        // 11: hanzo.approvals.v1.GetApprovalRequest
-	(*GetApprovalResponse)(nil),       // 12: hanzo.approvals.v1.GetApprovalResponse
-	(*ListApprovalsRequest)(nil),      // 13: hanzo.approvals.v1.ListApprovalsRequest
-	(*ListApprovalsResponse)(nil),     // 14: hanzo.approvals.v1.ListApprovalsResponse
-	(*WatchApprovalsRequest)(nil),     // 15: hanzo.approvals.v1.WatchApprovalsRequest
-	(*WatchApprovalsResponse)(nil),    // 16: hanzo.approvals.v1.WatchApprovalsResponse
-	(*PolicyFile)(nil),                // 17: hanzo.approvals.v1.PolicyFile
-	(*GetPolicyFileRequest)(nil),      // 18: hanzo.approvals.v1.GetPolicyFileRequest
-	(*GetPolicyFileResponse)(nil),     // 19: hanzo.approvals.v1.GetPolicyFileResponse
-	(*SetPolicyFileRequest)(nil),      // 20: hanzo.approvals.v1.SetPolicyFileRequest
-	(*SetPolicyFileResponse)(nil),     // 21: hanzo.approvals.v1.SetPolicyFileResponse
-	(*GetNodePolicyFileRequest)(nil),  // 22: hanzo.approvals.v1.GetNodePolicyFileRequest
-	(*GetNodePolicyFileResponse)(nil), // 23: hanzo.approvals.v1.GetNodePolicyFileResponse
-	(*SetNodePolicyFileRequest)(nil),  // 24: hanzo.approvals.v1.SetNodePolicyFileRequest
-	(*SetNodePolicyFileResponse)(nil), // 25: hanzo.approvals.v1.SetNodePolicyFileResponse
-	nil,                               // 26: hanzo.approvals.v1.RequestApprovalRequest.EnvEntry
-	(*timestamppb.Timestamp)(nil),     // 27: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),       // 28: google.protobuf.Duration
-	(*structpb.Struct)(nil),           // 29: google.protobuf.Struct
+	(*Identity)(nil),                  // 4: hanzo.approvals.v1.Identity
+	(*FileIdentity)(nil),              // 5: hanzo.approvals.v1.FileIdentity
+	(*Vote)(nil),                      // 6: hanzo.approvals.v1.Vote
+	(*Approval)(nil),                  // 7: hanzo.approvals.v1.Approval
+	(*RequestApprovalRequest)(nil),    // 8: hanzo.approvals.v1.RequestApprovalRequest
+	(*RequestApprovalResponse)(nil),   // 9: hanzo.approvals.v1.RequestApprovalResponse
+	(*WaitApprovalRequest)(nil),       // 10: hanzo.approvals.v1.WaitApprovalRequest
+	(*WaitApprovalResponse)(nil),      // 11: hanzo.approvals.v1.WaitApprovalResponse
+	(*ResolveApprovalRequest)(nil),    // 12: hanzo.approvals.v1.ResolveApprovalRequest
+	(*ResolveApprovalResponse)(nil),   // 13: hanzo.approvals.v1.ResolveApprovalResponse
+	(*GetApprovalRequest)(nil),        // 14: hanzo.approvals.v1.GetApprovalRequest
+	(*GetApprovalResponse)(nil),       // 15: hanzo.approvals.v1.GetApprovalResponse
+	(*ListApprovalsRequest)(nil),      // 16: hanzo.approvals.v1.ListApprovalsRequest
+	(*ListApprovalsResponse)(nil),     // 17: hanzo.approvals.v1.ListApprovalsResponse
+	(*WatchApprovalsRequest)(nil),     // 18: hanzo.approvals.v1.WatchApprovalsRequest
+	(*WatchApprovalsResponse)(nil),    // 19: hanzo.approvals.v1.WatchApprovalsResponse
+	(*PolicyFile)(nil),                // 20: hanzo.approvals.v1.PolicyFile
+	(*GetPolicyFileRequest)(nil),      // 21: hanzo.approvals.v1.GetPolicyFileRequest
+	(*GetPolicyFileResponse)(nil),     // 22: hanzo.approvals.v1.GetPolicyFileResponse
+	(*SetPolicyFileRequest)(nil),      // 23: hanzo.approvals.v1.SetPolicyFileRequest
+	(*SetPolicyFileResponse)(nil),     // 24: hanzo.approvals.v1.SetPolicyFileResponse
+	(*GetNodePolicyFileRequest)(nil),  // 25: hanzo.approvals.v1.GetNodePolicyFileRequest
+	(*GetNodePolicyFileResponse)(nil), // 26: hanzo.approvals.v1.GetNodePolicyFileResponse
+	(*SetNodePolicyFileRequest)(nil),  // 27: hanzo.approvals.v1.SetNodePolicyFileRequest
+	(*SetNodePolicyFileResponse)(nil), // 28: hanzo.approvals.v1.SetNodePolicyFileResponse
+	nil,                               // 29: hanzo.approvals.v1.RequestApprovalRequest.EnvEntry
+	(*timestamppb.Timestamp)(nil),     // 30: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),       // 31: google.protobuf.Duration
+	(*structpb.Struct)(nil),           // 32: google.protobuf.Struct
 }
 var file_hanzo_approvals_v1_approvals_proto_depIdxs = []int32{
-	1,  // 0: hanzo.approvals.v1.Approval.state:type_name -> hanzo.approvals.v1.State
-	3,  // 1: hanzo.approvals.v1.Approval.binding:type_name -> hanzo.approvals.v1.Binding
-	27, // 2: hanzo.approvals.v1.Approval.created_at:type_name -> google.protobuf.Timestamp
-	27, // 3: hanzo.approvals.v1.Approval.expires_at:type_name -> google.protobuf.Timestamp
-	0,  // 4: hanzo.approvals.v1.Approval.decision:type_name -> hanzo.approvals.v1.Decision
-	27, // 5: hanzo.approvals.v1.Approval.resolved_at:type_name -> google.protobuf.Timestamp
-	2,  // 6: hanzo.approvals.v1.RequestApprovalRequest.plan:type_name -> hanzo.approvals.v1.Plan
-	26, // 7: hanzo.approvals.v1.RequestApprovalRequest.env:type_name -> hanzo.approvals.v1.RequestApprovalRequest.EnvEntry
-	28, // 8: hanzo.approvals.v1.RequestApprovalRequest.timeout:type_name -> google.protobuf.Duration
-	4,  // 9: hanzo.approvals.v1.RequestApprovalResponse.approval:type_name -> hanzo.approvals.v1.Approval
-	4,  // 10: hanzo.approvals.v1.WaitApprovalResponse.approval:type_name -> hanzo.approvals.v1.Approval
-	0,  // 11: hanzo.approvals.v1.ResolveApprovalRequest.decision:type_name -> hanzo.approvals.v1.Decision
-	4,  // 12: hanzo.approvals.v1.ResolveApprovalResponse.approval:type_name -> hanzo.approvals.v1.Approval
-	4,  // 13: hanzo.approvals.v1.GetApprovalResponse.approval:type_name -> hanzo.approvals.v1.Approval
-	4,  // 14: hanzo.approvals.v1.ListApprovalsResponse.approvals:type_name -> hanzo.approvals.v1.Approval
-	4,  // 15: hanzo.approvals.v1.WatchApprovalsResponse.approval:type_name -> hanzo.approvals.v1.Approval
-	29, // 16: hanzo.approvals.v1.PolicyFile.file:type_name -> google.protobuf.Struct
-	17, // 17: hanzo.approvals.v1.GetPolicyFileResponse.policy:type_name -> hanzo.approvals.v1.PolicyFile
-	29, // 18: hanzo.approvals.v1.SetPolicyFileRequest.file:type_name -> google.protobuf.Struct
-	17, // 19: hanzo.approvals.v1.SetPolicyFileResponse.policy:type_name -> hanzo.approvals.v1.PolicyFile
-	17, // 20: hanzo.approvals.v1.GetNodePolicyFileResponse.policy:type_name -> hanzo.approvals.v1.PolicyFile
-	29, // 21: hanzo.approvals.v1.SetNodePolicyFileRequest.file:type_name -> google.protobuf.Struct
-	17, // 22: hanzo.approvals.v1.SetNodePolicyFileResponse.policy:type_name -> hanzo.approvals.v1.PolicyFile
-	5,  // 23: hanzo.approvals.v1.ApprovalService.RequestApproval:input_type -> hanzo.approvals.v1.RequestApprovalRequest
-	9,  // 24: hanzo.approvals.v1.ApprovalService.ResolveApproval:input_type -> hanzo.approvals.v1.ResolveApprovalRequest
-	11, // 25: hanzo.approvals.v1.ApprovalService.GetApproval:input_type -> hanzo.approvals.v1.GetApprovalRequest
-	7,  // 26: hanzo.approvals.v1.ApprovalService.WaitApproval:input_type -> hanzo.approvals.v1.WaitApprovalRequest
-	13, // 27: hanzo.approvals.v1.ApprovalService.ListApprovals:input_type -> hanzo.approvals.v1.ListApprovalsRequest
-	15, // 28: hanzo.approvals.v1.ApprovalService.WatchApprovals:input_type -> hanzo.approvals.v1.WatchApprovalsRequest
-	18, // 29: hanzo.approvals.v1.ApprovalService.GetPolicyFile:input_type -> hanzo.approvals.v1.GetPolicyFileRequest
-	20, // 30: hanzo.approvals.v1.ApprovalService.SetPolicyFile:input_type -> hanzo.approvals.v1.SetPolicyFileRequest
-	22, // 31: hanzo.approvals.v1.ApprovalService.GetNodePolicyFile:input_type -> hanzo.approvals.v1.GetNodePolicyFileRequest
-	24, // 32: hanzo.approvals.v1.ApprovalService.SetNodePolicyFile:input_type -> hanzo.approvals.v1.SetNodePolicyFileRequest
-	6,  // 33: hanzo.approvals.v1.ApprovalService.RequestApproval:output_type -> hanzo.approvals.v1.RequestApprovalResponse
-	10, // 34: hanzo.approvals.v1.ApprovalService.ResolveApproval:output_type -> hanzo.approvals.v1.ResolveApprovalResponse
-	12, // 35: hanzo.approvals.v1.ApprovalService.GetApproval:output_type -> hanzo.approvals.v1.GetApprovalResponse
-	8,  // 36: hanzo.approvals.v1.ApprovalService.WaitApproval:output_type -> hanzo.approvals.v1.WaitApprovalResponse
-	14, // 37: hanzo.approvals.v1.ApprovalService.ListApprovals:output_type -> hanzo.approvals.v1.ListApprovalsResponse
-	16, // 38: hanzo.approvals.v1.ApprovalService.WatchApprovals:output_type -> hanzo.approvals.v1.WatchApprovalsResponse
-	19, // 39: hanzo.approvals.v1.ApprovalService.GetPolicyFile:output_type -> hanzo.approvals.v1.GetPolicyFileResponse
-	21, // 40: hanzo.approvals.v1.ApprovalService.SetPolicyFile:output_type -> hanzo.approvals.v1.SetPolicyFileResponse
-	23, // 41: hanzo.approvals.v1.ApprovalService.GetNodePolicyFile:output_type -> hanzo.approvals.v1.GetNodePolicyFileResponse
-	25, // 42: hanzo.approvals.v1.ApprovalService.SetNodePolicyFile:output_type -> hanzo.approvals.v1.SetNodePolicyFileResponse
-	33, // [33:43] is the sub-list for method output_type
-	23, // [23:33] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	4,  // 0: hanzo.approvals.v1.Binding.identity:type_name -> hanzo.approvals.v1.Identity
+	5,  // 1: hanzo.approvals.v1.Identity.executable:type_name -> hanzo.approvals.v1.FileIdentity
+	5,  // 2: hanzo.approvals.v1.Identity.script:type_name -> hanzo.approvals.v1.FileIdentity
+	5,  // 3: hanzo.approvals.v1.Identity.directory:type_name -> hanzo.approvals.v1.FileIdentity
+	0,  // 4: hanzo.approvals.v1.Vote.decision:type_name -> hanzo.approvals.v1.Decision
+	30, // 5: hanzo.approvals.v1.Vote.at:type_name -> google.protobuf.Timestamp
+	1,  // 6: hanzo.approvals.v1.Approval.state:type_name -> hanzo.approvals.v1.State
+	3,  // 7: hanzo.approvals.v1.Approval.binding:type_name -> hanzo.approvals.v1.Binding
+	30, // 8: hanzo.approvals.v1.Approval.created_at:type_name -> google.protobuf.Timestamp
+	30, // 9: hanzo.approvals.v1.Approval.expires_at:type_name -> google.protobuf.Timestamp
+	0,  // 10: hanzo.approvals.v1.Approval.decision:type_name -> hanzo.approvals.v1.Decision
+	30, // 11: hanzo.approvals.v1.Approval.resolved_at:type_name -> google.protobuf.Timestamp
+	6,  // 12: hanzo.approvals.v1.Approval.votes:type_name -> hanzo.approvals.v1.Vote
+	0,  // 13: hanzo.approvals.v1.Approval.on_timeout:type_name -> hanzo.approvals.v1.Decision
+	30, // 14: hanzo.approvals.v1.Approval.escalate_at:type_name -> google.protobuf.Timestamp
+	2,  // 15: hanzo.approvals.v1.RequestApprovalRequest.plan:type_name -> hanzo.approvals.v1.Plan
+	29, // 16: hanzo.approvals.v1.RequestApprovalRequest.env:type_name -> hanzo.approvals.v1.RequestApprovalRequest.EnvEntry
+	31, // 17: hanzo.approvals.v1.RequestApprovalRequest.timeout:type_name -> google.protobuf.Duration
+	7,  // 18: hanzo.approvals.v1.RequestApprovalResponse.approval:type_name -> hanzo.approvals.v1.Approval
+	7,  // 19: hanzo.approvals.v1.WaitApprovalResponse.approval:type_name -> hanzo.approvals.v1.Approval
+	0,  // 20: hanzo.approvals.v1.ResolveApprovalRequest.decision:type_name -> hanzo.approvals.v1.Decision
+	7,  // 21: hanzo.approvals.v1.ResolveApprovalResponse.approval:type_name -> hanzo.approvals.v1.Approval
+	7,  // 22: hanzo.approvals.v1.GetApprovalResponse.approval:type_name -> hanzo.approvals.v1.Approval
+	7,  // 23: hanzo.approvals.v1.ListApprovalsResponse.approvals:type_name -> hanzo.approvals.v1.Approval
+	7,  // 24: hanzo.approvals.v1.WatchApprovalsResponse.approval:type_name -> hanzo.approvals.v1.Approval
+	32, // 25: hanzo.approvals.v1.PolicyFile.file:type_name -> google.protobuf.Struct
+	20, // 26: hanzo.approvals.v1.GetPolicyFileResponse.policy:type_name -> hanzo.approvals.v1.PolicyFile
+	32, // 27: hanzo.approvals.v1.SetPolicyFileRequest.file:type_name -> google.protobuf.Struct
+	20, // 28: hanzo.approvals.v1.SetPolicyFileResponse.policy:type_name -> hanzo.approvals.v1.PolicyFile
+	20, // 29: hanzo.approvals.v1.GetNodePolicyFileResponse.policy:type_name -> hanzo.approvals.v1.PolicyFile
+	32, // 30: hanzo.approvals.v1.SetNodePolicyFileRequest.file:type_name -> google.protobuf.Struct
+	20, // 31: hanzo.approvals.v1.SetNodePolicyFileResponse.policy:type_name -> hanzo.approvals.v1.PolicyFile
+	8,  // 32: hanzo.approvals.v1.ApprovalService.RequestApproval:input_type -> hanzo.approvals.v1.RequestApprovalRequest
+	12, // 33: hanzo.approvals.v1.ApprovalService.ResolveApproval:input_type -> hanzo.approvals.v1.ResolveApprovalRequest
+	14, // 34: hanzo.approvals.v1.ApprovalService.GetApproval:input_type -> hanzo.approvals.v1.GetApprovalRequest
+	10, // 35: hanzo.approvals.v1.ApprovalService.WaitApproval:input_type -> hanzo.approvals.v1.WaitApprovalRequest
+	16, // 36: hanzo.approvals.v1.ApprovalService.ListApprovals:input_type -> hanzo.approvals.v1.ListApprovalsRequest
+	18, // 37: hanzo.approvals.v1.ApprovalService.WatchApprovals:input_type -> hanzo.approvals.v1.WatchApprovalsRequest
+	21, // 38: hanzo.approvals.v1.ApprovalService.GetPolicyFile:input_type -> hanzo.approvals.v1.GetPolicyFileRequest
+	23, // 39: hanzo.approvals.v1.ApprovalService.SetPolicyFile:input_type -> hanzo.approvals.v1.SetPolicyFileRequest
+	25, // 40: hanzo.approvals.v1.ApprovalService.GetNodePolicyFile:input_type -> hanzo.approvals.v1.GetNodePolicyFileRequest
+	27, // 41: hanzo.approvals.v1.ApprovalService.SetNodePolicyFile:input_type -> hanzo.approvals.v1.SetNodePolicyFileRequest
+	9,  // 42: hanzo.approvals.v1.ApprovalService.RequestApproval:output_type -> hanzo.approvals.v1.RequestApprovalResponse
+	13, // 43: hanzo.approvals.v1.ApprovalService.ResolveApproval:output_type -> hanzo.approvals.v1.ResolveApprovalResponse
+	15, // 44: hanzo.approvals.v1.ApprovalService.GetApproval:output_type -> hanzo.approvals.v1.GetApprovalResponse
+	11, // 45: hanzo.approvals.v1.ApprovalService.WaitApproval:output_type -> hanzo.approvals.v1.WaitApprovalResponse
+	17, // 46: hanzo.approvals.v1.ApprovalService.ListApprovals:output_type -> hanzo.approvals.v1.ListApprovalsResponse
+	19, // 47: hanzo.approvals.v1.ApprovalService.WatchApprovals:output_type -> hanzo.approvals.v1.WatchApprovalsResponse
+	22, // 48: hanzo.approvals.v1.ApprovalService.GetPolicyFile:output_type -> hanzo.approvals.v1.GetPolicyFileResponse
+	24, // 49: hanzo.approvals.v1.ApprovalService.SetPolicyFile:output_type -> hanzo.approvals.v1.SetPolicyFileResponse
+	26, // 50: hanzo.approvals.v1.ApprovalService.GetNodePolicyFile:output_type -> hanzo.approvals.v1.GetNodePolicyFileResponse
+	28, // 51: hanzo.approvals.v1.ApprovalService.SetNodePolicyFile:output_type -> hanzo.approvals.v1.SetNodePolicyFileResponse
+	42, // [42:52] is the sub-list for method output_type
+	32, // [32:42] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_hanzo_approvals_v1_approvals_proto_init() }
@@ -1855,15 +2238,15 @@ func file_hanzo_approvals_v1_approvals_proto_init() {
 	}
 	file_hanzo_approvals_v1_approvals_proto_msgTypes[0].OneofWrappers = []any{}
 	file_hanzo_approvals_v1_approvals_proto_msgTypes[1].OneofWrappers = []any{}
-	file_hanzo_approvals_v1_approvals_proto_msgTypes[2].OneofWrappers = []any{}
-	file_hanzo_approvals_v1_approvals_proto_msgTypes[3].OneofWrappers = []any{}
+	file_hanzo_approvals_v1_approvals_proto_msgTypes[5].OneofWrappers = []any{}
+	file_hanzo_approvals_v1_approvals_proto_msgTypes[6].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hanzo_approvals_v1_approvals_proto_rawDesc), len(file_hanzo_approvals_v1_approvals_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   25,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
