@@ -206,21 +206,6 @@ type (
 	Resolved  struct{ Approval Approval }
 )
 
-// Audit is one row of the log of what was asked, decided and done.
-type Audit struct {
-	Seq  uint64
-	At   time.Time
-	Kind string // request, decision, use, refusal, expiry, policy
-	// Subject is who did it, as the daemon verified it.
-	Subject    string
-	ApprovalID string
-	NodeID     string
-	Command    string
-	Decision   Decision
-	// Reason says why a use was refused.
-	Reason string
-}
-
 // Store keeps approvals and the audit log. Writes are durable when they return nil.
 type Store interface {
 	// Approval returns one record, errs.NotFound when there is none.

@@ -3,7 +3,6 @@ package store
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"reflect"
 	"time"
@@ -12,23 +11,11 @@ import (
 
 	"github.com/hanzoai/hanzod/approvals"
 	"github.com/hanzoai/hanzod/errs"
-	"github.com/hanzoai/hanzod/identity"
 )
 
 // pruneChunk bounds the approvals removed in one transaction, so that other writes do not wait
 // for thousands of them.
 const pruneChunk = 256
-
-const (
-	// maxAudit bounds the rows of the audit log: the oldest go. It is several times the ended
-	// approvals that are kept, each of which leaves three rows or so, and leaves room for refusals,
-	// which a caller can make at will. It may be lowered, and not raised: Check takes a log that
-	// begins later, and has fewer rows, for a damaged one.
-	maxAudit = 50_000
-	// pruneAudit bounds the rows that one append removes. More than one, so that a log from before
-	// the bound shrinks.
-	pruneAudit = 4
-)
 
 // approvalRecord is one approval. A slice that is not nil stays so even when it is empty.
 type approvalRecord struct {
@@ -134,41 +121,6 @@ type requesterRecord struct {
 	ClientID  string `json:"client_id,omitzero"`
 }
 
-// auditRecord is one row of the audit log.
-type auditRecord struct {
-	At         time.Time          `json:"at,omitzero"`
-	Kind       string             `json:"kind,omitzero"`
-	Subject    string             `json:"subject,omitzero"`
-	ApprovalID string             `json:"approval_id,omitzero"`
-	NodeID     string             `json:"node_id,omitzero"`
-	Command    string             `json:"command,omitzero"`
-	Decision   approvals.Decision `json:"decision,omitzero"`
-	Reason     string             `json:"reason,omitzero"`
-	DeviceID   string             `json:"device_id,omitzero"`
-	Role       identity.Role      `json:"role,omitzero"`
-	Scopes     []identity.Scope   `json:"scopes,omitzero"`
-	RequestID  string             `json:"request_id,omitzero"`
-}
-
-// AuditRow is one row of the audit log, whichever domain wrote it. What does not concern a row is
-// empty.
-type AuditRow struct {
-	Seq        uint64
-	At         time.Time
-	Kind       string
-	Subject    string
-	ApprovalID string
-	NodeID     string
-	Command    string
-	Decision   approvals.Decision
-	Reason     string
-	// DeviceID, Role, Scopes and RequestID are those of identity.Audit.
-	DeviceID  string
-	Role      identity.Role
-	Scopes    []identity.Scope
-	RequestID string
-}
-
 func encodeApproval(a approvals.Approval) ([]byte, error) {
 	rec := approvalRecord{
 		State: a.State, Command: a.Command, CommandArgv: a.CommandArgv, EnvKeys: a.EnvKeys,
@@ -260,38 +212,6 @@ func decodeApproval(id, value []byte) (approvals.Approval, error) {
 	return a, nil
 }
 
-func encodeAudit(row AuditRow) ([]byte, error) {
-	return encode(auditRecord{
-		At: utc(row.At), Kind: row.Kind, Subject: row.Subject, ApprovalID: row.ApprovalID,
-		NodeID: row.NodeID, Command: row.Command, Decision: row.Decision, Reason: row.Reason,
-		DeviceID: row.DeviceID, Role: row.Role, Scopes: row.Scopes, RequestID: row.RequestID,
-	})
-}
-
-// approvalRow is a row of approvals.
-func approvalRow(row approvals.Audit) AuditRow {
-	return AuditRow{
-		At: row.At, Kind: row.Kind, Subject: row.Subject, ApprovalID: row.ApprovalID, NodeID: row.NodeID,
-		Command: row.Command, Decision: row.Decision, Reason: row.Reason,
-	}
-}
-
-func decodeAudit(key, value []byte) (AuditRow, error) {
-	if len(key) != 8 {
-		return AuditRow{}, recordError(bucketAudit, key, "its key is no sequence number")
-	}
-	var rec auditRecord
-	if err := decode(bucketAudit, key, value, &rec); err != nil {
-		return AuditRow{}, err
-	}
-	return AuditRow{
-		Seq: binary.BigEndian.Uint64(key), At: utc(rec.At), Kind: rec.Kind, Subject: rec.Subject,
-		ApprovalID: rec.ApprovalID, NodeID: rec.NodeID, Command: rec.Command,
-		Decision: rec.Decision, Reason: rec.Reason,
-		DeviceID: rec.DeviceID, Role: rec.Role, Scopes: rec.Scopes, RequestID: rec.RequestID,
-	}, nil
-}
-
 // live reports whether an approval is in the index of those that may still matter.
 func live(s approvals.State) bool { return s == approvals.Pending || s == approvals.Allowed }
 
@@ -357,7 +277,7 @@ func (s *Store) CreateApproval(ctx context.Context, a approvals.Approval, row ap
 	if err != nil {
 		return err
 	}
-	rowValue, err := encodeAudit(approvalRow(row))
+	rowValue, err := encodeAudit(row)
 	if err != nil {
 		return err
 	}
@@ -409,7 +329,7 @@ func (s *Store) UpdateApproval(ctx context.Context, id string, change func(*appr
 		if err != nil {
 			return err
 		}
-		rowValue, err := encodeAudit(approvalRow(row))
+		rowValue, err := encodeAudit(row)
 		if err != nil {
 			return err
 		}
@@ -432,62 +352,6 @@ func (s *Store) UpdateApproval(ctx context.Context, id string, change func(*appr
 		return approvals.Approval{}, err
 	}
 	return out, nil
-}
-
-// AppendAudit implements approvals.Store.
-func (s *Store) AppendAudit(ctx context.Context, row approvals.Audit) error {
-	value, err := encodeAudit(approvalRow(row))
-	if err != nil {
-		return err
-	}
-	return s.w.do(ctx, func(t *txn) error { return t.appendAudit(value) })
-}
-
-func (t *txn) appendAudit(value []byte) error {
-	n, err := t.next(bucketAudit)
-	if err != nil {
-		return err
-	}
-	if err := t.put(bucketAudit, seqKey(n), value); err != nil {
-		return err
-	}
-	// The numbers have no gaps, so the last one says which rows are too many; counting would read
-	// the whole log.
-	for range pruneAudit {
-		k, _ := t.tx.Bucket(bucketAudit).Cursor().First()
-		if len(k) != 8 {
-			return nil // damaged: that is for Check to say
-		}
-		first := binary.BigEndian.Uint64(k)
-		if n < maxAudit || first > n-maxAudit {
-			return nil
-		}
-		if err := t.delete(bucketAudit, seqKey(first)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// Audit returns at most n rows of the audit log with a sequence number above the given one, in
-// order. Rows that were pruned are passed over: the first may be later than asked for.
-func (s *Store) Audit(after uint64, n int) ([]AuditRow, error) {
-	var rows []AuditRow
-	err := s.view(func(tx *bolt.Tx) error {
-		c := tx.Bucket(bucketAudit).Cursor()
-		for k, v := c.Seek(seqKey(after + 1)); k != nil && len(rows) < n; k, v = c.Next() {
-			row, err := decodeAudit(k, v)
-			if err != nil {
-				return err
-			}
-			rows = append(rows, row)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	return rows, nil
 }
 
 // PruneApprovals implements approvals.Store: of the approvals that are over it removes those that

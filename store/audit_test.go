@@ -6,12 +6,14 @@ import (
 	"testing"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/hanzoai/hanzod/approvals"
 )
 
 // fillAudit writes rows of the audit log, many in a transaction.
 func fillAudit(t *testing.T, s *Store, n int) {
 	t.Helper()
-	value, err := encodeAudit(approvalRow(row("refusal", "a")))
+	value, err := encodeAudit(row("refusal", "a"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,46 +53,55 @@ func wantAudit(t *testing.T, s *Store, first, last uint64) {
 	}
 }
 
-// TestAuditBound: past maxAudit rows every append removes the oldest, whoever appends; the newest
-// stay.
+// TestAuditBound: past maxAudit rows the oldest go, many at once, and a checkpoint stands for them;
+// the newest stay, whoever appends.
 func TestAuditBound(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	s := open(t, dir)
 	fillAudit(t, s, maxAudit)
 	wantAudit(t, s, 1, maxAudit)
+	rows, err := s.Audit(pruneAudit-1, 1)
+	if err != nil || len(rows) != 1 {
+		t.Fatal(rows, err)
+	}
 	if err := s.AppendAudit(t.Context(), row("policy", "")); err != nil {
 		t.Fatal(err)
 	}
-	wantAudit(t, s, 2, maxAudit+1)
+	wantAudit(t, s, pruneAudit+1, maxAudit+2)
 	create(t, s, pending("b", 1))
-	wantAudit(t, s, 3, maxAudit+2)
+	wantAudit(t, s, pruneAudit+1, maxAudit+3)
+	check(t, s)
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
 	s = open(t, dir)
-	fillAudit(t, s, 2500)
-	wantAudit(t, s, 2503, maxAudit+2502)
-	check(t, s)
-	rows, err := s.Audit(maxAudit, 2)
-	if err != nil || len(rows) != 2 || rows[0].Kind != "policy" || rows[1].ApprovalID != "b" {
+	rows, err = s.Audit(maxAudit, 9)
+	if err != nil || len(rows) != 3 || rows[0].Kind != "policy" || rows[2].ApprovalID != "b" {
 		t.Fatalf("%+v, %v", rows, err)
 	}
+	c := rows[1].Checkpoint
+	if rows[1].Kind != approvals.AuditCheckpoint || c == nil || c.Seq != pruneAudit || c.Count != pruneAudit ||
+		len(c.Hash) != 64 || c.Rule != "rows" || !c.From.Equal(start) || !c.To.Equal(start) {
+		t.Fatalf("%+v", c)
+	}
+	fillAudit(t, s, 2500)
+	check(t, s)
 }
 
-// TestAuditShrinks: a log from before there was a bound comes down to it a few rows at a time.
+// TestAuditShrinks: a log from before there was a bound or a chain is chained, and comes down to the
+// bound some rows at a time.
 func TestAuditShrinks(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	open(t, dir).Close()
-	const old = maxAudit + 10
-	value, err := encodeAudit(approvalRow(row("refusal", "a")))
+	dir := copyOf(t, "schema3.db")
+	const old = maxAudit + 1000
+	value, err := encodeAudit(row("refusal", "a"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	edit(t, dir, func(tx *bolt.Tx) error {
 		b := tx.Bucket(bucketAudit)
-		for n := uint64(1); n <= old; n++ {
+		for n := uint64(4); n <= old; n++ {
 			if err := b.Put(seqKey(n), value); err != nil {
 				return err
 			}
@@ -99,9 +110,10 @@ func TestAuditShrinks(t *testing.T) {
 	})
 	s := open(t, dir)
 	check(t, s)
-	for i, first := range []uint64{5, 9, 13, 15, 16} {
+	// Each append but the last leaves a checkpoint as well.
+	for i, first := range []uint64{pruneAudit + 1, 2*pruneAudit + 1, 3*pruneAudit + 1, 4*pruneAudit + 1, 4*pruneAudit + 1} {
 		fillAudit(t, s, 1)
-		wantAudit(t, s, first, old+1+uint64(i))
+		wantAudit(t, s, first, old+1+min(2*uint64(i+1), 9))
 	}
 	check(t, s)
 }

@@ -8,6 +8,8 @@ import (
 	"fmt"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/hanzoai/hanzod/approvals/audit"
 )
 
 // maxComplaints bounds what Check reports; a damaged file may have one for every page.
@@ -121,29 +123,43 @@ func checkApprovals(tx *bolt.Tx, complain func(error)) error {
 	return err
 }
 
-// checkAudit demands that sequence numbers run without a gap, and from 1 unless rows were pruned.
+// checkAudit demands that every row is chained to the one before, from the last that was removed up
+// to the head.
 func checkAudit(tx *bolt.Tx, complain func(error)) error {
-	b := tx.Bucket(bucketAudit)
-	var first, last uint64
-	err := b.ForEach(func(k, v []byte) error {
-		row, err := decodeAudit(k, v)
-		complain(err)
-		if err == nil && first == 0 {
-			first, last = row.Seq, row.Seq-1
+	base, err := auditEndAt(tx, keyAuditBase)
+	complain(err)
+	head, err2 := auditEndAt(tx, keyAuditHead)
+	complain(err2)
+	if err != nil || err2 != nil {
+		return nil
+	}
+	last, size := base, uint64(0)
+	err = tx.Bucket(bucketAudit).ForEach(func(k, v []byte) error {
+		hash, record, err := splitAudit(k, v)
+		if err != nil {
+			complain(err)
+			return nil
 		}
-		if err == nil && row.Seq != last+1 {
-			complain(fmt.Errorf("the audit log goes from row %d to row %d", last, row.Seq))
+		row, err := decodeAudit(k, record)
+		if err != nil {
+			complain(err)
 		}
-		if len(k) == 8 {
-			last = binary.BigEndian.Uint64(k)
+		if len(k) != 8 {
+			return nil
 		}
+		if row.Seq = binary.BigEndian.Uint64(k); row.Seq != last.seq+1 {
+			complain(fmt.Errorf("the audit log goes from row %d to row %d", last.seq, row.Seq))
+		} else if hash != audit.Link(row.Seq, last.hash, record) {
+			complain(fmt.Errorf("row %d of the audit log is not the one that was written after row %d", row.Seq, last.seq))
+		}
+		last, size = auditEnd{seq: row.Seq, hash: hash}, size+uint64(len(record))
 		return nil
 	})
-	if first > 1 && last-first+1 < maxAudit {
-		complain(fmt.Errorf("the audit log goes from row 0 to row %d, and was never full", first))
+	if last.seq != head.seq || last.hash != head.hash {
+		complain(fmt.Errorf("the audit log ends at row %d and its head is row %d", last.seq, head.seq))
 	}
-	if b.Sequence() != last {
-		complain(fmt.Errorf("the audit log ends at row %d and counts %d", last, b.Sequence()))
+	if size != head.size {
+		complain(fmt.Errorf("the audit log has %d bytes and counts %d", size, head.size))
 	}
 	return err
 }

@@ -31,7 +31,14 @@
 //	approval_ids
 //	  <approval id>                <created>
 //	audit                          append only; past a bound the oldest rows go
-//	  <sequence>                   record: one row; 8 bytes big endian, counts from 1, without gaps
+//	  <sequence>                   32 bytes, the hash of the row (see approvals/audit), then a record:
+//	                               one row; the key is 8 bytes big endian, counts from 1, without gaps
+//	audit_meta                     the ends of the audit log
+//	  base                         the last row that was removed: sequence, hash, 8 zero bytes
+//	  head                         the newest row: sequence, hash, bytes of all records that are kept
+//	grants                         what may run without asking again
+//	runs                           commands that the daemon keeps until their requester got the result
+//	run_output                     what they wrote
 //	device_requests
 //	  <request id>                 record: a device that waits for an answer, at most five minutes
 //	invites

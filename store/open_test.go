@@ -299,9 +299,9 @@ func TestSchema1(t *testing.T) {
 		t.Errorf("%q, %v", name, err)
 	}
 	rows, err := s.Audit(0, 9)
-	want := approvalRow(row("request", "first"))
+	want := row("request", "first")
 	want.Seq = 1
-	if err != nil || len(rows) != 1 || !cmp.Equal(rows[0], want) {
+	if err != nil || len(rows) != 2 || !cmp.Equal(rows[0], want) {
 		t.Errorf("%+v, %v", rows, err)
 	}
 }
@@ -317,6 +317,41 @@ func TestSchema2(t *testing.T) {
 		t.Errorf("%+v, %v, %v", d, ok, err)
 	}
 	if err := s.QueueEvent(t.Context(), "main", system.QueuedEvent{Text: "x", At: start}, 3); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSchema3 reads a database from before the audit log was chained, and chains it.
+func TestSchema3(t *testing.T) {
+	dir := copyOf(t, "schema3.db")
+	s := open(t, dir)
+	check(t, s)
+	want := []AuditRow{row("request", "first"), row("refusal", "first"), {
+		At: start, Kind: "device.approve", Subject: "local:1", DeviceID: "d1", Role: identity.RoleOperator,
+		Scopes: []identity.Scope{identity.ScopeRead}, RequestID: "r1",
+	}}
+	rows, err := s.Audit(0, 9)
+	if err != nil || len(rows) != 4 || rows[3].Kind != approvals.AuditChained || !strings.Contains(rows[3].Detail, "rows 1 to 3 ") {
+		t.Fatalf("%+v, %v", rows, err)
+	}
+	for i := range want {
+		want[i].Seq = uint64(i) + 1
+	}
+	if diff := cmp.Diff(want, rows[:3]); diff != "" {
+		t.Error(diff)
+	}
+	if err := s.AppendAudit(t.Context(), row("policy", "")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	edit(t, dir, func(tx *bolt.Tx) error {
+		b := tx.Bucket(bucketAudit)
+		v := bytes.Clone(b.Get(seqKey(2)))
+		return b.Put(seqKey(2), bytes.Replace(v, []byte("local:1000"), []byte("local:1001"), 1))
+	})
+	if err := open(t, dir).Check(t.Context()); err == nil || !strings.Contains(err.Error(), "row 2 of the audit log") {
 		t.Error(err)
 	}
 }

@@ -22,15 +22,23 @@ var (
 	bucketNodeRequests      = []byte("node_requests")
 	bucketPushRegistrations = []byte("push_registrations")
 	bucketSystemEvents      = []byte("system_events")
+	bucketGrants            = []byte("grants")
+	bucketRuns              = []byte("runs")
+	bucketRunOutput         = []byte("run_output")
+	bucketAuditMeta         = []byte("audit_meta")
 
 	keySchema    = []byte("schema")
 	keyVoiceWake = []byte("voice_wake")
+
+	keyAuditBase = []byte("base")
+	keyAuditHead = []byte("head")
 
 	// buckets are all that a database of the newest schema has.
 	buckets = [][]byte{
 		bucketMeta, bucketDevices, bucketNodeNames, bucketApprovals, bucketApprovalsLive,
 		bucketApprovalIDs, bucketAudit, bucketDeviceRequests, bucketInvites,
 		bucketNodePairings, bucketNodeRequests, bucketPushRegistrations, bucketSystemEvents,
+		bucketGrants, bucketRuns, bucketRunOutput, bucketAuditMeta,
 	}
 )
 
@@ -40,6 +48,7 @@ var migrations = []func(*bolt.Tx) error{
 	migrateTo1,
 	migrateTo2,
 	migrateTo3,
+	migrateTo4,
 }
 
 // migrateTo1 makes the buckets of the first schema.

@@ -1,0 +1,318 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/hanzoai/hanzod/approvals"
+	"github.com/hanzoai/hanzod/approvals/audit"
+	"github.com/hanzoai/hanzod/identity"
+)
+
+const (
+	// maxAudit bounds the rows of the audit log: the oldest go. It is several times the ended
+	// approvals that are kept, each of which leaves three rows or so, and leaves room for refusals,
+	// which a caller can make at will.
+	maxAudit = 50_000
+	// pruneAudit bounds the rows that one transaction removes, so that other writes do not wait for
+	// thousands of them, and is how many go at once: each time leaves a checkpoint.
+	pruneAudit = 256
+)
+
+// auditRecord is one row of the audit log.
+type auditRecord struct {
+	At           time.Time          `json:"at,omitzero"`
+	Kind         string             `json:"kind,omitzero"`
+	Subject      string             `json:"subject,omitzero"`
+	ApprovalID   string             `json:"approval_id,omitzero"`
+	RunID        string             `json:"run_id,omitzero"`
+	NodeID       string             `json:"node_id,omitzero"`
+	Command      string             `json:"command,omitzero"`
+	Argv         []string           `json:"argv,omitzero"`
+	Cwd          string             `json:"cwd,omitzero"`
+	AgentID      string             `json:"agent_id,omitzero"`
+	SessionKey   string             `json:"session_key,omitzero"`
+	Decision     approvals.Decision `json:"decision,omitzero"`
+	Rule         string             `json:"rule,omitzero"`
+	Where        string             `json:"where,omitzero"`
+	Policy       string             `json:"policy,omitzero"`
+	BindingHash  string             `json:"binding_hash,omitzero"`
+	Reason       string             `json:"reason,omitzero"`
+	Detail       string             `json:"detail,omitzero"`
+	ExitCode     *int               `json:"exit_code,omitzero"`
+	TimedOut     bool               `json:"timed_out,omitzero"`
+	OutputDigest string             `json:"output_digest,omitzero"`
+	DeviceID     string             `json:"device_id,omitzero"`
+	Role         identity.Role      `json:"role,omitzero"`
+	Scopes       []identity.Scope   `json:"scopes,omitzero"`
+	RequestID    string             `json:"request_id,omitzero"`
+	Checkpoint   *checkpointRecord  `json:"checkpoint,omitzero"`
+}
+
+type checkpointRecord struct {
+	Seq   uint64    `json:"seq,omitzero"`
+	Hash  string    `json:"hash,omitzero"`
+	Count uint64    `json:"count,omitzero"`
+	From  time.Time `json:"from,omitzero"`
+	To    time.Time `json:"to,omitzero"`
+	Rule  string    `json:"rule,omitzero"`
+}
+
+// AuditRow is one row of the audit log.
+type AuditRow = approvals.Audit
+
+func encodeAudit(row AuditRow) ([]byte, error) {
+	rec := auditRecord{
+		At: utc(row.At), Kind: row.Kind, Subject: row.Subject, ApprovalID: row.ApprovalID, RunID: row.RunID,
+		NodeID: row.NodeID, Command: row.Command, Argv: row.Argv, Cwd: row.Cwd, AgentID: row.AgentID,
+		SessionKey: row.SessionKey, Decision: row.Decision, Rule: row.Rule, Where: row.Where, Policy: row.Policy,
+		BindingHash: row.BindingHash, Reason: row.Reason, Detail: row.Detail, ExitCode: row.ExitCode,
+		TimedOut: row.TimedOut, OutputDigest: row.OutputDigest,
+		DeviceID: row.DeviceID, Role: row.Role, Scopes: row.Scopes, RequestID: row.RequestID,
+	}
+	if c := row.Checkpoint; c != nil {
+		rec.Checkpoint = &checkpointRecord{Seq: c.Seq, Hash: c.Hash, Count: c.Count, From: utc(c.From), To: utc(c.To), Rule: c.Rule}
+	}
+	return encode(rec)
+}
+
+// decodeAudit reads a record of the log; the key is the sequence number.
+func decodeAudit(key, record []byte) (AuditRow, error) {
+	if len(key) != 8 {
+		return AuditRow{}, recordError(bucketAudit, key, "its key is no sequence number")
+	}
+	var rec auditRecord
+	if err := decode(bucketAudit, key, record, &rec); err != nil {
+		return AuditRow{}, err
+	}
+	row := AuditRow{
+		Seq: binary.BigEndian.Uint64(key), At: utc(rec.At), Kind: rec.Kind, Subject: rec.Subject,
+		ApprovalID: rec.ApprovalID, RunID: rec.RunID, NodeID: rec.NodeID, Command: rec.Command, Argv: rec.Argv,
+		Cwd: rec.Cwd, AgentID: rec.AgentID, SessionKey: rec.SessionKey, Decision: rec.Decision, Rule: rec.Rule,
+		Where: rec.Where, Policy: rec.Policy, BindingHash: rec.BindingHash, Reason: rec.Reason, Detail: rec.Detail,
+		ExitCode: rec.ExitCode, TimedOut: rec.TimedOut, OutputDigest: rec.OutputDigest,
+		DeviceID: rec.DeviceID, Role: rec.Role, Scopes: rec.Scopes, RequestID: rec.RequestID,
+	}
+	if c := rec.Checkpoint; c != nil {
+		row.Checkpoint = &approvals.Checkpoint{Seq: c.Seq, Hash: c.Hash, Count: c.Count, From: utc(c.From), To: utc(c.To), Rule: c.Rule}
+	}
+	return row, nil
+}
+
+// splitAudit takes what is stored for a row apart: its hash and its record.
+func splitAudit(key, value []byte) (audit.Hash, []byte, error) {
+	if len(value) < len(audit.Hash{}) {
+		return audit.Hash{}, nil, recordError(bucketAudit, key, "it is too short for its hash")
+	}
+	return audit.Hash(value[:len(audit.Hash{})]), value[len(audit.Hash{}):], nil
+}
+
+// storedAudit reads what is stored for a row.
+func storedAudit(key, value []byte) (AuditRow, error) {
+	_, record, err := splitAudit(key, value)
+	if err != nil {
+		return AuditRow{}, err
+	}
+	return decodeAudit(key, record)
+}
+
+// auditEnd is one end of the log: the newest row, or the last one that was removed before the oldest.
+// Its zero value is that of an empty log.
+type auditEnd struct {
+	seq  uint64
+	hash audit.Hash
+	// size is the bytes of all records that are kept; the head alone has it.
+	size uint64
+}
+
+const auditEndSize = 8 + len(audit.Hash{}) + 8
+
+func (e auditEnd) encode() []byte {
+	b := binary.BigEndian.AppendUint64(make([]byte, 0, auditEndSize), e.seq)
+	b = append(b, e.hash[:]...)
+	return binary.BigEndian.AppendUint64(b, e.size)
+}
+
+// auditEndAt reads an end of the log.
+func auditEndAt(tx *bolt.Tx, key []byte) (auditEnd, error) {
+	v := tx.Bucket(bucketAuditMeta).Get(key)
+	if len(v) != auditEndSize {
+		return auditEnd{}, recordError(bucketAuditMeta, key, "it is not in its format")
+	}
+	return auditEnd{
+		seq: binary.BigEndian.Uint64(v), hash: audit.Hash(v[8 : 8+len(audit.Hash{})]),
+		size: binary.BigEndian.Uint64(v[8+len(audit.Hash{}):]),
+	}, nil
+}
+
+// migrateTo4 makes room for grants, runs and the chain of the audit log, and chains the rows that are
+// there: from then on nobody changes them unseen.
+func migrateTo4(tx *bolt.Tx) error {
+	for _, name := range []string{"grants", "runs", "run_output", "audit_meta"} {
+		if _, err := tx.CreateBucket([]byte(name)); err != nil {
+			return fmt.Errorf("bucket %s: %w", name, err)
+		}
+	}
+	rows := tx.Bucket([]byte("audit"))
+	// Keys first: a cursor does not outlive a write.
+	keys := make([]uint64, 0, 1024)
+	if err := rows.ForEach(func(k, _ []byte) error {
+		if len(k) != 8 {
+			return recordError(bucketAudit, k, "its key is no sequence number")
+		}
+		keys = append(keys, binary.BigEndian.Uint64(k))
+		return nil
+	}); err != nil {
+		return err
+	}
+	var base, head auditEnd
+	if len(keys) > 0 {
+		base.seq = keys[0] - 1
+	}
+	head.seq = base.seq
+	add := func(seq uint64, record []byte) error {
+		head.seq, head.hash = seq, audit.Link(seq, head.hash, record)
+		head.size += uint64(len(record))
+		return rows.Put(seqKey(seq), append(head.hash[:], record...))
+	}
+	for _, seq := range keys {
+		if err := add(seq, bytes.Clone(rows.Get(seqKey(seq)))); err != nil {
+			return err
+		}
+	}
+	if len(keys) > 0 {
+		record, err := json.Marshal(map[string]any{
+			"at": time.Now().UTC(), "kind": "chained",
+			"detail": fmt.Sprintf("rows %d to %d are from before the log was chained: they are chained as they were found", keys[0], head.seq),
+		})
+		if err != nil {
+			return err
+		}
+		if err := add(head.seq+1, append([]byte{1}, record...)); err != nil {
+			return err
+		}
+	}
+	meta := tx.Bucket([]byte("audit_meta"))
+	return errors.Join(meta.Put([]byte("base"), base.encode()), meta.Put([]byte("head"), head.encode()))
+}
+
+// AppendAudit implements approvals.Store.
+func (s *Store) AppendAudit(ctx context.Context, row approvals.Audit) error {
+	value, err := encodeAudit(row)
+	if err != nil {
+		return err
+	}
+	return s.w.do(ctx, func(t *txn) error { return t.appendAudit(value) })
+}
+
+// appendAudit adds a row to the end of the chain, in the transaction of what it speaks of. Several
+// rows of one transaction hang together like those of several: each reads the head that the one
+// before it wrote.
+func (t *txn) appendAudit(record []byte) error {
+	head, err := auditEndAt(t.tx, keyAuditHead)
+	if err != nil {
+		return err
+	}
+	if head, err = t.chainAudit(head, record); err != nil {
+		return err
+	}
+	base, err := auditEndAt(t.tx, keyAuditBase)
+	if err != nil {
+		return err
+	}
+	if head.seq-base.seq > maxAudit {
+		return t.pruneAudit(base, head, "rows", func(AuditRow) bool { return true })
+	}
+	return nil
+}
+
+// chainAudit writes a row and the head.
+func (t *txn) chainAudit(head auditEnd, record []byte) (auditEnd, error) {
+	head.seq++
+	head.hash = audit.Link(head.seq, head.hash, record)
+	head.size += uint64(len(record))
+	value := append(append(make([]byte, 0, len(head.hash)+len(record)), head.hash[:]...), record...)
+	if err := t.put(bucketAudit, seqKey(head.seq), value); err != nil {
+		return head, err
+	}
+	return head, t.put(bucketAuditMeta, keyAuditHead, head.encode())
+}
+
+// pruneAudit removes rows from the beginning of the log as long as they are to go, pruneAudit at the
+// most, and chains a checkpoint that stands for them.
+func (t *txn) pruneAudit(base, head auditEnd, rule string, goes func(AuditRow) bool) error {
+	c := checkpointRecord{Rule: rule}
+	var at time.Time
+	rows := t.tx.Bucket(bucketAudit)
+	// The newest row stays: it is what the checkpoint hangs on.
+	for c.Count < pruneAudit && base.seq+1 < head.seq {
+		key := seqKey(base.seq + 1)
+		value := rows.Get(key)
+		hash, record, err := splitAudit(key, value)
+		if err != nil {
+			return err
+		}
+		row, err := decodeAudit(key, record)
+		if err != nil {
+			return err
+		}
+		if !goes(row) {
+			break
+		}
+		if c.Count == 0 {
+			c.From = row.At
+		}
+		at = row.At
+		base = auditEnd{seq: base.seq + 1, hash: hash}
+		head.size -= min(head.size, uint64(len(record)))
+		c.Count++
+		if err := t.delete(bucketAudit, key); err != nil {
+			return err
+		}
+	}
+	if c.Count == 0 {
+		return nil
+	}
+	c.Seq, c.Hash, c.To = base.seq, base.hash.String(), at
+	newest, err := storedAudit(seqKey(head.seq), rows.Get(seqKey(head.seq)))
+	if err != nil {
+		return err
+	}
+	record, err := encode(auditRecord{At: newest.At, Kind: approvals.AuditCheckpoint, Subject: "store", Checkpoint: &c})
+	if err != nil {
+		return err
+	}
+	if err := t.put(bucketAuditMeta, keyAuditBase, base.encode()); err != nil {
+		return err
+	}
+	_, err = t.chainAudit(head, record)
+	return err
+}
+
+// Audit returns at most n rows of the audit log with a sequence number above the given one, in
+// order. Rows that were pruned are passed over: the first may be later than asked for.
+func (s *Store) Audit(after uint64, n int) ([]AuditRow, error) {
+	var rows []AuditRow
+	err := s.view(func(tx *bolt.Tx) error {
+		c := tx.Bucket(bucketAudit).Cursor()
+		for k, v := c.Seek(seqKey(after + 1)); k != nil && len(rows) < n; k, v = c.Next() {
+			row, err := storedAudit(k, v)
+			if err != nil {
+				return err
+			}
+			rows = append(rows, row)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return rows, nil
+}
