@@ -25,6 +25,8 @@ type Config struct {
 	// File is the exec approvals file of the gateway host.
 	File  *policy.File
 	Nodes NodeFiles
+	// Rules decide on runs before anybody is asked; none when nil.
+	Rules Rules
 	Now   func() time.Time
 	Log   *slog.Logger
 }
@@ -36,6 +38,7 @@ type Service struct {
 	bus   *events.Bus
 	file  *policy.File
 	nodes NodeFiles
+	rules Rules
 	now   func() time.Time
 	log   *slog.Logger
 
@@ -60,8 +63,11 @@ type live struct {
 // ids and their time.
 func New(cfg Config) (*Service, error) {
 	s := &Service{
-		store: cfg.Store, bus: cfg.Bus, file: cfg.File, nodes: cfg.Nodes, now: cfg.Now, log: cfg.Log,
+		store: cfg.Store, bus: cfg.Bus, file: cfg.File, nodes: cfg.Nodes, rules: cfg.Rules, now: cfg.Now, log: cfg.Log,
 		live: map[string]*live{}, wake: make(chan struct{}, 1),
+	}
+	if s.rules == nil {
+		s.rules = noRules{}
 	}
 	stored, err := s.store.LiveApprovals()
 	if err != nil {

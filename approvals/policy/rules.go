@@ -23,6 +23,8 @@ type Query struct {
 	SessionKey string
 	NodeID     string
 	NodeName   string
+	// Platform is that of the machine it would run on; "" is not known.
+	Platform string
 	// Host is "node" or "gateway".
 	Host string
 	At   time.Time
@@ -34,6 +36,10 @@ type Ruling struct {
 	// Rule is the name of the one rule that decides, Where the place it is written at ("file:line").
 	Rule  string
 	Where string
+	// Reason says in words why it decides so.
+	Reason string
+	// Rules is the SHA-256 in hex of the text of the rules that decided; empty without a rules file.
+	Rules string
 	// The terms of asking. Zero values leave them to the request.
 	Timeout          time.Duration
 	OnTimeout        Effect // deny or allow
