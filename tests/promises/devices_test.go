@@ -186,12 +186,16 @@ func TestRevocationBites(t *testing.T) {
 		return "in"
 	}
 	node := d.Node(phone, func(proc.Invocation) any { return nil })
-	shared := proc.Connect(t, node)
-	sharedEnds := open{"as a node", make(chan struct{})}
-	go func() {
-		<-shared.Done()
-		close(sharedEnds.ended)
-	}()
+	asNode := func() open {
+		c := proc.Connect(t, node)
+		o := open{"as a node", make(chan struct{})}
+		go func() {
+			<-c.Done()
+			close(o.ended)
+		}()
+		return o
+	}
+	sharedEnds := asNode()
 
 	// Revoked.
 	all := everywhere(t, d, address, pin, phone, token)
@@ -247,12 +251,7 @@ func TestRevocationBites(t *testing.T) {
 
 	// Removed, in every role, and by a client that leaves the closing handshake unanswered.
 	all = append(everywhere(t, d, address, pin, phone, token), all[1])
-	shared = proc.Connect(t, node)
-	sharedEnds = open{"as a node", make(chan struct{})}
-	go func() {
-		<-shared.Done()
-		close(sharedEnds.ended)
-	}()
+	sharedEnds = asNode()
 	before := connections(t, local)
 	began = time.Now()
 	if _, err := local.Devices.RemoveDevice(t.Context(), &devicesv1.RemoveDeviceRequest{DeviceId: phone.ID}); err != nil {
