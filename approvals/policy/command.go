@@ -6,6 +6,8 @@ import (
 	"math"
 	"strconv"
 	"strings"
+
+	"github.com/hanzoai/hanzod/approvals/shell"
 )
 
 // Command is what system.run was asked to run and how it is shown (nodes-approvals.md §3.4).
@@ -20,16 +22,7 @@ type Command struct {
 }
 
 // FormatArgv writes an argv as one line for people. It is not meant for a shell.
-func FormatArgv(argv []string) string {
-	out := make([]string, len(argv))
-	for i, a := range argv {
-		if a == "" || strings.ContainsRune(a, '"') || strings.ContainsFunc(a, isSpace) {
-			a = `"` + strings.ReplaceAll(a, `"`, `\"`) + `"`
-		}
-		out[i] = a
-	}
-	return strings.Join(out, " ")
-}
+func FormatArgv(argv []string) string { return shell.FormatArgv(argv) }
 
 // CommandText checks that raw, when there is one, says what argv does, and returns how to show the
 // command. It fails with ErrRawMismatch or ErrMissingCommand.
@@ -47,16 +40,16 @@ func CommandText(argv []string, raw *string) (Command, error) {
 		return c, nil
 	}
 	c.Text = FormatArgv(argv)
-	sh, inline := findInlineShell(argv)
-	if inline && !sh.modified && !sh.more {
-		c.Text = sh.payload
+	sh, inline := shell.FindInline(argv)
+	if inline && !sh.Modified && !sh.More {
+		c.Text = sh.Text
 	}
 	if c.Raw != nil && *c.Raw != c.Text {
 		return Command{}, ErrRawMismatch.With("rawCommand", *c.Raw, "inferred", c.Text)
 	}
 	if inline {
-		c.Shell = &sh.payload
-		if c.Raw != nil && !sh.modified {
+		c.Shell = &sh.Text
+		if c.Raw != nil && !sh.Modified {
 			c.Shell = c.Raw
 		}
 	}

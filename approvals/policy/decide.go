@@ -3,8 +3,9 @@ package policy
 import (
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
+
+	"github.com/hanzoai/hanzod/approvals/shell"
 )
 
 // Verdict is the decision on one run. Reason and Message are empty when it may run.
@@ -16,9 +17,9 @@ type Verdict struct {
 }
 
 // Decide is the decision table of an executing machine (nodes-approvals.md §7.1). covered says that
-// the allow-list covers the command, shell that it is an inline shell, approved that an approval came
+// the allow-list covers the command, inline that it is an inline shell, approved that an approval came
 // with it.
-func Decide(sec Security, ask Ask, covered, shell, approved bool) Verdict {
+func Decide(sec Security, ask Ask, covered, inline, approved bool) Verdict {
 	switch {
 	case sec != SecurityAllowlist && sec != SecurityFull:
 		return Verdict{Reason: "security=deny", Message: "SYSTEM_RUN_DISABLED: security=deny"}
@@ -26,15 +27,15 @@ func Decide(sec Security, ask Ask, covered, shell, approved bool) Verdict {
 		return Verdict{Run: true}
 	case ask != AskOff && ask != AskOnMiss:
 		return Verdict{Reason: "approval-required", Message: "SYSTEM_RUN_DENIED: approval required"}
-	case sec == SecurityFull || covered && !shell:
+	case sec == SecurityFull || covered && !inline:
 		return Verdict{Run: true}
 	case ask == AskOnMiss:
 		return Verdict{Reason: "approval-required", Message: "SYSTEM_RUN_DENIED: approval required"}
 	}
 	v := Verdict{Reason: "allowlist-miss", Message: "SYSTEM_RUN_DENIED: allowlist miss"}
-	if shell && runtime.GOOS == "windows" {
+	if inline && runtime.GOOS == "windows" {
 		v.Message += " (Windows shell wrappers like cmd.exe /c require approval; approve once/always or run with --ask on-miss|always)"
-	} else if shell {
+	} else if inline {
 		v.Message += " (shell wrappers like sh/bash/zsh -c require approval; approve once/always or run with --ask on-miss|always)"
 	}
 	return v
@@ -42,7 +43,7 @@ func Decide(sec Security, ask Ask, covered, shell, approved bool) Verdict {
 
 // coverage is what the allow-list says about one argv.
 type coverage struct {
-	shell bool
+	inline bool
 	// plain says that the argv is one executable that was found and is neither shell nor wrapper:
 	// the only thing that an allow-list can cover.
 	plain bool
@@ -57,19 +58,19 @@ func (f *File) cover(list []Entry, argv []string, cwd, pathEnv string) coverage 
 	if len(argv) == 0 || trim(argv[0]) == "" {
 		return coverage{}
 	}
-	if _, inline := findInlineShell(argv); inline {
-		return coverage{shell: true}
+	if _, inline := shell.FindInline(argv); inline {
+		return coverage{inline: true}
 	}
-	path, ok := f.Locate(argv[0], cwd, pathEnv)
+	m := shell.Machine{Home: f.home, Path: pathEnv, Cwd: cwd}
+	path, ok := m.Locate(argv[0])
 	if !ok || filepath.Clean(path) != path { // what is compared must be what runs
 		return coverage{}
 	}
-	real, ok := pinned(path)
-	if !ok || runsOthers(path) || runsOthers(real) {
+	real, ok := shell.Pinned(path)
+	if !ok || shell.RunsOthers(path) || shell.RunsOthers(real) {
 		return coverage{}
 	}
 	c := coverage{plain: true, path: path, pinned: real}
-	m := matcher{home: f.home, windows: runtime.GOOS == "windows"}
 	for i := range list {
 		if trim(list[i].Pattern) == "*" {
 			c.entry = &list[i]
@@ -77,7 +78,7 @@ func (f *File) cover(list []Entry, argv []string, cwd, pathEnv string) coverage 
 		}
 	}
 	for i := range list {
-		if m.match(list[i].Pattern, path) {
+		if m.Match(list[i].Pattern, path) {
 			c.entry = &list[i]
 			return c
 		}
@@ -85,16 +86,9 @@ func (f *File) cover(list []Entry, argv []string, cwd, pathEnv string) coverage 
 	return c
 }
 
-// runsOthers reports whether a program is a shell, a wrapper or a box of them: listing it would list
-// everything.
-func runsOthers(path string) bool {
-	name := programName(path)
-	return isShell(name) || isDispatcher(name) || slices.Contains(multiCall, name)
-}
-
 // Command reads the parameters command and rawCommand (JSON values, nil when absent) as ParseCommand
 // does.
-func (f *File) Command(command, raw []byte) (argv []string, text string, shell bool, err error) {
+func (f *File) Command(command, raw []byte) (argv []string, text string, inline bool, err error) {
 	c, err := ParseCommand(command, raw)
 	return c.Argv, c.Text, c.Shell != nil, err
 }
@@ -113,9 +107,9 @@ func (f *File) Admit(agentID *string, argv []string, cwd, pathEnv string, approv
 	if eff.Security == SecurityAllowlist {
 		c = f.cover(eff.Allowlist, argv, cwd, pathEnv)
 	} else {
-		_, c.shell = findInlineShell(argv)
+		_, c.inline = shell.FindInline(argv)
 	}
-	v := Decide(eff.Security, eff.Ask, c.entry != nil, c.shell, approved)
+	v := Decide(eff.Security, eff.Ask, c.entry != nil, c.inline, approved)
 	if !v.Run {
 		return nil, v.Reason, v.Message, err
 	}
@@ -150,3 +144,28 @@ func (f *File) Record(agentID *string, argv []string, cwd, pathEnv, text string,
 
 // escapeFree reports whether a path can be stored as a pattern that matches itself alone.
 func escapeFree(path string) bool { return !strings.ContainsAny(path, "*?") }
+
+// Locate finds the executable that a first word names, as shell.Machine.Locate does.
+func (f *File) Locate(word, cwd, pathEnv string) (path string, ok bool) {
+	return shell.Machine{Home: f.home, Path: pathEnv, Cwd: cwd}.Locate(word)
+}
+
+// Pin fixes what an approval of argv will run: the first word of a plain argv becomes its real path.
+// Inline shells and wrappers are left as they are. It fails with ErrUnstable when there is no such
+// executable (nodes-approvals.md §4.3).
+func (f *File) Pin(argv []string, cwd, pathEnv string) ([]string, error) {
+	if len(argv) == 0 {
+		return nil, ErrUnstable
+	}
+	if _, inline := shell.FindInline(argv); inline || shell.IsWrapper(argv[0]) {
+		return argv, nil
+	}
+	path, ok := f.Locate(argv[0], cwd, pathEnv)
+	if ok {
+		path, ok = shell.Pinned(path)
+	}
+	if !ok {
+		return nil, ErrUnstable.With("executable", argv[0])
+	}
+	return append([]string{path}, argv[1:]...), nil
+}

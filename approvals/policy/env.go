@@ -7,6 +7,8 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+
+	"github.com/hanzoai/hanzod/approvals/shell"
 )
 
 // Names of variables that never reach a run, because they make programs load or run something else
@@ -23,16 +25,6 @@ var (
 	shellOverrides = []string{"TERM", "LANG", "LC_ALL", "LC_CTYPE", "LC_MESSAGES", "COLORTERM", "NO_COLOR", "FORCE_COLOR"}
 )
 
-func envName(s string) bool {
-	for i := range len(s) {
-		c := s[i] | 0x20
-		if s[i] != '_' && (c < 'a' || c > 'z') && (i == 0 || s[i] < '0' || s[i] > '9') {
-			return false
-		}
-	}
-	return s != ""
-}
-
 func blocked(upper string) bool {
 	if slices.Contains(blockedEnv, upper) {
 		return true
@@ -48,7 +40,7 @@ func SanitizeEnv(base []string, overrides map[string]string, inlineShell bool) (
 	for _, kv := range base {
 		k, v, ok := strings.Cut(kv, "=")
 		// Windows has names such as ProgramFiles(x86), which programs need.
-		if !ok || k == "" || !envName(trim(k)) && runtime.GOOS != "windows" || blocked(strings.ToUpper(trim(k))) {
+		if !ok || k == "" || !shell.EnvName(trim(k)) && runtime.GOOS != "windows" || blocked(strings.ToUpper(trim(k))) {
 			continue
 		}
 		out[trim(k)] = v
@@ -57,7 +49,7 @@ func SanitizeEnv(base []string, overrides map[string]string, inlineShell bool) (
 	for _, raw := range sortedKeys(overrides) {
 		k := trim(raw)
 		upper := strings.ToUpper(k)
-		if !envName(k) || blocked(upper) || slices.Contains(keptFromBase, upper) ||
+		if !shell.EnvName(k) || blocked(upper) || slices.Contains(keptFromBase, upper) ||
 			inlineShell && !slices.Contains(shellOverrides, upper) {
 			dropped = append(dropped, raw)
 			continue
@@ -77,7 +69,7 @@ func EnvHash(env map[string]string) (hash *string, keys []string) {
 	type pair struct{ k, v string }
 	var pairs []pair
 	for raw, v := range env {
-		if k := trim(raw); envName(k) {
+		if k := trim(raw); shell.EnvName(k) {
 			pairs = append(pairs, pair{k, v})
 		}
 	}
@@ -119,3 +111,30 @@ func sortedKeys(m map[string]string) []string {
 	slices.Sort(keys)
 	return keys
 }
+
+// localeLess orders names of variables for showing and hashing as the original's locale comparison
+// does (nodes-approvals.md §2.3): `_`, digits, letters whatever their case; then lower before upper.
+func localeLess(a, b string) bool {
+	rank := func(c byte) int {
+		switch {
+		case c == '_':
+			return 0
+		case c >= '0' && c <= '9':
+			return 1 + int(c)
+		case c >= 'A' && c <= 'Z':
+			return 0x100 + int(c|0x20)
+		}
+		return 0x100 + int(c)
+	}
+	for i := 0; i < len(a) && i < len(b); i++ {
+		if x, y := rank(a[i]), rank(b[i]); x != y {
+			return x < y
+		}
+	}
+	if len(a) != len(b) {
+		return len(a) < len(b)
+	}
+	return a > b // the same letters: lower case has the higher byte and goes first
+}
+
+func trim(s string) string { return shell.Trim(s) }

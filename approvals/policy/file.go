@@ -18,6 +18,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/hanzoai/hanzod/approvals/shell"
 )
 
 // Options of Open; all have defaults.
@@ -62,7 +64,7 @@ func Open(path string, o Options) *File {
 		f.socket = filepath.Join(filepath.Dir(path), "exec-approvals.sock")
 	}
 	if f.home == "" {
-		f.home = Home(os.Getenv)
+		f.home = shell.Home(os.Getenv)
 	}
 	if f.now == nil {
 		f.now = time.Now

@@ -22,9 +22,6 @@ const (
 	MaxCorruptCopies = 5
 	// MaxStampedCommand bounds the last command that an entry remembers, in bytes; more is cut.
 	MaxStampedCommand = 4096
-	// maxPattern bounds a pattern and what it is matched with, in UTF-16 units, because matching
-	// takes their product in time. Longer ones never match.
-	maxPattern = 4096
 	// lockWait is how long a change waits for another process before it fails.
 	lockWait = 5 * time.Second
 	// lockPoll is how often a waiting change looks again.

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/hanzoai/hanzod/approvals/shell"
 	"github.com/hanzoai/hanzod/errs"
 )
 
@@ -135,7 +136,7 @@ func unpack[T any](tb testing.TB, raw json.RawMessage) (out T) {
 func TestVectorsGlob(t *testing.T) {
 	eachVector(t, "glob", func(t *testing.T, _ string, fx, v vector) {
 		want := unpack[struct{ Match bool }](t, v.Expect).Match
-		if got := (matcher{home: fx.Home}).match(v.Pattern, v.Target); got != want {
+		if got := (shell.Machine{Home: fx.Home}).Match(v.Pattern, v.Target); got != want {
 			t.Errorf("match(%q, %q) = %v", v.Pattern, v.Target, got)
 		}
 	})
@@ -332,7 +333,7 @@ func TestVectorsArgv(t *testing.T) {
 			list = append(list, Entry{Pattern: p})
 		}
 		c := f.cover(list, v.Argv, v.Cwd, fx.DefaultPath)
-		if got := c.entry != nil && !c.shell; got != want.Satisfied {
+		if got := c.entry != nil && !c.inline; got != want.Satisfied {
 			t.Fatalf("covered %v, want %v", got, want.Satisfied)
 		}
 		if want.Satisfied {

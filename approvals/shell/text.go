@@ -1,4 +1,4 @@
-package policy
+package shell
 
 import (
 	"strings"
@@ -16,6 +16,9 @@ func isSpace(r rune) bool {
 	return false
 }
 
+// Trim removes white space as ECMAScript has it from both ends.
+func Trim(s string) string { return trim(s) }
+
 func trim(s string) string { return strings.TrimFunc(s, isSpace) }
 
 // fold lowers ASCII letters alone, so that no letter of another script (U+212A, the Kelvin sign)
@@ -31,27 +34,13 @@ func fold(s string) string {
 
 func units(s string) []uint16 { return utf16.Encode([]rune(s)) }
 
-// localeLess orders names of variables for showing and hashing as the original's locale comparison
-// does (nodes-approvals.md §2.3): `_`, digits, letters whatever their case; then lower before upper.
-func localeLess(a, b string) bool {
-	rank := func(c byte) int {
-		switch {
-		case c == '_':
-			return 0
-		case c >= '0' && c <= '9':
-			return 1 + int(c)
-		case c >= 'A' && c <= 'Z':
-			return 0x100 + int(c|0x20)
-		}
-		return 0x100 + int(c)
-	}
-	for i := 0; i < len(a) && i < len(b); i++ {
-		if x, y := rank(a[i]), rank(b[i]); x != y {
-			return x < y
+// EnvName reports whether s can name an environment variable.
+func EnvName(s string) bool {
+	for i := range len(s) {
+		c := s[i] | 0x20
+		if s[i] != '_' && (c < 'a' || c > 'z') && (i == 0 || s[i] < '0' || s[i] > '9') {
+			return false
 		}
 	}
-	if len(a) != len(b) {
-		return len(a) < len(b)
-	}
-	return a > b // the same letters: lower case has the higher byte and goes first
+	return s != ""
 }

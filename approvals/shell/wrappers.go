@@ -1,4 +1,4 @@
-package policy
+package shell
 
 import (
 	"slices"
@@ -110,7 +110,7 @@ func unwrapEnv(argv []string) (inner []string, modified, ok bool) {
 			i++
 			break
 		}
-		if name, _, set := strings.Cut(w, "="); set && envName(name) {
+		if name, _, set := strings.Cut(w, "="); set && EnvName(name) {
 			modified = true
 			continue
 		}
@@ -136,17 +136,17 @@ func unwrapEnv(argv []string) (inner []string, modified, ok bool) {
 	return argv[i:], modified, true
 }
 
-// inlineShell is a command line that a shell in argv is given as text.
-type inlineShell struct {
-	payload string
-	// modified says that env changes the environment before the shell.
-	modified bool
-	// more says that words follow the payload, which the payload sees as $0, $1, ….
-	more bool
+// Inline is a command line that a shell in an argv is given as text.
+type Inline struct {
+	Text string
+	// Modified says that env changes the environment before the shell.
+	Modified bool
+	// More says that words follow the text, which it sees as $0, $1, ….
+	More bool
 }
 
-// findInlineShell looks for one, through wrappers and busybox.
-func findInlineShell(argv []string) (inlineShell, bool) {
+// FindInline looks for one, through wrappers and busybox.
+func FindInline(argv []string) (Inline, bool) {
 	modified := false
 	for depth := 0; depth < maxWrappers && len(argv) > 0; depth++ {
 		name := programName(argv[0])
@@ -157,25 +157,25 @@ func findInlineShell(argv []string) (inlineShell, bool) {
 				rest = rest[1:]
 			}
 			if len(rest) == 0 || !isShell(programName(rest[0])) {
-				return inlineShell{}, false
+				return Inline{}, false
 			}
 			argv = rest
 		case isShell(name):
 			sh, ok := shellPayload(name, argv)
-			sh.modified = modified
+			sh.Modified = modified
 			return sh, ok
 		default:
 			inner, m, ok := unwrap(argv)
 			if !ok {
-				return inlineShell{}, false
+				return Inline{}, false
 			}
 			argv, modified = inner, modified || m
 		}
 	}
-	return inlineShell{}, false
+	return Inline{}, false
 }
 
-func shellPayload(name string, argv []string) (inlineShell, bool) {
+func shellPayload(name string, argv []string) (Inline, bool) {
 	at, payload := -1, ""
 scan:
 	for i := 1; i < len(argv); i++ {
@@ -184,7 +184,7 @@ scan:
 		case name == "cmd":
 			if w == "/c" || w == "/k" {
 				payload = trim(strings.Join(argv[i+1:], " "))
-				return inlineShell{payload: payload}, payload != ""
+				return Inline{Text: payload}, payload != ""
 			}
 		case slices.Contains(powerShells, name):
 			if w == "-c" || w == "-command" || w == "--command" {
@@ -206,12 +206,22 @@ scan:
 		}
 	}
 	if at < 0 || at >= len(argv) {
-		return inlineShell{}, false
+		return Inline{}, false
 	}
 	if payload == "" {
 		payload = argv[at]
 	}
 	payload = trim(payload)
 	more := slices.ContainsFunc(argv[at+1:], func(s string) bool { return trim(s) != "" })
-	return inlineShell{payload: payload, more: more}, payload != ""
+	return Inline{Text: payload, More: more}, payload != ""
 }
+
+// RunsOthers reports whether a program, by its name or path, is a shell, a wrapper or a box of them:
+// listing it would list everything.
+func RunsOthers(path string) bool {
+	name := programName(path)
+	return isShell(name) || isDispatcher(name) || slices.Contains(multiCall, name)
+}
+
+// IsWrapper reports whether a program, by its name or path, is a wrapper such as env or sudo.
+func IsWrapper(word string) bool { return isDispatcher(programName(word)) }

@@ -1,4 +1,4 @@
-package policy
+package shell
 
 import (
 	"os"
@@ -6,22 +6,17 @@ import (
 	"strings"
 )
 
-// A matcher compares resolved paths with allow-list patterns (nodes-approvals.md §3.7).
-type matcher struct {
-	home    string
-	windows bool
-}
-
-// match reports whether a pattern covers a resolved path. A bare name never does, and neither does a
+// Match reports whether an allow-list pattern covers a resolved path (nodes-approvals.md
+// §3.7). A bare name never does, and neither does a
 // path that is not clean, so that `/usr/bin/**` cannot be left through `..`. Case is ignored for
 // ASCII letters alone.
-func (m matcher) match(pattern, target string) bool {
+func (m Machine) Match(pattern, target string) bool {
 	pattern = trim(pattern)
 	if pattern == "" || !strings.ContainsAny(pattern, `/\~`) || filepath.Clean(target) != target {
 		return false
 	}
 	pattern = m.expand(pattern)
-	if m.windows && !strings.ContainsAny(pattern, "*?") {
+	if m.windows() && !strings.ContainsAny(pattern, "*?") {
 		pattern, target = realPathOr(pattern), realPathOr(target)
 	}
 	p, t := m.normal(pattern), m.normal(target)
@@ -32,15 +27,15 @@ func (m matcher) match(pattern, target string) bool {
 }
 
 // expand replaces a leading ~ by the home directory; ~user stays.
-func (m matcher) expand(p string) string {
-	if m.home != "" && (p == "~" || strings.HasPrefix(p, "~/") || strings.HasPrefix(p, `~\`)) {
-		return m.home + p[1:]
+func (m Machine) expand(p string) string {
+	if m.Home != "" && (p == "~" || strings.HasPrefix(p, "~/") || strings.HasPrefix(p, `~\`)) {
+		return m.Home + p[1:]
 	}
 	return p
 }
 
-func (m matcher) normal(s string) string {
-	if m.windows {
+func (m Machine) normal(s string) string {
+	if m.windows() {
 		s = strings.TrimPrefix(strings.TrimPrefix(s, `\\?\`), `\\.\`)
 		s = strings.ReplaceAll(s, `\`, "/")
 	} else {
@@ -103,7 +98,7 @@ func Home(getenv func(string) string) string {
 		base, _ = os.UserHomeDir()
 	}
 	if own := trim(getenv("OPENCLAW_HOME")); own != "" {
-		return matcher{home: base}.expand(own)
+		return Machine{Home: base}.expand(own)
 	}
 	return base
 }
