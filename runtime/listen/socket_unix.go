@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
+
+	owner "github.com/hanzoai/hanzod/identity/peer"
 )
 
 // Unix listens on a socket at path, for the daemon's own user only: mode 0600 in a directory that
@@ -75,17 +77,9 @@ func peer(c net.Conn) (PeerInfo, error) {
 	if !ok {
 		return PeerInfo{}, fmt.Errorf("%T is no local socket", c)
 	}
-	raw, err := u.SyscallConn()
+	uid, pid, err := owner.Owner(u)
 	if err != nil {
 		return PeerInfo{}, err
-	}
-	var uid, pid int
-	var failed error
-	if err := raw.Control(func(fd uintptr) { uid, pid, failed = peerOf(int(fd)) }); err != nil {
-		return PeerInfo{}, err
-	}
-	if failed != nil {
-		return PeerInfo{}, failed
 	}
 	return newPeerInfo(strconv.Itoa(uid), pid, uid == os.Geteuid()), nil
 }

@@ -1,9 +1,9 @@
-//go:build !linux && !darwin && !windows
+//go:build !linux && !darwin
 
-package listen
+package peer
 
 import "errors"
 
-func peerOf(int) (uid, pid int, err error) {
+func ownerOf(int) (uid, pid int, err error) {
 	return 0, 0, errors.New("this system does not tell who is at the other end of a local socket")
 }

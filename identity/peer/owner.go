@@ -1,0 +1,18 @@
+package peer
+
+import "net"
+
+// Owner says who runs the process at the other end of a local socket: of the one that connected, or
+// of the one that listens. The process id is for showing only and may be 0. It is an error where the
+// system does not tell.
+func Owner(c *net.UnixConn) (uid, pid int, err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, 0, err
+	}
+	var failed error
+	if err := raw.Control(func(fd uintptr) { uid, pid, failed = ownerOf(int(fd)) }); err != nil {
+		return 0, 0, err
+	}
+	return uid, pid, failed
+}
