@@ -220,8 +220,10 @@ type Store interface {
 	// UpdateApproval reads the record, lets change edit it, and writes it with the audit row that
 	// change returns. Nothing is written when change fails; its error is returned as it is.
 	UpdateApproval(ctx context.Context, id string, change func(*Approval) (Audit, error)) (Approval, error)
-	// AppendAudit writes a row that changes nothing else.
-	AppendAudit(ctx context.Context, row Audit) error
+	// AppendAudit writes rows that change nothing else: all of them, in order, or none.
+	AppendAudit(ctx context.Context, rows ...Audit) error
+	// OpenUses returns the rows of kind AuditUse with a RunID that no later row has, in order.
+	OpenUses() ([]Audit, error)
 	// PruneApprovals removes records that ended before the time, keeping at most max.
 	PruneApprovals(ctx context.Context, endedBefore time.Time, max int) (int, error)
 }

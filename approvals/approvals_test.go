@@ -122,7 +122,7 @@ func (w *world) decide(id string, d approvals.Decision) {
 
 // use runs with an approval and returns the refusal in short.
 func (w *world) use(c identity.Caller, node, params string) (string, string) {
-	out, err := w.svc.GuardRun(context.Background(), c, node, []byte(params))
+	out, _, err := w.svc.GuardRun(context.Background(), c, node, []byte(params))
 	return string(out), code(err)
 }
 
@@ -252,7 +252,7 @@ func TestGuardVectors(t *testing.T) {
 			}
 			c := caller(or(v.Client.DeviceID), "conn:"+or(v.Client.ConnID))
 			guard := func() (string, error) {
-				out, err := svc.GuardRun(context.Background(), c, v.NodeID, v.Params)
+				out, _, err := svc.GuardRun(context.Background(), c, v.NodeID, v.Params)
 				return string(out), err
 			}
 			out, err := guard()
@@ -870,7 +870,7 @@ func TestNoRunWithoutApproval(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				out, err := w.svc.GuardRun(context.Background(), c, node, params)
+				out, _, err := w.svc.GuardRun(context.Background(), c, node, params)
 				if err != nil {
 					continue
 				}

@@ -59,10 +59,12 @@ type Audit struct {
 	Reason string
 	Detail string
 	// ExitCode is how a run ended, nil when it did not end by itself or never began; TimedOut that the
-	// node ended it. OutputDigest is the SHA-256 of what it wrote, in hex.
+	// node ended it. OutputDigest and StderrDigest are the SHA-256 of what it wrote to stdout and to
+	// stderr, as the node returned it, in hex; empty when that is nothing.
 	ExitCode     *int
 	TimedOut     bool
 	OutputDigest string
+	StderrDigest string
 
 	// DeviceID, Role, Scopes and RequestID are those of a row about a device (identity.Audit).
 	DeviceID  string

@@ -37,7 +37,7 @@ func TestClockSetBack(t *testing.T) {
 		t.Errorf("decided three hours before it was asked: %v", err)
 	}
 	params := []byte(`{"command":["/bin/true"],"runId":"allowed","approved":true,"approvalDecision":"allow-once"}`)
-	if _, err := w.svc.GuardRun(context.Background(), ann, "n1", params); !errors.Is(err, approvals.ErrRunExpired) {
+	if _, _, err := w.svc.GuardRun(context.Background(), ann, "n1", params); !errors.Is(err, approvals.ErrRunExpired) {
 		t.Errorf("used three hours before it was asked: %v", err)
 	}
 }

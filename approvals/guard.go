@@ -115,25 +115,37 @@ func (p *runParams) claims() bool {
 
 // GuardRun checks the parameters of system.run and rewrites them: a run that claims to be approved
 // gets exactly what was approved, or nothing (nodes-approvals.md §2.3). A use is on disk before it
-// returns.
-func (s *Service) GuardRun(ctx context.Context, c identity.Caller, nodeID string, params []byte) ([]byte, error) {
+// returns, whoever lets it run; how it ends is told to what comes with the parameters.
+func (s *Service) GuardRun(ctx context.Context, c identity.Caller, nodeID string, params []byte) ([]byte, func(sent bool, answer []byte, err error), error) {
 	p, ok := parseRun(params)
-	if !ok {
-		return params, nil
+	if ok && p.claims() {
+		return s.guardApproved(ctx, c, nodeID, p)
 	}
-	if !p.claims() {
+	if ok {
 		// The text for people must be what would run (nodes-approvals.md §3.4).
 		if _, err := policy.ParseCommand(p.raw["command"], p.raw["rawCommand"]); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		return p.encode(), nil
+		params = p.encode()
 	}
+	// The node's own file decides: no approval and no rule is named.
+	use := s.useRow(c, nodeID, p)
+	use.RunID = newRun()
+	if err := s.store.AppendAudit(ctx, use); err != nil {
+		return nil, nil, err
+	}
+	return params, s.begun(use), nil
+}
+
+// guardApproved is GuardRun of a run that claims to be approved.
+func (s *Service) guardApproved(ctx context.Context, c identity.Caller, nodeID string, p runParams) ([]byte, func(sent bool, answer []byte, err error), error) {
 	runID, _ := p.text("runId")
 	if runID = strings.TrimSpace(runID); runID == "" {
-		return nil, ErrMissingRunID
+		return nil, nil, ErrMissingRunID
 	}
 	env := p.env()
 	var plan Plan
+	run, use := newRun(), Audit{}
 	a, err := s.store.UpdateApproval(ctx, runID, func(a *Approval) (Audit, error) {
 		if err := s.usable(*a, c, nodeID, env); err != nil {
 			return Audit{}, err
@@ -144,14 +156,17 @@ func (s *Service) GuardRun(ctx context.Context, c identity.Caller, nodeID string
 		if a.Decision == AllowOnce {
 			a.State = Consumed
 		}
-		return s.row("use", c, *a), nil
+		use = s.row(AuditUse, c, *a)
+		use.RunID, use.Argv, use.Cwd = run, plan.Argv, text(plan.Cwd)
+		use.AgentID, use.SessionKey = text(plan.AgentID), text(plan.SessionKey)
+		return use, nil
 	})
 	if err != nil {
-		return nil, s.refused(ctx, c, nodeID, runID, err)
+		return nil, nil, s.refused(ctx, c, nodeID, runID, err)
 	}
 	s.update(a)
 	if err := p.set("command", plan.Argv); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, f := range []struct {
 		key string
@@ -160,19 +175,19 @@ func (s *Service) GuardRun(ctx context.Context, c identity.Caller, nodeID string
 		{"rawCommand", plan.RawCommand}, {"cwd", plan.Cwd}, {"agentId", plan.AgentID}, {"sessionKey", plan.SessionKey},
 	} {
 		if err := p.setOr(f.key, f.v); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	// The caller's claims are replaced by what the record says.
 	delete(p.raw, "approved")
 	delete(p.raw, "approvalDecision")
 	if err := p.set("approved", true); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := p.set("approvalDecision", string(a.Decision)); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return p.encode(), nil
+	return p.encode(), s.begun(use), nil
 }
 
 // usable says why an approval does not cover a run, nil when it does. The order of the checks is
@@ -222,6 +237,14 @@ func (s *Service) forgotten(a Approval) bool {
 		end = a.ResolvedAt
 	}
 	return s.now().Sub(end) > endedFor
+}
+
+// text is the text, empty when there is none.
+func text(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
 }
 
 func same(a, b *string) bool {

@@ -30,4 +30,14 @@ const (
 	keepMax   = 10_000
 	// pruneEvery is how often they are swept.
 	pruneEvery = time.Hour
+	// maxResults and maxResultBytes bound the runs that ended and wait for their row. It is as many as
+	// can be on their way to nodes at one time; only a disk that hangs lets them gather.
+	maxResults     = 10_000
+	maxResultBytes = 64 << 20
+	// resultDelay is how long a result waits for others to share a commit, so that the next run of the
+	// same caller seldom waits for the row of the one before. It is also what a kill of the daemon may
+	// lose. resultChunk bounds the rows of one commit, lastResults how long those of a stop may take.
+	resultDelay = 100 * time.Millisecond
+	resultChunk = 256
+	lastResults = 2 * time.Second
 )

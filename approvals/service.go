@@ -46,6 +46,9 @@ type Service struct {
 	// live holds what is pending or may still be used, and for endedFor what ended.
 	live    map[string]*live
 	pending int
+	results results
+	// lost is the runs that an earlier daemon did not record the end of; record alone touches it.
+	lost []Audit
 	// due is when Run looks next, wake makes it look earlier.
 	due  time.Time
 	wake chan struct{}
@@ -65,6 +68,7 @@ func New(cfg Config) (*Service, error) {
 	s := &Service{
 		store: cfg.Store, bus: cfg.Bus, file: cfg.File, nodes: cfg.Nodes, rules: cfg.Rules, now: cfg.Now, log: cfg.Log,
 		live: map[string]*live{}, wake: make(chan struct{}, 1),
+		results: results{wake: make(chan struct{}, 1)},
 	}
 	if s.rules == nil {
 		s.rules = noRules{}
@@ -75,6 +79,9 @@ func New(cfg Config) (*Service, error) {
 	}
 	for _, a := range stored {
 		s.remember(a)
+	}
+	if s.lost, err = s.store.OpenUses(); err != nil {
+		return nil, err
 	}
 	return s, nil
 }
@@ -168,8 +175,12 @@ func (s *Service) makeRoom() bool {
 	return len(s.live) < maxLive
 }
 
-// Run expires questions that nobody answered and sweeps old records, until ctx ends.
+// Run expires questions that nobody answered, records how runs ended and sweeps old records, until ctx
+// ends and what ended before is recorded.
 func (s *Service) Run(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { s.record(ctx) })
 	prune := s.now()
 	for {
 		next := s.expire(ctx)

@@ -229,10 +229,17 @@ func (s *Service) run(ctx context.Context, c identity.Caller, e *entry, in Invok
 		return
 	}
 	if Guarded(in.Command) {
-		var err error
-		if in.Params, err = s.guard.GuardRun(ctx, c, in.NodeID, in.Params); err != nil {
+		params, ended, err := s.guard.GuardRun(ctx, c, in.NodeID, in.Params)
+		if err != nil {
 			then(answer{err: err}, false)
 			return
+		}
+		in.Params = params
+		// The caller's answer comes first: what the guard does with it is not what the caller waits for.
+		tell, sent := then, false
+		then = func(a answer, ran bool) {
+			tell(a, ran)
+			ended(sent && ran, a.out.Payload, a.err)
 		}
 		// The guard waited for the disk: the node may have gone or come back meanwhile.
 		var ok bool
@@ -240,6 +247,7 @@ func (s *Service) run(ctx context.Context, c identity.Caller, e *entry, in Invok
 			then(answer{err: ErrNotConnected.With("node", in.NodeID)}, true)
 			return
 		}
+		sent = true
 	}
 	s.send(ctx, e, in, then, left)
 }

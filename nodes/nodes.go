@@ -92,8 +92,9 @@ type NodeError struct {
 // approvals.
 type Guard interface {
 	// GuardRun is asked before system.run goes to a node. It returns the parameters to send, as
-	// JSON text.
-	GuardRun(ctx context.Context, c identity.Caller, nodeID string, params []byte) ([]byte, error)
+	// JSON text, and what hears once how the run ended: whether the node may have seen it, and the
+	// node's answer as JSON text or the error. That does not block.
+	GuardRun(ctx context.Context, c identity.Caller, nodeID string, params []byte) ([]byte, func(sent bool, answer []byte, err error), error)
 }
 
 // Paired lists the paired devices with the role node. It is satisfied by identity.

@@ -214,8 +214,9 @@ func (p pairedList) PairedNodes() []Node { return p }
 // guardFunc stands for approvals.
 type guardFunc func(params []byte) ([]byte, error)
 
-func (g guardFunc) GuardRun(_ context.Context, _ identity.Caller, _ string, params []byte) ([]byte, error) {
-	return g(params)
+func (g guardFunc) GuardRun(_ context.Context, _ identity.Caller, _ string, params []byte) ([]byte, func(bool, []byte, error), error) {
+	out, err := g(params)
+	return out, func(bool, []byte, error) {}, err
 }
 
 func pass(params []byte) ([]byte, error) { return params, nil }

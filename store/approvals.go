@@ -277,7 +277,7 @@ func (s *Store) CreateApproval(ctx context.Context, a approvals.Approval, row ap
 	if err != nil {
 		return err
 	}
-	rowValue, err := encodeAudit(row)
+	link, err := linkOf(row)
 	if err != nil {
 		return err
 	}
@@ -298,7 +298,7 @@ func (s *Store) CreateApproval(ctx context.Context, a approvals.Approval, row ap
 				return err
 			}
 		}
-		return t.appendAudit(rowValue)
+		return t.appendAudit(link)
 	})
 }
 
@@ -329,7 +329,7 @@ func (s *Store) UpdateApproval(ctx context.Context, id string, change func(*appr
 		if err != nil {
 			return err
 		}
-		rowValue, err := encodeAudit(row)
+		link, err := linkOf(row)
 		if err != nil {
 			return err
 		}
@@ -346,7 +346,7 @@ func (s *Store) UpdateApproval(ctx context.Context, id string, change func(*appr
 			return err
 		}
 		out = a
-		return t.appendAudit(rowValue)
+		return t.appendAudit(link)
 	})
 	if err != nil {
 		return approvals.Approval{}, err

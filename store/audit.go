@@ -2,11 +2,14 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -24,7 +27,36 @@ const (
 	// pruneAudit bounds the rows that one transaction removes, so that other writes do not wait for
 	// thousands of them, and is how many go at once: each time leaves a checkpoint.
 	pruneAudit = 256
+	// maxAuditText bounds each text of a row, and the words of an argv together: a caller chooses some
+	// of them. What is longer is cut, and says so.
+	maxAuditText = 64 << 10
 )
+
+// cut is the text as the log keeps it, n bytes at the most and a few for saying so.
+func cut(text string, n int) string {
+	if len(text) > n {
+		n = max(n, 0)
+		return strings.ToValidUTF8(text[:n], "") + fmt.Sprintf("... (cut, %d bytes)", len(text))
+	}
+	return text
+}
+
+// cutArgv is an argv as the log keeps it. Words past the bound are dropped, and their number said.
+func cutArgv(argv []string) []string {
+	left := maxAuditText
+	for i, word := range argv {
+		if len(word) <= left {
+			left -= len(word) + 1 // an empty word takes room as well
+			continue
+		}
+		out := append(slices.Clone(argv[:i]), cut(word, left))
+		if more := len(argv) - i - 1; more > 0 {
+			out = append(out, fmt.Sprintf("... (cut, %d more words)", more))
+		}
+		return out
+	}
+	return argv
+}
 
 // auditRecord is one row of the audit log.
 type auditRecord struct {
@@ -49,6 +81,7 @@ type auditRecord struct {
 	ExitCode     *int               `json:"exit_code,omitzero"`
 	TimedOut     bool               `json:"timed_out,omitzero"`
 	OutputDigest string             `json:"output_digest,omitzero"`
+	StderrDigest string             `json:"stderr_digest,omitzero"`
 	DeviceID     string             `json:"device_id,omitzero"`
 	Role         identity.Role      `json:"role,omitzero"`
 	Scopes       []identity.Scope   `json:"scopes,omitzero"`
@@ -74,7 +107,7 @@ func encodeAudit(row AuditRow) ([]byte, error) {
 		NodeID: row.NodeID, Command: row.Command, Argv: row.Argv, Cwd: row.Cwd, AgentID: row.AgentID,
 		SessionKey: row.SessionKey, Decision: row.Decision, Rule: row.Rule, Where: row.Where, Policy: row.Policy,
 		BindingHash: row.BindingHash, Reason: row.Reason, Detail: row.Detail, ExitCode: row.ExitCode,
-		TimedOut: row.TimedOut, OutputDigest: row.OutputDigest,
+		TimedOut: row.TimedOut, OutputDigest: row.OutputDigest, StderrDigest: row.StderrDigest,
 		DeviceID: row.DeviceID, Role: row.Role, Scopes: row.Scopes, RequestID: row.RequestID,
 	}
 	if c := row.Checkpoint; c != nil {
@@ -97,7 +130,7 @@ func decodeAudit(key, record []byte) (AuditRow, error) {
 		ApprovalID: rec.ApprovalID, RunID: rec.RunID, NodeID: rec.NodeID, Command: rec.Command, Argv: rec.Argv,
 		Cwd: rec.Cwd, AgentID: rec.AgentID, SessionKey: rec.SessionKey, Decision: rec.Decision, Rule: rec.Rule,
 		Where: rec.Where, Policy: rec.Policy, BindingHash: rec.BindingHash, Reason: rec.Reason, Detail: rec.Detail,
-		ExitCode: rec.ExitCode, TimedOut: rec.TimedOut, OutputDigest: rec.OutputDigest,
+		ExitCode: rec.ExitCode, TimedOut: rec.TimedOut, OutputDigest: rec.OutputDigest, StderrDigest: rec.StderrDigest,
 		DeviceID: rec.DeviceID, Role: rec.Role, Scopes: rec.Scopes, RequestID: rec.RequestID,
 	}
 	if c := rec.Checkpoint; c != nil {
@@ -155,7 +188,7 @@ func auditEndAt(tx *bolt.Tx, key []byte) (auditEnd, error) {
 // migrateTo4 makes room for grants, runs and the chain of the audit log, and chains the rows that are
 // there: from then on nobody changes them unseen.
 func migrateTo4(tx *bolt.Tx) error {
-	for _, name := range []string{"grants", "runs", "run_output", "audit_meta"} {
+	for _, name := range []string{"grants", "runs", "run_output", "audit_meta", "audit_open"} {
 		if _, err := tx.CreateBucket([]byte(name)); err != nil {
 			return fmt.Errorf("bucket %s: %w", name, err)
 		}
@@ -204,23 +237,89 @@ func migrateTo4(tx *bolt.Tx) error {
 }
 
 // AppendAudit implements approvals.Store.
-func (s *Store) AppendAudit(ctx context.Context, row approvals.Audit) error {
-	value, err := encodeAudit(row)
-	if err != nil {
-		return err
+func (s *Store) AppendAudit(ctx context.Context, rows ...approvals.Audit) error {
+	links := make([]auditLink, len(rows))
+	for i, row := range rows {
+		var err error
+		if links[i], err = linkOf(row); err != nil {
+			return err
+		}
 	}
-	return s.w.do(ctx, func(t *txn) error { return t.appendAudit(value) })
+	return s.w.do(ctx, func(t *txn) error {
+		for _, l := range links {
+			if err := t.appendAudit(l); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// OpenUses implements approvals.Store.
+func (s *Store) OpenUses() ([]approvals.Audit, error) {
+	var rows []approvals.Audit
+	err := s.view(func(tx *bolt.Tx) error {
+		all := tx.Bucket(bucketAudit)
+		return tx.Bucket(bucketAuditOpen).ForEach(func(run, seq []byte) error {
+			row, err := storedAudit(seq, all.Get(seq))
+			if err == nil && (row.Kind != approvals.AuditUse || row.RunID != string(run)) {
+				err = recordError(bucketAuditOpen, run, "it names a row that is not its use")
+			}
+			rows = append(rows, row)
+			return err
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(rows, func(a, b approvals.Audit) int { return cmp.Compare(a.Seq, b.Seq) })
+	return rows, nil
+}
+
+// auditLink is a row on its way into the log.
+type auditLink struct {
+	kind   string
+	run    []byte // nil when it belongs to none
+	record []byte
+}
+
+func linkOf(row AuditRow) (l auditLink, err error) {
+	for _, text := range []*string{
+		&row.Subject, &row.ApprovalID, &row.NodeID, &row.Command, &row.Cwd, &row.AgentID, &row.SessionKey, &row.Rule,
+		&row.Where, &row.Reason, &row.Detail, &row.DeviceID, &row.RequestID,
+	} {
+		*text = cut(*text, maxAuditText)
+	}
+	row.Argv = cutArgv(row.Argv)
+	if l.record, err = encodeAudit(row); err != nil {
+		return auditLink{}, err
+	}
+	l.kind = row.Kind
+	if row.RunID != "" {
+		l.run, err = keyOf(row.RunID)
+	}
+	return l, err
 }
 
 // appendAudit adds a row to the end of the chain, in the transaction of what it speaks of. Several
 // rows of one transaction hang together like those of several: each reads the head that the one
 // before it wrote.
-func (t *txn) appendAudit(record []byte) error {
+func (t *txn) appendAudit(l auditLink) error {
 	head, err := auditEndAt(t.tx, keyAuditHead)
 	if err != nil {
 		return err
 	}
-	if head, err = t.chainAudit(head, record); err != nil {
+	if head, err = t.chainAudit(head, l.record); err != nil {
+		return err
+	}
+	switch {
+	case l.run == nil:
+	case l.kind == approvals.AuditUse:
+		err = t.put(bucketAuditOpen, l.run, seqKey(head.seq))
+	case t.get(bucketAuditOpen, l.run) != nil:
+		err = t.delete(bucketAuditOpen, l.run)
+	}
+	if err != nil {
 		return err
 	}
 	base, err := auditEndAt(t.tx, keyAuditBase)
@@ -275,6 +374,11 @@ func (t *txn) pruneAudit(base, head auditEnd, rule string, goes func(AuditRow) b
 		c.Count++
 		if err := t.delete(bucketAudit, key); err != nil {
 			return err
+		}
+		if run := []byte(row.RunID); len(run) > 0 && bytes.Equal(t.get(bucketAuditOpen, run), key) {
+			if err := t.delete(bucketAuditOpen, run); err != nil {
+				return err
+			}
 		}
 	}
 	if c.Count == 0 {

@@ -13,7 +13,7 @@ import (
 // fillAudit writes rows of the audit log, many in a transaction.
 func fillAudit(t *testing.T, s *Store, n int) {
 	t.Helper()
-	value, err := encodeAudit(row("refusal", "a"))
+	value, err := linkOf(row("refusal", "a"))
 	if err != nil {
 		t.Fatal(err)
 	}

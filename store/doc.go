@@ -36,6 +36,8 @@
 //	audit_meta                     the ends of the audit log
 //	  base                         the last row that was removed: sequence, hash, 8 zero bytes
 //	  head                         the newest row: sequence, hash, bytes of all records that are kept
+//	audit_open                     runs that began and whose end is not in the log yet
+//	  <run id>                     the sequence of the row of kind use, 8 bytes big endian
 //	grants                         what may run without asking again
 //	runs                           commands that the daemon keeps until their requester got the result
 //	run_output                     what they wrote

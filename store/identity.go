@@ -155,14 +155,14 @@ func (x devicesTx) PutInvite(i identity.Invite) error {
 func (x devicesTx) DeleteInvite(id string) error { return x.delete(bucketInvites, id) }
 
 func (x devicesTx) Audit(row identity.Audit) error {
-	value, err := encodeAudit(AuditRow{
+	link, err := linkOf(AuditRow{
 		At: row.At, Kind: row.Kind, Subject: row.Subject, DeviceID: row.DeviceID,
 		Role: row.Role, Scopes: row.Scopes, RequestID: row.RequestID,
 	})
 	if err != nil {
 		return err
 	}
-	return x.t.appendAudit(value)
+	return x.t.appendAudit(link)
 }
 
 func (x devicesTx) put(bucket []byte, id string, value []byte) error {

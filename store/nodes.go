@@ -241,13 +241,13 @@ func count(tx *bolt.Tx, bucket []byte) int {
 }
 
 func (p pairingTx) AppendAudit(row nodes.Audit) error {
-	value, err := encodeAudit(AuditRow{
+	link, err := linkOf(AuditRow{
 		At: row.At, Kind: row.Kind, Subject: row.Subject, NodeID: row.NodeID, Decision: approvals.Decision(row.Decision),
 	})
 	if err != nil {
 		return err
 	}
-	return p.t.appendAudit(value)
+	return p.t.appendAudit(link)
 }
 
 // voiceWakeRecord is the words that wake voice clients.

@@ -26,6 +26,7 @@ var (
 	bucketRuns              = []byte("runs")
 	bucketRunOutput         = []byte("run_output")
 	bucketAuditMeta         = []byte("audit_meta")
+	bucketAuditOpen         = []byte("audit_open")
 
 	keySchema    = []byte("schema")
 	keyVoiceWake = []byte("voice_wake")
@@ -38,7 +39,7 @@ var (
 		bucketMeta, bucketDevices, bucketNodeNames, bucketApprovals, bucketApprovalsLive,
 		bucketApprovalIDs, bucketAudit, bucketDeviceRequests, bucketInvites,
 		bucketNodePairings, bucketNodeRequests, bucketPushRegistrations, bucketSystemEvents,
-		bucketGrants, bucketRuns, bucketRunOutput, bucketAuditMeta,
+		bucketGrants, bucketRuns, bucketRunOutput, bucketAuditMeta, bucketAuditOpen,
 	}
 )
 
