@@ -1,6 +1,7 @@
 package config
 
 import (
+	"maps"
 	"math"
 	"path/filepath"
 	"regexp"
@@ -45,6 +46,7 @@ func (l *loader) agents(o object, a *Agents) {
 		own := entry.object("heartbeat")
 		agent.OwnHeartbeat = own.n != nil
 		l.heartbeat(own, &agent.Heartbeat)
+		l.safeBins(entry.object("tools").object("exec"), &agent.SafeBins)
 		a.List = append(a.List, agent)
 	}
 }
@@ -222,3 +224,28 @@ func (c *Config) MainKey() string { return mainName }
 
 // SessionScope is per-sender or global.
 func (c *Config) SessionScope() string { return c.Session.Scope }
+
+// SafeBins are the keys of tools.exec about filters that need no approval, for one agent: the list is
+// the agent's own or the general one, directories are those of both, and a profile of the agent comes
+// before a general one of the same name (nodes-approvals.md §3.9).
+func (c *Config) SafeBins(agentID string) SafeBins {
+	out := c.Tools.Exec.SafeBins
+	a := c.agent(AgentID(agentID))
+	if a == nil {
+		return out
+	}
+	if a.SafeBins.Bins != nil {
+		out.Bins = a.SafeBins.Bins
+	}
+	out.TrustedDirs = slices.Concat(out.TrustedDirs, a.SafeBins.TrustedDirs)
+	if len(a.SafeBins.Profiles) > 0 {
+		profiles := maps.Clone(a.SafeBins.Profiles)
+		for name, p := range out.Profiles {
+			if _, own := profiles[name]; !own {
+				profiles[name] = p
+			}
+		}
+		out.Profiles = profiles
+	}
+	return out
+}

@@ -204,7 +204,7 @@ func TestEverythingTyped(t *testing.T) {
 		{"scope", c.SessionScope(), "global"}, {"main key", c.MainKey(), "main"},
 		{"ids", c.AgentIDs(), []string{"a-b", "two"}}, {"default", c.DefaultAgentID(), "two"}, {"name", c.AgentName("A B"), "Ann"},
 		{"workspace", c.Workspace("two"), abs(t, "/ws2")}, {"other workspace", c.Workspace("a-b"), filepath.Join(c.StateDir, "workspace-a-b")},
-		{"exec", c.Tools.Exec, Exec{Host: "node", Security: "full", Ask: "always", Node: "n1", SafeBins: []string{"ls"}, TimeoutSec: 1800}},
+		{"exec", c.Tools.Exec, Exec{Host: "node", Security: "full", Ask: "always", Node: "n1", SafeBins: SafeBins{Bins: []string{"ls"}}, TimeoutSec: 1800}},
 		{"canvas", c.CanvasHost, CanvasHost{Port: 1, Root: filepath.Join(abs(t, "/ws2"), "canvas"), LiveReload: true}},
 		{"hooks", []any{c.Hooks.Enabled, c.Hooks.Path, c.Hooks.Token.Reveal()}, []any{true, "/in", "H"}},
 		{"discovery", c.Discovery, Discovery{true, "off"}}, {"update", c.Update, Update{"beta", false, true}},

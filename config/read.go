@@ -1,6 +1,7 @@
 package config
 
 import (
+	"math"
 	"net/netip"
 	"path/filepath"
 	"strconv"
@@ -284,9 +285,46 @@ func (l *loader) exec(o object, e *Exec) {
 	o.choice("ask", &e.Ask, "off", "on-miss", "always")
 	o.str("node", &e.Node)
 	o.strs("pathPrepend", &e.PathPrepend)
-	o.strs("safeBins", &e.SafeBins)
+	l.safeBins(o, &e.SafeBins)
 	o.int("timeoutSec", 1, noBound, &e.TimeoutSec)
 }
+
+func (l *loader) safeBins(o object, b *SafeBins) {
+	if n := o.take("safeBins"); n != nil && n.Kind == json5.Null {
+		b.Bins = []string{} // as an empty list: none
+	} else {
+		o.strs("safeBins", &b.Bins)
+	}
+	o.strs("safeBinTrustedDirs", &b.TrustedDirs)
+	profiles := o.typed("safeBinProfiles", json5.Object)
+	if profiles == nil {
+		return
+	}
+	b.Profiles = map[string]SafeBinProfile{}
+	for _, m := range profiles.Members {
+		path := join(join(o.path, "safeBinProfiles"), m.Key)
+		if m.Value.Kind != json5.Object {
+			l.fail(path, m.Value, "Expected object, got "+m.Value.Kind.String())
+			continue
+		}
+		one := object{l: l, n: m.Value, path: path, known: new([]string)}
+		var p SafeBinProfile
+		if n := one.typed("minPositional", json5.Number); n != nil && n.Num >= 0 {
+			p.MinPositional = whole(n.Num)
+		}
+		if n := one.typed("maxPositional", json5.Number); n != nil && n.Num >= 0 {
+			limit := max(whole(n.Num), p.MinPositional)
+			p.MaxPositional = &limit
+		}
+		one.strs("allowedValueFlags", &p.AllowedValueFlags)
+		one.strs("deniedFlags", &p.DeniedFlags)
+		one.strict()
+		b.Profiles[m.Key] = p
+	}
+}
+
+// whole cuts a number that is not negative to an integer.
+func whole(n float64) int { return int(min(n, math.MaxInt32)) }
 
 func (l *loader) canvas(o object, h *CanvasHost) {
 	*h = CanvasHost{Enabled: true, LiveReload: true}

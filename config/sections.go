@@ -151,6 +151,7 @@ type Agent struct {
 	Default             bool
 	OwnHeartbeat        bool // the entry has a heartbeat section
 	Heartbeat           Heartbeat
+	SafeBins            SafeBins // tools.exec of the entry
 }
 
 // Heartbeat is agents.defaults.heartbeat or an agent's (control-plane.md §3).
@@ -175,13 +176,29 @@ type Tools struct{ Exec Exec }
 // Exec is tools.exec. Host, Security and Ask are empty when unset: their defaults depend on each
 // other (config.md §7).
 type Exec struct {
-	Host     string // sandbox, gateway, node
-	Security string // deny, allowlist, full
-	Ask      string // off, on-miss, always
-	Node     string
-	// PathPrepend and SafeBins adjust what a command finds and what needs no approval.
-	PathPrepend, SafeBins []string
-	TimeoutSec            int // 1800
+	Host        string // sandbox, gateway, node
+	Security    string // deny, allowlist, full
+	Ask         string // off, on-miss, always
+	Node        string
+	PathPrepend []string
+	SafeBins    SafeBins
+	TimeoutSec  int // 1800
+}
+
+// SafeBins are the keys of tools.exec about filters that need no approval (nodes-approvals.md §3.9).
+type SafeBins struct {
+	// Bins is nil when unset and empty for none.
+	Bins []string
+	// TrustedDirs are directories in which a program is what its name says, beside /bin and /usr/bin.
+	TrustedDirs []string
+	Profiles    map[string]SafeBinProfile
+}
+
+// SafeBinProfile says which arguments of a filter are harmless. MaxPositional is nil for any number.
+type SafeBinProfile struct {
+	MinPositional                  int
+	MaxPositional                  *int
+	AllowedValueFlags, DeniedFlags []string
 }
 
 // CanvasHost is the section canvasHost. Port is 0 when the gateway's port is free to choose.

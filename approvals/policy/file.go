@@ -32,7 +32,10 @@ type Options struct {
 	// Defaults count where the file says nothing. A node host passes allowlist and on-miss, or what
 	// its configuration says; without them the file's own defaults are deny and on-miss.
 	Defaults Overrides
-	Log      *slog.Logger
+	// Skills are the programs that agents with autoAllowSkills run unlisted; nil for none. It must be
+	// quick and safe for concurrent use.
+	Skills func() []shell.Skill
+	Log    *slog.Logger
 }
 
 // File is the exec approvals file at one path.

@@ -20,6 +20,8 @@ type deviation struct {
 	Hanzod    string     `json:"hanzod"`
 	Reason    string     `json:"reason"`
 	Overrides []override `json:"overrides"`
+	// Vectors are the verdicts of fixtures/exec-vectors.json that differ; approvals/shell tests them.
+	Vectors []string `json:"vectors"`
 }
 
 // override replaces what a recorded step expects: of one step (File, Step), or of every step that
