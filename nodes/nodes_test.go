@@ -2,11 +2,9 @@ package nodes
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -252,59 +250,6 @@ func code(err error) string {
 		return err.Error()
 	}
 	return ""
-}
-
-// The recorded verdicts of the command policy (nodes-approvals.md §2.2).
-func TestPolicyVectors(t *testing.T) {
-	text, err := os.ReadFile("testdata/command-policy.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var vectors []struct {
-		Name, Platform, DeviceFamily, Command string
-		Declared, Allow, Deny                 []string
-		Expect                                struct {
-			OK                   bool
-			Reason               string
-			DeclaredAfterConnect []string
-		}
-	}
-	if err := json.Unmarshal(text, &vectors); err != nil {
-		t.Fatal(err)
-	}
-	reasons := map[string]string{
-		"not_allowed": "command not allowlisted", "not_declared": "command not declared by node",
-		"no_commands": "node did not declare commands", "target_required": "command required",
-	}
-	if len(vectors) < 28 {
-		t.Fatalf("%d vectors", len(vectors))
-	}
-	for _, v := range vectors {
-		t.Run(v.Name, func(t *testing.T) {
-			s := newService()
-			s.policy = NewPolicy(v.Allow, v.Deny)
-			l := &link{svc: s, id: "n", answer: says("1")}
-			_, n, err := s.Attach(Node{ID: "n", Platform: v.Platform, DeviceFamily: v.DeviceFamily}, v.Declared, nil, l)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if d := cmp.Diff(v.Expect.DeclaredAfterConnect, n.Commands); d != "" {
-				t.Errorf("kept commands: %s", d)
-			}
-			_, err = s.Invoke(context.Background(), operator, InvokeIn{NodeID: "n", Command: v.Command})
-			got := code(err)
-			// These have a refusal of their own before the policy is asked.
-			if got == "policy_command" {
-				got = "not_allowed"
-			}
-			if (err == nil) != v.Expect.OK || reasons[got] != v.Expect.Reason {
-				t.Errorf("got %v, want %+v", err, v.Expect)
-			}
-			if ran := len(l.requests()) > 0; ran != v.Expect.OK {
-				t.Errorf("the node saw it: %v", ran)
-			}
-		})
-	}
 }
 
 func TestClassify(t *testing.T) {

@@ -277,11 +277,31 @@ func TestLinkStaysLink(t *testing.T) {
 
 // TestCoverage is what the list can cover: one plain executable and nothing that runs others.
 func TestCoverage(t *testing.T) {
-	root, _, fx := loadVectors(t)
-	bin := root + "/bin/"
-	os.Symlink(root+"/bin/busybox", root+"/links/ls")
-	os.Symlink(root+"/bin/sh", root+"/links/tool")
-	f := Open(filepath.Join(root, "exec-approvals.json"), Options{HomeDir: fx.Home})
+	root, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin, home := root+"/bin/", root+"/home"
+	for _, p := range []string{
+		"bin/echo", "bin/sh", "bin/env", "bin/sudo", "bin/timeout", "bin/busybox", "bin/pwsh", "opt/bin/evil", "proj/sub/run", "home/bin/mytool", "bin/noexec",
+	} {
+		os.MkdirAll(filepath.Dir(root+"/"+p), 0o755)
+		mode := os.FileMode(0o755)
+		if p == "bin/noexec" {
+			mode = 0o644
+		}
+		if err := os.WriteFile(root+"/"+p, nil, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	os.MkdirAll(bin+"dirtool", 0o755)
+	os.MkdirAll(root+"/links", 0o755)
+	for link, to := range map[string]string{"ls": "bin/busybox", "tool": "bin/sh", "echo-link": "bin/echo", "dangling": "nowhere/x"} {
+		if err := os.Symlink(root+"/"+to, root+"/links/"+link); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f := Open(filepath.Join(root, "exec-approvals.json"), Options{HomeDir: home})
 	for name, tc := range map[string]struct {
 		argv    []string
 		list    string
@@ -291,7 +311,7 @@ func TestCoverage(t *testing.T) {
 		"plain":              {[]string{"echo", "", "hi"}, bin + "echo", bin + "echo", true},
 		"star":               {[]string{"echo"}, "*", bin + "echo", true},
 		"padded":             {[]string{" echo "}, bin + "echo", bin + "echo", true},
-		"home":               {[]string{"~/bin/mytool"}, "~/bin/*", fx.Home + "/bin/mytool", true},
+		"home":               {[]string{"~/bin/mytool"}, "~/bin/*", home + "/bin/mytool", true},
 		"link":               {[]string{root + "/links/echo-link"}, root + "/links/*", bin + "echo", true},
 		"applet keeps name":  {[]string{root + "/links/ls"}, root + "/links/*", root + "/links/ls", true},
 		"missing":            {[]string{root + "/gone/x"}, root + "/gone/x", "", false},
@@ -316,7 +336,7 @@ func TestCoverage(t *testing.T) {
 		"relative PATH ends": {[]string{"run"}, "*", "", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := f.cover([]Entry{{Pattern: tc.list}}, tc.argv, root+"/proj", fx.DefaultPath+":sub:.")
+			c := f.cover([]Entry{{Pattern: tc.list}}, tc.argv, root+"/proj", root+"/bin:"+root+"/opt/bin:sub:.")
 			if (c.entry != nil) != tc.covered || tc.covered && c.pinned != tc.pinned {
 				t.Errorf("%+v", c)
 			}

@@ -1,6 +1,7 @@
 package shell
 
 import (
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -8,7 +9,8 @@ import (
 // A Profile says which arguments of a safe bin are harmless (nodes-approvals.md §3.9).
 type Profile struct {
 	MinPositional int
-	// MaxPositional is nil for any number.
+	// MaxPositional is nil for none in a configured profile that asks for none either: who wants words
+	// beside the options says how many.
 	MaxPositional     *int
 	AllowedValueFlags []string
 	DeniedFlags       []string
@@ -21,6 +23,53 @@ var DefaultSafeBins = []string{"jq", "cut", "uniq", "head", "tail", "tr", "wc"}
 var systemBinDirs = []string{"/bin", "/usr/bin"}
 
 func upTo(n int) *int { return &n }
+
+// safeBin reports whether a segment is a filter with harmless arguments (nodes-approvals.md §3.9). Unlike
+// the original it asks of the directory of the real file, too, that it is a trusted one: whoever may
+// write a link must not decide what the name stands for.
+func (m Machine) safeBin(s Segment, l List) bool {
+	if m.windows() || s.Blocked != "" || s.Path == "" || s.RealPath == "" || len(s.Effective) == 0 {
+		return false
+	}
+	name := fold(filepath.Base(s.Path))
+	if !slices.ContainsFunc(l.SafeBins, func(b string) bool { return fold(trim(b)) == name }) {
+		return false
+	}
+	// The real one may well be a box of many, which goes by the name that it is called with.
+	if real := programName(s.RealPath); RunsOthers(s.Path) || isShell(real) || isDispatcher(real) {
+		return false
+	}
+	if !l.trusts(filepath.Dir(s.Path)) || !l.trusts(filepath.Dir(s.RealPath)) {
+		return false
+	}
+	p, ok := profiles[name]
+	for key, own := range l.Profiles {
+		if fold(trim(key)) == name {
+			p, ok = own, true
+		}
+	}
+	return ok && p.permits(s.Effective[1:])
+}
+
+// trusts reports whether a directory is one whose programs are what their names say.
+func (l List) trusts(dir string) bool {
+	return slices.Contains(systemBinDirs, dir) || slices.ContainsFunc(l.TrustedDirs, func(d string) bool {
+		d = trim(d)
+		return filepath.IsAbs(d) && filepath.Clean(d) == dir
+	})
+}
+
+// skill reports whether a segment is a program of a skill, called by its bare name
+// (nodes-approvals.md §3.10).
+func (m Machine) skill(s Segment, l List) bool {
+	if !l.AutoAllowSkills || s.Blocked != "" || s.Path == "" || strings.ContainsAny(s.Executable, `/\`) {
+		return false
+	}
+	name := fold(trim(s.Executable))
+	return slices.ContainsFunc(l.Skills, func(k Skill) bool {
+		return fold(trim(k.Name)) == name && filepath.Clean(k.Path) == filepath.Clean(s.Path)
+	})
+}
 
 // profiles are the built-in ones. None of them reads or writes a file that is named in an argument.
 var profiles = map[string]Profile{
@@ -106,7 +155,11 @@ func (p Profile) permits(args []string) bool {
 			positional++
 		}
 	}
-	return positional >= p.MinPositional && (p.MaxPositional == nil || positional <= max(*p.MaxPositional, p.MinPositional))
+	most := p.MinPositional
+	if p.MaxPositional != nil {
+		most = max(most, *p.MaxPositional)
+	}
+	return positional >= p.MinPositional && positional <= most
 }
 
 // longFlag completes a long flag as programs do: the whole name or the beginning of one known name.
@@ -160,6 +213,3 @@ func safeLiteral(s string) bool {
 	return !drive && !strings.ContainsAny(s, "*?[]") && !strings.HasPrefix(s, "/") && !strings.HasPrefix(s, "./") &&
 		!strings.HasPrefix(s, "../") && !strings.HasPrefix(s, "~")
 }
-
-// A Skill is a program that a skill needs, where it was found.
-type Skill struct{ Name, Path string }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"maps"
 	"os"
@@ -247,8 +248,8 @@ func (l *invoked) Invoke(r nodes.Request) error {
 // unguarded lets every run pass: the command policy is asked before.
 type unguarded struct{}
 
-func (unguarded) GuardRun(_ context.Context, _ identity.Caller, _ string, params []byte) ([]byte, error) {
-	return params, nil
+func (unguarded) GuardRun(_ context.Context, _ identity.Caller, _ string, params []byte) ([]byte, func(bool, []byte, error), error) {
+	return params, func(bool, []byte, error) {}, nil
 }
 
 func runCommandPolicy(t *testing.T, _ *tree, v vector) (o outcome) {
@@ -356,19 +357,24 @@ func runApprovalGuard(t *testing.T, _ *tree, v vector) (o outcome) {
 		Role: identity.RoleOperator, Scopes: identity.AllOperatorScopes, DeviceID: text(v.Client.DeviceID), Principal: "conn:" + text(v.Client.ConnID),
 		ConnID: text(v.Client.ConnID),
 	}
-	guard := func() (map[string]any, map[string]any) {
-		out, err := svc.GuardRun(context.Background(), caller, v.NodeID, v.Params)
+	var order []string
+	guard := func() (any, map[string]any) {
+		out, _, err := svc.GuardRun(context.Background(), caller, v.NodeID, v.Params)
 		if err != nil {
 			return nil, guardDetails(t, err)
 		}
-		return unpack[map[string]any](t, out), nil
+		order = keysOf(string(out))
+		return unpack[any](t, out), nil
 	}
 	params, details := guard()
-	var wantParams map[string]any
+	var wantParams any
 	if want.OK {
-		wantParams = unpack[map[string]any](t, want.Params)
+		wantParams = unpack[any](t, want.Params)
 	}
 	o.different("parameters", diff(wantParams, params))
+	if want.OK && params != nil {
+		o.different("order of the keys", diff(keysOf(string(want.Params)), order))
+	}
 	if !want.OK {
 		o.different("details", diff(want.Details, details))
 	}
@@ -380,6 +386,35 @@ func runApprovalGuard(t *testing.T, _ *tree, v vector) (o outcome) {
 		o.loosens("it is let through twice", p != nil && !want.Second.OK)
 	}
 	return o
+}
+
+// keysOf are the keys of an object in their order.
+func keysOf(text string) (out []string) {
+	dec := json.NewDecoder(strings.NewReader(text))
+	depth := 0
+	isKey := true
+	for {
+		tok, err := dec.Token()
+		if err != nil {
+			return out
+		}
+		switch d := tok.(type) {
+		case json.Delim:
+			if d == '{' || d == '[' {
+				depth++
+			} else {
+				depth--
+			}
+			isKey = depth == 1
+		default:
+			if depth == 1 {
+				if isKey {
+					out = append(out, fmt.Sprint(tok))
+				}
+				isKey = !isKey
+			}
+		}
+	}
 }
 
 // guardCodes are the codes of the original.

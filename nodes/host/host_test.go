@@ -16,9 +16,29 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hanzoai/hanzod/approvals/policy"
 	"github.com/hanzoai/hanzod/nodes/host"
 	"go.uber.org/goleak"
 )
+
+func newHost(tb testing.TB, file string, env ...string) (*host.Host, *policy.File) {
+	tb.Helper()
+	path := filepath.Join(tb.TempDir(), "exec-approvals.json")
+	if file != "" {
+		if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	f := policy.Open(path, policy.Options{
+		HomeDir:  "/home/u",
+		Defaults: policy.Overrides{Security: policy.SecurityAllowlist, Ask: policy.AskOnMiss},
+	})
+	c := host.Config{Policy: f}
+	if env != nil {
+		c.Env = func() []string { return env }
+	}
+	return host.New(c), f
+}
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
