@@ -31,6 +31,7 @@ type waiting struct {
 	until   time.Time
 	late    error       // what it ends with when the timer fires
 	orphan  bool        // its caller is gone
+	decided bool        // a person at the node has answered for it
 	unwatch func() bool // stops watching the caller
 }
 
@@ -101,6 +102,19 @@ func (p *pendingSet) adopt(id, nodeID string) bool {
 		w.late = ErrFirstGone
 		w.timer.Reset(keptFor)
 	}
+	return true
+}
+
+// decide notes that a person at the node answered for a guarded invoke that waits. It is true once for
+// each.
+func (p *pendingSet) decide(id, nodeID string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	w := p.m[id]
+	if w == nil || w.nodeID != nodeID || !Guarded(w.command) || w.decided {
+		return false
+	}
+	w.decided = true
 	return true
 }
 

@@ -97,6 +97,23 @@ type Guard interface {
 	GuardRun(ctx context.Context, c identity.Caller, nodeID string, params []byte) ([]byte, func(sent bool, answer []byte, err error), error)
 }
 
+// Decision is what a person at a node answered there, about a run that came without an approval.
+type Decision struct {
+	NodeID string
+	// RunID and the texts below are as the node says.
+	RunID      string
+	SessionKey string
+	Command    string
+	// Decision is allow-once, allow-always or deny; By says what they answered with.
+	Decision string
+	By       string
+}
+
+// Decisions keeps them.
+type Decisions interface {
+	NodeDecided(ctx context.Context, c identity.Caller, d Decision) error
+}
+
 // Paired lists the paired devices with the role node. It is satisfied by identity.
 type Paired interface {
 	PairedNodes() []Node

@@ -104,6 +104,11 @@ func (s *Service) Event(ctx context.Context, c identity.Caller, in EventIn) (Eve
 		// It holds a secret of the phone: it is not shown to watchers.
 		return EventOut{}, s.registerPush(ctx, c.NodeID, payload)
 	}
+	if in.Event == "exec.decided" {
+		if err := s.decided(ctx, c, payload); err != nil {
+			return EventOut{}, err
+		}
+	}
 	if err := s.handle(c.NodeID, in.Event, payload); err != nil {
 		return EventOut{}, err
 	}
@@ -167,6 +172,28 @@ func (s *Service) handle(nodeID, event string, payload []byte) error {
 		}
 	}
 	return nil
+}
+
+// decided keeps the answer of a person at the node. One that belongs to no run that waits, and a second
+// one, is nothing: a node cannot fill the log with them.
+func (s *Service) decided(ctx context.Context, c identity.Caller, payload []byte) error {
+	p, ok := parseReport(payload)
+	if !ok || s.answers == nil {
+		return nil
+	}
+	d := Decision{
+		NodeID: c.NodeID, RunID: p.text("runId"), SessionKey: p.text("sessionKey"), Command: p.text("command"),
+		Decision: p.text("decision"), By: p.text("by"),
+	}
+	switch d.Decision {
+	case "allow-once", "allow-always", "deny":
+	default:
+		return nil
+	}
+	if !s.pending.decide(p.text("invokeId"), c.NodeID) {
+		return nil
+	}
+	return s.answers.NodeDecided(ctx, c, d)
 }
 
 func fitsPrompt(s string) bool { return s != "" && utf8.RuneCountInString(s) <= maxPrompt }

@@ -231,3 +231,46 @@ func TestSkillBins(t *testing.T) {
 		}
 	}
 }
+
+// decisions keeps what people at nodes answered.
+type decisions []Decision
+
+func (d *decisions) NodeDecided(_ context.Context, _ identity.Caller, x Decision) error {
+	*d = append(*d, x)
+	return nil
+}
+
+// The answer of a person at a node is kept once for each privileged run that waits there, and for nothing
+// else, so that no node can fill the log.
+func TestAnswersAtANode(t *testing.T) {
+	s := newService()
+	var kept decisions
+	s.answers = &kept
+	say := func(nodeID, invokeID, decision string) {
+		if err := report1(s, nodeID, "exec.decided", `{"invokeId":"`+invokeID+`","runId":"r","command":"ls","decision":"`+decision+`","by":"companion app"}`); err != nil {
+			t.Error(err)
+		}
+	}
+	l := &link{}
+	l.answer = func(r Request) *ResultIn {
+		say("n", "other", "allow-once")
+		say("m", r.ID, "allow-once")
+		say("n", r.ID, "maybe")
+		say("n", r.ID, "deny")
+		say("n", r.ID, "allow-always")
+		return &ResultIn{OK: true, Payload: []byte("1")}
+	}
+	s.attach(t, "n", l, "system.run", "system.which")
+	for _, command := range []string{"system.which", "system.run"} {
+		if _, err := s.Invoke(context.Background(), operator, InvokeIn{NodeID: "n", Command: command, Params: []byte("{}")}); err != nil {
+			t.Error(err)
+		}
+	}
+	say("n", l.requests()[1].ID, "allow-once") // it waits no more
+	want := Decision{NodeID: "n", RunID: "r", Command: "ls", Decision: "deny", By: "companion app"}
+	if len(kept) != 1 || kept[0] != want {
+		t.Errorf("kept %+v", kept)
+	}
+	s.answers = nil
+	say("n", "x", "deny")
+}

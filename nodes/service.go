@@ -24,6 +24,7 @@ type Service struct {
 	kept    *keptSet
 	policy  *Policy
 	guard   Guard
+	answers Decisions
 	paired  Paired
 	store   Store
 	bus     *events.Bus
@@ -47,10 +48,12 @@ type Service struct {
 type Config struct {
 	Policy *Policy
 	Guard  Guard
-	Paired Paired
-	Store  Store
-	Bus    *events.Bus
-	Now    func() time.Time
+	// Decisions may be nil: then nobody keeps them.
+	Decisions Decisions
+	Paired    Paired
+	Store     Store
+	Bus       *events.Bus
+	Now       func() time.Time
 	// Push wakes phones; nil for none.
 	Push Pusher
 	// SkillBins names the programs that skills need; there are none when it is nil.
@@ -70,7 +73,7 @@ func New(cfg Config) *Service {
 		reg:     newRegistry(),
 		pending: pendingSet{m: map[string]*waiting{}},
 		kept:    newKeptSet(),
-		policy:  cfg.Policy, guard: cfg.Guard, paired: cfg.Paired, store: cfg.Store,
+		policy:  cfg.Policy, guard: cfg.Guard, answers: cfg.Decisions, paired: cfg.Paired, store: cfg.Store,
 		bus: cfg.Bus, now: cfg.Now, log: cfg.Log,
 		seen: seenSet{m: map[string]time.Time{}}, skillBins: cfg.SkillBins,
 		push: cfg.Push, times: frozenTimings, throttle: throttle{m: map[string]pushTimes{}},

@@ -69,6 +69,8 @@ type Options struct {
 	Console io.Writer
 	// Node runs a node host inside the daemon.
 	Node bool
+	// Companion is for the node host in the daemon: see NodeOptions.
+	Companion string
 	// Now is the clock, time.Now when nil.
 	Now func() time.Time
 	// PushHosts and PushRoots take the place of Apple's push service in tests.
@@ -108,6 +110,7 @@ type Daemon struct {
 	remote    *grpc.Server // nil when the door for other machines is closed
 
 	withNode  bool
+	companion string
 	tailscale string // TailscaleSocket
 	pushHosts map[push.Environment]string
 	pushRoots *x509.CertPool
@@ -128,11 +131,14 @@ type Daemon struct {
 // does not allow a start, or a port is taken. A daemon that was made must be run.
 func New(ctx context.Context, o Options) (*Daemon, error) {
 	d := &Daemon{
-		cfg: o.Config, now: o.Now, withNode: o.Node, tailscale: o.TailscaleSocket, pushHosts: o.PushHosts, pushRoots: o.PushRoots,
+		cfg: o.Config, now: o.Now, withNode: o.Node, companion: o.Companion, tailscale: o.TailscaleSocket, pushHosts: o.PushHosts, pushRoots: o.PushRoots,
 		fatal: make(chan error, 1), ready: make(chan struct{}),
 	}
 	if d.now == nil {
 		d.now = time.Now
+	}
+	if _, err := companionOf(o.Companion, nil, policy.Overrides{}); err != nil {
+		return nil, err
 	}
 	d.state.Store(starting)
 	if err := d.open(ctx, o.Console); err != nil {
@@ -232,7 +238,7 @@ func (d *Daemon) makeDomains() error {
 	}
 	d.nodes = nodes.New(nodes.Config{
 		Policy: nodes.NewPolicy(d.cfg.Gateway.Nodes.AllowCommands, d.cfg.Gateway.Nodes.DenyCommands),
-		Guard:  d.approvals, Paired: pairedNodes{d.identity}, Store: d.store, Bus: d.bus, Now: d.now,
+		Guard:  d.approvals, Decisions: nodeDecisions{d}, Paired: pairedNodes{d.identity}, Store: d.store, Bus: d.bus, Now: d.now,
 		Push: d.push, Log: d.subsystem("nodes"),
 	})
 	d.approvals.SetNodes(d.nodes)

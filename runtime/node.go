@@ -55,6 +55,9 @@ type NodeOptions struct {
 	// on-miss when empty.
 	Security string
 	Ask      string
+	// Companion says whether the companion app of this machine is asked: auto (also when empty), off, or
+	// how long its answer is waited for.
+	Companion string
 	// Token and Password are the gateway's shared secrets; both may be empty for a paired device.
 	Token    string
 	Password string
@@ -283,18 +286,25 @@ var (
 	}
 )
 
-func nodePolicy(path string, o NodeOptions, log *slog.Logger) (*policy.File, error) {
+// policyOf is the policy where the exec approvals file says nothing.
+func policyOf(o NodeOptions) (policy.Overrides, error) {
 	sec, ok := securities[o.Security]
 	if !ok {
-		return nil, errs.New(errs.Invalid, fmt.Sprintf("security must be deny, allowlist or full, not %q", o.Security))
+		return policy.Overrides{}, errs.New(errs.Invalid, fmt.Sprintf("security must be deny, allowlist or full, not %q", o.Security))
 	}
 	ask, ok := asks[o.Ask]
 	if !ok {
-		return nil, errs.New(errs.Invalid, fmt.Sprintf("ask must be off, on-miss or always, not %q", o.Ask))
+		return policy.Overrides{}, errs.New(errs.Invalid, fmt.Sprintf("ask must be off, on-miss or always, not %q", o.Ask))
 	}
-	return policy.Open(path, policy.Options{
-		Log: log, Defaults: policy.Overrides{Security: sec, Ask: ask},
-	}), nil
+	return policy.Overrides{Security: sec, Ask: ask}, nil
+}
+
+func nodePolicy(path string, o NodeOptions, log *slog.Logger) (*policy.File, error) {
+	defaults, err := policyOf(o)
+	if err != nil {
+		return nil, err
+	}
+	return policy.Open(path, policy.Options{Log: log, Defaults: defaults}), nil
 }
 
 // gatewaySecrets are the variables in which this process may be handed the secrets of a gateway.
@@ -322,6 +332,7 @@ type nodeHost struct {
 	now func() time.Time
 
 	file   *policy.File
+	ask    host.Prompter  // nil asks nobody
 	device *dial.Identity // nil without one
 	tokens *dial.Tokens
 }
@@ -332,6 +343,13 @@ func (n *nodeHost) open() (err error) {
 		if n.file, err = nodePolicy(filepath.Join(n.o.StateDir, policyFileName), n.o, n.log); err != nil {
 			return err
 		}
+	}
+	defaults, err := policyOf(n.o)
+	if err != nil {
+		return err
+	}
+	if n.ask, err = companionOf(n.o.Companion, n.file, defaults); err != nil {
+		return err
 	}
 	if !n.o.NoDevice {
 		n.device, n.tokens, err = deviceOf(n.o.StateDir)
@@ -459,7 +477,7 @@ func (n *nodeHost) legacy() (dial.NodeOptions, error) {
 // serve runs the node host until ctx ends.
 func (n *nodeHost) serve(ctx context.Context, c host.Connector) error {
 	err := host.Serve(ctx, host.ServeOptions{
-		Host:      host.New(host.Config{Policy: n.file, Env: runEnv, Log: n.log}),
+		Host:      host.New(host.Config{Policy: n.file, Prompter: n.ask, Env: runEnv, Log: n.log}),
 		Connector: c, OnState: n.o.OnState, Log: n.log,
 	})
 	if errors.Is(err, context.Canceled) {
@@ -480,7 +498,7 @@ func (d *Daemon) runNode(ctx context.Context) {
 func (d *Daemon) embedNode(ctx context.Context, log *slog.Logger) error {
 	o := NodeOptions{
 		StateDir: filepath.Join(d.cfg.StateDir, "node"),
-		Security: d.cfg.Tools.Exec.Security, Ask: d.cfg.Tools.Exec.Ask,
+		Security: d.cfg.Tools.Exec.Security, Ask: d.cfg.Tools.Exec.Ask, Companion: d.companion,
 	}
 	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
 		return err

@@ -217,6 +217,7 @@ func (n *rpcNode) attach(ctx context.Context, token string, offer host.Offer, in
 		OnInvoke: func(nl *client.NodeLink, i *nodesv1.NodeInvoke) {
 			r := host.Request{
 				ID: i.GetInvokeId(), NodeID: nl.Welcome().GetNodeId(), Command: strings.TrimSpace(i.GetCommand()), ParamsJSON: i.ParamsJson,
+				Timeout: i.GetTimeout().AsDuration(),
 			}
 			if r.ID != "" && r.Command != "" {
 				invoke(&rpcLink{nl, c, n.via}, r)

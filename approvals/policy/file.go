@@ -81,6 +81,18 @@ func Open(path string, o Options) *File {
 // Path returns where the file is.
 func (f *File) Path() string { return f.path }
 
+// Companion returns the socket of this machine's companion app and its secret (nodes-approvals.md §3.19).
+// It fails as Snapshot does.
+func (f *File) Companion() (path, token string, err error) {
+	doc, err := f.ensured()
+	if err != nil {
+		return "", "", err
+	}
+	path, _ = doc.socket.str("path")
+	token, _ = doc.socket.str("token")
+	return path, token, nil
+}
+
 // Snapshot returns the file, normalised; it creates one when there is none. It fails with ErrRead or
 // ErrCorrupt.
 func (f *File) Snapshot() (Snapshot, error) {

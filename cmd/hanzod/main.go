@@ -130,6 +130,8 @@ func runCmd(errOut io.Writer) *cobra.Command {
 		grpc  int
 		bind  string
 		node  bool
+
+		companion string
 	)
 	c := &cobra.Command{
 		Use:   "run",
@@ -163,7 +165,10 @@ hanzod's or of a newer version.`,
 			if err != nil {
 				return configError{err}
 			}
-			d, err := runtime.New(cmd.Context(), runtime.Options{Config: cfg, Console: errOut, Node: node})
+			if companion == "" {
+				companion = os.Getenv("HANZOD_COMPANION")
+			}
+			d, err := runtime.New(cmd.Context(), runtime.Options{Config: cfg, Console: errOut, Node: node, Companion: companion})
 			if err != nil {
 				return err
 			}
@@ -179,6 +184,7 @@ hanzod's or of a newer version.`,
 	c.Flags().IntVar(&grpc, "grpc-port", config.DefaultPort+1, "TCP port of gRPC over TLS, and open it in any case; 0 takes a free one")
 	c.Flags().StringVar(&bind, "bind", "", "loopback, lan, tailnet, auto or custom (default loopback)")
 	c.Flags().BoolVar(&node, "node", false, "run a node host for this machine inside the daemon")
+	companionFlag(c.Flags(), &companion)
 	return c
 }
 

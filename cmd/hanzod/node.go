@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/runtime"
@@ -120,6 +121,9 @@ BOT_GATEWAY_TOKEN. A node that was paired or enrolled needs none.`,
 			if o.Ask == "" {
 				o.Ask = os.Getenv("BOT_EXEC_ASK")
 			}
+			if o.Companion == "" {
+				o.Companion = os.Getenv("HANZOD_COMPANION")
+			}
 			o.Console = errOut
 			if err = runtime.RunNode(cmd.Context(), o); errs.ClassOf(err) == errs.Invalid {
 				return usageError{err}
@@ -142,9 +146,15 @@ BOT_GATEWAY_TOKEN. A node that was paired or enrolled needs none.`,
 	f.StringVar(&o.NodeID, "node-id", "", "instance id of this node (default a random one, kept)")
 	f.StringVar(&o.Security, "security", "", "deny, allowlist or full, where the exec approvals file says nothing (default allowlist)")
 	f.StringVar(&o.Ask, "ask", "", "off, on-miss or always, where the exec approvals file says nothing (default on-miss)")
+	companionFlag(f, &o.Companion)
 	f.StringVar(&tokenFile, "token-file", "", "file that holds the gateway's token")
 	f.StringVar(&o.LogLevel, "log-level", "info", "error, warn, info or debug")
 	return c
+}
+
+// companionFlag says whether the person at this machine is asked.
+func companionFlag(f *pflag.FlagSet, to *string) {
+	f.StringVar(to, "companion", "", "ask the companion app of this user about runs that need an approval: auto (where one is running; default), off, or how long to wait for it (default 15s; also HANZOD_COMPANION)")
 }
 
 // nodeStateDir is where a node host that is no part of a daemon keeps its own.

@@ -18,6 +18,9 @@ import (
 // MaxInvokes is how many invokes are served at once; more are answered UNAVAILABLE.
 const MaxInvokes = host.MaxInvokes
 
+// maxInvokeTimeout bounds what a gateway says of its patience; longer is as good as nothing said.
+const maxInvokeTimeout = 24 * time.Hour
+
 // Phase and State are what RunNode reports.
 type (
 	Phase = host.Phase
@@ -234,6 +237,11 @@ func parseInvoke(e Event) (r host.Request, ok bool) {
 	} else if p, has := v.Get("params"); has && !p.IsNull() {
 		s := string(wire.Stringify(p))
 		r.ParamsJSON = &s
+	}
+	if ms, has := v.Get("timeoutMs"); has {
+		if n, ok := ms.Int(); ok && n > 0 && n < int64(maxInvokeTimeout/time.Millisecond) {
+			r.Timeout = time.Duration(n) * time.Millisecond
+		}
 	}
 	return r, r.ID != "" && r.NodeID != "" && r.Command != ""
 }

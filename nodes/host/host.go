@@ -62,6 +62,8 @@ type Config struct {
 	Policy Policy
 	// Env returns the host's own environment; os.Environ.
 	Env func() []string
+	// Prompter asks the person at this machine; nil asks nobody.
+	Prompter Prompter
 	// MaxRuns and OutputCap replace the constants of the same names when they are positive.
 	MaxRuns   int
 	OutputCap int
@@ -76,6 +78,9 @@ type Host struct {
 	log    *slog.Logger
 	runs   chan struct{} // holds one token per running command
 
+	prompter Prompter
+	prompts  chan struct{} // holds one token per open question
+
 	spawn       func(context.Context, job) outcome // exec, but for tests
 	beforeSpawn func()                             // for tests
 }
@@ -88,7 +93,10 @@ type Request struct {
 	Command string
 	// ParamsJSON is nil when the gateway sent none.
 	ParamsJSON *string
-	// Emit sends an event (exec.finished, exec.denied) with its payload as JSON text, before the
+	// Timeout is how long the gateway waits for the answer, 0 when it does not say. A run that has begun
+	// is not ended by it (nodes-approvals.md §4.1).
+	Timeout time.Duration
+	// Emit sends an event (exec.finished, exec.denied, exec.decided) with its payload as JSON text, before the
 	// result is returned. Nil drops it.
 	Emit func(event, payloadJSON string)
 }
@@ -108,7 +116,7 @@ type Result struct {
 
 // New returns a host.
 func New(c Config) *Host {
-	h := &Host{policy: c.Policy, env: c.Env, cap: c.OutputCap, log: c.Log}
+	h := &Host{policy: c.Policy, env: c.Env, cap: c.OutputCap, log: c.Log, prompter: c.Prompter, prompts: make(chan struct{}, maxPrompts)}
 	if h.env == nil {
 		h.env = os.Environ
 	}
