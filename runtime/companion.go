@@ -8,10 +8,10 @@ import (
 
 	"github.com/hanzoai/hanzod/approvals"
 	"github.com/hanzoai/hanzod/approvals/policy"
+	"github.com/hanzoai/hanzod/compat/companion"
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes"
-	"github.com/hanzoai/hanzod/nodes/companion"
 	"github.com/hanzoai/hanzod/nodes/host"
 )
 
