@@ -124,3 +124,20 @@ type SyntaxError struct {
 func (e *SyntaxError) Error() string {
 	return fmt.Sprintf("JSON5: %s at %d:%d", e.Msg, e.Line, e.Col)
 }
+
+// Repeated returns the members of an object whose key the text has used before, where they are
+// written. Members holds the last value of each only.
+func (n *Node) Repeated() []Member {
+	if n == nil || len(n.src) == len(n.Members) {
+		return nil
+	}
+	seen := make(map[string]bool, len(n.src))
+	var out []Member
+	for _, m := range n.src {
+		if seen[m.Key] {
+			out = append(out, m)
+		}
+		seen[m.Key] = true
+	}
+	return out
+}
