@@ -65,7 +65,7 @@ func (w wild) meets(s string) bool {
 	if !strings.Contains(s, shell.Unknown) {
 		return w.match(s)
 	}
-	if len(s)*len(w.text) > maxPattern*maxPattern {
+	if len(s)*len(w.text) > maxMeet {
 		return true // it is for rules that forbid
 	}
 	return meet(w.text, s)

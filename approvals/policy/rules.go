@@ -24,6 +24,9 @@ const (
 	maxRuleFaults = 20
 	// maxRuleTimeout bounds timeout and escalateAfter, as approvals does.
 	maxRuleTimeout = 7 * 24 * time.Hour
+	// maxMeet bounds the comparison of a pattern with a word that is not known, whose time is the product of
+	// their lengths in bytes. Past it the word fits.
+	maxMeet = 1 << 22
 	// maxQuorum bounds how many approvers a rule may want.
 	maxQuorum = 100
 )
