@@ -367,7 +367,7 @@ func (d *drive) end(change func(*Run)) {
 			return nil, nil
 		}
 		return &Audit{
-			At: s.now(), Kind: "lost", Subject: d.c.Subject(), RunID: r.ID, NodeID: r.NodeID, Command: r.Command, Argv: r.Argv, Reason: r.Failure.Code,
+			At: s.now(), Kind: "lost", Subject: d.c.Subject(), RunID: r.ID, ApprovalID: r.ApprovalID, NodeID: r.NodeID, Command: r.Command, Argv: r.Argv, Reason: r.Failure.Code,
 		}, nil
 	})
 	if err != nil {
@@ -379,7 +379,7 @@ func (d *drive) end(change func(*Run)) {
 	l.set(func(r *Run) { *r = final })
 	s.mu.Lock()
 	delete(s.live, mem.ID)
-	s.uncount(d.c.Subject())
+	s.count(final, -1, l.size)
 	s.mu.Unlock()
 	out := shown(final)
 	if out.Result != nil {

@@ -7,6 +7,8 @@ const (
 	// goroutine, and a parked one a question: approvals take 1,000 of them.
 	maxLive     = 1000
 	maxLiveEach = 200
+	// maxLiveBytes bounds the commands and environments of them together.
+	maxLiveBytes = 64 << 20
 	// maxForeign bounds the runs of other doors that are followed while they run, foreignFor how long
 	// one is known after its end, for those who come to see it.
 	maxForeign = 1000

@@ -181,11 +181,13 @@ type Audit struct {
 	// Kind is "kill" or "lost".
 	Kind    string
 	Subject string
-	RunID   string
-	NodeID  string
-	Command string
-	Argv    []string
-	Reason  string
+	// ApprovalID is empty for a run without one.
+	ApprovalID string
+	RunID      string
+	NodeID     string
+	Command    string
+	Argv       []string
+	Reason     string
 }
 
 // Store keeps runs. Writes are durable when they return nil.

@@ -52,6 +52,7 @@ type Service struct {
 	invokes map[string]*live // by invoke, those that are on a node
 	each    map[string]int   // of live, by subject
 	begins  int              // of live, those that are being written
+	bytes   int              // of live
 	waiters int
 	tails   int
 }
@@ -71,10 +72,11 @@ type live struct {
 	killer string
 	leave  context.CancelFunc
 	forget time.Time // of a foreign run that has ended
+	size   int       // as counted
 }
 
 func newLive(r Run) *live {
-	return &live{run: r, changed: make(chan struct{}), leave: func() {}}
+	return &live{run: r, changed: make(chan struct{}), leave: func() {}, size: size(r)}
 }
 
 // tell wakes those who wait. The caller holds mu.
@@ -122,8 +124,9 @@ func New(cfg Config) (*Service, error) {
 	}
 	for _, r := range all {
 		if !r.State.Ended() {
-			s.live[r.ID] = newLive(r)
-			s.each[r.Requester.Caller().Subject()]++
+			l := newLive(r)
+			s.live[r.ID] = l
+			s.count(r, 1, l.size)
 		}
 	}
 	return s, nil
@@ -183,11 +186,13 @@ func (s *Service) Start(ctx context.Context, c identity.Caller, in StartIn) (Run
 		err = ErrStop
 	case len(s.live)+s.begins >= maxLive:
 		err = ErrTooMany
+	case s.bytes+size(r) > maxLiveBytes:
+		err = ErrTooMany
 	case s.each[subject] >= maxLiveEach:
 		err = ErrTooManyMine
 	default:
 		s.begins++
-		s.each[subject]++
+		s.count(r, 1, size(r))
 		s.wg.Add(1) // Run must not return while this writes
 	}
 	s.mu.Unlock()
@@ -200,7 +205,7 @@ func (s *Service) Start(ctx context.Context, c identity.Caller, in StartIn) (Run
 	s.mu.Lock()
 	s.begins--
 	if err != nil {
-		s.uncount(subject)
+		s.count(r, -1, size(r))
 		s.mu.Unlock()
 		if errs.ClassOf(err) == errs.Exists {
 			if known, kerr := s.store.Run(r.ID); kerr == nil {
@@ -217,11 +222,25 @@ func (s *Service) Start(ctx context.Context, c identity.Caller, in StartIn) (Run
 	return shown(r), nil
 }
 
-// uncount takes a run of a subject out. The caller holds mu.
-func (s *Service) uncount(subject string) {
-	if s.each[subject]--; s.each[subject] <= 0 {
+// count takes a run in, or out with -1. The caller holds mu, or is New.
+func (s *Service) count(r Run, n, size int) {
+	subject := r.Requester.Caller().Subject()
+	if s.each[subject] += n; s.each[subject] <= 0 {
 		delete(s.each, subject)
 	}
+	s.bytes += n * size
+}
+
+// size is about what a run takes while it waits.
+func size(r Run) int {
+	n := len(r.Cwd) + len(r.AgentID) + len(r.SessionKey)
+	for _, a := range r.Argv {
+		n += len(a) + 1
+	}
+	for k, v := range r.Env {
+		n += len(k) + len(v) + 2
+	}
+	return n
 }
 
 // again is the answer to a call that has the id of a run that is there.
@@ -414,7 +433,7 @@ func (s *Service) Kill(ctx context.Context, c identity.Caller, id string) (Run, 
 		return shown(r), ErrEnded
 	}
 	// The row comes first: what cannot be recorded does not happen.
-	row := Audit{At: s.now(), Kind: "kill", Subject: c.Subject(), RunID: id, NodeID: r.NodeID, Command: r.Command, Argv: r.Argv}
+	row := Audit{At: s.now(), Kind: "kill", Subject: c.Subject(), RunID: id, ApprovalID: r.ApprovalID, NodeID: r.NodeID, Command: r.Command, Argv: r.Argv}
 	if err := s.record(ctx, r, row); err != nil {
 		return Run{}, err
 	}

@@ -75,6 +75,7 @@ func checkRecords(tx *bolt.Tx, complain func(error)) error {
 		}),
 		checkVoiceWake(tx, complain),
 		checkApprovals(tx, complain),
+		checkRuns(tx, complain),
 		checkAudit(tx, complain),
 	)
 	return err

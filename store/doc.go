@@ -2,7 +2,7 @@
 // bbolt.
 //
 // It may import the leaves and the domains, whose Store interfaces *Store satisfies: nodes.Store,
-// approvals.Store, system.EventQueue and the device store of identity. It owns one goroutine, which makes every
+// approvals.Store, runs.Store, system.EventQueue and the device store of identity. It owns one goroutine, which makes every
 // commit; Close waits for it.
 //
 // # Files
@@ -40,7 +40,9 @@
 //	  <run id>                     the sequence of the row of kind use, 8 bytes big endian
 //	grants                         what may run without asking again
 //	runs                           commands that the daemon keeps until their requester got the result
+//	  <run id>                     record: one run (secrets as long as it has not left)
 //	run_output                     what they wrote
+//	  <run id>                     record: what one run wrote, once it has ended
 //	device_requests
 //	  <request id>                 record: a device that waits for an answer, at most five minutes
 //	invites
