@@ -32,6 +32,7 @@ type waiting struct {
 	late    error       // what it ends with when the timer fires
 	orphan  bool        // its caller is gone
 	decided bool        // a person at the node has answered for it
+	watched bool        // what it writes is for the observer
 	unwatch func() bool // stops watching the caller
 }
 
@@ -263,12 +264,12 @@ func (s *Service) run(ctx context.Context, c identity.Caller, e *entry, in Invok
 		}
 		sent = true
 	}
-	s.send(ctx, e, in, then, left)
+	s.send(ctx, c, e, in, then, left)
 }
 
 // send hands the request to the link; then is called when the answer, the time limit, the end of
 // the link or the end of ctx comes.
-func (s *Service) send(ctx context.Context, e *entry, in InvokeIn, then func(a answer, ran bool), left func()) {
+func (s *Service) send(ctx context.Context, c identity.Caller, e *entry, in InvokeIn, then func(a answer, ran bool), left func()) {
 	limit := DefaultTimeout
 	if in.Timeout != nil {
 		if limit = *in.Timeout; limit == 0 || limit > MaxTimeout {
@@ -276,8 +277,21 @@ func (s *Service) send(ctx context.Context, e *entry, in InvokeIn, then func(a a
 		}
 	}
 	id := uuid.NewString()
+	watched := Guarded(in.Command)
+	if watched {
+		var err error
+		if in.Params, err = s.leave(c, e, id, in); err != nil {
+			then(answer{err: err}, false)
+			return
+		}
+		told := then
+		then = func(a answer, ran bool) {
+			s.watch.Left(id, a.out, a.err, ran)
+			told(a, ran)
+		}
+	}
 	w := &waiting{
-		nodeID: in.NodeID, command: in.Command, own: e.own, then: then, left: left,
+		nodeID: in.NodeID, command: in.Command, own: e.own, then: then, left: left, watched: watched,
 		until: time.Now().Add(limit), late: ErrTimeout,
 	}
 	err := s.pending.add(id, w, func() {
@@ -321,7 +335,7 @@ func (s *Service) InvokeInternal(ctx context.Context, nodeID, command string, pa
 		return nil, ErrNotConnected.With("node", nodeID)
 	}
 	done := make(chan answer, 1)
-	s.send(ctx, e, InvokeIn{NodeID: nodeID, Command: command, Params: params}, func(a answer, _ bool) { done <- a }, nil)
+	s.send(ctx, identity.Internal(), e, InvokeIn{NodeID: nodeID, Command: command, Params: params}, func(a answer, _ bool) { done <- a }, nil)
 	a := <-done
 	return a.out.Payload, a.err
 }

@@ -114,6 +114,32 @@ type Decisions interface {
 	NodeDecided(ctx context.Context, c identity.Caller, d Decision) error
 }
 
+// Observer follows the commands that run on nodes. It is satisfied by runs, in the form that runtime
+// gives them. Its methods do not block.
+type Observer interface {
+	// Leaving is called right before a system.run goes to its node; an error keeps it here.
+	Leaving(Leaving) error
+	// Wrote takes what the command writes, in the order in which the node sends it. Offset is how many
+	// bytes of the stream (stdout or stderr) stand before it.
+	Wrote(invokeID, stream string, offset int64, data []byte)
+	// Left is called once for each Leaving without an error: the node answered, or its answer will not
+	// be seen. Sent says that the node may have seen the command.
+	Left(invokeID string, out InvokeOut, err error, sent bool)
+}
+
+// Leaving is a system.run on its way to a node.
+type Leaving struct {
+	InvokeID string
+	NodeID   string
+	Caller   identity.Caller
+	// Run is the daemon's own name for it, empty for a call of a client.
+	Run string
+	// Params is what the node is sent, JSON text.
+	Params []byte
+	// Streams says that the node sends what the command writes while it runs.
+	Streams bool
+}
+
 // Paired lists the paired devices with the role node. It is satisfied by identity.
 type Paired interface {
 	PairedNodes() []Node
@@ -192,6 +218,8 @@ type (
 		// WaitForNode is how long the call may be held for a node that is not connected, nil for not at
 		// all, at most MaxNodeWait.
 		WaitForNode *time.Duration
+		// Run is the daemon's own name for a system.run. Doors leave it empty.
+		Run string
 	}
 	InvokeOut struct {
 		NodeID  string
@@ -240,6 +268,7 @@ var (
 	ErrPolicyCommand    = errs.Define(errs.Invalid, "nodes.policy_command", "exec approvals of a node have operations of their own")
 	ErrNotAllowed       = errs.Define(errs.Denied, "nodes.not_allowed", "the command is not allowed on the node's platform (see gateway.nodes.allowCommands)")
 	ErrNotDeclared      = errs.Define(errs.Denied, "nodes.not_declared", "the node does not offer the command")
+	ErrCannotKill       = errs.Define(errs.Conflict, "nodes.cannot_kill", "the node cannot end a command for the gateway: its program is another or an older one; end it on the node")
 	ErrNoCommands       = errs.Define(errs.Denied, "nodes.no_commands", "the node offers no commands")
 	ErrDeviceClaimed    = errs.Define(errs.Denied, "nodes.device_claimed", "the instance id is that of a device; connect with the key of the device")
 	ErrForeignNode      = errs.Define(errs.Denied, "nodes.foreign", "a node may speak for itself only")

@@ -111,7 +111,7 @@ func NewPolicy(allow, deny []string) *Policy {
 }
 
 func (p *Policy) allows(c class, command string) bool {
-	if p.deny[command] {
+	if p.deny[command] || command == killCommand {
 		return false
 	}
 	return slices.Contains(defaults[c], command) || slices.Contains(p.allow, command)

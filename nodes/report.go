@@ -109,6 +109,11 @@ func (s *Service) Event(ctx context.Context, c identity.Caller, in EventIn) (Eve
 			return EventOut{}, err
 		}
 	}
+	if in.Event == outputEvent {
+		// It is for those who watch the run, who may be fewer than those who watch the node.
+		s.wrote(c.NodeID, payload)
+		return EventOut{}, nil
+	}
 	if err := s.handle(c.NodeID, in.Event, payload); err != nil {
 		return EventOut{}, err
 	}

@@ -25,6 +25,7 @@ type Service struct {
 	policy  *Policy
 	guard   Guard
 	answers Decisions
+	watch   Observer
 	paired  Paired
 	store   Store
 	bus     *events.Bus
@@ -50,10 +51,12 @@ type Config struct {
 	Guard  Guard
 	// Decisions may be nil: then nobody keeps them.
 	Decisions Decisions
-	Paired    Paired
-	Store     Store
-	Bus       *events.Bus
-	Now       func() time.Time
+	// Observer is told of commands that run; nobody is when it is nil.
+	Observer Observer
+	Paired   Paired
+	Store    Store
+	Bus      *events.Bus
+	Now      func() time.Time
 	// Push wakes phones; nil for none.
 	Push Pusher
 	// SkillBins names the programs that skills need; there are none when it is nil.
@@ -66,6 +69,9 @@ type Config struct {
 func New(cfg Config) *Service {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Observer == nil {
+		cfg.Observer = unobserved{}
 	}
 	//nolint:contextcheck // the service's own lifetime, ended by Stop
 	life, stop := context.WithCancel(context.Background())
@@ -88,6 +94,8 @@ type Attachment struct {
 	id   string
 	gone atomic.Bool
 	subs subscriptions
+	// runs says that the node streams the output of its commands and can end them.
+	runs bool
 }
 
 func (a *Attachment) closed() bool { return a.gone.Load() }
@@ -105,6 +113,7 @@ func (s *Service) Attach(n Node, declared, caps []string, link Link) (*Attachmen
 		n.DisplayName = name
 	}
 	a := &Attachment{svc: s, id: n.ID}
+	a.runs = slices.Contains(declared, killCommand)
 	old, err := s.come(&entry{node: n, link: link, own: a})
 	if err != nil {
 		return nil, Node{}, err

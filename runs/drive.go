@@ -217,6 +217,11 @@ func (d *drive) approved(ctx context.Context, a Approval) {
 		if err != nil && !d.left() && errs.ClassOf(err) == errs.Exhausted && d.s.now().Before(a.ExpiresAt) && pause(ctx, retryEvery) {
 			continue // too many wait for nodes; the approval was not touched
 		}
+		if errors.Is(err, ErrNeedsApproval) && !d.left() {
+			// The node went away between the use of the approval and the command.
+			d.fail(Failed, ErrNotSent)
+			return
+		}
 		d.finish(payload, err)
 		return
 	}

@@ -112,8 +112,9 @@ func (s *Service) Wrote(invokeID string, c Chunk) {
 	}
 }
 
-// Left is called when a command that left has ended, or its end will not be seen. It does not block.
-func (s *Service) Left(invokeID string, payload []byte, err error) {
+// Left is called when a command that left has ended, or its end will not be seen; with sent false it did
+// not leave after all. It does not block.
+func (s *Service) Left(invokeID string, payload []byte, err error, sent bool) {
 	s.mu.Lock()
 	l, ok := s.invokes[invokeID]
 	if !ok {
@@ -124,6 +125,9 @@ func (s *Service) Left(invokeID string, payload []byte, err error) {
 	l.mu.Lock()
 	if l.tail != nil {
 		s.tails-- // its readers have it; nobody finds it any more
+	}
+	if !sent {
+		l.left, l.invokeID = false, ""
 	}
 	foreign := l.run.Foreign
 	if foreign {
@@ -136,7 +140,7 @@ func (s *Service) Left(invokeID string, payload []byte, err error) {
 	}
 	l.set(func(r *Run) {
 		r.EndedAt = s.now()
-		conclude(r, payload, err, true)
+		conclude(r, payload, err, sent)
 	})
 }
 

@@ -329,6 +329,7 @@ var (
 	ErrDenied  = errs.Define(errs.Denied, "runs.denied", "the run was denied")
 	ErrExpired = errs.Define(errs.Unavailable, "runs.expired", "nobody answered in time; run it again and have an approver at hand")
 	ErrLost    = errs.Define(errs.Unknown, "runs.lost", "the command was sent to the node, and how it ended was not seen; it may have run: look before you repeat it")
+	ErrNotSent = errs.Define(errs.Unavailable, "runs.not_sent", "the approval was used up, but the command did not reach the node; nothing ran: run it again")
 	ErrAnswer  = errs.Define(errs.Unavailable, "runs.bad_answer", "the answer of the node is not understood")
 	ErrKilled  = errs.Define(errs.Conflict, "runs.killed", "the run was ended before the command began; nothing ran")
 	ErrChanged = errs.Define(errs.Denied, "runs.approval_foreign", "another question has the id of this run; run it again")
