@@ -22,6 +22,7 @@ import (
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
+	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
 )
 
@@ -56,6 +57,7 @@ type Client struct {
 	Nodes     nodesv1.NodeServiceClient
 	Approvals approvalsv1.ApprovalServiceClient
 	Devices   devicesv1.DeviceServiceClient
+	Runs      runsv1.RunServiceClient
 
 	socket string
 	remote *remote // nil for the local socket
@@ -109,6 +111,7 @@ func Dial(_ context.Context, o Options) (*Client, error) {
 	c.Nodes = nodesv1.NewNodeServiceClient(conn)
 	c.Approvals = approvalsv1.NewApprovalServiceClient(conn)
 	c.Devices = devicesv1.NewDeviceServiceClient(conn)
+	c.Runs = runsv1.NewRunServiceClient(conn)
 	return c, nil
 }
 

@@ -230,6 +230,7 @@ var words = map[string]wording{
 	nodes.ErrNameRequired.Code:   invalid("displayName required"),
 	nodes.ErrNameTooLong.Code:    invalid("displayName must not be longer than 200 characters"),
 	nodes.ErrUnknown.Code:        invalid("unknown nodeId"),
+	nodes.ErrCannotKill.Code:     unavailable("the node cannot end a command for the gateway"),
 	nodes.ErrNotConnected.Code: built(func(*errs.Error) wire.ErrorShape {
 		return wire.ErrorShape{Code: codeUnavailable, Message: "node not connected", Details: wire.MustMarshal(codeDetails{"NOT_CONNECTED"})}
 	}),

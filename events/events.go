@@ -63,6 +63,7 @@ var rules = map[string]rule{
 	"node.disconnected":       {scope: identity.ScopeRead, droppable: true},
 	"node.renamed":            {scope: identity.ScopeRead, droppable: true},
 	"node.event":              {scope: identity.ScopeRead, droppable: true},
+	"run.changed":             {scope: identity.ScopeApprovals, droppable: true},
 }
 
 // Audience is who may receive an event. The zero value is nobody.

@@ -15,6 +15,8 @@ type entry struct {
 	node Node
 	link Link
 	own  *Attachment
+	// runs says that the node streams the output of its commands and can end them.
+	runs bool
 }
 
 // snapshot is the registry at one moment. It is immutable.
@@ -79,7 +81,7 @@ func (r *registry) rename(id, name string) (Node, bool) {
 	if !ok {
 		return Node{}, false
 	}
-	e2 := &entry{node: e.node, link: e.link, own: e.own}
+	e2 := &entry{node: e.node, link: e.link, own: e.own, runs: e.runs}
 	e2.node.DisplayName = name
 	next := maps.Clone(old)
 	next[id] = e2

@@ -31,7 +31,7 @@ func (unobserved) Left(string, InvokeOut, error, bool) {}
 // to send.
 func (s *Service) leave(c identity.Caller, e *entry, id string, in InvokeIn) ([]byte, error) {
 	streams := false
-	if e.own.runs {
+	if e.runs {
 		in.Params, streams = asked(in.Params)
 	}
 	err := s.watch.Leaving(Leaving{InvokeID: id, NodeID: in.NodeID, Caller: c, Run: in.Run, Params: in.Params, Streams: streams})
@@ -78,7 +78,7 @@ func (s *Service) EndRun(ctx context.Context, nodeID, invokeID, runID, by string
 	switch {
 	case !ok:
 		return ErrNotConnected.With("node", nodeID)
-	case !e.own.runs:
+	case !e.runs:
 		return ErrCannotKill.With("node", nodeID)
 	}
 	params, err := json.Marshal(map[string]string{"invokeId": invokeID, "runId": runID, "by": by})

@@ -79,7 +79,7 @@ func New(cfg Config) *Service {
 		reg:     newRegistry(),
 		pending: pendingSet{m: map[string]*waiting{}},
 		kept:    newKeptSet(),
-		policy:  cfg.Policy, guard: cfg.Guard, answers: cfg.Decisions, paired: cfg.Paired, store: cfg.Store,
+		policy:  cfg.Policy, guard: cfg.Guard, watch: cfg.Observer, answers: cfg.Decisions, paired: cfg.Paired, store: cfg.Store,
 		bus: cfg.Bus, now: cfg.Now, log: cfg.Log,
 		seen: seenSet{m: map[string]time.Time{}}, skillBins: cfg.SkillBins,
 		push: cfg.Push, times: frozenTimings, throttle: throttle{m: map[string]pushTimes{}},
@@ -94,8 +94,6 @@ type Attachment struct {
 	id   string
 	gone atomic.Bool
 	subs subscriptions
-	// runs says that the node streams the output of its commands and can end them.
-	runs bool
 }
 
 func (a *Attachment) closed() bool { return a.gone.Load() }
@@ -113,8 +111,7 @@ func (s *Service) Attach(n Node, declared, caps []string, link Link) (*Attachmen
 		n.DisplayName = name
 	}
 	a := &Attachment{svc: s, id: n.ID}
-	a.runs = slices.Contains(declared, killCommand)
-	old, err := s.come(&entry{node: n, link: link, own: a})
+	old, err := s.come(&entry{node: n, link: link, own: a, runs: slices.Contains(declared, killCommand)})
 	if err != nil {
 		return nil, Node{}, err
 	}

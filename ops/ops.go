@@ -16,6 +16,7 @@ import (
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	opsv1 "github.com/hanzoai/hanzod/gen/hanzo/ops/v1"
+	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
 	"github.com/hanzoai/hanzod/identity"
 )
@@ -77,6 +78,7 @@ var files = []protoreflect.FileDescriptor{
 	nodesv1.File_hanzo_nodes_v1_nodes_proto,
 	approvalsv1.File_hanzo_approvals_v1_approvals_proto,
 	devicesv1.File_hanzo_devices_v1_devices_proto,
+	runsv1.File_hanzo_runs_v1_runs_proto,
 }
 
 // Load builds the catalogue. It fails when an RPC lacks its option or a name stands twice; the

@@ -368,12 +368,7 @@ func (d *drive) end(change func(*Run)) {
 		r.Env, r.EndedAt = nil, s.now()
 		r.StartedAt, r.ResolvedBy, r.ExpiresAt, r.KilledBy = mem.StartedAt, mem.ResolvedBy, mem.ExpiresAt, first(l.get().KilledBy, r.KilledBy)
 		final = *r
-		if r.State != Lost {
-			return nil, nil
-		}
-		return &Audit{
-			At: s.now(), Kind: "lost", Subject: d.c.Subject(), RunID: r.ID, ApprovalID: r.ApprovalID, NodeID: r.NodeID, Command: r.Command, Argv: r.Argv, Reason: r.Failure.Code,
-		}, nil
+		return nil, nil
 	})
 	if err != nil {
 		// The daemon stops when its store fails; the next one finds the run as it was.

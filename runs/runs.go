@@ -175,10 +175,10 @@ type ListIn struct {
 // Changed is the payload of the event run.changed: a run has another state. It holds no output.
 type Changed struct{ Run Run }
 
-// Audit is a row of the log about a run.
+// Audit is a row of the log about a run. Uses and results are recorded by the guard of approvals.
 type Audit struct {
 	At time.Time
-	// Kind is "kill" or "lost".
+	// Kind is "kill".
 	Kind    string
 	Subject string
 	// ApprovalID is empty for a run without one.

@@ -36,6 +36,7 @@ import (
 	"github.com/hanzoai/hanzod/nodes"
 	"github.com/hanzoai/hanzod/nodes/push"
 	"github.com/hanzoai/hanzod/ops"
+	"github.com/hanzoai/hanzod/runs"
 	"github.com/hanzoai/hanzod/runtime/listen"
 	"github.com/hanzoai/hanzod/runtime/logs"
 	"github.com/hanzoai/hanzod/runtime/metrics"
@@ -100,6 +101,7 @@ type Daemon struct {
 	nodes     *nodes.Service
 	push      *push.Client
 	approvals *approvals.Service
+	runs      *runs.Service
 	system    *system.Service
 	policy    *policy.File
 	door      *compat.Door
@@ -239,9 +241,16 @@ func (d *Daemon) makeDomains() error {
 	d.nodes = nodes.New(nodes.Config{
 		Policy: nodes.NewPolicy(d.cfg.Gateway.Nodes.AllowCommands, d.cfg.Gateway.Nodes.DenyCommands),
 		Guard:  d.approvals, Decisions: nodeDecisions{d}, Paired: pairedNodes{d.identity}, Store: d.store, Bus: d.bus, Now: d.now,
-		Push: d.push, Log: d.subsystem("nodes"),
+		Observer: RunObserver{func() *runs.Service { return d.runs }}, Push: d.push, Log: d.subsystem("nodes"),
 	})
 	d.approvals.SetNodes(d.nodes)
+	d.runs, err = runs.New(runs.Config{
+		Store: d.store, Nodes: RunNodes{func() *nodes.Service { return d.nodes }}, Approvals: RunApprovals{func() *approvals.Service { return d.approvals }},
+		Standing: d.identity.Standing, Bus: d.bus, Now: d.now, Log: d.subsystem("runs"),
+	})
+	if err != nil {
+		return err
+	}
 	d.presence = system.NewPresence(self(), d.now)
 	d.socket = client.SocketPath(d.cfg.StateDir)
 	d.system = system.New(system.Config{
@@ -309,7 +318,7 @@ func (d *Daemon) listen(ctx context.Context) error {
 func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	g := gate.New()
 	d.rpc = rpc.New(rpc.Deps{
-		Catalogue: catalogue, Gate: g, Nodes: d.nodes, Approvals: d.approvals, System: d.system, Devices: d.identity,
+		Catalogue: catalogue, Gate: g, Nodes: d.nodes, Approvals: d.approvals, Runs: d.runs, System: d.system, Devices: d.identity,
 		DeviceConnections: func() map[string]int { return d.door.DeviceConnections() },
 		Remote: func() rpc.Remote {
 			return rpc.Remote{Addresses: d.RemoteAddresses(), Fingerprint: d.TLSFingerprint(), Name: machineName()}
@@ -400,6 +409,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	run := func(f func(context.Context)) { wg.Go(func() { f(work) }) }
 	run(d.approvals.Run)
 	run(d.nodes.Run)
+	run(d.runs.Run)
 	run(d.system.Run)
 	run(d.door.Run)
 	run(d.rpc.Run)

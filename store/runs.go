@@ -225,11 +225,11 @@ func (s *Store) UpdateRun(ctx context.Context, id string, change func(*runs.Run)
 		if row == nil {
 			return nil
 		}
-		rowValue, err := encodeAudit(runRow(*row))
+		link, err := linkOf(runRow(*row))
 		if err != nil {
 			return err
 		}
-		return t.appendAudit(rowValue)
+		return t.appendAudit(link)
 	})
 	if err != nil {
 		return runs.Run{}, err

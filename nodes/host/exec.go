@@ -21,6 +21,7 @@ type job struct {
 	timeout    time.Duration // 0 is none
 	sessionKey string
 	runID      string
+	tap        *tap // nil when nobody wants the output while it runs
 }
 
 // exec runs a job with its standard input closed, in a process group of its own. The group is killed
@@ -38,7 +39,7 @@ func (h *Host) exec(ctx context.Context, j job) outcome {
 	cmd := exec.CommandContext(ctx, path)
 	cmd.Args, cmd.Dir = j.argv, j.cwd
 	cmd.Env = append([]string{}, j.env...) // never nil, which would mean all of the host's own
-	cmd.Stdout, cmd.Stderr = stream{out, &out.stdout}, stream{out, &out.stderr}
+	cmd.Stdout, cmd.Stderr = stream{out, &out.stdout, j.tap, "stdout"}, stream{out, &out.stderr, j.tap, "stderr"}
 	cmd.WaitDelay = pipeGrace
 	group := newGroup(cmd)
 	cmd.Cancel = func() error {
@@ -90,11 +91,14 @@ type output struct {
 
 // stream is one of them.
 type stream struct {
-	o   *output
-	buf *bytes.Buffer
+	o    *output
+	buf  *bytes.Buffer
+	tap  *tap
+	name string
 }
 
 func (s stream) Write(p []byte) (int, error) {
+	s.tap.write(s.name, p)
 	s.o.mu.Lock()
 	defer s.o.mu.Unlock()
 	n := min(len(p), s.o.left)

@@ -77,6 +77,8 @@ type Host struct {
 	cap    int
 	log    *slog.Logger
 	runs   chan struct{} // holds one token per running command
+	// commands are those that the gateway can end.
+	commands running
 
 	prompter Prompter
 	prompts  chan struct{} // holds one token per open question
@@ -135,9 +137,10 @@ func New(c Config) *Host {
 }
 
 // Commands are the names that Handle serves (nodes-approvals.md §4.1). Desktop and browser control
-// are not offered.
+// are not offered. system.run.kill is ours: it says that this host streams the output of commands and
+// ends them when asked.
 func (h *Host) Commands() []string {
-	return []string{"system.run.prepare", "system.run", "system.which", "system.execApprovals.get", "system.execApprovals.set"}
+	return []string{"system.run.prepare", "system.run", "system.run.kill", "system.which", "system.execApprovals.get", "system.execApprovals.set"}
 }
 
 // Caps are the capabilities to announce.
@@ -158,6 +161,7 @@ func (h *Host) Handle(ctx context.Context, r Request) Result {
 	serve := map[string]func(context.Context, Request, params) Result{
 		"system.run":               h.run,
 		"system.run.prepare":       h.prepare,
+		"system.run.kill":          h.kill,
 		"system.which":             h.which,
 		"system.execApprovals.set": h.setPolicy,
 	}[r.Command]

@@ -93,7 +93,16 @@ func (h *Host) run(ctx context.Context, r Request, p params) Result {
 		return h.deny(r, job, denial{"approval-required", "SYSTEM_RUN_DENIED: approval cwd changed before execution"})
 	}
 
+	if p.isTrue("streamOutput") {
+		job.tap = newTap(r, job.runID)
+	}
+	ctx, ended := h.commands.begin(ctx, r.ID)
 	out := h.spawn(ctx, job)
+	if by := ended(); by != "" && out.ExitCode == nil {
+		text := "killed by " + by
+		out.Error = &text
+	}
+	job.tap.close()
 	r.Emit("exec.finished", string(encode(finished{
 		SessionKey: job.sessionKey, RunID: job.runID, Host: "node", Command: head(text, maxEventText),
 		ExitCode: out.ExitCode, TimedOut: out.TimedOut, Success: out.Success, Output: out.summary(),

@@ -25,6 +25,7 @@ import (
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
+	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
 	"github.com/hanzoai/hanzod/runtime/rpc"
 )
@@ -64,6 +65,7 @@ func (s *server) gateway() (*gwruntime.ServeMux, error) {
 		nodesv1.RegisterNodeServiceHandlerClient(ctx, mux, nodesv1.NewNodeServiceClient(conn)),
 		approvalsv1.RegisterApprovalServiceHandlerClient(ctx, mux, approvalsv1.NewApprovalServiceClient(conn)),
 		devicesv1.RegisterDeviceServiceHandlerClient(ctx, mux, devicesv1.NewDeviceServiceClient(conn)),
+		runsv1.RegisterRunServiceHandlerClient(ctx, mux, runsv1.NewRunServiceClient(conn)),
 	)
 }
 

@@ -29,6 +29,7 @@ import (
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
+	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes"
@@ -136,6 +137,7 @@ type Deps struct {
 	Gate      *gate.Gate
 	Nodes     Nodes
 	Approvals Approvals
+	Runs      Runs
 	System    System
 	Devices   Devices
 	Presence  Presence
@@ -186,6 +188,7 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	nodesv1.RegisterNodeServiceServer(r, &nodesServer{s: s})
 	approvalsv1.RegisterApprovalServiceServer(r, &approvalsServer{s: s})
 	devicesv1.RegisterDeviceServiceServer(r, &devicesServer{s: s})
+	runsv1.RegisterRunServiceServer(r, &runsServer{s: s})
 }
 
 // GRPC returns a server with everything registered: hanzod's services, the standard health service
