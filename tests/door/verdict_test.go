@@ -37,6 +37,8 @@ import (
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes"
 	"github.com/hanzoai/hanzod/ops"
+	"github.com/hanzoai/hanzod/runs"
+	"github.com/hanzoai/hanzod/runtime"
 	"github.com/hanzoai/hanzod/runtime/rest"
 	"github.com/hanzoai/hanzod/runtime/rpc"
 	"github.com/hanzoai/hanzod/store"
@@ -114,6 +116,13 @@ func newHouse(t *testing.T) *house {
 	}
 	ns := nodes.New(nodes.Config{Policy: nodes.NewPolicy(nil, nil), Guard: app, Paired: nobody{}, Store: st, Bus: bus, Now: time.Now})
 	app.SetNodes(ns)
+	rs, err := runs.New(runs.Config{
+		Store: st, Nodes: runtime.RunNodes{Of: func() *nodes.Service { return ns }}, Approvals: runtime.RunApprovals{Of: func() *approvals.Service { return app }},
+		Standing: id.Standing, Bus: bus, Now: time.Now, Log: log,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	presence := system.NewPresence(system.Presence{Host: "gw"}, time.Now)
 	zero := func() int { return 0 }
 	sys := system.New(system.Config{
@@ -125,7 +134,7 @@ func newHouse(t *testing.T) *house {
 	})
 	g := gate.New()
 	server := rpc.New(rpc.Deps{
-		Catalogue: catalogue, Gate: g, Nodes: ns, Approvals: app, System: sys, Bus: bus, Render: compat.Payload,
+		Catalogue: catalogue, Gate: g, Nodes: ns, Approvals: app, Runs: rs, System: sys, Bus: bus, Render: compat.Payload,
 		SharedSecret: func(identity.Caller) (string, string, error) { return "", "", system.ErrLocalOnly },
 		Bearer:       id.Bearer, NodeName: ns.Name, Log: log, Metrics: noMetrics{},
 		Devices: id, DeviceConnections: func() map[string]int { return map[string]int{} }, Remote: func() rpc.Remote { return rpc.Remote{} },
@@ -332,6 +341,12 @@ var missing = map[string]string{
 	"/hanzo.nodes.v1.NodeService/Attach":                 "a link of its own: the legacy one is the connection",
 	"/hanzo.devices.v1.DeviceService/CreateInvite":       "the original has no invites",
 	"/hanzo.devices.v1.DeviceService/Enroll":             "the original has no invites",
+	"/hanzo.runs.v1.RunService/StartRun":                 "the original has no runs: its clients invoke the node themselves",
+	"/hanzo.runs.v1.RunService/GetRun":                   "the original has no runs",
+	"/hanzo.runs.v1.RunService/WaitRun":                  "the original has no runs",
+	"/hanzo.runs.v1.RunService/ListRuns":                 "the original has no runs",
+	"/hanzo.runs.v1.RunService/WatchRun":                 "the original has no runs, and the legacy protocol no streams",
+	"/hanzo.runs.v1.RunService/KillRun":                  "the original cannot end a run",
 	"/hanzo.approvals.v1.ApprovalService/GetApproval":    "the original cannot look at one approval",
 	"/hanzo.approvals.v1.ApprovalService/ListApprovals":  "the original cannot list approvals",
 	"/hanzo.approvals.v1.ApprovalService/WatchApprovals": "the legacy protocol has no streams",
