@@ -99,9 +99,10 @@ func (f *File) Environment(base []string, overrides map[string]string, inlineShe
 }
 
 // Admit decides on one run of an agent (nil is main). When it may run, reason is empty and run is
-// what to run: the argv as given, or with the real path in front when the allow-list covered it. A
-// file that cannot be read denies, with the error beside the refusal.
-func (f *File) Admit(agentID *string, argv []string, cwd, pathEnv string, approved bool) (run []string, reason, message string, err error) {
+// what to run: the argv as given or, when the allow-list covered it and nothing else lets it run, with
+// the real path in front; pinned says so. A file that cannot be read denies, with the error beside the
+// refusal.
+func (f *File) Admit(agentID *string, argv []string, cwd, pathEnv string, approved bool) (run []string, pinned bool, reason, message string, err error) {
 	eff, err := f.Resolve(agentID, f.defaults)
 	c := coverage{}
 	if eff.Security == SecurityAllowlist {
@@ -111,12 +112,12 @@ func (f *File) Admit(agentID *string, argv []string, cwd, pathEnv string, approv
 	}
 	v := Decide(eff.Security, eff.Ask, c.entry != nil, c.inline, approved)
 	if !v.Run {
-		return nil, v.Reason, v.Message, err
+		return nil, false, v.Reason, v.Message, err
 	}
 	if c.entry != nil && !approved {
-		return append([]string{c.pinned}, argv[1:]...), "", "", nil
+		return append([]string{c.pinned}, argv[1:]...), true, "", "", nil
 	}
-	return argv, "", "", nil
+	return argv, false, "", "", nil
 }
 
 // Record remembers a run that is about to happen: with always, the executable goes on the agent's
@@ -168,4 +169,9 @@ func (f *File) Pin(argv []string, cwd, pathEnv string) ([]string, error) {
 		return nil, ErrUnstable.With("executable", argv[0])
 	}
 	return append([]string{path}, argv[1:]...), nil
+}
+
+// Programs returns what a wrapper or an inline shell starts, as shell.Machine.Programs does.
+func (f *File) Programs(argv []string, cwd, pathEnv string) (inner [][]string, why string) {
+	return shell.Machine{Home: f.home, Path: pathEnv, Cwd: cwd}.Programs(argv)
 }

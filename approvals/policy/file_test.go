@@ -142,7 +142,7 @@ func TestCorruptFailsClosed(t *testing.T) {
 				t.Errorf("%q: %+v, %v", bad, eff, err)
 			}
 		}
-		if run, reason, _, err := f.Admit(nil, []string{"true"}, "", "/bin", true); run != nil || reason != "security=deny" || !errors.Is(err, ErrCorrupt) {
+		if run, _, reason, _, err := f.Admit(nil, []string{"true"}, "", "/bin", true); run != nil || reason != "security=deny" || !errors.Is(err, ErrCorrupt) {
 			t.Errorf("%q: admitted %v %v", bad, run, err)
 		}
 		_, err := f.Snapshot()

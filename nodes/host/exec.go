@@ -21,23 +21,32 @@ type job struct {
 	timeout    time.Duration // 0 is none
 	sessionKey string
 	runID      string
-	tap        *tap // nil when nobody wants the output while it runs
+	tap        *tap   // nil when nobody wants the output while it runs
+	image      *image // what to start, nil for what argv leads to
 }
 
 // exec runs a job with its standard input closed, in a process group of its own. The group is killed
 // at the timeout and when ctx ends. After the command's end its output is read to the end, for
 // pipeGrace at most when children still hold it.
 func (h *Host) exec(ctx context.Context, j job) outcome {
-	path, ok := h.policy.Locate(j.argv[0], j.cwd, lookup(j.env, "PATH"))
-	if !ok {
-		return spawnFailed(j, "ENOENT")
+	i := j.image
+	if i == nil {
+		i = (&bound{}).byPath(j.argv)
+		i.dir = j.cwd
+	}
+	defer i.close()
+	if i.path == "" {
+		var ok bool
+		if i.path, ok = h.policy.Locate(j.argv[0], j.cwd, lookup(j.env, "PATH")); !ok {
+			return spawnFailed(j, "ENOENT")
+		}
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var timedOut, killed atomic.Bool
 	out := &output{left: h.cap}
-	cmd := exec.CommandContext(ctx, path)
-	cmd.Args, cmd.Dir = j.argv, j.cwd
+	cmd := exec.CommandContext(ctx, i.path)
+	cmd.Args, cmd.Dir, cmd.ExtraFiles = i.argv, i.dir, i.pass
 	cmd.Env = append([]string{}, j.env...) // never nil, which would mean all of the host's own
 	cmd.Stdout, cmd.Stderr = stream{out, &out.stdout, j.tap, "stdout"}, stream{out, &out.stderr, j.tap, "stderr"}
 	cmd.WaitDelay = pipeGrace
@@ -48,8 +57,13 @@ func (h *Host) exec(ctx context.Context, j job) outcome {
 		return err
 	}
 	if err := cmd.Start(); err != nil {
-		return spawnFailed(j, err.Error())
+		why := err.Error()
+		if i.from != "" {
+			why = "fork/exec " + i.from + ": " + reasonOf(err).Error()
+		}
+		return spawnFailed(j, why)
 	}
+	i.began()
 	if j.timeout > 0 {
 		timer := time.AfterFunc(j.timeout, func() {
 			timedOut.Store(true)

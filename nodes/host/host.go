@@ -1,7 +1,7 @@
 // Package host runs commands on this machine for a gateway: the node side of system.run and its
 // relatives (nodes-approvals.md §4).
 //
-// It imports the errs leaf and the standard library. What may run is decided by a Policy, which the
+// It imports the errs leaf, the standard library and golang.org/x/sys. What may run is decided by a Policy, which the
 // exec approvals file satisfies, and how a gateway is reached by a Connector. The package owns no
 // goroutine beyond a call: when Handle returns, the command has ended or, after a normal end, has left
 // children of its own behind; Serve owns one for each request that it serves and waits for them.
@@ -46,10 +46,14 @@ type Policy interface {
 	Environment(base []string, overrides map[string]string, inlineShell bool) (env, dropped []string)
 	// Locate finds an executable. An empty cwd is the process's.
 	Locate(word, cwd, pathEnv string) (path string, ok bool)
+	// Programs returns the argvs that a wrapper or an inline shell in argv would start as far as its
+	// text says, one level deep, and what else it may start in words for people.
+	Programs(argv []string, cwd, pathEnv string) (inner [][]string, why string)
 	// Pin puts the real path of the executable in front of a plain argv.
 	Pin(argv []string, cwd, pathEnv string) ([]string, error)
-	// Admit decides; a reason is a refusal. agentID nil is the main agent.
-	Admit(agentID *string, argv []string, cwd, pathEnv string, approved bool) (run []string, reason, message string, err error)
+	// Admit decides; a reason is a refusal. agentID nil is the main agent. pinned says that run begins
+	// with the real path of what the allow-list covers, and that nothing else may run.
+	Admit(agentID *string, argv []string, cwd, pathEnv string, approved bool) (run []string, pinned bool, reason, message string, err error)
 	// Record remembers a run, with always for good.
 	Record(agentID *string, argv []string, cwd, pathEnv, text string, always bool) error
 	// SnapshotJSON and SetJSON read and replace the policy.
@@ -143,8 +147,12 @@ func (h *Host) Commands() []string {
 	return []string{"system.run.prepare", "system.run", "system.run.kill", "system.which", "system.execApprovals.get", "system.execApprovals.set"}
 }
 
+// CapBinding is the capability of a node that says which files a run would open, in the answer to
+// system.run.prepare, and runs no others under an approval that comes with them.
+const CapBinding = "binding"
+
 // Caps are the capabilities to announce.
-func (h *Host) Caps() []string { return []string{"system"} }
+func (h *Host) Caps() []string { return []string{"system", CapBinding} }
 
 // PathEnv is the PATH in which executables are looked for.
 func (h *Host) PathEnv() string {

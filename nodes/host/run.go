@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"encoding/json"
 	"slices"
 	"strings"
 
@@ -42,7 +43,7 @@ func (h *Host) run(ctx context.Context, r Request, p params) Result {
 	}
 	path := lookup(job.env, "PATH")
 
-	planned, reason, message, err := h.policy.Admit(agent, argv, job.cwd, path, approved)
+	planned, covered, reason, message, err := h.policy.Admit(agent, argv, job.cwd, path, approved)
 	if err != nil {
 		h.log.Error("the exec approvals file cannot be used, so the run is refused", "run", job.runID, "err", err)
 	}
@@ -55,7 +56,7 @@ func (h *Host) run(ctx context.Context, r Request, p params) Result {
 		case answer != "":
 			approved, always = true, answer == "allow-always"
 			// The policy may have changed meanwhile: deny stays denied.
-			planned, reason, message, err = h.policy.Admit(agent, argv, job.cwd, path, approved)
+			planned, covered, reason, message, err = h.policy.Admit(agent, argv, job.cwd, path, approved)
 			if err != nil {
 				h.log.Error("the exec approvals file cannot be used, so the run is refused", "run", job.runID, "err", err)
 			}
@@ -71,6 +72,7 @@ func (h *Host) run(ctx context.Context, r Request, p params) Result {
 	}
 	job.argv = planned
 	var dir *canonicalDir
+	var files *bound
 	if approved {
 		var refused *denial
 		dir, refused = canonical(job.cwd)
@@ -78,6 +80,10 @@ func (h *Host) run(ctx context.Context, r Request, p params) Result {
 		if refused == nil {
 			job.cwd = dir.orEmpty()
 			job.argv, refused = h.pin(argv, job.cwd, path)
+		}
+		if refused == nil {
+			files, refused = h.verify(p["binding"], job, path)
+			defer files.close()
 		}
 		if refused != nil {
 			return h.deny(r, job, *refused)
@@ -91,6 +97,10 @@ func (h *Host) run(ctx context.Context, r Request, p params) Result {
 	}
 	if !dir.unchanged() {
 		return h.deny(r, job, denial{"approval-required", "SYSTEM_RUN_DENIED: approval cwd changed before execution"})
+	}
+	var refused *denial
+	if job.image, refused = h.image(job, files, covered); refused != nil {
+		return h.deny(r, job, *refused)
 	}
 
 	if p.isTrue("streamOutput") {
@@ -133,7 +143,51 @@ func (h *Host) prepare(_ context.Context, _ Request, p params) Result {
 	if dir != nil {
 		pl.Cwd = &dir.path
 	}
-	return done(encode(prepared{CmdText: text, Plan: pl}))
+	files := h.identify(pinned, dir.orEmpty(), h.PathEnv())
+	defer files.close()
+	return done(encode(prepared{CmdText: text, Plan: pl, Binding: files.binding}))
+}
+
+// verify opens the files of an approved run and compares them with what was approved. Without a
+// binding, from a gateway that knows none, it is nil and any files will do.
+func (h *Host) verify(raw json.RawMessage, j job, pathEnv string) (*bound, *denial) {
+	was, err := parseBinding(raw)
+	if err != nil {
+		return nil, &denial{"approval-required", "SYSTEM_RUN_DENIED: the files of the approval cannot be checked: " + err.Error()}
+	}
+	if was == nil {
+		return nil, nil
+	}
+	is := h.identify(j.argv, j.cwd, pathEnv)
+	if what := changed(*was, is.binding); what != "" {
+		is.close()
+		return nil, &denial{"approval-required", "SYSTEM_RUN_DENIED: " + what}
+	}
+	return is, nil
+}
+
+// image makes what a run starts: the files that were verified, or else the program that the allow-list
+// covers and no other. Nil is what the argv leads to.
+func (h *Host) image(j job, files *bound, covered bool) (*image, *denial) {
+	var i *image
+	var err error
+	switch {
+	case files == nil && !covered:
+		return nil, nil
+	case files == nil:
+		if i, err = exactly(j.argv[0], j.argv); i != nil {
+			i.dir = j.cwd
+		}
+	default:
+		if what := files.still(true); what != "" {
+			return nil, &denial{"approval-required", "SYSTEM_RUN_DENIED: " + what}
+		}
+		i, err = files.image(j.argv)
+	}
+	if err != nil {
+		return nil, &denial{"approval-required", "SYSTEM_RUN_DENIED: " + clip(j.argv[0]) + " cannot be started: " + err.Error()}
+	}
+	return i, nil
 }
 
 // command reads the parameters command and rawCommand.
@@ -179,8 +233,9 @@ type (
 		SessionKey *string  `json:"sessionKey"`
 	}
 	prepared struct {
-		CmdText string `json:"cmdText"`
-		Plan    plan   `json:"plan"`
+		CmdText string  `json:"cmdText"`
+		Plan    plan    `json:"plan"`
+		Binding binding `json:"binding"`
 	}
 	finished struct {
 		SessionKey string `json:"sessionKey"`
