@@ -83,6 +83,8 @@ type Requester struct {
 	ConnID    string
 	Principal string
 	ClientID  string
+	// Paired says that the device is paired.
+	Paired bool
 }
 
 // Approval is a question and, once there is one, its answer.
@@ -144,12 +146,53 @@ type Approval struct {
 	Escalated  bool
 }
 
+// Brief returns an approval with long texts cut, for lists of many; cut says whether any was. What may
+// run is in the whole record alone.
+func (a Approval) Brief() (brief Approval, cut bool) {
+	size := len(a.Command) + len(a.Key)
+	for _, words := range [][]string{a.CommandArgv, a.EnvKeys} {
+		for _, w := range words {
+			size += len(w)
+		}
+	}
+	texts := []**string{&a.Cwd, &a.NodeID, &a.Host, &a.Security, &a.Ask, &a.AgentID, &a.ResolvedPath, &a.SessionKey}
+	for _, t := range texts {
+		size += len(text(*t))
+	}
+	if size <= cutAbove {
+		return a, false
+	}
+	short := func(t **string) {
+		if *t != nil {
+			s := cutText(**t, cutTo/4)
+			*t = &s
+		}
+	}
+	for _, t := range texts {
+		short(t)
+	}
+	a.Command, a.Key = cutText(a.Command, cutTo), cutText(a.Key, cutTo)
+	a.CommandArgv, a.EnvKeys = cutWords(a.CommandArgv, cutTo), cutWords(a.EnvKeys, cutTo)
+	if a.Binding != nil {
+		b := *a.Binding
+		b.Argv = a.CommandArgv
+		short(&b.Cwd)
+		short(&b.AgentID)
+		short(&b.SessionKey)
+		a.Binding = &b
+	}
+	a.Plan, a.TurnSource = nil, TurnSource{}
+	return a, true
+}
+
 // Vote is the answer of one approver.
 type Vote struct {
 	// Subject is who answered, as the daemon verified it, Name as they show themselves.
 	Subject, Name string
 	Decision      Decision
 	At            time.Time
+	// Party is what tells that two votes are of one person.
+	Party Party
 }
 
 // over reports whether the time of an approval has passed. A clock that was set back must not make it
@@ -191,12 +234,20 @@ type RequestIn struct {
 type ResolveIn struct {
 	ID       string
 	Decision Decision
+	// Grant is a grant to make beside AllowOnce.
+	Grant *GrantIn
+	// GrantOptional takes AllowAlways even where no grant can be made for the command: legacy clients
+	// know no such refusal, and the node stores what it can.
+	GrantOptional bool
 }
 
 // ListIn is the argument of List.
 type ListIn struct {
 	// All adds decided and expired approvals, newest first, at most MaxListed.
 	All bool
+	// Like is the id of an approval: earlier ones of the same executable on the same node are listed,
+	// newest first.
+	Like string
 }
 
 // Requested and Resolved are the payloads of the events exec.approval.requested and
@@ -205,6 +256,10 @@ type (
 	Requested struct{ Approval Approval }
 	Resolved  struct{ Approval Approval }
 )
+
+// Changed is the payload of the event exec.approval.changed, which legacy clients do not know: a pending
+// approval got a vote, or others are asked as well.
+type Changed struct{ Approval Approval }
 
 // Store keeps approvals and the audit log. Writes are durable when they return nil.
 type Store interface {
@@ -226,6 +281,31 @@ type Store interface {
 	OpenUses() ([]Audit, error)
 	// PruneApprovals removes records that ended before the time, keeping at most max.
 	PruneApprovals(ctx context.Context, endedBefore time.Time, max int) (int, error)
+	// EarlierApprovals returns at most n records that were created before the time and fit, newest
+	// first. It looks at scan of them at the most.
+	EarlierApprovals(before time.Time, n, scan int, fits func(Approval) bool) ([]Approval, error)
+	// Transact runs change in one transaction: all of what it writes, or nothing when it fails; its
+	// error is returned as it is. It may run more than once, and not in the caller's goroutine.
+	Transact(ctx context.Context, change func(Tx) error) error
+	// Grant returns one grant, errs.NotFound when there is none; Grants all of them in order of their
+	// ids.
+	Grant(id string) (Grant, error)
+	Grants() ([]Grant, error)
+	// PruneGrants removes grants that ended before the time, keeping at most max of those that ended.
+	PruneGrants(ctx context.Context, now, endedBefore time.Time, max int) (int, error)
+}
+
+// Tx is a transaction of the store. What it reads is what it has written.
+type Tx interface {
+	// Approval returns one record, errs.NotFound when there is none.
+	Approval(id string) (Approval, error)
+	// CreateApproval fails with errs.Exists when the id is taken.
+	CreateApproval(a Approval) error
+	// UpdateApproval writes a record that is there.
+	UpdateApproval(a Approval) error
+	Grant(id string) (Grant, error)
+	PutGrant(g Grant) error
+	Audit(row Audit) error
 }
 
 // NodeFiles reaches the exec approvals file of a node. It is satisfied by nodes.
@@ -237,6 +317,8 @@ type NodeFiles interface {
 
 // The errors of this package.
 var (
+	// ErrUnknown is also the refusal of an answer that comes too late: fields state, decision, resolvedBy and
+	// resolvedBySubject say who was first.
 	ErrUnknown         = errs.Define(errs.NotFound, "approvals.unknown", "no such approval is pending")
 	ErrGone            = errs.Define(errs.NotFound, "approvals.gone", "the approval expired or does not exist")
 	ErrTaken           = errs.Define(errs.Exists, "approvals.taken", "an approval with this id is already there")
@@ -263,4 +345,32 @@ var (
 	ErrRunEnvMissing = errs.Define(errs.Denied, "approvals.run_env_missing", "the approval covers no environment overrides")
 	ErrRunEnv        = errs.Define(errs.Denied, "approvals.run_env", "the environment overrides are not the approved ones")
 	ErrRunRequired   = errs.Define(errs.Denied, "approvals.run_required", "the run is not approved")
+	ErrRunRevoked    = errs.Define(errs.Denied, "approvals.run_revoked", "the grant that allowed the run was revoked")
+
+	// The refusals of rules. Fields rule and where name the rule.
+	ErrRuleDenies = errs.Define(errs.Denied, "approvals.rule_denies", "a rule forbids the command")
+	// ErrRuleAsks holds the words by which clients know that they have to ask (nodes-approvals.md §8).
+	ErrRuleAsks = errs.Define(errs.Denied, "approvals.rule_asks", "SYSTEM_RUN_DENIED: approval required")
+
+	// The refusals of answers.
+	ErrNotApprover   = errs.Define(errs.Denied, "approvals.not_approver", "the rule that asks names others as approvers")
+	ErrOwnRequest    = errs.Define(errs.Denied, "approvals.own_request", "the rule that asks wants somebody else than who asked to answer")
+	ErrVoted         = errs.Define(errs.Conflict, "approvals.voted", "you have allowed it; others have to as well")
+	ErrGrantDecision = errs.Define(errs.Invalid, "approvals.grant_decision", "a grant goes with allow-once")
+	ErrGrantQuorum   = errs.Define(errs.Denied, "approvals.grant_quorum", "several have to allow this: answer allow-always, which makes a grant when all of them do")
+	ErrGrantKey      = errs.Define(errs.Invalid, "approvals.grant_key", "no grant can find this command again")
+	ErrGrantLimit    = errs.Define(errs.Invalid, "approvals.grant_limit", "say how far the grant reaches: uses, until, session or, alone, always")
+	ErrGrantUses     = errs.Define(errs.Invalid, "approvals.grant_uses", "a grant allows from 1 to 1000000 uses")
+	ErrGrantUntil    = errs.Define(errs.Invalid, "approvals.grant_until", "the end of the grant has passed already")
+	ErrGrantSession  = errs.Define(errs.Invalid, "approvals.grant_session", "the approval is of no session")
+	ErrGrantNote     = errs.Define(errs.Invalid, "approvals.grant_note", "the note of a grant may be 500 bytes at the most")
+	ErrGrantPattern  = errs.Define(errs.Invalid, "approvals.grant_pattern", "the pattern must name a program, have no empty word and ** at its end only, and fit the command")
+	ErrGrantSigns    = errs.Define(errs.Denied, "approvals.grant_signs", "the command looks obfuscated: only a grant for exactly this command can be made")
+	ErrGrantPowers   = errs.Define(errs.Denied, "approvals.grant_powers", "a pattern without a near end takes an admin: limit it to 1000 uses or to 7 days")
+	ErrGrantRule     = errs.Define(errs.Denied, "approvals.grant_rule", "a rule wants other approvers for this command than you alone")
+	ErrGrantCommand  = errs.Define(errs.Invalid, "approvals.grant_command", "name either the command or a pattern")
+	ErrGrantID       = errs.Define(errs.Invalid, "approvals.grant_id", "name a grant")
+	ErrUnknownGrant  = errs.Define(errs.NotFound, "approvals.grant_unknown", "there is no such grant")
+	ErrGrantEnded    = errs.Define(errs.Conflict, "approvals.grant_ended", "the grant was revoked before")
+	ErrTooManyGrants = errs.Define(errs.Exhausted, "approvals.too_many_grants", "there are too many grants; revoke some first")
 )

@@ -19,6 +19,11 @@ const (
 	AuditRefusal = "refusal"
 	AuditExpiry  = "expiry"
 	AuditPolicy  = "policy"
+	// AuditGrant is a grant that was made or revoked, AuditVote an answer that did not decide alone,
+	// AuditEscalation that others were asked as well.
+	AuditGrant      = "grant"
+	AuditVote       = "vote"
+	AuditEscalation = "escalation"
 	// AuditCheckpoint stands for the rows that were removed before it.
 	AuditCheckpoint = "checkpoint"
 	// AuditChained follows the rows from before the log was chained.

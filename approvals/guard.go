@@ -123,8 +123,12 @@ func (s *Service) GuardRun(ctx context.Context, c identity.Caller, nodeID string
 	}
 	if ok {
 		// The text for people must be what would run (nodes-approvals.md §3.4).
-		if _, err := policy.ParseCommand(p.raw["command"], p.raw["rawCommand"]); err != nil {
+		cmd, err := policy.ParseCommand(p.raw["command"], p.raw["rawCommand"])
+		if err != nil {
 			return nil, nil, err
+		}
+		if params, done, ok, err := s.guardUnclaimed(ctx, c, nodeID, p, cmd); ok {
+			return params, done, err
 		}
 		params = p.encode()
 	}
@@ -146,21 +150,34 @@ func (s *Service) guardApproved(ctx context.Context, c identity.Caller, nodeID s
 	env := p.env()
 	var plan Plan
 	run, use := newRun(), Audit{}
-	a, err := s.store.UpdateApproval(ctx, runID, func(a *Approval) (Audit, error) {
-		if err := s.usable(*a, c, nodeID, env); err != nil {
-			return Audit{}, err
-		}
-		plan = *a.Plan
-		a.Uses++
-		a.LastUsedAt = s.now()
-		if a.Decision == AllowOnce {
-			a.State = Consumed
-		}
-		use = s.row(AuditUse, c, *a)
-		use.RunID, use.Argv, use.Cwd = run, plan.Argv, text(plan.Cwd)
-		use.AgentID, use.SessionKey = text(plan.AgentID), text(plan.SessionKey)
-		return use, nil
-	})
+	var a Approval
+	err := s.forbidden(c, nodeID, runID)
+	if err == nil {
+		err = s.store.Transact(ctx, func(tx Tx) (err error) {
+			if a, err = tx.Approval(runID); err != nil {
+				return err
+			}
+			if err := s.usable(a, c, nodeID, env); err != nil {
+				return err
+			}
+			if err := revoked(tx, a); err != nil {
+				return err
+			}
+			plan = *a.Plan
+			a.Uses++
+			a.LastUsedAt = s.now()
+			if a.Decision == AllowOnce {
+				a.State = Consumed
+			}
+			if err := tx.UpdateApproval(a); err != nil {
+				return err
+			}
+			use = s.row(AuditUse, c, a)
+			use.RunID, use.Argv, use.Cwd = run, plan.Argv, text(plan.Cwd)
+			use.AgentID, use.SessionKey = text(plan.AgentID), text(plan.SessionKey)
+			return tx.Audit(use)
+		})
+	}
 	if err != nil {
 		return nil, nil, s.refused(ctx, c, nodeID, runID, err)
 	}
@@ -188,6 +205,34 @@ func (s *Service) guardApproved(ctx context.Context, c identity.Caller, nodeID s
 		return nil, nil, err
 	}
 	return p.encode(), s.begun(use), nil
+}
+
+// forbidden refuses a run that a rule forbids now, whatever was approved before.
+func (s *Service) forbidden(c identity.Caller, nodeID, runID string) error {
+	if !s.ruled() {
+		return nil
+	}
+	a, err := s.store.Approval(runID)
+	if err != nil || a.Plan == nil || text(a.NodeID) != nodeID {
+		return nil // it is not usable, and what comes says why
+	}
+	if r := s.rules.Decide(s.query(attemptOf(a, partyOf(c)))); r.Effect == policy.EffectDeny {
+		return deniedBy(r)
+	}
+	return nil
+}
+
+// revoked refuses a run whose approval a grant gave, or that made one, when the grant was revoked.
+func revoked(tx Tx, a Approval) error {
+	if a.GrantID == "" {
+		return nil
+	}
+	switch g, err := tx.Grant(a.GrantID); {
+	case err != nil && errs.ClassOf(err) == errs.NotFound, err == nil && !g.RevokedAt.IsZero():
+		return ErrRunRevoked.With("grant", a.GrantID)
+	default:
+		return err
+	}
 }
 
 // usable says why an approval does not cover a run, nil when it does. The order of the checks is

@@ -40,4 +40,31 @@ const (
 	resultDelay = 100 * time.Millisecond
 	resultChunk = 256
 	lastResults = 2 * time.Second
+	// maxGrants and maxGrantsEach bound the grants that may be used, of all and of one maker. A list that
+	// people still look through is shorter.
+	maxGrants     = 2000
+	maxGrantsEach = 500
+	// keepGrants and keepGrantsMax bound the records of those that ended.
+	keepGrants    = 30 * 24 * time.Hour
+	keepGrantsMax = 2000
+	// maxGrantUses bounds the uses of a grant that has so many; maxPatternUses those of a pattern that an
+	// approver may let run without being an admin.
+	maxGrantUses   = 1_000_000
+	maxPatternUses = 1000
+	// maxKeyBytes bounds a command that a grant can be made for: grants are kept in memory.
+	maxKeyBytes     = 4 << 10
+	maxPatternWords = 64
+	maxNoteBytes    = 500
+	// maxApprovers bounds the subjects that a rule may name and the votes that it may want.
+	maxVotes = 32
+	// graceUse is how long a run may wait for its requester when the time of the question allowed it, and
+	// how late the daemon may be to say so.
+	graceUse = DefaultTimeout
+	// maxLike and scanLike bound a search for earlier approvals of the same program.
+	maxLike  = 20
+	scanLike = 2000
+	// cutAbove is the size from which an approval is cut in lists, and cutTo that of each of its texts: a
+	// full list of the largest approvals stays below 16 MiB.
+	cutAbove = 4 << 10
+	cutTo    = 1 << 10
 )

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -27,8 +29,11 @@ type Config struct {
 	Nodes NodeFiles
 	// Rules decide on runs before anybody is asked; none when nil.
 	Rules Rules
-	Now   func() time.Time
-	Log   *slog.Logger
+	// Standing says whether what let a caller in still does; a grant that a device made ends with it.
+	// Nil is always.
+	Standing func(identity.Caller) error
+	Now      func() time.Time
+	Log      *slog.Logger
 }
 
 // Service is the approvals domain. Its methods are safe for concurrent use. Run must be running
@@ -39,13 +44,16 @@ type Service struct {
 	file  *policy.File
 	nodes NodeFiles
 	rules Rules
-	now   func() time.Time
-	log   *slog.Logger
+	// standing is Config.Standing.
+	standing func(identity.Caller) error
+	now      func() time.Time
+	log      *slog.Logger
 
 	mu sync.Mutex
 	// live holds what is pending or may still be used, and for endedFor what ended.
 	live    map[string]*live
 	pending int
+	grants  grantBook
 	results results
 	// lost is the runs that an earlier daemon did not record the end of; record alone touches it.
 	lost []Audit
@@ -66,8 +74,9 @@ type live struct {
 // ids and their time.
 func New(cfg Config) (*Service, error) {
 	s := &Service{
-		store: cfg.Store, bus: cfg.Bus, file: cfg.File, nodes: cfg.Nodes, rules: cfg.Rules, now: cfg.Now, log: cfg.Log,
-		live: map[string]*live{}, wake: make(chan struct{}, 1),
+		store: cfg.Store, bus: cfg.Bus, file: cfg.File, nodes: cfg.Nodes, rules: cfg.Rules, standing: cfg.Standing,
+		now: cfg.Now, log: cfg.Log,
+		live: map[string]*live{}, grants: newGrantBook(), wake: make(chan struct{}, 1),
 		results: results{wake: make(chan struct{}, 1)},
 	}
 	if s.rules == nil {
@@ -79,6 +88,13 @@ func New(cfg Config) (*Service, error) {
 	}
 	for _, a := range stored {
 		s.remember(a)
+	}
+	grants, err := s.store.Grants()
+	if err != nil {
+		return nil, err
+	}
+	for _, g := range grants {
+		s.grants.put(g, s.now())
 	}
 	if s.lost, err = s.store.OpenUses(); err != nil {
 		return nil, err
@@ -96,7 +112,7 @@ func (s *Service) remember(a Approval) {
 	if !ok {
 		l = &live{done: make(chan struct{})}
 		s.live[a.ID] = l
-	} else if progress(a.State) < progress(l.a.State) {
+	} else if progress(a) < progress(l.a) {
 		return // a later change was quicker to get here
 	}
 	if ok && l.a.State == Pending {
@@ -118,15 +134,19 @@ func (s *Service) remember(a Approval) {
 	}
 }
 
-// progress orders the states: an approval never goes back.
-func progress(s State) int {
-	switch s {
+// progress orders the forms of an approval: it never goes back.
+func progress(a Approval) int {
+	switch a.State {
 	case Pending:
-		return 0
+		n := len(a.Votes)
+		if a.Escalated {
+			n++
+		}
+		return n
 	case Allowed:
-		return 1
+		return maxVotes + 2 + a.Uses
 	default:
-		return 2
+		return math.MaxInt
 	}
 }
 
@@ -143,10 +163,18 @@ func (s *Service) update(a Approval) {
 	}
 }
 
-// until is when something has to be done about it: an approval that was not answered or used
-// expires, an ended one is forgotten. A used one is known for as long as it stood.
+// escalates reports whether others are still to be asked as well.
+func (a Approval) escalates() bool {
+	return a.State == Pending && !a.EscalateAt.IsZero() && !a.Escalated
+}
+
+// until is when something has to be done about it: others are asked, an approval that was not answered
+// or used expires, an ended one is forgotten. A used one is known for as long as it stood.
 func (l *live) until() time.Time {
 	if l.ended.IsZero() {
+		if l.a.escalates() && l.a.EscalateAt.Before(l.a.ExpiresAt) {
+			return l.a.EscalateAt
+		}
 		return l.a.ExpiresAt
 	}
 	until := l.ended.Add(endedFor)
@@ -189,6 +217,9 @@ func (s *Service) Run(ctx context.Context) {
 			if _, err := s.store.PruneApprovals(ctx, now.Add(-keepEnded), keepMax); err != nil && ctx.Err() == nil {
 				s.log.Warn("old approvals could not be removed", "error", err)
 			}
+			if _, err := s.store.PruneGrants(ctx, now, now.Add(-keepGrants), keepGrantsMax); err != nil && ctx.Err() == nil {
+				s.log.Warn("old grants could not be removed", "error", err)
+			}
 		}
 		timer := time.NewTimer(min(next, pruneEvery))
 		select {
@@ -211,7 +242,7 @@ func (s *Service) expire(ctx context.Context) time.Duration {
 	for id, l := range s.live {
 		until := l.until()
 		switch {
-		case l.ended.IsZero() && l.a.over(now):
+		case l.ended.IsZero() && l.a.over(now), l.a.escalates() && !now.Before(l.a.EscalateAt):
 			due = append(due, id)
 		case until.After(now):
 			next = min(next, until.Sub(now))
@@ -226,14 +257,7 @@ func (s *Service) expire(ctx context.Context) time.Duration {
 	}
 	s.mu.Unlock()
 	for _, id := range due {
-		a, err := s.store.UpdateApproval(ctx, id, func(a *Approval) (Audit, error) {
-			if a.State != Pending && a.State != Allowed {
-				return Audit{}, errNoChange
-			}
-			a.State = Expired
-			return s.row("expiry", identity.Internal(), *a), nil
-		})
-		if err != nil && !errors.Is(err, errNoChange) {
+		if err := s.end(ctx, id, now); err != nil {
 			if ctx.Err() == nil {
 				s.log.Error("an approval could not be expired", "approval", id, "error", err)
 			}
@@ -241,18 +265,60 @@ func (s *Service) expire(ctx context.Context) time.Duration {
 			next = min(next, time.Second)
 			continue
 		}
-		if err == nil {
-			s.mu.Lock()
-			s.remember(a)
-			s.mu.Unlock()
-			next = min(next, endedFor)
-		}
+		next = min(next, endedFor)
 	}
 	next = max(next, time.Millisecond)
 	s.mu.Lock()
 	s.due = s.now().Add(next)
 	s.mu.Unlock()
 	return next
+}
+
+// end does what is due with an approval: others are asked, or its time is up, and the rule that asked
+// says what that means.
+func (s *Service) end(ctx context.Context, id string, now time.Time) error {
+	escalated := false
+	a, err := s.store.UpdateApproval(ctx, id, func(a *Approval) (Audit, error) {
+		by := authority{ruling: policy.Ruling{Rule: a.Rule, Where: a.Where}}
+		escalated = a.escalates() && !now.Before(a.EscalateAt) && !a.over(now)
+		switch {
+		case escalated:
+			a.Escalated = true
+			row := by.mark(s.row(AuditEscalation, identity.Internal(), *a))
+			row.Detail = cutText(strings.Join(a.EscalateTo, ", "), maxKeyBytes)
+			return row, nil
+		case a.State != Pending && a.State != Allowed || !a.over(now) && now.Before(a.ExpiresAt):
+			return Audit{}, errNoChange
+		case a.State == Pending && a.OnTimeout == Deny:
+			by.allow(a, now)
+			a.State, a.Decision = Denied, Deny
+		case a.State == Pending && a.OnTimeout == AllowOnce && !now.Before(a.ExpiresAt) && now.Before(a.ExpiresAt.Add(graceUse)):
+			// Its requester waits and needs a moment to run it. A daemon that was away for longer lets
+			// nothing run that nobody waits for any more.
+			by.allow(a, now)
+			a.ExpiresAt = now.Add(graceUse)
+		default:
+			a.State = Expired
+			return s.row(AuditExpiry, identity.Internal(), *a), nil
+		}
+		row := by.mark(s.row(AuditDecision, identity.Internal(), *a))
+		row.Subject, row.Reason = a.ResolvedBySubject, "timeout"
+		return row, nil
+	})
+	switch {
+	case errors.Is(err, errNoChange):
+		return nil
+	case err != nil:
+		return err
+	}
+	s.update(a)
+	switch {
+	case escalated:
+		s.bus.Publish("exec.approval.changed", Changed{Approval: a})
+	case a.State != Expired: // an expiry is not told: clients know the time (nodes-approvals.md §3.16)
+		s.bus.Publish("exec.approval.resolved", Resolved{Approval: a})
+	}
+	return nil
 }
 
 // errNoChange stops a store update that has nothing to do.
@@ -286,15 +352,56 @@ func (s *Service) Request(ctx context.Context, c identity.Caller, in RequestIn) 
 	if full {
 		return Approval{}, ErrTooMany
 	}
-	if err := s.store.CreateApproval(ctx, a, s.row("request", c, a)); err != nil {
-		if errs.ClassOf(err) == errs.Exists {
-			return Approval{}, ErrTaken.With("id", a.ID)
+	t := attemptOf(a, partyOf(c))
+	r := s.rules.Decide(s.query(t))
+	if r.Effect == policy.EffectDeny {
+		row := authority{ruling: r}.mark(s.row(AuditRefusal, c, a))
+		row.Reason = ErrRuleDenies.Code
+		if err := s.store.AppendAudit(ctx, row); err != nil {
+			return Approval{}, err
 		}
-		return Approval{}, err
+		return Approval{}, deniedBy(r)
+	}
+	a.Signs = t.suspicious()
+	if a.KeyRefused = whyNotKept(a); a.KeyRefused == "" {
+		a.Key = t.canon()
+		a.KeyRefused = t.keyRefused
+		for _, g := range s.covering(&t, r) {
+			out, err := s.requestAllowed(ctx, c, a, authority{g.ID, r})
+			if !errors.Is(err, errGrantGone) {
+				return out, asTaken(err, a.ID)
+			}
+		}
+	}
+	switch {
+	case r.Effect == policy.EffectAllow && len(a.Signs) == 0:
+		out, err := s.requestAllowed(ctx, c, a, authority{ruling: r})
+		return out, asTaken(err, a.ID)
+	case r.Effect != policy.Abstain:
+		terms(&a, r)
+	}
+	row := s.row(AuditRequest, c, a)
+	if a.Rule != "" {
+		row = authority{ruling: r}.mark(row)
+	}
+	if err := s.store.CreateApproval(ctx, a, row); err != nil {
+		return Approval{}, asTaken(err, a.ID)
 	}
 	s.update(a)
 	s.bus.Publish("exec.approval.requested", Requested{Approval: a})
 	return a, nil
+}
+
+// asTaken says that an id is taken in our words.
+func asTaken(err error, id string) error {
+	if err != nil && errs.ClassOf(err) == errs.Exists {
+		return ErrTaken.With("id", id)
+	}
+	return err
+}
+
+func requesterOf(c identity.Caller) Requester {
+	return Requester{DeviceID: c.DeviceID, ConnID: c.ConnID, Principal: c.Principal, ClientID: c.ClientID, Paired: c.Paired}
 }
 
 // newApproval checks a question and fills in the record.
@@ -310,6 +417,15 @@ func (s *Service) newApproval(c identity.Caller, in RequestIn) (Approval, error)
 		for _, x := range in.Plan.Argv {
 			size += len(x)
 		}
+		for _, x := range []*string{in.Plan.Cwd, in.Plan.RawCommand, in.Plan.AgentID, in.Plan.SessionKey} {
+			size += len(text(x))
+		}
+	}
+	for _, x := range []*string{
+		in.Cwd, in.NodeID, in.Host, in.Security, in.Ask, in.AgentID, in.ResolvedPath, in.SessionKey,
+		in.TurnSource.Channel, in.TurnSource.To, in.TurnSource.AccountID,
+	} {
+		size += len(text(x))
 	}
 	if in.Timeout == 0 {
 		in.Timeout = DefaultTimeout
@@ -333,9 +449,7 @@ func (s *Service) newApproval(c identity.Caller, in RequestIn) (Approval, error)
 		Cwd: in.Cwd, Host: in.Host, Security: in.Security, Ask: in.Ask, AgentID: in.AgentID,
 		ResolvedPath: in.ResolvedPath, SessionKey: in.SessionKey, TurnSource: in.TurnSource,
 		CreatedAt: now, ExpiresAt: now.Add(in.Timeout),
-		Requester: Requester{
-			DeviceID: c.DeviceID, ConnID: c.ConnID, Principal: c.Principal, ClientID: c.ClientID,
-		},
+		Requester: requesterOf(c),
 	}
 	if in.Host == nil || strings.TrimSpace(*in.Host) != "node" {
 		return a, nil
@@ -403,27 +517,109 @@ func (s *Service) Wait(ctx context.Context, _ identity.Caller, id string) (Appro
 	return l.a, nil
 }
 
-// Resolve decides a pending approval. The first valid answer wins.
+// Resolve answers a pending approval. The first valid answer wins, unless a rule wants several to allow
+// it: then their answers are counted, one of each, and the first denial ends it. With a Grant, or with
+// AllowAlways, a grant is made in the same moment.
 func (s *Service) Resolve(ctx context.Context, c identity.Caller, in ResolveIn) (Approval, error) {
 	switch in.Decision {
 	case AllowOnce, AllowAlways, Deny:
 	default:
 		return Approval{}, ErrDecision
 	}
-	if in.ID == "" {
+	switch {
+	case in.ID == "":
 		return Approval{}, ErrIDRequired
+	case in.Grant != nil && in.Decision != AllowOnce:
+		return Approval{}, ErrGrantDecision
 	}
-	now := s.now()
-	a, err := s.store.UpdateApproval(ctx, in.ID, func(a *Approval) (Audit, error) {
+	mayGrant := in.Decision == AllowAlways || in.Grant != nil
+	if mayGrant {
+		if err := s.reserve(c.Subject()); err == nil {
+			defer s.release(c.Subject())
+		} else if !in.GrantOptional {
+			return Approval{}, err
+		} else {
+			mayGrant = false
+		}
+	}
+	now, me := s.now(), partyOf(c)
+	var (
+		a       Approval
+		g       Grant
+		granted bool
+	)
+	err := s.store.Transact(ctx, func(tx Tx) (err error) {
+		granted = false
+		if a, err = tx.Approval(in.ID); err != nil {
+			return err
+		}
 		if a.State != Pending || a.over(now) {
-			return Audit{}, ErrUnknown.With("id", in.ID, "state", string(a.State), "resolvedBy", a.ResolvedBy)
+			return notPending(a)
 		}
-		a.Decision, a.State = in.Decision, Allowed
-		if in.Decision == Deny {
-			a.State = Denied
+		if err := mayAnswer(a, me, now); err != nil {
+			return err
 		}
-		a.ResolvedAt, a.ResolvedBy, a.ResolvedBySubject = now, c.Name(), c.Subject()
-		return s.row("decision", c, *a), nil
+		kind, decides := AuditDecision, true
+		makers := []Party{me}
+		if a.Quorum > 1 && in.Decision != Deny {
+			if in.Grant != nil {
+				return ErrGrantQuorum
+			}
+			if slices.ContainsFunc(a.Votes, func(v Vote) bool { return v.Party.same(me) }) {
+				return ErrVoted.With("id", a.ID)
+			}
+		}
+		if a.Quorum > 1 {
+			a.Votes = append(a.Votes, Vote{Subject: c.Subject(), Name: c.Name(), Decision: in.Decision, At: now, Party: me})
+			decides = in.Decision == Deny || len(a.Votes) >= a.Quorum
+			makers = nil
+			for _, v := range a.Votes {
+				makers = append(makers, v.Party)
+			}
+		}
+		if decides {
+			a.Decision, a.State = in.Decision, Allowed
+			if in.Decision == Deny {
+				a.State = Denied
+			}
+			// What all of them allow is what the most careful of them does.
+			if slices.ContainsFunc(a.Votes, func(v Vote) bool { return v.Decision == AllowOnce }) && a.State == Allowed {
+				a.Decision = AllowOnce
+			}
+			a.ResolvedAt, a.ResolvedBy, a.ResolvedBySubject = now, c.Name(), c.Subject()
+			if mayGrant && a.State == Allowed && (in.Grant != nil || a.Decision == AllowAlways) {
+				ask := GrantIn{Always: true}
+				if in.Grant != nil {
+					ask = *in.Grant
+				}
+				if g, err = s.grantFor(c, a, ask, makers); err == nil {
+					granted, a.GrantID = true, g.ID
+				} else if !in.GrantOptional {
+					return err
+				}
+			}
+		} else {
+			kind = AuditVote
+		}
+		row := s.row(kind, c, a)
+		if a.Rule != "" {
+			row.Rule, row.Where = a.Rule, a.Where
+		}
+		if !decides {
+			row.Decision = in.Decision
+		}
+		if granted {
+			if err := tx.PutGrant(g); err != nil {
+				return err
+			}
+			if err := tx.Audit(s.grantRow(AuditGrant, c.Subject(), g, "made")); err != nil {
+				return err
+			}
+		}
+		if err := tx.UpdateApproval(a); err != nil {
+			return err
+		}
+		return tx.Audit(row)
 	})
 	if err != nil {
 		if errs.ClassOf(err) == errs.NotFound && !errors.Is(err, ErrUnknown) {
@@ -432,8 +628,40 @@ func (s *Service) Resolve(ctx context.Context, c identity.Caller, in ResolveIn) 
 		return Approval{}, err
 	}
 	s.update(a)
+	if a.State == Pending {
+		s.bus.Publish("exec.approval.changed", Changed{Approval: a})
+		return a, nil
+	}
 	s.bus.Publish("exec.approval.resolved", Resolved{Approval: a})
+	if granted {
+		s.tellGrant(g)
+	}
 	return a, nil
+}
+
+// notPending says what became of an approval that can no longer be answered, and by whom.
+func notPending(a Approval) error {
+	if a.ResolvedAt.IsZero() {
+		return ErrUnknown.With("id", a.ID, "state", string(a.State))
+	}
+	e := ErrUnknown.With("id", a.ID, "state", string(a.State), "decision", string(a.Decision), "resolvedBy", a.ResolvedBy,
+		"resolvedBySubject", a.ResolvedBySubject)
+	return e.WithText(fmt.Sprintf("%s has answered before: %s", a.ResolvedBy, a.Decision))
+}
+
+// mayAnswer refuses who the rule that asks does not name. Names that clients show decide nothing.
+func mayAnswer(a Approval, p Party, now time.Time) error {
+	named := len(a.Approvers) == 0 || p.in(a.Approvers)
+	if !named && !a.EscalateAt.IsZero() && (a.Escalated || !now.Before(a.EscalateAt)) {
+		named = p.in(a.EscalateTo)
+	}
+	switch {
+	case !named:
+		return byRule(ErrNotApprover, policy.Ruling{Rule: a.Rule, Where: a.Where})
+	case a.ExcludeRequester && p.same(a.Requester.party()):
+		return byRule(ErrOwnRequest, policy.Ruling{Rule: a.Rule, Where: a.Where})
+	}
+	return nil
 }
 
 // Get returns one approval, also one that ended.
@@ -453,10 +681,28 @@ func (s *Service) Get(_ context.Context, _ identity.Caller, id string) (Approval
 
 // List returns the pending approvals, oldest first, or with All the recent ones, newest first.
 func (s *Service) List(_ context.Context, _ identity.Caller, in ListIn) ([]Approval, error) {
+	if in.Like != "" {
+		return s.like(in.Like)
+	}
 	if in.All {
 		return s.store.RecentApprovals(MaxListed)
 	}
 	return s.pendingNow(), nil
+}
+
+// like returns earlier approvals of the same program on the same node.
+func (s *Service) like(id string) ([]Approval, error) {
+	a, err := s.store.Approval(id)
+	if err != nil {
+		if errs.ClassOf(err) == errs.NotFound {
+			return nil, ErrGone.With("id", id)
+		}
+		return nil, err
+	}
+	program := programOf(a)
+	return s.store.EarlierApprovals(a.CreatedAt, maxLike, scanLike, func(b Approval) bool {
+		return b.ID != a.ID && same(a.NodeID, b.NodeID) && programOf(b) == program
+	})
 }
 
 func (s *Service) pendingNow() []Approval {
@@ -484,7 +730,7 @@ func (s *Service) PendingCount() int { return len(s.pendingNow()) }
 // Watch is a stream of approvals. The reader closes Events.
 type Watch struct {
 	Pending []Approval
-	// Events carries Requested and Resolved payloads.
+	// Events carries Requested, Changed and Resolved payloads.
 	Events *events.Subscription
 }
 
@@ -492,7 +738,7 @@ type Watch struct {
 func (s *Service) Watch(_ context.Context, c identity.Caller) (Watch, error) {
 	sub := s.bus.Subscribe(func(e events.Event) bool {
 		switch e.Payload.(type) {
-		case Requested, Resolved:
+		case Requested, Resolved, Changed:
 			return events.Visible(c, e.Name)
 		default:
 			return false

@@ -56,6 +56,7 @@ type Client struct {
 	System    systemv1.SystemServiceClient
 	Nodes     nodesv1.NodeServiceClient
 	Approvals approvalsv1.ApprovalServiceClient
+	Grants    approvalsv1.GrantServiceClient
 	Devices   devicesv1.DeviceServiceClient
 	Runs      runsv1.RunServiceClient
 
@@ -110,6 +111,7 @@ func Dial(_ context.Context, o Options) (*Client, error) {
 	c.System = systemv1.NewSystemServiceClient(conn)
 	c.Nodes = nodesv1.NewNodeServiceClient(conn)
 	c.Approvals = approvalsv1.NewApprovalServiceClient(conn)
+	c.Grants = approvalsv1.NewGrantServiceClient(conn)
 	c.Devices = devicesv1.NewDeviceServiceClient(conn)
 	c.Runs = runsv1.NewRunServiceClient(conn)
 	return c, nil

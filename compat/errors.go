@@ -37,6 +37,9 @@ func unavailable(message string) wording { return wording{code: codeUnavailable,
 
 func built(f func(e *errs.Error) wire.ErrorShape) wording { return wording{build: f} }
 
+// ownText is for refusals that the original does not know: it says what is wrong.
+var ownText = built(func(e *errs.Error) wire.ErrorShape { return wire.ErrorShape{Code: codeInvalid, Message: e.Text} })
+
 // deviceAuth is a failed device proof (protocol.md §4.5).
 func deviceAuth(message, code, reason string) wording {
 	return built(func(*errs.Error) wire.ErrorShape {
@@ -315,6 +318,41 @@ var words = map[string]wording{
 	approvals.ErrRunEnvMissing.Code: envRefusal("APPROVAL_ENV_BINDING_MISSING", "approval id missing env binding for requested env overrides", false),
 	approvals.ErrRunEnv.Code:        envRefusal("APPROVAL_ENV_MISMATCH", "approval id env binding mismatch", true),
 	approvals.ErrRunRequired.Code:   runRefusal("APPROVAL_REQUIRED", "approval required"),
+	approvals.ErrRunRevoked.Code:    runRefusal("APPROVAL_REQUIRED", "approval required"),
+	approvals.ErrRuleDenies.Code: built(func(e *errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{Code: codeInvalid, Message: e.Text, Details: wire.MustMarshal(struct {
+			Code  string           `json:"code"`
+			Rule  string           `json:"rule"`
+			Where wire.Opt[string] `json:"where,omitzero"`
+			RunID wire.Opt[string] `json:"runId,omitzero"`
+		}{"POLICY_DENIED", e.Field("rule"), wire.NonZero(e.Field("where")), wire.NonZero(e.Field("runId"))})}
+	}),
+	// As a node says it: clients look for these words (nodes-approvals.md §6.4, §8).
+	approvals.ErrRuleAsks.Code: built(func(*errs.Error) wire.ErrorShape {
+		return nodeFault("UNAVAILABLE", "SYSTEM_RUN_DENIED: approval required")
+	}),
+
+	approvals.ErrNotApprover.Code: ownText,
+	approvals.ErrOwnRequest.Code:  ownText,
+	approvals.ErrVoted.Code:       ownText,
+	// The following come up with grants, which this door does not know.
+	approvals.ErrGrantDecision.Code: ownText,
+	approvals.ErrGrantQuorum.Code:   ownText,
+	approvals.ErrGrantKey.Code:      ownText,
+	approvals.ErrGrantLimit.Code:    ownText,
+	approvals.ErrGrantUses.Code:     ownText,
+	approvals.ErrGrantUntil.Code:    ownText,
+	approvals.ErrGrantSession.Code:  ownText,
+	approvals.ErrGrantNote.Code:     ownText,
+	approvals.ErrGrantPattern.Code:  ownText,
+	approvals.ErrGrantSigns.Code:    ownText,
+	approvals.ErrGrantPowers.Code:   ownText,
+	approvals.ErrGrantRule.Code:     ownText,
+	approvals.ErrGrantCommand.Code:  ownText,
+	approvals.ErrGrantID.Code:       ownText,
+	approvals.ErrUnknownGrant.Code:  ownText,
+	approvals.ErrGrantEnded.Code:    ownText,
+	approvals.ErrTooManyGrants.Code: ownText,
 
 	policy.ErrRawMismatch.Code: built(func(e *errs.Error) wire.ErrorShape {
 		return wire.ErrorShape{

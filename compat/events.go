@@ -50,6 +50,10 @@ func shapeOfEvent(e events.Event) (any, bool) {
 		return methods.ApprovalRequestedToLegacy(p), true
 	case approvals.Resolved:
 		return methods.ApprovalResolvedToLegacy(p), true
+	case approvals.Changed:
+		return methods.ApprovalChangedToLegacy(p), true
+	case approvals.GrantChanged:
+		return methods.GrantChangedToLegacy(p), true
 	case identity.PairingRequested:
 		return methods.PairingRequestedToLegacy(p), true
 	case identity.PairingResolved:

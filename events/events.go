@@ -58,6 +58,8 @@ var rules = map[string]rule{
 	"voicewake.changed":       {nodes: true, droppable: true},
 	"exec.approval.requested": {scope: identity.ScopeApprovals, droppable: true},
 	"exec.approval.resolved":  {scope: identity.ScopeApprovals, droppable: true},
+	"exec.approval.changed":   {scope: identity.ScopeApprovals, droppable: true},
+	"grant.changed":           {scope: identity.ScopeApprovals, droppable: true},
 	"update.available":        {droppable: true},
 	"node.connected":          {scope: identity.ScopeRead, droppable: true},
 	"node.disconnected":       {scope: identity.ScopeRead, droppable: true},

@@ -64,6 +64,7 @@ type voteRecord struct {
 	Name     string             `json:"name,omitzero"`
 	Decision approvals.Decision `json:"decision,omitzero"`
 	At       time.Time          `json:"at,omitzero"`
+	Party    partyRecord        `json:"party,omitzero"`
 }
 
 type bindingRecord struct {
@@ -119,6 +120,7 @@ type requesterRecord struct {
 	ConnID    string `json:"conn_id,omitzero"`
 	Principal string `json:"principal,omitzero"`
 	ClientID  string `json:"client_id,omitzero"`
+	Paired    bool   `json:"paired,omitzero"`
 }
 
 func encodeApproval(a approvals.Approval) ([]byte, error) {
@@ -137,7 +139,7 @@ func encodeApproval(a approvals.Approval) ([]byte, error) {
 		EscalateAt: utc(a.EscalateAt), EscalateTo: a.EscalateTo, Escalated: a.Escalated,
 	}
 	for _, v := range a.Votes {
-		rec.Votes = append(rec.Votes, voteRecord{v.Subject, v.Name, v.Decision, utc(v.At)})
+		rec.Votes = append(rec.Votes, voteRecord{v.Subject, v.Name, v.Decision, utc(v.At), partyRecord(v.Party)})
 	}
 	if b := a.Binding; b != nil {
 		rec.Binding = &bindingRecord{Argv: b.Argv, Cwd: b.Cwd, AgentID: b.AgentID, SessionKey: b.SessionKey, EnvHash: b.EnvHash}
@@ -187,7 +189,7 @@ func decodeApproval(id, value []byte) (approvals.Approval, error) {
 		EscalateAt: utc(rec.EscalateAt), EscalateTo: rec.EscalateTo, Escalated: rec.Escalated,
 	}
 	for _, v := range rec.Votes {
-		a.Votes = append(a.Votes, approvals.Vote{Subject: v.Subject, Name: v.Name, Decision: v.Decision, At: utc(v.At)})
+		a.Votes = append(a.Votes, approvals.Vote{Subject: v.Subject, Name: v.Name, Decision: v.Decision, At: utc(v.At), Party: approvals.Party(v.Party)})
 	}
 	if b := rec.Binding; b != nil {
 		a.Binding = &approvals.Binding{Argv: b.Argv, Cwd: b.Cwd, AgentID: b.AgentID, SessionKey: b.SessionKey, EnvHash: b.EnvHash}
@@ -282,24 +284,27 @@ func (s *Store) CreateApproval(ctx context.Context, a approvals.Approval, row ap
 		return err
 	}
 	created := nanos(a.CreatedAt)
-	key := timeKey(created, id)
 	return s.w.do(ctx, func(t *txn) error {
-		if t.get(bucketApprovalIDs, id) != nil {
-			return approvals.ErrTaken
-		}
-		if err := t.put(bucketApprovalIDs, id, created); err != nil {
+		if err := t.createApproval(id, created, value, live(a.State)); err != nil {
 			return err
-		}
-		if err := t.put(bucketApprovals, key, value); err != nil {
-			return err
-		}
-		if live(a.State) {
-			if err := t.put(bucketApprovalsLive, key, nil); err != nil {
-				return err
-			}
 		}
 		return t.appendAudit(link)
 	})
+}
+
+// createApproval writes a new record and its index.
+func (t *txn) createApproval(id, created, value []byte, live bool) error {
+	if t.get(bucketApprovalIDs, id) != nil {
+		return approvals.ErrTaken
+	}
+	if err := t.put(bucketApprovalIDs, id, created); err != nil {
+		return err
+	}
+	key := timeKey(created, id)
+	if err := t.put(bucketApprovals, key, value); err != nil || !live {
+		return err
+	}
+	return t.put(bucketApprovalsLive, key, nil)
 }
 
 // UpdateApproval implements approvals.Store. Change may run more than once, each time on the

@@ -73,6 +73,11 @@ func checkRecords(tx *bolt.Tx, complain func(error)) error {
 			complain(err)
 			return nil
 		}),
+		tx.Bucket(bucketGrants).ForEach(func(k, v []byte) error {
+			_, err := decodeGrant(k, v)
+			complain(err)
+			return nil
+		}),
 		checkVoiceWake(tx, complain),
 		checkApprovals(tx, complain),
 		checkRuns(tx, complain),

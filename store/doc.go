@@ -39,6 +39,7 @@
 //	audit_open                     runs that began and whose end is not in the log yet
 //	  <run id>                     the sequence of the row of kind use, 8 bytes big endian
 //	grants                         what may run without asking again
+//	  <grant id>                   record: one grant; the ids sort by time of creation
 //	runs                           commands that the daemon keeps until their requester got the result
 //	  <run id>                     record: one run (secrets as long as it has not left)
 //	run_output                     what they wrote

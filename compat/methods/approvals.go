@@ -127,7 +127,7 @@ type approvalResolveParams struct {
 func ApprovalResolveFromLegacy(p wire.Value) (approvals.ResolveIn, error) {
 	var in approvalResolveParams
 	err := wire.Decode(p, &in)
-	return approvals.ResolveIn{ID: in.ID, Decision: approvals.Decision(in.Decision)}, err
+	return approvals.ResolveIn{ID: in.ID, Decision: approvals.Decision(in.Decision), GrantOptional: true}, err
 }
 
 // ApprovalResolveToLegacy writes the result of exec.approval.resolve.
@@ -225,6 +225,53 @@ func ApprovalResolvedToLegacy(e approvals.Resolved) any {
 		ID: a.ID, Decision: string(a.Decision), ResolvedBy: wire.SomeOrNull(&a.ResolvedBy),
 		TS: ms(a.ResolvedAt), Request: requestToLegacy(a),
 	}
+}
+
+type voteShape struct {
+	Subject  string `json:"subject"`
+	Name     string `json:"name"`
+	Decision string `json:"decision"`
+	TS       int64  `json:"ts"`
+}
+
+type approvalChanged struct {
+	ID          string               `json:"id"`
+	Request     requestShape         `json:"request"`
+	CreatedAtMs int64                `json:"createdAtMs"`
+	ExpiresAtMs int64                `json:"expiresAtMs"`
+	Quorum      int                  `json:"quorum,omitempty"`
+	Votes       wire.List[voteShape] `json:"votes"`
+	Escalated   bool                 `json:"escalated"`
+}
+
+// ApprovalChangedToLegacy writes the payload of the event exec.approval.changed, which only the other
+// doors deliver.
+func ApprovalChangedToLegacy(e approvals.Changed) any {
+	a := e.Approval
+	out := approvalChanged{
+		ID: a.ID, Request: requestToLegacy(a), CreatedAtMs: ms(a.CreatedAt), ExpiresAtMs: ms(a.ExpiresAt),
+		Quorum: a.Quorum, Escalated: a.Escalated,
+	}
+	for _, v := range a.Votes {
+		out.Votes = append(out.Votes, voteShape{v.Subject, v.Name, string(v.Decision), ms(v.At)})
+	}
+	return out
+}
+
+type grantChanged struct {
+	ID      string `json:"id"`
+	State   string `json:"state"`
+	Command string `json:"command"`
+	NodeID  string `json:"nodeId,omitempty"`
+	Uses    int    `json:"uses"`
+	MaxUses int    `json:"maxUses,omitempty"`
+}
+
+// GrantChangedToLegacy writes the payload of the event grant.changed, which only the other doors
+// deliver.
+func GrantChangedToLegacy(e approvals.GrantChanged) any {
+	g := e.Grant.Grant
+	return grantChanged{ID: g.ID, State: string(e.Grant.State), Command: g.Command, NodeID: g.NodeID, Uses: g.Uses, MaxUses: g.MaxUses}
 }
 
 type policyFile struct {

@@ -3,6 +3,7 @@ package methods
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -43,12 +44,26 @@ func TestToLegacyCarriesEveryField(t *testing.T) {
 	// decision, or are for the audit log.
 	asked := []string{
 		"State", "Decision", "ResolvedAt", "ResolvedBy", "ResolvedBySubject", "Uses", "LastUsedAt",
-		"Requester.DeviceID", "Requester.ConnID", "Requester.Principal", "Requester.ClientID",
+		"Requester.DeviceID", "Requester.ConnID", "Requester.Principal", "Requester.ClientID", "Requester.Paired",
 	}
+	// What the original does not know: it is shown by the other doors.
+	var ours []string
+	for _, file := range []string{"Executable", "Script", "Directory"} {
+		for _, fact := range []string{"Path", "Device", "Inode", "SHA256"} {
+			ours = append(ours, "Binding*.Identity*."+file+"*."+fact)
+		}
+	}
+	ours = append(ours,
+		"Rule", "Where", "GrantID", "Key", "KeyRefused", "Signs[0]", "Approvers[0]", "ExcludeRequester", "OnTimeout", "EscalateAt",
+		"EscalateTo[0]", "Votes[0].Party.DeviceID", "Votes[0].Party.Principal", "Votes[0].Party.Paired")
+	votes := []string{"Quorum", "Escalated", "Votes[0].Subject", "Votes[0].Name", "Votes[0].Decision", "Votes[0].At"}
+	changed := slices.Concat(asked, ours)
+	asked = slices.Concat(asked, ours, votes)
 	resolved := []string{
 		"State", "CreatedAt", "ExpiresAt", "ResolvedBySubject", "Uses", "LastUsedAt",
-		"Requester.DeviceID", "Requester.ConnID", "Requester.Principal", "Requester.ClientID",
+		"Requester.DeviceID", "Requester.ConnID", "Requester.Principal", "Requester.ClientID", "Requester.Paired",
 	}
+	resolved = slices.Concat(resolved, ours, votes)
 	for _, c := range []codec{
 		to("node.list", NodeListToLegacy), to("node.describe", NodeDescribeToLegacy), to("node.rename", NodeRenameToLegacy),
 		to("node.invoke", NodeInvokeToLegacy), to("node.invoke.result", NodeResultToLegacy),
@@ -60,6 +75,7 @@ func TestToLegacyCarriesEveryField(t *testing.T) {
 		to("push.test", PushTestToLegacy),
 		to("voicewake.get", VoiceWakeToLegacy), to("voicewake.changed", VoiceWakeChangedToLegacy), to("skills.bins", SkillBinsToLegacy),
 		to("exec.approval.requested", ApprovalRequestedToLegacy, prefixed("Approval.", asked...)...),
+		to("exec.approval.changed", ApprovalChangedToLegacy, prefixed("Approval.", changed...)...),
 		to("exec.approval.resolved", ApprovalResolvedToLegacy, prefixed("Approval.", resolved...)...),
 		to("exec.approvals", PolicyFileToLegacy),
 		to("device.pair.requested", PairingRequestedToLegacy), to("device.pair.resolved", PairingResolvedToLegacy),

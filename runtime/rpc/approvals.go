@@ -3,7 +3,6 @@ package rpc
 import (
 	"context"
 	"encoding/json"
-	"math"
 
 	"github.com/hanzoai/hanzod/approvals"
 	"github.com/hanzoai/hanzod/approvals/policy"
@@ -60,7 +59,9 @@ func (a *approvalsServer) ListApprovals(ctx context.Context, req *approvalsv1.Li
 	return call(ctx, req, listApprovalsFromProto, a.s.d.Approvals.List, func(out []approvals.Approval) (*approvalsv1.ListApprovalsResponse, error) {
 		r := &approvalsv1.ListApprovalsResponse{Approvals: make([]*approvalsv1.Approval, len(out))}
 		for i, x := range out {
-			r.Approvals[i] = a.s.approvalToProto(x)
+			brief, cut := x.Brief()
+			r.Approvals[i] = a.s.approvalToProto(brief)
+			r.Approvals[i].Cut = cut
 		}
 		return r, nil
 	})
@@ -93,6 +94,8 @@ func (a *approvalsServer) WatchApprovals(_ *approvalsv1.WatchApprovalsRequest, s
 	return forward(ctx, w.Events, a.s.stateLost(c), func(e events.Event) error {
 		switch p := e.Payload.(type) {
 		case approvals.Requested:
+			return send(p.Approval)
+		case approvals.Changed:
 			return send(p.Approval)
 		case approvals.Resolved:
 			return send(p.Approval)
@@ -176,7 +179,7 @@ func (s *Server) approvalToProto(a approvals.Approval) *approvalsv1.Approval {
 
 		Rule: cleanText(a.Rule), Where: cleanText(a.Where), GrantId: cleanText(a.GrantID),
 		Key: cleanText(a.Key), KeyRefused: cleanText(a.KeyRefused), Signs: cleanTexts(a.Signs),
-		Quorum: int32(min(a.Quorum, math.MaxInt32)), Approvers: cleanTexts(a.Approvers), ExcludeRequester: a.ExcludeRequester,
+		Quorum: count(a.Quorum), Approvers: cleanTexts(a.Approvers), ExcludeRequester: a.ExcludeRequester,
 		OnTimeout: decisionsToProto[a.OnTimeout], EscalateAt: timeToProto(a.EscalateAt),
 		EscalateTo: cleanTexts(a.EscalateTo), Escalated: a.Escalated,
 	}
@@ -267,11 +270,12 @@ func nodeIDFromProto(r *approvalsv1.GetNodePolicyFileRequest) (string, error) {
 }
 
 func resolveFromProto(r *approvalsv1.ResolveApprovalRequest) (approvals.ResolveIn, error) {
-	return approvals.ResolveIn{ID: r.GetId(), Decision: decisionsFromProto[r.GetDecision()]}, nil
+	grant, err := grantFromProto(r.GetGrant())
+	return approvals.ResolveIn{ID: r.GetId(), Decision: decisionsFromProto[r.GetDecision()], Grant: grant}, err
 }
 
 func listApprovalsFromProto(r *approvalsv1.ListApprovalsRequest) (approvals.ListIn, error) {
-	return approvals.ListIn{All: r.GetAll()}, nil
+	return approvals.ListIn{All: r.GetAll(), Like: r.GetLike()}, nil
 }
 
 func setFileFromProto(r *approvalsv1.SetPolicyFileRequest) (approvals.SetFileIn, error) {

@@ -64,8 +64,12 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 			"Plan.Argv[0]", "Plan.Cwd", "Plan.RawCommand", "Plan.AgentID", "Plan.SessionKey", "Plan",
 			"TurnSource.Channel", "TurnSource.To", "TurnSource.AccountID", "TurnSource.ThreadID",
 			// requested_by is the strongest of these.
-			"Requester.ConnID", "Requester.Principal", "Requester.ClientID",
+			"Requester.ConnID", "Requester.Principal", "Requester.ClientID", "Requester.Paired",
+			"Votes[0].Party.DeviceID", "Votes[0].Party.Principal", "Votes[0].Party.Paired",
 			"ResolvedBySubject", "Uses", "LastUsedAt"),
+		out("approvals.GrantOut", func(g approvals.GrantOut) (*approvalsv1.Grant, error) { return s.grantToProto(g), nil },
+			// Who agreed is in the audit log.
+			"Grant.Makers[0].DeviceID", "Grant.Makers[0].Principal", "Grant.Makers[0].Paired"),
 		out("policy.Snapshot", policyToProto),
 		out("identity.ListOut", func(o identity.ListOut) (*devicesv1.ListDevicesResponse, error) {
 			return listDevicesToProto(o, nil)
@@ -145,6 +149,9 @@ func fill(t *testing.T, v reflect.Value, path string, n *int) {
 		return
 	case v.Type() == reflect.TypeFor[approvals.State]():
 		v.SetString(string(approvals.Denied))
+		return
+	case v.Type() == reflect.TypeFor[approvals.GrantState]():
+		v.SetString(string(approvals.GrantUsed))
 		return
 	case v.Type() == reflect.TypeFor[approvals.Decision]():
 		v.SetString(string(approvals.AllowAlways))
@@ -277,6 +284,8 @@ func TestInboundCarriesEveryField(t *testing.T) {
 		in("VerifyPairingRequest", pairVerifyFromProto),
 		in("RequestApprovalRequest", requestFromProto),
 		in("WaitApprovalRequest", idFromProto[*approvalsv1.WaitApprovalRequest]),
+		in("CreateGrantRequest", createGrantFromProto), in("ListGrantsRequest", listGrantsFromProto),
+		in("RevokeGrantRequest", idFromProto[*approvalsv1.RevokeGrantRequest]), in("GetGrantRequest", idFromProto[*approvalsv1.GetGrantRequest]),
 		in("GetApprovalRequest", idFromProto[*approvalsv1.GetApprovalRequest]),
 		in("ResolveApprovalRequest", resolveFromProto),
 		in("ListApprovalsRequest", listApprovalsFromProto),
@@ -365,6 +374,8 @@ func fillMessage(t *testing.T, m protoreflect.Message, n *int) {
 				m.Set(f, protoreflect.ValueOfUint64(uint64(*n)))
 			case protoreflect.Uint32Kind:
 				m.Set(f, protoreflect.ValueOfUint32(uint32(*n)))
+			case protoreflect.Int32Kind:
+				m.Set(f, protoreflect.ValueOfInt32(int32(*n)))
 			default:
 				t.Fatalf("%s: fill cannot set a %s", f.FullName(), f.Kind())
 			}

@@ -104,6 +104,11 @@ type Approvals interface {
 	SetFile(context.Context, identity.Caller, approvals.SetFileIn) (policy.Snapshot, error)
 	GetNodeFile(ctx context.Context, c identity.Caller, nodeID string) ([]byte, error)
 	SetNodeFile(context.Context, identity.Caller, approvals.SetNodeFileIn) ([]byte, error)
+	CreateGrant(context.Context, identity.Caller, approvals.CreateGrantIn) (approvals.GrantOut, error)
+	RevokeGrant(ctx context.Context, c identity.Caller, id string) (approvals.GrantOut, error)
+	GetGrant(ctx context.Context, c identity.Caller, id string) (approvals.GrantOut, error)
+	ListGrants(context.Context, identity.Caller, approvals.ListGrantsIn) (approvals.ListGrantsOut, error)
+	WatchGrants(context.Context, identity.Caller) ([]approvals.GrantOut, *events.Subscription, error)
 }
 
 // System is what the door needs of system.Service.
@@ -187,6 +192,7 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	systemv1.RegisterSystemServiceServer(r, &systemServer{s: s})
 	nodesv1.RegisterNodeServiceServer(r, &nodesServer{s: s})
 	approvalsv1.RegisterApprovalServiceServer(r, &approvalsServer{s: s})
+	approvalsv1.RegisterGrantServiceServer(r, &grantsServer{s: s})
 	devicesv1.RegisterDeviceServiceServer(r, &devicesServer{s: s})
 	runsv1.RegisterRunServiceServer(r, &runsServer{s: s})
 }

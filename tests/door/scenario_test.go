@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -492,12 +493,18 @@ func play(t *testing.T, door func(testing.TB, *hanzodtest.Daemon) operator) trac
 	invoke("box", "system.run", claim("run-2", `,"env":{"B":"1"}`), "s1")
 	invoke("box", "system.run", claim("run-2", ``), "s2")
 	invoke("box", "system.run", claim("run-2", ``), "s3")
-	say("request %s", o.request("run-3", plan, nil))
+	other := object{"argv": []string{"/bin/echo", "c"}, "cwd": "/srv"}
+	say("request %s", o.request("run-3", other, nil))
 	say("resolve %s", o.resolve("run-3", "deny"))
 	invoke("box", "system.run", claim("run-3", ``), "t1")
+	// The answer to run-2 made a grant for its command.
+	say("request %s", o.request("run-4", plan, nil))
+	say("granted %s", o.wait("run-4"))
+	invoke("box", "system.run", `{"command":["/bin/echo","a b","<&>"],"cwd":"/srv","runId":"mine"}`, "u1")
+	invoke("box", "system.run", `{"command":["/bin/echo","a b","<&>"],"cwd":"/","runId":"elsewhere"}`, "u2")
 	say("unknown %s", o.resolve("nope", "deny"))
 
-	until(t, "the last event", func() bool { n := events(); return len(n) > 0 && count(n, "exec.approval.resolved") == 3 })
+	until(t, "the last event", func() bool { n := events(); return len(n) > 0 && count(n, "exec.approval.resolved") == 4 })
 	tr.Events, tr.Runs = events(), runs()
 	for i := range tr.Runs {
 		command, rest, _ := strings.Cut(tr.Runs[i], " ")
@@ -536,6 +543,14 @@ func canonical(t *testing.T, text string) string {
 	return string(out)
 }
 
+// knownID stands for an id that the daemon made up.
+func knownID(id string) string {
+	if uuid.Validate(id) == nil {
+		return "made up"
+	}
+	return id
+}
+
 // stored reads what is on disk. Times, and who the operator was, differ by nature.
 func (tr *trace) stored(t *testing.T, dir string) {
 	t.Helper()
@@ -549,13 +564,18 @@ func (tr *trace) stored(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	for _, a := range all {
-		if a.Requester.Principal == "" || a.ResolvedBySubject != a.Requester.Principal {
+		granted := strings.HasPrefix(a.ResolvedBySubject, "grant:")
+		if a.Requester.Principal == "" || a.ResolvedBySubject != a.Requester.Principal && !granted {
 			t.Errorf("%s: asked by %+v, decided by %q", a.ID, a.Requester, a.ResolvedBySubject)
 		}
 		if a.ExpiresAt.Sub(a.CreatedAt) != approvals.DefaultTimeout {
 			t.Errorf("%s stands for %s", a.ID, a.ExpiresAt.Sub(a.CreatedAt))
 		}
 		a.Requester, a.ResolvedBy, a.ResolvedBySubject = approvals.Requester{}, "", ""
+		if a.GrantID != "" {
+			a.GrantID = "some"
+		}
+		a.ID = knownID(a.ID)
 		a.CreatedAt, a.ExpiresAt, a.ResolvedAt, a.LastUsedAt = time.Time{}, time.Time{}, time.Time{}, time.Time{}
 		tr.Approvals = append(tr.Approvals, a)
 	}
@@ -567,7 +587,7 @@ func (tr *trace) stored(t *testing.T, dir string) {
 		if r.Subject == "" || r.At.IsZero() {
 			t.Errorf("a row without who or when: %+v", r)
 		}
-		tr.Audit = append(tr.Audit, strings.Join([]string{r.Kind, r.ApprovalID, r.NodeID, r.Command, string(r.Decision), r.Reason}, "|"))
+		tr.Audit = append(tr.Audit, strings.Join([]string{r.Kind, knownID(r.ApprovalID), r.NodeID, r.Command, string(r.Decision), r.Reason}, "|"))
 	}
 	if tr.Name, err = st.NodeName("box"); err != nil {
 		t.Fatal(err)
@@ -591,10 +611,14 @@ func TestSameEffect(t *testing.T) {
 	if n := count(base.Runs, "system.run "+run); n != 1 {
 		t.Errorf("the approved run went out %d times: %v", n, base.Runs)
 	}
-	if len(base.Runs) != 4 {
+	granted := `{"approvalDecision":"allow-once","approved":true,"command":["/bin/echo","a b","\u003c\u0026\u003e"],"cwd":"/srv","runId":"mine"}`
+	if n := count(base.Runs, "system.run "+granted); n != 1 {
+		t.Errorf("the granted run went out %d times: %v", n, base.Runs)
+	}
+	if len(base.Runs) != 6 {
 		t.Errorf("the node was asked %v", base.Runs)
 	}
-	if base.Name != "My box" || len(base.Approvals) != 3 {
+	if base.Name != "My box" || len(base.Approvals) != 5 {
 		t.Errorf("%+v", base)
 	}
 	for _, want := range []string{
@@ -602,7 +626,7 @@ func TestSameEffect(t *testing.T) {
 		"box system.run r3: approvals.run_env", "box system.run r4: approvals.run_unknown", "box system.run r5: approvals.missing_run_id",
 		"box system.run r7: approvals.run_required", "box system.run s1: approvals.run_env_missing", "box system.run t1: approvals.run_required",
 		"nobody system.which w2: nodes.not_connected", "box sms.send w3: nodes.not_allowed", "box system.run w4: policy.raw_mismatch",
-		"taken approvals.taken", "unknown approvals.unknown", "resolve again approvals.unknown", "wait allow-once",
+		"taken approvals.taken", "unknown approvals.unknown", "resolve again approvals.unknown", "wait allow-once", "granted allow-once",
 	} {
 		if count(base.Seen, want) != 1 {
 			t.Errorf("not told: %s", want)

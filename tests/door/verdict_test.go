@@ -350,6 +350,11 @@ var missing = map[string]string{
 	"/hanzo.approvals.v1.ApprovalService/GetApproval":    "the original cannot look at one approval",
 	"/hanzo.approvals.v1.ApprovalService/ListApprovals":  "the original cannot list approvals",
 	"/hanzo.approvals.v1.ApprovalService/WatchApprovals": "the legacy protocol has no streams",
+	"/hanzo.approvals.v1.GrantService/CreateGrant":       "the original has no grants",
+	"/hanzo.approvals.v1.GrantService/RevokeGrant":       "the original has no grants",
+	"/hanzo.approvals.v1.GrantService/GetGrant":          "the original has no grants",
+	"/hanzo.approvals.v1.GrantService/ListGrants":        "the original has no grants",
+	"/hanzo.approvals.v1.GrantService/WatchGrants":       "the original has no grants",
 }
 
 // Every operation, every kind of caller, every door: the verdicts are the gate's.

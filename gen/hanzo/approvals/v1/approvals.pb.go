@@ -555,9 +555,11 @@ type Approval struct {
 	// What happens when nobody answers.
 	OnTimeout Decision `protobuf:"varint,31,opt,name=on_timeout,json=onTimeout,proto3,enum=hanzo.approvals.v1.Decision" json:"on_timeout,omitempty"`
 	// When others are asked as well, and who; absent is never.
-	EscalateAt    *timestamppb.Timestamp `protobuf:"bytes,32,opt,name=escalate_at,json=escalateAt,proto3" json:"escalate_at,omitempty"`
-	EscalateTo    []string               `protobuf:"bytes,33,rep,name=escalate_to,json=escalateTo,proto3" json:"escalate_to,omitempty"`
-	Escalated     bool                   `protobuf:"varint,34,opt,name=escalated,proto3" json:"escalated,omitempty"`
+	EscalateAt *timestamppb.Timestamp `protobuf:"bytes,32,opt,name=escalate_at,json=escalateAt,proto3" json:"escalate_at,omitempty"`
+	EscalateTo []string               `protobuf:"bytes,33,rep,name=escalate_to,json=escalateTo,proto3" json:"escalate_to,omitempty"`
+	Escalated  bool                   `protobuf:"varint,34,opt,name=escalated,proto3" json:"escalated,omitempty"`
+	// Texts are cut, as lists do with long ones; GetApproval has all of them.
+	Cut           bool `protobuf:"varint,36,opt,name=cut,proto3" json:"cut,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -833,6 +835,13 @@ func (x *Approval) GetEscalateTo() []string {
 func (x *Approval) GetEscalated() bool {
 	if x != nil {
 		return x.Escalated
+	}
+	return false
+}
+
+func (x *Approval) GetCut() bool {
+	if x != nil {
+		return x.Cut
 	}
 	return false
 }
@@ -1122,9 +1131,13 @@ func (x *WaitApprovalResponse) GetApproval() *Approval {
 }
 
 type ResolveApprovalRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Decision      Decision               `protobuf:"varint,2,opt,name=decision,proto3,enum=hanzo.approvals.v1.Decision" json:"decision,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// DECISION_ALLOW_ALWAYS also makes a grant for exactly this command, until it is revoked, and has the
+	// node remember the command in its own file.
+	Decision Decision `protobuf:"varint,2,opt,name=decision,proto3,enum=hanzo.approvals.v1.Decision" json:"decision,omitempty"`
+	// A grant to make beside DECISION_ALLOW_ONCE.
+	Grant         *GrantRequest `protobuf:"bytes,3,opt,name=grant,proto3" json:"grant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1171,6 +1184,13 @@ func (x *ResolveApprovalRequest) GetDecision() Decision {
 		return x.Decision
 	}
 	return Decision_DECISION_UNSPECIFIED
+}
+
+func (x *ResolveApprovalRequest) GetGrant() *GrantRequest {
+	if x != nil {
+		return x.Grant
+	}
+	return nil
 }
 
 type ResolveApprovalResponse struct {
@@ -1308,7 +1328,9 @@ func (x *GetApprovalResponse) GetApproval() *Approval {
 type ListApprovalsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Decided and expired ones as well, newest first, at most 200.
-	All           bool `protobuf:"varint,1,opt,name=all,proto3" json:"all,omitempty"`
+	All bool `protobuf:"varint,1,opt,name=all,proto3" json:"all,omitempty"`
+	// The id of an approval: list earlier ones of the same executable on the same node, newest first.
+	Like          *string `protobuf:"bytes,2,opt,name=like,proto3,oneof" json:"like,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1348,6 +1370,13 @@ func (x *ListApprovalsRequest) GetAll() bool {
 		return x.All
 	}
 	return false
+}
+
+func (x *ListApprovalsRequest) GetLike() string {
+	if x != nil && x.Like != nil {
+		return *x.Like
+	}
+	return ""
 }
 
 type ListApprovalsResponse struct {
@@ -1917,7 +1946,7 @@ var File_hanzo_approvals_v1_approvals_proto protoreflect.FileDescriptor
 
 const file_hanzo_approvals_v1_approvals_proto_rawDesc = "" +
 	"\n" +
-	"\"hanzo/approvals/v1/approvals.proto\x12\x12hanzo.approvals.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ahanzo/ops/v1/options.proto\"\xd2\x01\n" +
+	"\"hanzo/approvals/v1/approvals.proto\x12\x12hanzo.approvals.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fhanzo/approvals/v1/grants.proto\x1a\x1ahanzo/ops/v1/options.proto\"\xd2\x01\n" +
 	"\x04Plan\x12\x12\n" +
 	"\x04argv\x18\x01 \x03(\tR\x04argv\x12\x15\n" +
 	"\x03cwd\x18\x02 \x01(\tH\x00R\x03cwd\x88\x01\x01\x12$\n" +
@@ -1957,7 +1986,7 @@ const file_hanzo_approvals_v1_approvals_proto_rawDesc = "" +
 	"\asubject\x18\x01 \x01(\tR\asubject\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x128\n" +
 	"\bdecision\x18\x03 \x01(\x0e2\x1c.hanzo.approvals.v1.DecisionR\bdecision\x12*\n" +
-	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xd9\n" +
+	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xeb\n" +
 	"\n" +
 	"\bApproval\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12/\n" +
@@ -2004,7 +2033,8 @@ const file_hanzo_approvals_v1_approvals_proto_rawDesc = "" +
 	"escalateAt\x12\x1f\n" +
 	"\vescalate_to\x18! \x03(\tR\n" +
 	"escalateTo\x12\x1c\n" +
-	"\tescalated\x18\" \x01(\bR\tescalatedB\x06\n" +
+	"\tescalated\x18\" \x01(\bR\tescalated\x12\x10\n" +
+	"\x03cut\x18$ \x01(\bR\x03cutB\x06\n" +
 	"\x04_cwdB\n" +
 	"\n" +
 	"\b_node_idB\a\n" +
@@ -2048,18 +2078,21 @@ const file_hanzo_approvals_v1_approvals_proto_rawDesc = "" +
 	"\x13WaitApprovalRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"P\n" +
 	"\x14WaitApprovalResponse\x128\n" +
-	"\bapproval\x18\x01 \x01(\v2\x1c.hanzo.approvals.v1.ApprovalR\bapproval\"b\n" +
+	"\bapproval\x18\x01 \x01(\v2\x1c.hanzo.approvals.v1.ApprovalR\bapproval\"\x9a\x01\n" +
 	"\x16ResolveApprovalRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x128\n" +
-	"\bdecision\x18\x02 \x01(\x0e2\x1c.hanzo.approvals.v1.DecisionR\bdecision\"S\n" +
+	"\bdecision\x18\x02 \x01(\x0e2\x1c.hanzo.approvals.v1.DecisionR\bdecision\x126\n" +
+	"\x05grant\x18\x03 \x01(\v2 .hanzo.approvals.v1.GrantRequestR\x05grant\"S\n" +
 	"\x17ResolveApprovalResponse\x128\n" +
 	"\bapproval\x18\x01 \x01(\v2\x1c.hanzo.approvals.v1.ApprovalR\bapproval\"$\n" +
 	"\x12GetApprovalRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"O\n" +
 	"\x13GetApprovalResponse\x128\n" +
-	"\bapproval\x18\x01 \x01(\v2\x1c.hanzo.approvals.v1.ApprovalR\bapproval\"(\n" +
+	"\bapproval\x18\x01 \x01(\v2\x1c.hanzo.approvals.v1.ApprovalR\bapproval\"J\n" +
 	"\x14ListApprovalsRequest\x12\x10\n" +
-	"\x03all\x18\x01 \x01(\bR\x03all\"S\n" +
+	"\x03all\x18\x01 \x01(\bR\x03all\x12\x17\n" +
+	"\x04like\x18\x02 \x01(\tH\x00R\x04like\x88\x01\x01B\a\n" +
+	"\x05_like\"S\n" +
 	"\x15ListApprovalsResponse\x12:\n" +
 	"\tapprovals\x18\x01 \x03(\v2\x1c.hanzo.approvals.v1.ApprovalR\tapprovals\"\x17\n" +
 	"\x15WatchApprovalsRequest\"R\n" +
@@ -2169,7 +2202,8 @@ var file_hanzo_approvals_v1_approvals_proto_goTypes = []any{
 	nil,                               // 29: hanzo.approvals.v1.RequestApprovalRequest.EnvEntry
 	(*timestamppb.Timestamp)(nil),     // 30: google.protobuf.Timestamp
 	(*durationpb.Duration)(nil),       // 31: google.protobuf.Duration
-	(*structpb.Struct)(nil),           // 32: google.protobuf.Struct
+	(*GrantRequest)(nil),              // 32: hanzo.approvals.v1.GrantRequest
+	(*structpb.Struct)(nil),           // 33: google.protobuf.Struct
 }
 var file_hanzo_approvals_v1_approvals_proto_depIdxs = []int32{
 	4,  // 0: hanzo.approvals.v1.Binding.identity:type_name -> hanzo.approvals.v1.Identity
@@ -2193,42 +2227,43 @@ var file_hanzo_approvals_v1_approvals_proto_depIdxs = []int32{
 	7,  // 18: hanzo.approvals.v1.RequestApprovalResponse.approval:type_name -> hanzo.approvals.v1.Approval
 	7,  // 19: hanzo.approvals.v1.WaitApprovalResponse.approval:type_name -> hanzo.approvals.v1.Approval
 	0,  // 20: hanzo.approvals.v1.ResolveApprovalRequest.decision:type_name -> hanzo.approvals.v1.Decision
-	7,  // 21: hanzo.approvals.v1.ResolveApprovalResponse.approval:type_name -> hanzo.approvals.v1.Approval
-	7,  // 22: hanzo.approvals.v1.GetApprovalResponse.approval:type_name -> hanzo.approvals.v1.Approval
-	7,  // 23: hanzo.approvals.v1.ListApprovalsResponse.approvals:type_name -> hanzo.approvals.v1.Approval
-	7,  // 24: hanzo.approvals.v1.WatchApprovalsResponse.approval:type_name -> hanzo.approvals.v1.Approval
-	32, // 25: hanzo.approvals.v1.PolicyFile.file:type_name -> google.protobuf.Struct
-	20, // 26: hanzo.approvals.v1.GetPolicyFileResponse.policy:type_name -> hanzo.approvals.v1.PolicyFile
-	32, // 27: hanzo.approvals.v1.SetPolicyFileRequest.file:type_name -> google.protobuf.Struct
-	20, // 28: hanzo.approvals.v1.SetPolicyFileResponse.policy:type_name -> hanzo.approvals.v1.PolicyFile
-	20, // 29: hanzo.approvals.v1.GetNodePolicyFileResponse.policy:type_name -> hanzo.approvals.v1.PolicyFile
-	32, // 30: hanzo.approvals.v1.SetNodePolicyFileRequest.file:type_name -> google.protobuf.Struct
-	20, // 31: hanzo.approvals.v1.SetNodePolicyFileResponse.policy:type_name -> hanzo.approvals.v1.PolicyFile
-	8,  // 32: hanzo.approvals.v1.ApprovalService.RequestApproval:input_type -> hanzo.approvals.v1.RequestApprovalRequest
-	12, // 33: hanzo.approvals.v1.ApprovalService.ResolveApproval:input_type -> hanzo.approvals.v1.ResolveApprovalRequest
-	14, // 34: hanzo.approvals.v1.ApprovalService.GetApproval:input_type -> hanzo.approvals.v1.GetApprovalRequest
-	10, // 35: hanzo.approvals.v1.ApprovalService.WaitApproval:input_type -> hanzo.approvals.v1.WaitApprovalRequest
-	16, // 36: hanzo.approvals.v1.ApprovalService.ListApprovals:input_type -> hanzo.approvals.v1.ListApprovalsRequest
-	18, // 37: hanzo.approvals.v1.ApprovalService.WatchApprovals:input_type -> hanzo.approvals.v1.WatchApprovalsRequest
-	21, // 38: hanzo.approvals.v1.ApprovalService.GetPolicyFile:input_type -> hanzo.approvals.v1.GetPolicyFileRequest
-	23, // 39: hanzo.approvals.v1.ApprovalService.SetPolicyFile:input_type -> hanzo.approvals.v1.SetPolicyFileRequest
-	25, // 40: hanzo.approvals.v1.ApprovalService.GetNodePolicyFile:input_type -> hanzo.approvals.v1.GetNodePolicyFileRequest
-	27, // 41: hanzo.approvals.v1.ApprovalService.SetNodePolicyFile:input_type -> hanzo.approvals.v1.SetNodePolicyFileRequest
-	9,  // 42: hanzo.approvals.v1.ApprovalService.RequestApproval:output_type -> hanzo.approvals.v1.RequestApprovalResponse
-	13, // 43: hanzo.approvals.v1.ApprovalService.ResolveApproval:output_type -> hanzo.approvals.v1.ResolveApprovalResponse
-	15, // 44: hanzo.approvals.v1.ApprovalService.GetApproval:output_type -> hanzo.approvals.v1.GetApprovalResponse
-	11, // 45: hanzo.approvals.v1.ApprovalService.WaitApproval:output_type -> hanzo.approvals.v1.WaitApprovalResponse
-	17, // 46: hanzo.approvals.v1.ApprovalService.ListApprovals:output_type -> hanzo.approvals.v1.ListApprovalsResponse
-	19, // 47: hanzo.approvals.v1.ApprovalService.WatchApprovals:output_type -> hanzo.approvals.v1.WatchApprovalsResponse
-	22, // 48: hanzo.approvals.v1.ApprovalService.GetPolicyFile:output_type -> hanzo.approvals.v1.GetPolicyFileResponse
-	24, // 49: hanzo.approvals.v1.ApprovalService.SetPolicyFile:output_type -> hanzo.approvals.v1.SetPolicyFileResponse
-	26, // 50: hanzo.approvals.v1.ApprovalService.GetNodePolicyFile:output_type -> hanzo.approvals.v1.GetNodePolicyFileResponse
-	28, // 51: hanzo.approvals.v1.ApprovalService.SetNodePolicyFile:output_type -> hanzo.approvals.v1.SetNodePolicyFileResponse
-	42, // [42:52] is the sub-list for method output_type
-	32, // [32:42] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	32, // 21: hanzo.approvals.v1.ResolveApprovalRequest.grant:type_name -> hanzo.approvals.v1.GrantRequest
+	7,  // 22: hanzo.approvals.v1.ResolveApprovalResponse.approval:type_name -> hanzo.approvals.v1.Approval
+	7,  // 23: hanzo.approvals.v1.GetApprovalResponse.approval:type_name -> hanzo.approvals.v1.Approval
+	7,  // 24: hanzo.approvals.v1.ListApprovalsResponse.approvals:type_name -> hanzo.approvals.v1.Approval
+	7,  // 25: hanzo.approvals.v1.WatchApprovalsResponse.approval:type_name -> hanzo.approvals.v1.Approval
+	33, // 26: hanzo.approvals.v1.PolicyFile.file:type_name -> google.protobuf.Struct
+	20, // 27: hanzo.approvals.v1.GetPolicyFileResponse.policy:type_name -> hanzo.approvals.v1.PolicyFile
+	33, // 28: hanzo.approvals.v1.SetPolicyFileRequest.file:type_name -> google.protobuf.Struct
+	20, // 29: hanzo.approvals.v1.SetPolicyFileResponse.policy:type_name -> hanzo.approvals.v1.PolicyFile
+	20, // 30: hanzo.approvals.v1.GetNodePolicyFileResponse.policy:type_name -> hanzo.approvals.v1.PolicyFile
+	33, // 31: hanzo.approvals.v1.SetNodePolicyFileRequest.file:type_name -> google.protobuf.Struct
+	20, // 32: hanzo.approvals.v1.SetNodePolicyFileResponse.policy:type_name -> hanzo.approvals.v1.PolicyFile
+	8,  // 33: hanzo.approvals.v1.ApprovalService.RequestApproval:input_type -> hanzo.approvals.v1.RequestApprovalRequest
+	12, // 34: hanzo.approvals.v1.ApprovalService.ResolveApproval:input_type -> hanzo.approvals.v1.ResolveApprovalRequest
+	14, // 35: hanzo.approvals.v1.ApprovalService.GetApproval:input_type -> hanzo.approvals.v1.GetApprovalRequest
+	10, // 36: hanzo.approvals.v1.ApprovalService.WaitApproval:input_type -> hanzo.approvals.v1.WaitApprovalRequest
+	16, // 37: hanzo.approvals.v1.ApprovalService.ListApprovals:input_type -> hanzo.approvals.v1.ListApprovalsRequest
+	18, // 38: hanzo.approvals.v1.ApprovalService.WatchApprovals:input_type -> hanzo.approvals.v1.WatchApprovalsRequest
+	21, // 39: hanzo.approvals.v1.ApprovalService.GetPolicyFile:input_type -> hanzo.approvals.v1.GetPolicyFileRequest
+	23, // 40: hanzo.approvals.v1.ApprovalService.SetPolicyFile:input_type -> hanzo.approvals.v1.SetPolicyFileRequest
+	25, // 41: hanzo.approvals.v1.ApprovalService.GetNodePolicyFile:input_type -> hanzo.approvals.v1.GetNodePolicyFileRequest
+	27, // 42: hanzo.approvals.v1.ApprovalService.SetNodePolicyFile:input_type -> hanzo.approvals.v1.SetNodePolicyFileRequest
+	9,  // 43: hanzo.approvals.v1.ApprovalService.RequestApproval:output_type -> hanzo.approvals.v1.RequestApprovalResponse
+	13, // 44: hanzo.approvals.v1.ApprovalService.ResolveApproval:output_type -> hanzo.approvals.v1.ResolveApprovalResponse
+	15, // 45: hanzo.approvals.v1.ApprovalService.GetApproval:output_type -> hanzo.approvals.v1.GetApprovalResponse
+	11, // 46: hanzo.approvals.v1.ApprovalService.WaitApproval:output_type -> hanzo.approvals.v1.WaitApprovalResponse
+	17, // 47: hanzo.approvals.v1.ApprovalService.ListApprovals:output_type -> hanzo.approvals.v1.ListApprovalsResponse
+	19, // 48: hanzo.approvals.v1.ApprovalService.WatchApprovals:output_type -> hanzo.approvals.v1.WatchApprovalsResponse
+	22, // 49: hanzo.approvals.v1.ApprovalService.GetPolicyFile:output_type -> hanzo.approvals.v1.GetPolicyFileResponse
+	24, // 50: hanzo.approvals.v1.ApprovalService.SetPolicyFile:output_type -> hanzo.approvals.v1.SetPolicyFileResponse
+	26, // 51: hanzo.approvals.v1.ApprovalService.GetNodePolicyFile:output_type -> hanzo.approvals.v1.GetNodePolicyFileResponse
+	28, // 52: hanzo.approvals.v1.ApprovalService.SetNodePolicyFile:output_type -> hanzo.approvals.v1.SetNodePolicyFileResponse
+	43, // [43:53] is the sub-list for method output_type
+	33, // [33:43] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_hanzo_approvals_v1_approvals_proto_init() }
@@ -2236,10 +2271,12 @@ func file_hanzo_approvals_v1_approvals_proto_init() {
 	if File_hanzo_approvals_v1_approvals_proto != nil {
 		return
 	}
+	file_hanzo_approvals_v1_grants_proto_init()
 	file_hanzo_approvals_v1_approvals_proto_msgTypes[0].OneofWrappers = []any{}
 	file_hanzo_approvals_v1_approvals_proto_msgTypes[1].OneofWrappers = []any{}
 	file_hanzo_approvals_v1_approvals_proto_msgTypes[5].OneofWrappers = []any{}
 	file_hanzo_approvals_v1_approvals_proto_msgTypes[6].OneofWrappers = []any{}
+	file_hanzo_approvals_v1_approvals_proto_msgTypes[14].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
