@@ -452,6 +452,7 @@ func (s *Service) newApproval(c identity.Caller, in RequestIn) (Approval, error)
 		Requester: requesterOf(c),
 	}
 	if in.Host == nil || strings.TrimSpace(*in.Host) != "node" {
+		a.Signs = Signs(a.Command, a.CommandArgv)
 		return a, nil
 	}
 	node := trimmed(in.NodeID)
@@ -475,6 +476,7 @@ func (s *Service) newApproval(c identity.Caller, in RequestIn) (Approval, error)
 	hash, keys := policy.EnvHash(in.Env)
 	a.EnvKeys = keys
 	a.Binding = &Binding{Argv: in.Plan.Argv, Cwd: a.Cwd, AgentID: a.AgentID, SessionKey: a.SessionKey, EnvHash: hash}
+	a.Signs = Signs(a.Command, a.CommandArgv)
 	return a, nil
 }
 
