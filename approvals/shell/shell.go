@@ -56,6 +56,15 @@ type Analysis struct {
 	Exact bool
 	// Heredoc says that a segment reads a here-document, which Enforced leaves out.
 	Heredoc bool
+
+	windows bool
+	// parts is how the chain is made up: where the segments of each part end, and where it failed.
+	parts []part
+}
+
+type part struct {
+	segments int
+	reason   string
 }
 
 // A Segment is one simple command of a line, or the one argv.
@@ -75,6 +84,11 @@ type Segment struct {
 	// Executable is the first word of Effective, trimmed. Path is where it is, links not followed, and
 	// RealPath with links followed; both are empty when it was not found.
 	Executable, Path, RealPath string
+
+	// literal says that the first word is no keyword and no variable.
+	literal bool
+	// candidate is Path, or where a path that leads nowhere would be.
+	candidate string
 }
 
 // A Skill is a program that came with a skill: its bare name and the path that it is resolved to.
@@ -116,27 +130,3 @@ type Coverage struct {
 	// that is not covered.
 	Listed int
 }
-
-// Line analyses a command line for a shell.
-func (m Machine) Line(text string) Analysis { return Analysis{Reason: "not analysed"} }
-
-// Argv analyses one argv: one segment, nothing of which is parsed.
-func (m Machine) Argv(argv []string) Analysis { return Analysis{Reason: "not analysed"} }
-
-// Cover compares an analysis with a list. For each segment the patterns go first, then the safe bins,
-// then the skills.
-func (m Machine) Cover(a Analysis, l List) Coverage { return Coverage{} }
-
-// AllowAlways returns the patterns that allow-always would store for an analysis: the exact paths of
-// what it runs, also within wrappers and inline shells (nodes-approvals.md §3.11). None means that it
-// cannot be allowed for good.
-func (m Machine) AllowAlways(a Analysis) []string { return nil }
-
-// Enforced returns the text that runs exactly what was decided on: each segment with its wrappers
-// removed, the real path in front, every word in single quotes (nodes-approvals.md §3.12). Where there
-// is none, why is the reason and text empty.
-func (m Machine) Enforced(a Analysis) (text, why string) { return "", "not analysed" }
-
-// Planned returns the argv that runs when a direct argv is covered: its effective argv with the real
-// path in front, nil when it is blocked (nodes-approvals.md §3.12).
-func (s Segment) Planned() []string { return nil }

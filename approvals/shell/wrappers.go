@@ -99,6 +99,28 @@ func unwrap(argv []string) (inner []string, modified, ok bool) {
 	return argv[i:], false, true
 }
 
+// maxDispatch is how many wrappers are looked through; one more blocks.
+const maxDispatch = 4
+
+// unwrapAll looks through the wrappers of an argv (nodes-approvals.md §3.8). blocked is the wrapper
+// that hides what runs.
+func unwrapAll(argv []string) (wrappers, effective []string, blocked string) {
+	for {
+		name := programName(argv[0])
+		if !isDispatcher(name) {
+			return wrappers, argv, ""
+		}
+		inner, modified, ok := unwrap(argv)
+		switch {
+		case !ok || len(wrappers) == maxDispatch:
+			return wrappers, argv, name
+		case modified, trim(argv[len(argv)-len(inner)-1]) == "-" && name == "env": // env - empties the environment
+			return append(wrappers, name), argv, name
+		}
+		wrappers, argv = append(wrappers, name), inner
+	}
+}
+
 func unwrapEnv(argv []string) (inner []string, modified, ok bool) {
 	i := 1
 	for ; i < len(argv); i++ {
@@ -151,15 +173,12 @@ func FindInline(argv []string) (Inline, bool) {
 	for depth := 0; depth < maxWrappers && len(argv) > 0; depth++ {
 		name := programName(argv[0])
 		switch {
-		case name == "busybox" || name == "toybox":
-			rest := argv[1:]
-			if len(rest) > 0 && trim(rest[0]) == "--" {
-				rest = rest[1:]
-			}
-			if len(rest) == 0 || !isShell(programName(rest[0])) {
+		case isBox(name):
+			inner, ok := unwrapBox(argv)
+			if !ok {
 				return Inline{}, false
 			}
-			argv = rest
+			argv = inner
 		case isShell(name):
 			sh, ok := shellPayload(name, argv)
 			sh.Modified = modified
@@ -173,6 +192,38 @@ func FindInline(argv []string) (Inline, bool) {
 		}
 	}
 	return Inline{}, false
+}
+
+func isBox(name string) bool { return name == "busybox" || name == "toybox" }
+
+// unwrapBox returns the shell that busybox or toybox is asked to be.
+func unwrapBox(argv []string) (inner []string, ok bool) {
+	inner = argv[1:]
+	if len(inner) > 0 && trim(inner[0]) == "--" {
+		inner = inner[1:]
+	}
+	return inner, len(inner) > 0 && isShell(programName(inner[0]))
+}
+
+// runsArguments reports whether an argv makes a known program run what its arguments name: a script
+// for a shell, a command for xargs or find. An entry for the program must not be one for all of them.
+func runsArguments(argv []string) bool {
+	name := programName(argv[0])
+	switch {
+	case isShell(name):
+		if _, inline := shellPayload(name, argv); inline {
+			return false
+		}
+		return slices.ContainsFunc(argv[1:], func(w string) bool { return !strings.HasPrefix(trim(w), "-") })
+	case name == "xargs":
+		return slices.ContainsFunc(argv[1:], func(w string) bool { return !strings.HasPrefix(trim(w), "-") })
+	case name == "find":
+		return slices.ContainsFunc(argv[1:], func(w string) bool {
+			w = trim(w)
+			return strings.HasPrefix(w, "-exec") || strings.HasPrefix(w, "-ok")
+		})
+	}
+	return false
 }
 
 func shellPayload(name string, argv []string) (Inline, bool) {

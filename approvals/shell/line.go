@@ -1,0 +1,743 @@
+package shell
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+	"sync"
+	"unicode/utf8"
+
+	"mvdan.cc/sh/v3/syntax"
+)
+
+// How a line is read (nodes-approvals.md §3.5).
+//
+// The parser says where words, quotes, operators and here-documents begin and end. The allow-list reads
+// everything else as plain words: a keyword, an assignment, a variable, a comment are words like any
+// other, because Enforced runs them as such. So the parser is given a copy of the line in which the
+// characters that would make something else of them are replaced, one byte by one byte; words are then
+// cut out of the line itself, at the places the parser found. In that copy there is nothing left that
+// nests, so no input makes the parser recurse.
+//
+// What is neither a word nor an operator that the allow-list knows (a redirection, a substitution, a
+// group, a line end) is a word in the copy too. It is found when the word is cut out, and fails the part
+// of the chain that it stands in.
+
+// maxBars bounds the bars, ampersands and semicolons of a line, because the parser recurses on them.
+const maxBars = 8192
+
+// A piece is one part of the chain.
+type piece struct {
+	op     string // before it
+	reason string // why it is not understood
+	segs   []Segment
+}
+
+// linePool keeps parsers and their buffers.
+var linePool = sync.Pool{New: func() any {
+	return &lineParser{parser: syntax.NewParser(syntax.Variant(syntax.LangPOSIX))}
+}}
+
+type lineParser struct {
+	parser *syntax.Parser
+	src    bytes.Reader
+	copy   []byte
+	atoms  []atom
+}
+
+// leaf is one simple command of a tree.
+type leaf struct {
+	op       string // before it
+	from, to int    // its text, without the operators
+	stmt     *syntax.Stmt
+}
+
+// readLine splits a line into pieces. A reason is a failure of the whole.
+func readLine(text string) (pieces []piece, exact, heredoc bool, reason string) {
+	switch {
+	case len(text) > MaxText:
+		return nil, false, false, "the command line is too long"
+	case !utf8.ValidString(text):
+		return nil, false, false, "invalid UTF-8"
+	case trim(text) == "":
+		return nil, false, false, "empty command"
+	case continues(text):
+		return nil, false, false, "line continuation"
+	case strings.Count(text, "|")+strings.Count(text, "&")+strings.Count(text, ";") > maxBars:
+		return nil, false, false, "too many commands"
+	}
+	p := linePool.Get().(*lineParser)
+	defer linePool.Put(p)
+
+	leaves, reason := p.parse(text, false)
+	if !startsHeredoc(text) {
+		if reason != "" {
+			return nil, false, false, reason
+		}
+		exact = true
+		for _, l := range leaves {
+			if l.op != "|" {
+				pieces = append(pieces, piece{op: l.op})
+			}
+			last := &pieces[len(pieces)-1]
+			if last.reason != "" {
+				continue
+			}
+			seg, ok, why := p.segment(text, l)
+			if why != "" {
+				last.reason, last.segs = why, nil
+				continue
+			}
+			last.segs = append(last.segs, seg)
+			exact = exact && ok
+		}
+		return pieces, exact, false, ""
+	}
+
+	// The chain is split without knowing of here-documents; each of its parts then has its own. A line
+	// that cannot be split is one part.
+	parts := []leaf{{to: len(text)}}
+	if reason == "" {
+		parts = parts[:0]
+		for _, l := range leaves {
+			if l.op != "|" || len(parts) == 0 {
+				parts = append(parts, leaf{op: l.op, from: l.from})
+			}
+			parts[len(parts)-1].to = l.to
+		}
+	}
+	for _, part := range parts {
+		segs, why := p.withHeredocs(text[part.from:part.to])
+		pieces = append(pieces, piece{op: part.op, segs: segs, reason: why})
+	}
+	return pieces, false, true, ""
+}
+
+// withHeredocs reads one part of a chain that may have here-documents.
+func (p *lineParser) withHeredocs(text string) ([]Segment, string) {
+	bodies := startsHeredoc(text)
+	leaves, reason := p.parse(text, bodies)
+	if reason != "" {
+		return nil, reason
+	}
+	var segs []Segment
+	end := 0
+	for i := range leaves {
+		l := &leaves[i]
+		if i > 0 && l.op != "|" {
+			return nil, "unsupported shell token: " + l.op
+		}
+		atoms, why := p.cut(text, l.stmt)
+		if why != "" {
+			return nil, why
+		}
+		for _, a := range atoms {
+			if strings.ContainsAny(text[end:a.from], "\n\r") {
+				return nil, "unsupported shell token: newline"
+			}
+			end = a.to
+		}
+		if bodies && i == len(leaves)-1 {
+			if why := afterHeredocs(text, end, leaves); why != "" {
+				return nil, why
+			}
+			l.to = end
+		}
+		seg, _, why := p.segment(text, *l)
+		if why != "" {
+			return nil, why
+		}
+		segs = append(segs, seg)
+	}
+	return segs, ""
+}
+
+// afterHeredocs judges the here-documents of a part whose words end at end.
+func afterHeredocs(text string, end int, leaves []leaf) string {
+	var last *syntax.Redirect
+	for _, l := range leaves {
+		for _, r := range l.stmt.Redirs {
+			last = r
+			if why := judgeHeredoc(text, r); why != "" {
+				return why
+			}
+		}
+	}
+	if last == nil {
+		if strings.ContainsAny(text[end:], "\n\r") {
+			return "unsupported shell token: newline"
+		}
+		return ""
+	}
+	// A real shell and this one must agree on where the last body ends, and nothing may follow it.
+	tail := strings.TrimSuffix(strings.TrimSuffix(text[end:], "\n"), "\r")
+	tail = strings.TrimSuffix(tail[strings.LastIndexByte(tail, '\n')+1:], "\r")
+	if last.Op == syntax.DashHdoc {
+		tail = strings.TrimLeft(tail, "\t")
+	}
+	if delim, _, ok := delimiter(text, last.Word); !ok || delim != tail {
+		return "text after a here-document"
+	}
+	return ""
+}
+
+// judgeHeredoc refuses a here-document whose delimiter shells read in different ways, and one whose
+// body runs something.
+func judgeHeredoc(text string, r *syntax.Redirect) string {
+	_, quoted, ok := delimiter(text, r.Word)
+	switch {
+	case !ok:
+		return "the delimiter of a here-document is partly quoted"
+	case quoted || r.Hdoc == nil:
+		return ""
+	}
+	body := text[offset(r.Hdoc.Pos()):max(offset(r.Hdoc.Pos()), min(offset(r.Hdoc.End()), len(text)))]
+	if substitutes(body, "({") {
+		return "command substitution in unquoted heredoc"
+	}
+	return ""
+}
+
+// delimiter returns the delimiter of a here-document: wholly quoted, or not at all.
+func delimiter(text string, w *syntax.Word) (delim string, quoted, ok bool) {
+	if w == nil || len(w.Parts) != 1 {
+		return "", false, false
+	}
+	src := text[offset(w.Pos()):offset(w.End())]
+	switch w.Parts[0].(type) {
+	case *syntax.SglQuoted, *syntax.DblQuoted:
+		delim, quoted = src[1:len(src)-1], true
+		if strings.ContainsAny(delim, "\n\r") {
+			return "", false, false
+		}
+	default:
+		delim = src
+	}
+	return delim, quoted, delim != "" && !strings.ContainsAny(delim, "\\\"'()<>`")
+}
+
+// parse reads the copy of a text and returns its simple commands in order.
+func (p *lineParser) parse(text string, heredocs bool) ([]leaf, string) {
+	var ok bool
+	if p.copy, ok = plain(p.copy[:0], text, heredocs); !ok {
+		return nil, "unsupported characters beside a here-document"
+	}
+	p.src.Reset(p.copy)
+	file, err := p.parser.Parse(&p.src, "")
+	if err != nil {
+		return nil, parseReason(err)
+	}
+	if len(file.Stmts) == 0 || len(file.Last) > 0 {
+		return nil, "empty command"
+	}
+	var leaves []leaf
+	from, op := 0, ""
+	for i, s := range file.Stmts {
+		var why string
+		if leaves, why = flatten(leaves, text, s, op, from); why != "" {
+			return nil, why
+		}
+		last := &leaves[len(leaves)-1]
+		switch end := s.Semicolon; {
+		case end.IsValid() && i < len(file.Stmts)-1:
+			last.to = offset(end)
+			from, op = last.to+1, ";"
+		case end.IsValid():
+			return nil, "unsupported shell token: ;"
+		case i < len(file.Stmts)-1:
+			return nil, "unsupported shell token: newline"
+		default:
+			last.to = len(text)
+		}
+		if len(leaves) > MaxSegments {
+			return nil, "too many commands"
+		}
+	}
+	return leaves, ""
+}
+
+// flatten appends the simple commands of a statement. Whatever is no simple command, and no list or
+// pipeline of them, fails.
+func flatten(out []leaf, text string, s *syntax.Stmt, op string, from int) ([]leaf, string) {
+	if s.Negated || s.Background || s.Coprocess || s.Disown {
+		return nil, "unsupported shell syntax"
+	}
+	switch cmd := s.Cmd.(type) {
+	case nil:
+	case *syntax.CallExpr:
+		if len(cmd.Assigns) > 0 {
+			return nil, "unsupported shell syntax"
+		}
+	case *syntax.BinaryCmd:
+		if len(s.Redirs) > 0 || len(out) > MaxSegments {
+			return nil, "unsupported shell syntax"
+		}
+		out, why := flatten(out, text, cmd.X, op, from)
+		if why != "" {
+			return nil, why
+		}
+		switch cmd.Op {
+		case syntax.AndStmt, syntax.OrStmt, syntax.Pipe:
+		default:
+			return nil, "unsupported shell token: " + cmd.Op.String()
+		}
+		at := offset(cmd.OpPos)
+		out[len(out)-1].to = at
+		at += len(cmd.Op.String())
+		if text[at] == '|' { // `a ||| b`: the empty pipeline part vanishes
+			at++
+		}
+		return flatten(out, text, cmd.Y, cmd.Op.String(), at)
+	default:
+		return nil, "unsupported shell syntax"
+	}
+	return append(out, leaf{op: op, from: from, stmt: s}), ""
+}
+
+// segment cuts the words of a simple command out of the text. exact says that a shell runs the same.
+func (p *lineParser) segment(text string, l leaf) (seg Segment, exact bool, reason string) {
+	atoms, reason := p.cut(text, l.stmt)
+	if reason != "" {
+		return Segment{}, false, reason
+	}
+	exact = true
+	end, first := -1, true
+	argv := make([]string, 0, len(atoms))
+	for _, a := range atoms {
+		exact = exact && a.exact
+		if a.from == end {
+			argv[len(argv)-1] += a.value
+		} else {
+			argv = append(argv, a.value)
+		}
+		end = a.to
+	}
+	for _, w := range argv {
+		if w == "" {
+			exact = false
+			if first {
+				return Segment{}, false, "the first word is empty"
+			}
+		}
+		first = false
+	}
+	argv = slices.DeleteFunc(argv, func(w string) bool { return w == "" })
+	if len(argv) == 0 {
+		return Segment{}, false, "unable to parse shell segment"
+	}
+	seg = Segment{Raw: trim(text[l.from:l.to]), Op: l.op, Argv: argv}
+	seg.literal = !strings.HasPrefix(argv[0], "$") && !slices.Contains(reserved, argv[0])
+	return seg, exact && !evaluates(argv[0]), ""
+}
+
+// An atom is a piece of a word, or the operator of a here-document.
+type atom struct {
+	from, to int
+	value    string
+	exact    bool
+}
+
+// cut returns the atoms of a simple command in order. They are good until the next call.
+func (p *lineParser) cut(text string, s *syntax.Stmt) ([]atom, string) {
+	p.atoms = p.atoms[:0]
+	if call, ok := s.Cmd.(*syntax.CallExpr); ok {
+		for _, w := range call.Args {
+			if why := p.word(text, w); why != "" {
+				return nil, why
+			}
+		}
+	}
+	for _, r := range s.Redirs {
+		if r.Op != syntax.Hdoc && r.Op != syntax.DashHdoc {
+			return nil, "unsupported shell token: " + r.Op.String()
+		}
+		if r.N != nil {
+			from, to := offset(r.N.Pos()), offset(r.N.End())
+			p.atoms = append(p.atoms, atom{from: from, to: to, value: text[from:to]})
+		}
+		at := offset(r.OpPos)
+		p.atoms = append(p.atoms, atom{from: at, to: at + len(r.Op.String()), value: r.Op.String()})
+		if why := p.word(text, r.Word); why != "" {
+			return nil, why
+		}
+	}
+	if len(s.Redirs) > 0 {
+		slices.SortStableFunc(p.atoms, func(a, b atom) int { return a.from - b.from })
+	}
+	return p.atoms, ""
+}
+
+func (p *lineParser) word(text string, w *syntax.Word) string {
+	for _, part := range w.Parts {
+		from, to := offset(part.Pos()), offset(part.End())
+		if from < 0 || to > len(text) || from > to {
+			return "unsupported shell syntax"
+		}
+		a := atom{from: from, to: to, exact: true}
+		src := text[from:to]
+		why := ""
+		switch part := part.(type) {
+		case *syntax.Lit:
+			a.value, a.exact, why = unquoted(src)
+		case *syntax.SglQuoted:
+			a.value = src[1 : len(src)-1]
+			a.exact = !hasControl(a.value)
+		case *syntax.DblQuoted:
+			a.value, a.exact, why = doubleQuoted(src[1 : len(src)-1])
+			for _, inner := range part.Parts {
+				if _, ok := inner.(*syntax.Lit); !ok {
+					return "unsupported shell syntax"
+				}
+			}
+		default:
+			return "unsupported shell syntax"
+		}
+		if why != "" {
+			return "unsupported shell token: " + why
+		}
+		p.atoms = append(p.atoms, a)
+	}
+	return ""
+}
+
+func offset(p syntax.Pos) int { return int(p.Offset()) }
+
+// unquoted removes the backslashes of a text outside of quotes. bad is a token that is not supported.
+func unquoted(s string) (value string, exact bool, bad string) {
+	exact = true
+	escaped := false
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		switch c {
+		case '\\':
+			escaped = true
+			i++
+			if i < len(s) && (s[i] < ' ' || s[i] >= utf8.RuneSelf || s[i] == 0x7F) {
+				exact = false
+			}
+			continue
+		case '\n':
+			return "", false, "newline"
+		case '$':
+			if strings.HasPrefix(s[i:], "$(") {
+				return "", false, "$()"
+			}
+		case '|':
+			return "", false, "|&"
+		case '(', ')', '>', '`', '&', '\r':
+			return "", false, string(rune(c))
+		case '<':
+			if !strings.HasPrefix(s[i:], "<<") {
+				return "", false, "<"
+			}
+			i++ // a here-document without a delimiter is a word
+		}
+		exact = exact && literalByte[c]
+	}
+	if !escaped {
+		return s, exact, ""
+	}
+	var b strings.Builder
+	b.Grow(len(s))
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' {
+			if i++; i == len(s) {
+				return "", false, "\\"
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String(), exact, ""
+}
+
+// literalByte are the characters that every shell takes as they are, outside of quotes.
+var literalByte = func() (t [256]bool) {
+	for c := range t {
+		t[c] = c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("_@%+:,./-=", byte(c)) >= 0
+	}
+	return t
+}()
+
+// doubleQuoted removes the backslashes of a text between double quotes.
+func doubleQuoted(s string) (value string, exact bool, bad string) {
+	exact = !hasControl(s)
+	escaped := false
+	for i := 0; i < len(s); i++ {
+		switch s[i] {
+		case '\\':
+			if i++; i < len(s) && strings.IndexByte("\\\"$`", s[i]) >= 0 {
+				escaped = true
+			} else {
+				i--
+			}
+		case '\n', '\r':
+			return "", false, "newline"
+		case '`':
+			return "", false, "`"
+		case '$':
+			if strings.HasPrefix(s[i:], "$(") {
+				return "", false, "$()"
+			}
+			exact = false
+		}
+	}
+	if !escaped {
+		return s, exact, ""
+	}
+	var b strings.Builder
+	b.Grow(len(s))
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+1 < len(s) && strings.IndexByte("\\\"$`", s[i+1]) >= 0 {
+			i++
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String(), exact, ""
+}
+
+// substitutes reports whether an unescaped backtick, or a $ before one of open, stands in s.
+func substitutes(s, open string) bool {
+	for i := 0; i < len(s); i++ {
+		switch s[i] {
+		case '\\':
+			i++
+		case '`':
+			return true
+		case '$':
+			if i+1 < len(s) && strings.IndexByte(open, s[i+1]) >= 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func hasControl(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' && s[i] != '\t' && s[i] != '\n' || s[i] == 0x7F {
+			return true
+		}
+	}
+	return false
+}
+
+// continues reports whether a backslash stands right before a line end.
+func continues(s string) bool {
+	for rest := s; ; {
+		i := strings.IndexByte(rest, '\\')
+		if i < 0 {
+			return false
+		}
+		if rest = rest[i+1:]; rest != "" && (rest[0] == '\n' || rest[0] == '\r') {
+			return true
+		}
+	}
+}
+
+// startsHeredoc reports whether << with a delimiter stands somewhere in s.
+func startsHeredoc(s string) bool {
+	for i := 0; ; {
+		at := strings.Index(s[i:], "<<")
+		if at < 0 {
+			return false
+		}
+		if i += at; hasDelimiter(s[i:]) {
+			return true
+		}
+		i++
+	}
+}
+
+// hasDelimiter reports whether the << that s starts with has a delimiter.
+func hasDelimiter(s string) bool {
+	s = strings.TrimLeft(strings.TrimPrefix(s[2:], "-"), " \t")
+	if s == "" || strings.IndexByte("|&;<>", s[0]) >= 0 {
+		return false
+	}
+	r, _ := utf8.DecodeRuneInString(s)
+	return !isSpace(r)
+}
+
+// reserved are the words that open, close or change commands in some shell.
+var reserved = []string{
+	"if", "then", "else", "elif", "fi", "do", "done", "case", "esac", "while", "until", "for", "in", "select", "function", "time",
+	"coproc", "repeat", "foreach", "end", "nocorrect", "noglob", "{", "}", "!", "[[", "]]", "((",
+}
+
+// evaluates reports whether a shell, given this first word, runs or loads something else than a program
+// of that name.
+func evaluates(word string) bool {
+	switch word {
+	case "eval", "exec", ".", "source", "command", "builtin", "trap", "alias", "unalias", "set", "shopt", "setopt", "unset", "hash",
+		"export", "readonly", "typeset", "declare", "local", "let", "enable", "autoload", "zmodload", "emulate", "fc", "bind", "complete",
+		"return", "break", "continue", "exit", "logout", "read", "mapfile", "readarray", "getopts", "cd", "pushd", "popd", "umask", "ulimit":
+		return true
+	}
+	return strings.Contains(word, "=") || slices.Contains(reserved, word)
+}
+
+// posixReserved are the words that the parser takes for more than words.
+func posixReserved(w string) bool {
+	switch len(w) {
+	case 2:
+		return w == "if" || w == "fi" || w == "do" || w == "in"
+	case 3:
+		return w == "for"
+	case 4:
+		return w == "then" || w == "else" || w == "elif" || w == "done" || w == "case" || w == "esac"
+	case 5:
+		return w == "while" || w == "until"
+	}
+	return false
+}
+
+// plain appends a copy of text, of the same length, in which nothing but quotes, backslashes, blanks,
+// `;`, `&&`, `||`, `|` and, with heredocs, here-documents and line ends has a meaning. Inside quotes the
+// replacements change no structure. It fails when there is no character left to stand for others.
+func plain(out []byte, text string, heredocs bool) ([]byte, bool) {
+	const never = "%+,:@^"
+	stand := byte('%')
+	if heredocs {
+		// The end of a body is found by comparing lines, so the replacement must not make two of them
+		// equal.
+		i := strings.IndexFunc(never, func(r rune) bool { return !strings.ContainsRune(text, r) })
+		if i < 0 {
+			return out, false
+		}
+		stand = never[i]
+	}
+	slashes := 0 // backslashes right before i
+	for i := 0; i < len(text); {
+		c := text[i]
+		n := 1
+		switch act := plainActs[c]; act {
+		case keep:
+			out = append(out, c)
+		case replace:
+			out = append(out, stand)
+		case letter:
+			for i+n < len(text) && plainActs[text[i+n]] == letter {
+				n++
+			}
+			out = append(out, text[i:i+n]...)
+			if posixReserved(text[i : i+n]) {
+				out[len(out)-n] = stand
+			}
+		case blank:
+			out = append(out, ' ')
+		case lineBreak:
+			if heredocs {
+				out = append(out, c)
+			} else {
+				out = append(out, stand)
+			}
+		case operator:
+			n, out = plainOperator(out, text[i:], stand, slashes%2 == 1, heredocs)
+		case wide:
+			var r rune
+			r, n = utf8.DecodeRuneInString(text[i:])
+			switch {
+			case !isSpace(r):
+				out = append(out, text[i:i+n]...)
+			case slashes%2 == 1:
+				for range n {
+					out = append(out, stand)
+				}
+			default:
+				for range n {
+					out = append(out, ' ')
+				}
+			}
+		}
+		if c == '\\' {
+			slashes++
+		} else {
+			slashes = 0
+		}
+		i += n
+	}
+	return out, true
+}
+
+// plainOperator copies the operator that s starts with.
+func plainOperator(out []byte, s string, stand byte, escaped, heredocs bool) (int, []byte) {
+	if escaped {
+		return 1, append(out, s[0])
+	}
+	run := 1
+	for run < len(s) && s[run] == s[0] {
+		run++
+	}
+	switch s[0] {
+	case '<':
+		if heredocs && run >= 2 && hasDelimiter(s) {
+			return 2, append(out, "<<"...)
+		}
+		if run >= 2 && !hasDelimiter(s) {
+			return 2, append(out, stand, stand)
+		}
+		return 1, append(out, stand)
+	case '&':
+		switch run {
+		case 1:
+			return 1, append(out, stand)
+		case 3:
+			return 3, append(out, '&', '&', stand)
+		}
+	case '|':
+		switch {
+		case run == 1 && len(s) > 1 && s[1] == '&':
+			return 1, append(out, stand)
+		case run == 3:
+			return 3, append(out, "|| "...)
+		}
+	}
+	return run, append(out, s[:run]...)
+}
+
+// What plain does with a byte.
+const (
+	keep = iota
+	replace
+	letter
+	blank
+	lineBreak
+	operator
+	wide
+)
+
+var plainActs = func() (t [256]uint8) {
+	for c := range t {
+		switch {
+		case c >= 'a' && c <= 'z':
+			t[c] = letter
+		case c >= utf8.RuneSelf:
+			t[c] = wide
+		}
+	}
+	for _, c := range "${}!#=[]()>`\x00" {
+		t[c] = replace
+	}
+	for _, c := range "\v\f" {
+		t[c] = blank
+	}
+	for _, c := range "\r\n" {
+		t[c] = lineBreak
+	}
+	for _, c := range "<&|" {
+		t[c] = operator
+	}
+	return t
+}()
+
+// parseReason says in words why the parser gave up.
+func parseReason(err error) string {
+	text := err.Error()
+	switch {
+	case strings.Contains(text, "quote"):
+		return "unterminated shell quote/escape"
+	case strings.Contains(text, "here-document"):
+		return "unterminated heredoc"
+	}
+	return "unable to parse shell segment"
+}
