@@ -173,22 +173,10 @@ func (m Machine) covers(seg Segment, l List, star int, windows bool) (by, patter
 	switch {
 	case !windows && m.safeBin(seg, l):
 		return BySafeBins, ""
-	case l.AutoAllowSkills && seg.skill(l.Skills):
+	case m.skill(seg, l):
 		return BySkills, ""
 	}
 	return "", ""
-}
-
-// skill reports whether a segment is a skill's program, written as a bare name (nodes-approvals.md
-// §3.10).
-func (s Segment) skill(skills []Skill) bool {
-	if s.Path == "" || strings.ContainsAny(s.Executable, `/\`) {
-		return false
-	}
-	name, path := fold(filepath.Base(s.Path)), filepath.Clean(s.Path)
-	return slices.ContainsFunc(skills, func(k Skill) bool {
-		return fold(trim(k.Name)) == name && filepath.Clean(trim(k.Path)) == path
-	})
 }
 
 // maxAlways is how deep allow-always looks into wrappers and inline shells.

@@ -28,7 +28,6 @@ const maxBars = 8192
 
 // A piece is one part of the chain.
 type piece struct {
-	op     string // before it
 	reason string // why it is not understood
 	segs   []Segment
 }
@@ -77,7 +76,7 @@ func readLine(text string) (pieces []piece, exact, heredoc bool, reason string) 
 		exact = true
 		for _, l := range leaves {
 			if l.op != "|" {
-				pieces = append(pieces, piece{op: l.op})
+				pieces = append(pieces, piece{})
 			}
 			last := &pieces[len(pieces)-1]
 			if last.reason != "" {
@@ -108,7 +107,10 @@ func readLine(text string) (pieces []piece, exact, heredoc bool, reason string) 
 	}
 	for _, part := range parts {
 		segs, why := p.withHeredocs(text[part.from:part.to])
-		pieces = append(pieces, piece{op: part.op, segs: segs, reason: why})
+		if len(segs) > 0 {
+			segs[0].Op = part.op
+		}
+		pieces = append(pieces, piece{segs: segs, reason: why})
 	}
 	return pieces, false, true, ""
 }
@@ -203,7 +205,7 @@ func delimiter(text string, w *syntax.Word) (delim string, quoted, ok bool) {
 	if w == nil || len(w.Parts) != 1 {
 		return "", false, false
 	}
-	src := text[offset(w.Pos()):offset(w.End())]
+	src := strings.TrimSuffix(text[offset(w.Pos()):offset(w.End())], "\r") // the parser counts it to the word before
 	switch w.Parts[0].(type) {
 	case *syntax.SglQuoted, *syntax.DblQuoted:
 		delim, quoted = src[1:len(src)-1], true
@@ -303,8 +305,12 @@ func (p *lineParser) segment(text string, l leaf) (seg Segment, exact bool, reas
 	exact = true
 	end, first := -1, true
 	argv := make([]string, 0, len(atoms))
+	literal := len(atoms) > 0 && (text[atoms[0].from:atoms[0].to] != atoms[0].value || !slices.Contains(reserved, atoms[0].value))
 	for _, a := range atoms {
 		exact = exact && a.exact
+		if len(argv) == 0 || len(argv) == 1 && a.from == end {
+			literal = literal && !a.expands
+		}
 		if a.from == end {
 			argv[len(argv)-1] += a.value
 		} else {
@@ -325,8 +331,7 @@ func (p *lineParser) segment(text string, l leaf) (seg Segment, exact bool, reas
 	if len(argv) == 0 {
 		return Segment{}, false, "unable to parse shell segment"
 	}
-	seg = Segment{Raw: trim(text[l.from:l.to]), Op: l.op, Argv: argv}
-	seg.literal = !strings.HasPrefix(argv[0], "$") && !slices.Contains(reserved, argv[0])
+	seg = Segment{Raw: trim(text[l.from:l.to]), Op: l.op, Argv: argv, literal: literal}
 	return seg, exact && !evaluates(argv[0]), ""
 }
 
@@ -334,7 +339,8 @@ func (p *lineParser) segment(text string, l leaf) (seg Segment, exact bool, reas
 type atom struct {
 	from, to int
 	value    string
-	exact    bool
+	exact    bool // every shell takes it as it is
+	expands  bool // a shell may put something else in its place
 }
 
 // cut returns the atoms of a simple command in order. They are good until the next call.
@@ -373,17 +379,22 @@ func (p *lineParser) word(text string, w *syntax.Word) string {
 		if from < 0 || to > len(text) || from > to {
 			return "unsupported shell syntax"
 		}
+		if strings.HasPrefix(text[to:], "\n") && to > from && text[to-1] == '\r' { // the parser counts it to the word
+			to--
+		}
 		a := atom{from: from, to: to, exact: true}
 		src := text[from:to]
 		why := ""
 		switch part := part.(type) {
 		case *syntax.Lit:
 			a.value, a.exact, why = unquoted(src)
+			a.expands = !a.exact && strings.Contains(src, "$")
 		case *syntax.SglQuoted:
 			a.value = src[1 : len(src)-1]
 			a.exact = !hasControl(a.value)
 		case *syntax.DblQuoted:
 			a.value, a.exact, why = doubleQuoted(src[1 : len(src)-1])
+			a.expands = !a.exact && strings.Contains(src, "$")
 			for _, inner := range part.Parts {
 				if _, ok := inner.(*syntax.Lit); !ok {
 					return "unsupported shell syntax"
@@ -432,7 +443,7 @@ func unquoted(s string) (value string, exact bool, bad string) {
 			}
 			i++ // a here-document without a delimiter is a word
 		}
-		exact = exact && literalByte[c]
+		exact = exact && literalByte[c] && (c != '=' || i > 0) // zsh has =program
 	}
 	if !escaped {
 		return s, exact, ""
@@ -611,29 +622,29 @@ func plain(out []byte, text string, heredocs bool) ([]byte, bool) {
 		c := text[i]
 		n := 1
 		switch act := plainActs[c]; act {
-		case keep:
+		case actKeep:
 			out = append(out, c)
-		case replace:
+		case actReplace:
 			out = append(out, stand)
-		case letter:
-			for i+n < len(text) && plainActs[text[i+n]] == letter {
+		case actLetter:
+			for i+n < len(text) && plainActs[text[i+n]] == actLetter {
 				n++
 			}
 			out = append(out, text[i:i+n]...)
 			if posixReserved(text[i : i+n]) {
 				out[len(out)-n] = stand
 			}
-		case blank:
+		case actBlank:
 			out = append(out, ' ')
-		case lineBreak:
+		case actLineBreak:
 			if heredocs {
 				out = append(out, c)
 			} else {
 				out = append(out, stand)
 			}
-		case operator:
+		case actOperator:
 			n, out = plainOperator(out, text[i:], stand, slashes%2 == 1, heredocs)
-		case wide:
+		case actWide:
 			var r rune
 			r, n = utf8.DecodeRuneInString(text[i:])
 			switch {
@@ -697,35 +708,35 @@ func plainOperator(out []byte, s string, stand byte, escaped, heredocs bool) (in
 
 // What plain does with a byte.
 const (
-	keep = iota
-	replace
-	letter
-	blank
-	lineBreak
-	operator
-	wide
+	actKeep = iota
+	actReplace
+	actLetter
+	actBlank
+	actLineBreak
+	actOperator
+	actWide
 )
 
 var plainActs = func() (t [256]uint8) {
 	for c := range t {
 		switch {
 		case c >= 'a' && c <= 'z':
-			t[c] = letter
+			t[c] = actLetter
 		case c >= utf8.RuneSelf:
-			t[c] = wide
+			t[c] = actWide
 		}
 	}
 	for _, c := range "${}!#=[]()>`\x00" {
-		t[c] = replace
+		t[c] = actReplace
 	}
 	for _, c := range "\v\f" {
-		t[c] = blank
+		t[c] = actBlank
 	}
 	for _, c := range "\r\n" {
-		t[c] = lineBreak
+		t[c] = actLineBreak
 	}
 	for _, c := range "<&|" {
-		t[c] = operator
+		t[c] = actOperator
 	}
 	return t
 }()

@@ -4,15 +4,16 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"unicode/utf8"
 )
 
 // Match reports whether an allow-list pattern covers a resolved path (nodes-approvals.md
 // §3.7). A bare name never does, and neither does a
-// path that is not clean, so that `/usr/bin/**` cannot be left through `..`. Case is ignored for
-// ASCII letters alone.
+// path that is not clean, so that `/usr/bin/**` cannot be left through `..`. Case is ignored, but no letter of
+// another script equals one of ASCII.
 func (m Machine) Match(pattern, target string) bool {
 	pattern = trim(pattern)
-	if pattern == "" || !strings.ContainsAny(pattern, `/\~`) || filepath.Clean(target) != target {
+	if pattern == "" || !strings.ContainsAny(pattern, `/\~`) || filepath.Clean(target) != target || !utf8.ValidString(target) {
 		return false
 	}
 	pattern = m.expand(pattern)
@@ -41,7 +42,7 @@ func (m Machine) normal(s string) string {
 	} else {
 		s = strings.ReplaceAll(s, `\\`, "/")
 	}
-	return fold(s)
+	return foldPath(s)
 }
 
 func realPathOr(p string) string {

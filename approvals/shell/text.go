@@ -2,7 +2,9 @@ package shell
 
 import (
 	"strings"
+	"unicode"
 	"unicode/utf16"
+	"unicode/utf8"
 )
 
 // isSpace is white space as ECMAScript has it: with U+FEFF, without U+0085 (nodes-approvals.md
@@ -27,6 +29,27 @@ func fold(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r >= 'A' && r <= 'Z' {
 			return r + 'a' - 'A'
+		}
+		return r
+	}, s)
+}
+
+// foldPath folds case as the original compares paths with patterns, in all scripts, except that no
+// letter of another one becomes an ASCII letter: a file whose name only looks like a listed one must not
+// run.
+func foldPath(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'A' && r <= 'Z':
+			return r + 'a' - 'A'
+		case r < utf8.RuneSelf:
+			return r
+		}
+		if l := unicode.ToLower(r); l >= utf8.RuneSelf {
+			r = l
+		}
+		if u := unicode.ToUpper(r); u >= utf8.RuneSelf && u <= 0xFFFF {
+			r = u
 		}
 		return r
 	}, s)

@@ -2,6 +2,7 @@ package shell_test
 
 import (
 	"encoding/json"
+	"slices"
 	"testing"
 
 	"github.com/hanzoai/hanzod/approvals/shell"
@@ -96,12 +97,12 @@ func (fx *tree) evaluate(t *testing.T, v vector, analyse func(shell.Machine) she
 			Raw: s.Raw, Argv: s.Argv, Executable: s.Executable, Path: optional(s.Path), RealPath: optional(s.RealPath),
 			Wrappers: s.Wrappers, PolicyBlocked: s.Blocked != "", BlockedWrapper: s.Blocked,
 		}
-		if len(s.Wrappers) > 0 && s.Blocked == "" {
+		if !slices.Equal(s.Effective, s.Argv) {
 			x.EffectiveArgv = s.Effective
 		}
 		got.Segments = append(got.Segments, x)
 	}
-	got.AllowAlways = m.AllowAlways(a)
+	got.AllowAlways = m.AllowAlways(a.Segments[:c.Listed])
 	return got, a, m
 }
 
