@@ -3,6 +3,7 @@ package policy
 import (
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/hanzoai/hanzod/approvals/shell"
@@ -44,44 +45,65 @@ func Decide(sec Security, ask Ask, covered, inline, approved bool) Verdict {
 // coverage is what the allow-list says about one argv.
 type coverage struct {
 	inline bool
-	// plain says that the argv is one executable that was found and is neither shell nor wrapper:
-	// the only thing that an allow-list can cover.
-	plain bool
-	// path is the executable as found, pinned the one that runs; set when plain.
-	path   string
-	pinned string
-	// entry is the first entry that covers it, nil when none does.
-	entry *Entry
+	// segment is what runs, and run how; set when it is an executable that was found and is neither a
+	// shell nor a wrapper that hides what runs: the only thing that an allow-list can cover.
+	segment *shell.Segment
+	run     []string
+	// entry is the first entry that covers it, nil when none does. covered is also set when a safe bin
+	// or a skill covers it.
+	entry   *Entry
+	covered bool
 }
 
-func (f *File) cover(list []Entry, argv []string, cwd, pathEnv string) coverage {
-	if len(argv) == 0 || trim(argv[0]) == "" {
-		return coverage{}
-	}
+func (f *File) cover(eff Effective, argv []string, cwd, pathEnv string) coverage {
 	if _, inline := shell.FindInline(argv); inline {
 		return coverage{inline: true}
 	}
 	m := shell.Machine{Home: f.home, Path: pathEnv, Cwd: cwd}
-	path, ok := m.Locate(argv[0])
-	if !ok || filepath.Clean(path) != path { // what is compared must be what runs
+	a := m.Argv(argv)
+	if !a.OK {
 		return coverage{}
 	}
-	real, ok := shell.Pinned(path)
-	if !ok || shell.RunsOthers(path) || shell.RunsOthers(real) {
+	s := &a.Segments[0]
+	// What is compared must be what runs: a file that is there, by a path that leads nowhere else.
+	if s.Blocked != "" || s.Path == "" || filepath.Clean(s.Path) != s.Path {
 		return coverage{}
 	}
-	c := coverage{plain: true, path: path, pinned: real}
-	for i := range list {
-		if trim(list[i].Pattern) == "*" {
-			c.entry = &list[i]
-			return c
-		}
+	run := s.Planned()
+	switch {
+	case run == nil || shell.RunsOthers(s.Path) || shell.RunsOthers(run[0]):
+		return coverage{}
+	case len(s.Wrappers) == 0:
+		run = append(run[:1:1], argv[1:]...) // with its empty words
 	}
-	for i := range list {
-		if m.Match(list[i].Pattern, path) {
-			c.entry = &list[i]
+	c := coverage{segment: s, run: run}
+	l := shell.List{
+		SafeBins: f.safeBins.Bins, Profiles: f.safeBins.Profiles, TrustedDirs: f.safeBins.TrustedDirs, AutoAllowSkills: eff.AutoAllowSkills,
+	}
+	if f.skills != nil && eff.AutoAllowSkills {
+		l.Skills = f.skills()
+	}
+	for _, e := range eff.Allowlist {
+		l.Patterns = append(l.Patterns, e.Pattern)
+	}
+	says := m.Cover(a, l)
+	if !says.Satisfied || says.By[0] != shell.BySafeBins && m.Refusal(*s, l) != "" {
+		return c
+	}
+	if len(s.Wrappers) > 0 { // what an approval would keep, the list keeps
+		if !a.Exact {
 			return c
 		}
+		kept, ok := m.Kept(*s)
+		if !ok {
+			return c
+		}
+		c.run = kept
+	}
+	c.covered = true
+	if len(says.Matches) > 0 {
+		i := slices.IndexFunc(eff.Allowlist, func(e Entry) bool { return e.Pattern == says.Matches[0] })
+		c.entry = &eff.Allowlist[i]
 	}
 	return c
 }
@@ -106,41 +128,44 @@ func (f *File) Admit(agentID *string, argv []string, cwd, pathEnv string, approv
 	eff, err := f.Resolve(agentID, f.defaults)
 	c := coverage{}
 	if eff.Security == SecurityAllowlist {
-		c = f.cover(eff.Allowlist, argv, cwd, pathEnv)
+		c = f.cover(eff, argv, cwd, pathEnv)
 	} else {
 		_, c.inline = shell.FindInline(argv)
 	}
-	v := Decide(eff.Security, eff.Ask, c.entry != nil, c.inline, approved)
+	v := Decide(eff.Security, eff.Ask, c.covered, c.inline, approved)
 	if !v.Run {
 		return nil, false, v.Reason, v.Message, err
 	}
-	if c.entry != nil && !approved {
-		return append([]string{c.pinned}, argv[1:]...), true, "", "", nil
+	if c.covered && !approved {
+		return c.run, true, "", "", nil
 	}
 	return argv, false, "", "", nil
 }
 
 // Record remembers a run that is about to happen: with always, the executable goes on the agent's
-// list; an entry of the agent's own list that covers it gets a stamp. Inline shells and wrappers are
-// never remembered, and nothing is in the modes deny and full (nodes-approvals.md §3.11, §4.3).
+// list, also from within wrappers; an entry of the agent's own list that covers it gets a stamp. Inline
+// shells and what a wrapper hides are never remembered, and nothing is in the modes deny and full
+// (nodes-approvals.md §3.11, §4.3).
 func (f *File) Record(agentID *string, argv []string, cwd, pathEnv, text string, always bool) error {
 	eff, err := f.Resolve(agentID, f.defaults)
 	if err != nil || eff.Security != SecurityAllowlist {
 		return err
 	}
-	c := f.cover(eff.Allowlist, argv, cwd, pathEnv)
-	if !c.plain {
+	c := f.cover(eff, argv, cwd, pathEnv)
+	if c.segment == nil {
 		return nil
 	}
 	if always {
-		if err := f.AddAllow(agentID, c.path); err != nil {
-			return err
+		for _, path := range (shell.Machine{Home: f.home, Path: pathEnv, Cwd: cwd}).AllowAlways([]shell.Segment{*c.segment}) {
+			if err := f.AddAllow(agentID, path); err != nil {
+				return err
+			}
 		}
 	}
 	if c.entry == nil {
 		return nil
 	}
-	return f.Stamp(agentID, c.entry.Pattern, text, c.path)
+	return f.Stamp(agentID, c.entry.Pattern, text, c.segment.Path)
 }
 
 // escapeFree reports whether a path can be stored as a pattern that matches itself alone.

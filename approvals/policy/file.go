@@ -35,7 +35,16 @@ type Options struct {
 	// Skills are the programs that agents with autoAllowSkills run unlisted; nil for none. It must be
 	// quick and safe for concurrent use.
 	Skills func() []shell.Skill
-	Log    *slog.Logger
+	// SafeBins are the filters that run unlisted with harmless arguments; nil is DefaultSafeBins.
+	SafeBins *SafeBins
+	Log      *slog.Logger
+}
+
+// SafeBins are filters and what is harmless for them, as shell.List has them.
+type SafeBins struct {
+	Bins        []string
+	Profiles    map[string]shell.Profile
+	TrustedDirs []string
 }
 
 // File is the exec approvals file at one path.
@@ -44,6 +53,8 @@ type File struct {
 	socket   string
 	home     string
 	defaults Overrides
+	skills   func() []shell.Skill
+	safeBins SafeBins
 	now      func() time.Time
 	log      *slog.Logger
 
@@ -62,7 +73,11 @@ type Snapshot struct {
 
 // Open names the file; nothing is read or created before it is needed.
 func Open(path string, o Options) *File {
-	f := &File{path: path, socket: o.SocketPath, home: o.HomeDir, defaults: o.Defaults, now: o.Now, log: o.Log}
+	f := &File{path: path, socket: o.SocketPath, home: o.HomeDir, defaults: o.Defaults, skills: o.Skills, now: o.Now, log: o.Log}
+	f.safeBins.Bins = shell.DefaultSafeBins
+	if o.SafeBins != nil {
+		f.safeBins = *o.SafeBins
+	}
 	if f.socket == "" {
 		f.socket = filepath.Join(filepath.Dir(path), "exec-approvals.sock")
 	}

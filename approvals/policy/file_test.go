@@ -336,8 +336,8 @@ func TestCoverage(t *testing.T) {
 		"relative PATH ends": {[]string{"run"}, "*", "", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := f.cover([]Entry{{Pattern: tc.list}}, tc.argv, root+"/proj", root+"/bin:"+root+"/opt/bin:sub:.")
-			if (c.entry != nil) != tc.covered || tc.covered && c.pinned != tc.pinned {
+			c := f.cover(Effective{Allowlist: []Entry{{Pattern: tc.list}}}, tc.argv, root+"/proj", root+"/bin:"+root+"/opt/bin:sub:.")
+			if (c.entry != nil) != tc.covered || tc.covered && c.run[0] != tc.pinned {
 				t.Errorf("%+v", c)
 			}
 			if c.inline && c.entry != nil {

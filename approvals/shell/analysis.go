@@ -129,6 +129,9 @@ func (m Machine) candidate(word string) string {
 // Cover compares an analysis with a list. For each segment the patterns go first, then the safe bins,
 // then the skills. The chain is judged part by part, and nothing is looked at after a part that is not
 // covered (nodes-approvals.md §3.5).
+//
+// It reads the list as the original does. Who lets something run without a question asks Refusal too,
+// and runs Enforced, Planned or Kept, not what was written.
 func (m Machine) Cover(a Analysis, l List) Coverage {
 	c := Coverage{OK: a.OK}
 	star := slices.IndexFunc(l.Patterns, func(p string) bool { return trim(p) == "*" })
@@ -285,4 +288,41 @@ func (s Segment) Planned() []string {
 		argv[0] = s.Executable
 	}
 	return argv
+}
+
+// Kept returns the argv that runs when a direct argv is covered and its wrappers are to keep their
+// effect: the wrappers and the executable by their real paths, and every other word as it is. It fails
+// when a wrapper is not one of the system's own, or is told something that it may read otherwise than it
+// was read here.
+func (m Machine) Kept(s Segment) ([]string, bool) {
+	inner := s.Planned()
+	if inner == nil || s.Path == "" {
+		return nil, false
+	}
+	argv := slices.Clone(s.Argv)
+	at := len(s.Argv) - len(s.Effective)
+	argv[at] = inner[0]
+	rest := s.Argv
+	for _, name := range s.Wrappers {
+		start := len(s.Argv) - len(rest)
+		next, _, ok := unwrap(rest)
+		if !ok || name == "env" && strings.Contains(inner[0], "=") {
+			return nil, false
+		}
+		path, found := m.Locate(rest[0])
+		real, err := filepath.EvalSymlinks(path)
+		if !found || err != nil || !slices.Contains(systemBinDirs, filepath.Dir(real)) {
+			return nil, false
+		}
+		for _, w := range rest[1 : len(rest)-len(next)] {
+			if trim(w) != w || strings.HasPrefix(w, "-") && fold(w) != w {
+				return nil, false
+			}
+		}
+		if argv[start] = real; programName(real) != name { // a box goes by its name
+			argv[start] = path
+		}
+		rest = next
+	}
+	return argv, true
 }

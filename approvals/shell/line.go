@@ -221,7 +221,7 @@ func delimiter(text string, w *syntax.Word) (delim string, quoted, ok bool) {
 // parse reads the copy of a text and returns its simple commands in order.
 func (p *lineParser) parse(text string, heredocs bool) ([]leaf, string) {
 	var ok bool
-	if p.copy, ok = plain(p.copy[:0], text, heredocs); !ok {
+	if p.copy, ok = flat(p.copy[:0], text, heredocs); !ok {
 		return nil, "unsupported characters beside a here-document"
 	}
 	p.src.Reset(p.copy)
@@ -602,10 +602,10 @@ func posixReserved(w string) bool {
 	return false
 }
 
-// plain appends a copy of text, of the same length, in which nothing but quotes, backslashes, blanks,
+// flat appends a copy of text, of the same length, in which nothing but quotes, backslashes, blanks,
 // `;`, `&&`, `||`, `|` and, with heredocs, here-documents and line ends has a meaning. Inside quotes the
 // replacements change no structure. It fails when there is no character left to stand for others.
-func plain(out []byte, text string, heredocs bool) ([]byte, bool) {
+func flat(out []byte, text string, heredocs bool) ([]byte, bool) {
 	const never = "%+,:@^"
 	stand := byte('%')
 	if heredocs {
@@ -621,13 +621,13 @@ func plain(out []byte, text string, heredocs bool) ([]byte, bool) {
 	for i := 0; i < len(text); {
 		c := text[i]
 		n := 1
-		switch act := plainActs[c]; act {
+		switch act := flatActs[c]; act {
 		case actKeep:
 			out = append(out, c)
 		case actReplace:
 			out = append(out, stand)
 		case actLetter:
-			for i+n < len(text) && plainActs[text[i+n]] == actLetter {
+			for i+n < len(text) && flatActs[text[i+n]] == actLetter {
 				n++
 			}
 			out = append(out, text[i:i+n]...)
@@ -643,7 +643,7 @@ func plain(out []byte, text string, heredocs bool) ([]byte, bool) {
 				out = append(out, stand)
 			}
 		case actOperator:
-			n, out = plainOperator(out, text[i:], stand, slashes%2 == 1, heredocs)
+			n, out = flatOperator(out, text[i:], stand, slashes%2 == 1, heredocs)
 		case actWide:
 			var r rune
 			r, n = utf8.DecodeRuneInString(text[i:])
@@ -670,8 +670,8 @@ func plain(out []byte, text string, heredocs bool) ([]byte, bool) {
 	return out, true
 }
 
-// plainOperator copies the operator that s starts with.
-func plainOperator(out []byte, s string, stand byte, escaped, heredocs bool) (int, []byte) {
+// flatOperator copies the operator that s starts with.
+func flatOperator(out []byte, s string, stand byte, escaped, heredocs bool) (int, []byte) {
 	if escaped {
 		return 1, append(out, s[0])
 	}
@@ -706,7 +706,7 @@ func plainOperator(out []byte, s string, stand byte, escaped, heredocs bool) (in
 	return run, append(out, s[:run]...)
 }
 
-// What plain does with a byte.
+// What flat does with a byte.
 const (
 	actKeep = iota
 	actReplace
@@ -717,7 +717,7 @@ const (
 	actWide
 )
 
-var plainActs = func() (t [256]uint8) {
+var flatActs = func() (t [256]uint8) {
 	for c := range t {
 		switch {
 		case c >= 'a' && c <= 'z':

@@ -205,8 +205,9 @@ func unwrapBox(argv []string) (inner []string, ok bool) {
 	return inner, len(inner) > 0 && isShell(programName(inner[0]))
 }
 
-// runsArguments reports whether an argv makes a known program run what its arguments name: a script
-// for a shell, a command for xargs or find. An entry for the program must not be one for all of them.
+// runsArguments reports whether an argv makes a program run what its arguments name: a script for a
+// shell, a command for xargs or find. An entry for the program must not be one for all of them. These
+// are the plainest cases; Refusal knows more.
 func runsArguments(argv []string) bool {
 	name := programName(argv[0])
 	switch {

@@ -332,7 +332,20 @@ func TestAllowAlways(t *testing.T) {
 	if err != nil || !strings.Contains(string(s.File), `"lastUsedCommand":"uname -s"`) {
 		t.Errorf("%s, %v", s.File, err)
 	}
-	for _, argv := range [][]string{{"sh", "-c", "uname"}, {"nice", "uname"}} {
+	// What a wrapper runs is stored, and runs again within the wrapper.
+	wrapped := m{"command": []string{"nice", "-n", "7", "printenv", "PATH"}}
+	if a := ask(t, h, "system.run", wrapped); !a.refused {
+		t.Fatalf("%+v", a)
+	}
+	wrapped["approvalDecision"] = "allow-always"
+	if a := ask(t, h, "system.run", wrapped); !a.Success {
+		t.Fatalf("%+v", a)
+	}
+	delete(wrapped, "approvalDecision")
+	if a := ask(t, h, "system.run", wrapped); !a.Success {
+		t.Fatalf("%+v", a)
+	}
+	for _, argv := range [][]string{{"sh", "-c", "uname"}, {"env", "A=1", "uname"}, {"nice", "sh", "-c", "uname"}} {
 		before, _ := f.Snapshot()
 		if a := ask(t, h, "system.run", m{"command": argv, "approvalDecision": "allow-always"}); !a.Success {
 			t.Errorf("%q: %+v", argv, a)
