@@ -54,8 +54,10 @@ type Binding struct {
 	SessionKey *string
 	// EnvHash is the SHA-256 in hex over the sorted environment overrides, nil without any.
 	EnvHash *string
-	// Identity is what the words stand for on the node, nil where the node does not say.
+	// Identity is what the words stand for on the node, nil where the node does not say; Unbound is
+	// why not, in words for the approver.
 	Identity *Identity
+	Unbound  string
 }
 
 // Identity is which files a run opens. A node that gives it runs nothing else under the approval.
@@ -65,6 +67,16 @@ type Identity struct {
 	Executable *FileIdentity
 	Script     *FileIdentity
 	Directory  *FileIdentity
+	// Inner is what else runs as far as the text says.
+	Inner []InnerFile
+	// Unbound says in words what else runs or is read, and is not bound.
+	Unbound []string
+}
+
+// InnerFile is a program that another starts, or the script of one.
+type InnerFile struct {
+	Role string // interpreter, program or script
+	FileIdentity
 }
 
 // FileIdentity is one file or directory on a node.
@@ -313,6 +325,8 @@ type NodeFiles interface {
 	// InvokeInternal runs a command on a node past the command policy, which is for callers.
 	// Params and the answer are JSON text.
 	InvokeInternal(ctx context.Context, nodeID, command string, params []byte) ([]byte, error)
+	// Binds reports whether a node is connected, and whether it says which files a run would open.
+	Binds(nodeID string) (connected, binds bool)
 }
 
 // The errors of this package.
@@ -333,6 +347,12 @@ var (
 	ErrTimeoutRange    = errs.Define(errs.Invalid, "approvals.timeout_range", "an approval may stand from 1 ms to 7 days")
 	ErrTooMany         = errs.Define(errs.Exhausted, "approvals.too_many", "too many approvals are pending; decide some first")
 
+	// What a node said when it was asked which files a run would open.
+	ErrNodeSilent  = errs.Define(errs.Unavailable, "approvals.node_silent", "the node did not say in time which files the command would run; try again")
+	ErrNotPrepared = errs.Define(errs.Invalid, "approvals.not_prepared", "the node would not run this")
+	ErrNodeBinding = errs.Define(errs.Unavailable, "approvals.node_binding", "the node's answer about its files cannot be read; update the node or this daemon")
+	ErrPlanStale   = errs.Define(errs.Invalid, "approvals.plan_stale", "the node would run something else than this plan by now; prepare the command again")
+
 	// The refusals of a privileged run (nodes-approvals.md §2.3). Field runId names the approval.
 	ErrMissingRunID  = errs.Define(errs.Invalid, "approvals.missing_run_id", "an approved run must name its approval in runId")
 	ErrUnknownRun    = errs.Define(errs.Denied, "approvals.run_unknown", "the approval is unknown or expired")
@@ -344,6 +364,7 @@ var (
 	ErrRunMismatch   = errs.Define(errs.Denied, "approvals.run_mismatch", "the approval is for something else")
 	ErrRunEnvMissing = errs.Define(errs.Denied, "approvals.run_env_missing", "the approval covers no environment overrides")
 	ErrRunEnv        = errs.Define(errs.Denied, "approvals.run_env", "the environment overrides are not the approved ones")
+	ErrRunUnbound    = errs.Define(errs.Denied, "approvals.run_unbound", "the approval was given without the files that this node binds; ask for a new one")
 	ErrRunRequired   = errs.Define(errs.Denied, "approvals.run_required", "the run is not approved")
 	ErrRunRevoked    = errs.Define(errs.Denied, "approvals.run_revoked", "the grant that allowed the run was revoked")
 

@@ -569,6 +569,8 @@ func TestListAndWatch(t *testing.T) {
 // files is a node that keeps what it was asked.
 type files struct{ got []string }
 
+func (f *files) Binds(string) (connected, binds bool) { return true, false }
+
 func (f *files) InvokeInternal(_ context.Context, node, command string, params []byte) ([]byte, error) {
 	f.got = append(f.got, node+" "+command+" "+string(params))
 	return []byte(`{}`), nil

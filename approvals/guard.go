@@ -149,6 +149,7 @@ func (s *Service) guardApproved(ctx context.Context, c identity.Caller, nodeID s
 	}
 	env := p.env()
 	var plan Plan
+	var files *Identity
 	run, use := newRun(), Audit{}
 	var a Approval
 	err := s.forbidden(c, nodeID, runID)
@@ -163,7 +164,7 @@ func (s *Service) guardApproved(ctx context.Context, c identity.Caller, nodeID s
 			if err := revoked(tx, a); err != nil {
 				return err
 			}
-			plan = *a.Plan
+			plan, files = *a.Plan, a.Binding.Identity
 			a.Uses++
 			a.LastUsedAt = s.now()
 			if a.Decision == AllowOnce {
@@ -192,6 +193,11 @@ func (s *Service) guardApproved(ctx context.Context, c identity.Caller, nodeID s
 		{"rawCommand", plan.RawCommand}, {"cwd", plan.Cwd}, {"agentId", plan.AgentID}, {"sessionKey", plan.SessionKey},
 	} {
 		if err := p.setOr(f.key, f.v); err != nil {
+			return nil, nil, err
+		}
+	}
+	if files != nil {
+		if err := p.set("binding", encodeIdentity(*files)); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -268,6 +274,11 @@ func (s *Service) usable(a Approval, c identity.Caller, nodeID string, env map[s
 	}
 	if a.State != Allowed || (a.Decision != AllowOnce && a.Decision != AllowAlways) {
 		return ErrRunRequired
+	}
+	if a.Binding.Identity == nil && s.nodes != nil {
+		if _, binds := s.nodes.Binds(nodeID); binds {
+			return ErrRunUnbound
+		}
 	}
 	return nil
 }

@@ -342,6 +342,9 @@ func (s *Service) Request(ctx context.Context, c identity.Caller, in RequestIn) 
 	if err != nil {
 		return Approval{}, err
 	}
+	if err := s.bind(ctx, &a); err != nil {
+		return Approval{}, err
+	}
 	s.mu.Lock()
 	_, taken := s.live[a.ID]
 	full := s.pending >= maxPending || !s.makeRoom()

@@ -354,6 +354,12 @@ var words = map[string]wording{
 	approvals.ErrGrantEnded.Code:    ownText,
 	approvals.ErrTooManyGrants.Code: ownText,
 
+	approvals.ErrRunUnbound.Code:  runRefusal("APPROVAL_FILES_UNBOUND", "approval covers no files; request a new one"),
+	approvals.ErrNodeSilent.Code:  ownText,
+	approvals.ErrNotPrepared.Code: ownText,
+	approvals.ErrNodeBinding.Code: ownText,
+	approvals.ErrPlanStale.Code:   ownText,
+
 	policy.ErrRawMismatch.Code: built(func(e *errs.Error) wire.ErrorShape {
 		return wire.ErrorShape{
 			Code: codeInvalid, Message: "INVALID_REQUEST: rawCommand does not match command",

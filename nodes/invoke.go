@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -325,6 +326,16 @@ func (s *Service) send(ctx context.Context, c identity.Caller, e *entry, in Invo
 		// this one was among them, or are being ended now.
 		s.pending.end(id, in.NodeID, answer{err: ErrDisconnected}, true)
 	}
+}
+
+// bindingCap is announced by a node that says which files a run would open, and runs no others under an
+// approval that comes with them.
+const bindingCap = "binding"
+
+// Binds reports whether a node is connected, and whether it says which files a run would open.
+func (s *Service) Binds(nodeID string) (connected, binds bool) {
+	e, ok := s.reg.get(nodeID)
+	return ok, ok && slices.Contains(e.node.Caps, bindingCap)
 }
 
 // InvokeInternal runs a command on a node for the daemon itself: past the command policy, with no

@@ -74,12 +74,20 @@ type bindingRecord struct {
 	SessionKey *string         `json:"session_key,omitzero"`
 	EnvHash    *string         `json:"env_hash,omitzero"`
 	Identity   *identityRecord `json:"identity,omitzero"`
+	Unbound    string          `json:"unbound,omitzero"`
 }
 
 type identityRecord struct {
 	Executable *fileIdentityRecord `json:"executable,omitzero"`
 	Script     *fileIdentityRecord `json:"script,omitzero"`
 	Directory  *fileIdentityRecord `json:"directory,omitzero"`
+	Inner      []innerFileRecord   `json:"inner,omitzero"`
+	Unbound    []string            `json:"unbound,omitzero"`
+}
+
+type innerFileRecord struct {
+	Role string             `json:"role,omitzero"`
+	File fileIdentityRecord `json:"file,omitzero"`
 }
 
 type fileIdentityRecord struct {
@@ -142,11 +150,18 @@ func encodeApproval(a approvals.Approval) ([]byte, error) {
 		rec.Votes = append(rec.Votes, voteRecord{v.Subject, v.Name, v.Decision, utc(v.At), partyRecord(v.Party)})
 	}
 	if b := a.Binding; b != nil {
-		rec.Binding = &bindingRecord{Argv: b.Argv, Cwd: b.Cwd, AgentID: b.AgentID, SessionKey: b.SessionKey, EnvHash: b.EnvHash}
+		rec.Binding = &bindingRecord{
+			Argv: b.Argv, Cwd: b.Cwd, AgentID: b.AgentID, SessionKey: b.SessionKey, EnvHash: b.EnvHash, Unbound: b.Unbound,
+		}
 		if i := b.Identity; i != nil {
-			rec.Binding.Identity = &identityRecord{
-				(*fileIdentityRecord)(i.Executable), (*fileIdentityRecord)(i.Script), (*fileIdentityRecord)(i.Directory),
+			files := &identityRecord{
+				Executable: (*fileIdentityRecord)(i.Executable), Script: (*fileIdentityRecord)(i.Script),
+				Directory: (*fileIdentityRecord)(i.Directory), Unbound: i.Unbound,
 			}
+			for _, f := range i.Inner {
+				files.Inner = append(files.Inner, innerFileRecord{f.Role, fileIdentityRecord(f.FileIdentity)})
+			}
+			rec.Binding.Identity = files
 		}
 	}
 	if a.Plan != nil {
@@ -192,12 +207,18 @@ func decodeApproval(id, value []byte) (approvals.Approval, error) {
 		a.Votes = append(a.Votes, approvals.Vote{Subject: v.Subject, Name: v.Name, Decision: v.Decision, At: utc(v.At), Party: approvals.Party(v.Party)})
 	}
 	if b := rec.Binding; b != nil {
-		a.Binding = &approvals.Binding{Argv: b.Argv, Cwd: b.Cwd, AgentID: b.AgentID, SessionKey: b.SessionKey, EnvHash: b.EnvHash}
+		a.Binding = &approvals.Binding{
+			Argv: b.Argv, Cwd: b.Cwd, AgentID: b.AgentID, SessionKey: b.SessionKey, EnvHash: b.EnvHash, Unbound: b.Unbound,
+		}
 		if i := b.Identity; i != nil {
-			a.Binding.Identity = &approvals.Identity{
+			files := &approvals.Identity{
 				Executable: (*approvals.FileIdentity)(i.Executable), Script: (*approvals.FileIdentity)(i.Script),
-				Directory: (*approvals.FileIdentity)(i.Directory),
+				Directory: (*approvals.FileIdentity)(i.Directory), Unbound: i.Unbound,
 			}
+			for _, f := range i.Inner {
+				files.Inner = append(files.Inner, approvals.InnerFile{Role: f.Role, FileIdentity: approvals.FileIdentity(f.File)})
+			}
+			a.Binding.Identity = files
 		}
 	}
 	if rec.Plan != nil {

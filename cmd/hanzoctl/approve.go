@@ -253,6 +253,7 @@ func facts(p *approvalsv1.Approval, now time.Time) []fact {
 	} else {
 		out = append(out, fact{"directory", Quote([]string{cwd})})
 	}
+	out = append(out, fileFacts(p)...)
 	if keys := p.GetEnvKeys(); len(keys) > 0 {
 		out = append(out, fact{"environment", "sets " + Quote(keys)})
 	}

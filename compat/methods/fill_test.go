@@ -48,12 +48,12 @@ func TestToLegacyCarriesEveryField(t *testing.T) {
 	}
 	// What the original does not know: it is shown by the other doors.
 	var ours []string
-	for _, file := range []string{"Executable", "Script", "Directory"} {
+	for _, file := range []string{"Executable*", "Script*", "Directory*", "Inner[0].FileIdentity"} {
 		for _, fact := range []string{"Path", "Device", "Inode", "SHA256"} {
-			ours = append(ours, "Binding*.Identity*."+file+"*."+fact)
+			ours = append(ours, "Binding*.Identity*."+file+"."+fact)
 		}
 	}
-	ours = append(ours,
+	ours = append(ours, "Binding*.Identity*.Inner[0].Role", "Binding*.Identity*.Unbound[0]", "Binding*.Unbound",
 		"Rule", "Where", "GrantID", "Key", "KeyRefused", "Signs[0]", "Approvers[0]", "ExcludeRequester", "OnTimeout", "EscalateAt",
 		"EscalateTo[0]", "Votes[0].Party.DeviceID", "Votes[0].Party.Principal", "Votes[0].Party.Paired")
 	votes := []string{"Quorum", "Escalated", "Votes[0].Subject", "Votes[0].Name", "Votes[0].Decision", "Votes[0].At"}

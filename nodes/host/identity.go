@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // Limits of binding.
@@ -431,6 +432,9 @@ func openFile(path string) (*held, error) {
 	if err != nil {
 		return nil, reasonOf(err)
 	}
+	if !utf8.ValidString(real) {
+		return nil, errors.New("its path is no UTF-8 text")
+	}
 	f, err := os.OpenFile(real, os.O_RDONLY|openFlags, 0)
 	if err != nil {
 		return nil, reasonOf(err)
@@ -462,7 +466,7 @@ func openFile(path string) (*held, error) {
 
 func openDir(path string) *held {
 	real, err := filepath.EvalSymlinks(path)
-	if err != nil {
+	if err != nil || !utf8.ValidString(real) {
 		return nil
 	}
 	f, err := os.OpenFile(real, os.O_RDONLY|openFlags, 0)
@@ -479,7 +483,13 @@ func openDir(path string) *held {
 	return d
 }
 
-func decimal(n uint64) string { return strconv.FormatUint(n, 10) }
+// decimal writes a number, 0 as none.
+func decimal(n uint64) string {
+	if n == 0 {
+		return ""
+	}
+	return strconv.FormatUint(n, 10)
+}
 
 // baseOf is the last component of a word that names a program, for showing.
 func baseOf(word string) string {

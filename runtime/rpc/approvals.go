@@ -195,10 +195,17 @@ func (s *Server) approvalToProto(a approvals.Approval) *approvalsv1.Approval {
 			AgentId:    cleanOpt(a.Binding.AgentID),
 			SessionKey: cleanOpt(a.Binding.SessionKey),
 			EnvHash:    cleanOpt(a.Binding.EnvHash),
+			Unbound:    cleanText(a.Binding.Unbound),
 		}
 		if i := a.Binding.Identity; i != nil {
 			p.Binding.Identity = &approvalsv1.Identity{
 				Executable: fileIdentityToProto(i.Executable), Script: fileIdentityToProto(i.Script), Directory: fileIdentityToProto(i.Directory),
+				Unbound: cleanTexts(i.Unbound),
+			}
+			for _, f := range i.Inner {
+				p.Binding.Identity.Inner = append(p.Binding.Identity.Inner, &approvalsv1.InnerFile{
+					Role: cleanText(f.Role), File: fileIdentityToProto(&f.FileIdentity),
+				})
 			}
 		}
 	}

@@ -226,7 +226,9 @@ type Binding struct {
 	// SHA-256 in hex over the sorted environment overrides; absent when there are none.
 	EnvHash *string `protobuf:"bytes,5,opt,name=env_hash,json=envHash,proto3,oneof" json:"env_hash,omitempty"`
 	// Which files the words stand for on the node; absent where the node does not say.
-	Identity      *Identity `protobuf:"bytes,6,opt,name=identity,proto3" json:"identity,omitempty"`
+	Identity *Identity `protobuf:"bytes,6,opt,name=identity,proto3" json:"identity,omitempty"`
+	// Why there is no identity, in words.
+	Unbound       string `protobuf:"bytes,7,opt,name=unbound,proto3" json:"unbound,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -303,13 +305,24 @@ func (x *Binding) GetIdentity() *Identity {
 	return nil
 }
 
+func (x *Binding) GetUnbound() string {
+	if x != nil {
+		return x.Unbound
+	}
+	return ""
+}
+
 // Identity is which files a run opens. A node that gives it runs nothing else under the approval.
 type Identity struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Executable *FileIdentity          `protobuf:"bytes,1,opt,name=executable,proto3" json:"executable,omitempty"`
 	// The file that the executable is given to run, when it is an interpreter.
-	Script        *FileIdentity `protobuf:"bytes,2,opt,name=script,proto3" json:"script,omitempty"`
-	Directory     *FileIdentity `protobuf:"bytes,3,opt,name=directory,proto3" json:"directory,omitempty"`
+	Script    *FileIdentity `protobuf:"bytes,2,opt,name=script,proto3" json:"script,omitempty"`
+	Directory *FileIdentity `protobuf:"bytes,3,opt,name=directory,proto3" json:"directory,omitempty"`
+	// What else runs as far as the text says.
+	Inner []*InnerFile `protobuf:"bytes,4,rep,name=inner,proto3" json:"inner,omitempty"`
+	// What else runs or is read and is not bound, in words.
+	Unbound       []string `protobuf:"bytes,5,rep,name=unbound,proto3" json:"unbound,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -365,6 +378,74 @@ func (x *Identity) GetDirectory() *FileIdentity {
 	return nil
 }
 
+func (x *Identity) GetInner() []*InnerFile {
+	if x != nil {
+		return x.Inner
+	}
+	return nil
+}
+
+func (x *Identity) GetUnbound() []string {
+	if x != nil {
+		return x.Unbound
+	}
+	return nil
+}
+
+// InnerFile is a program that another starts, or the script of one.
+type InnerFile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "interpreter", "program" or "script".
+	Role          string        `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
+	File          *FileIdentity `protobuf:"bytes,2,opt,name=file,proto3" json:"file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InnerFile) Reset() {
+	*x = InnerFile{}
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InnerFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InnerFile) ProtoMessage() {}
+
+func (x *InnerFile) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InnerFile.ProtoReflect.Descriptor instead.
+func (*InnerFile) Descriptor() ([]byte, []int) {
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *InnerFile) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *InnerFile) GetFile() *FileIdentity {
+	if x != nil {
+		return x.File
+	}
+	return nil
+}
+
 // FileIdentity is one file or directory on a node.
 type FileIdentity struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -380,7 +461,7 @@ type FileIdentity struct {
 
 func (x *FileIdentity) Reset() {
 	*x = FileIdentity{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[3]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -392,7 +473,7 @@ func (x *FileIdentity) String() string {
 func (*FileIdentity) ProtoMessage() {}
 
 func (x *FileIdentity) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[3]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -405,7 +486,7 @@ func (x *FileIdentity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileIdentity.ProtoReflect.Descriptor instead.
 func (*FileIdentity) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{3}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *FileIdentity) GetPath() string {
@@ -451,7 +532,7 @@ type Vote struct {
 
 func (x *Vote) Reset() {
 	*x = Vote{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[4]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -463,7 +544,7 @@ func (x *Vote) String() string {
 func (*Vote) ProtoMessage() {}
 
 func (x *Vote) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[4]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -476,7 +557,7 @@ func (x *Vote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Vote.ProtoReflect.Descriptor instead.
 func (*Vote) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{4}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Vote) GetSubject() string {
@@ -566,7 +647,7 @@ type Approval struct {
 
 func (x *Approval) Reset() {
 	*x = Approval{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[5]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -578,7 +659,7 @@ func (x *Approval) String() string {
 func (*Approval) ProtoMessage() {}
 
 func (x *Approval) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[5]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -591,7 +672,7 @@ func (x *Approval) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Approval.ProtoReflect.Descriptor instead.
 func (*Approval) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{5}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Approval) GetId() string {
@@ -872,7 +953,7 @@ type RequestApprovalRequest struct {
 
 func (x *RequestApprovalRequest) Reset() {
 	*x = RequestApprovalRequest{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[6]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -884,7 +965,7 @@ func (x *RequestApprovalRequest) String() string {
 func (*RequestApprovalRequest) ProtoMessage() {}
 
 func (x *RequestApprovalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[6]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -897,7 +978,7 @@ func (x *RequestApprovalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestApprovalRequest.ProtoReflect.Descriptor instead.
 func (*RequestApprovalRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{6}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RequestApprovalRequest) GetId() string {
@@ -1007,7 +1088,7 @@ type RequestApprovalResponse struct {
 
 func (x *RequestApprovalResponse) Reset() {
 	*x = RequestApprovalResponse{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[7]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1019,7 +1100,7 @@ func (x *RequestApprovalResponse) String() string {
 func (*RequestApprovalResponse) ProtoMessage() {}
 
 func (x *RequestApprovalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[7]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1032,7 +1113,7 @@ func (x *RequestApprovalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestApprovalResponse.ProtoReflect.Descriptor instead.
 func (*RequestApprovalResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{7}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RequestApprovalResponse) GetApproval() *Approval {
@@ -1051,7 +1132,7 @@ type WaitApprovalRequest struct {
 
 func (x *WaitApprovalRequest) Reset() {
 	*x = WaitApprovalRequest{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[8]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1063,7 +1144,7 @@ func (x *WaitApprovalRequest) String() string {
 func (*WaitApprovalRequest) ProtoMessage() {}
 
 func (x *WaitApprovalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[8]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1076,7 +1157,7 @@ func (x *WaitApprovalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitApprovalRequest.ProtoReflect.Descriptor instead.
 func (*WaitApprovalRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{8}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WaitApprovalRequest) GetId() string {
@@ -1095,7 +1176,7 @@ type WaitApprovalResponse struct {
 
 func (x *WaitApprovalResponse) Reset() {
 	*x = WaitApprovalResponse{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[9]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1107,7 +1188,7 @@ func (x *WaitApprovalResponse) String() string {
 func (*WaitApprovalResponse) ProtoMessage() {}
 
 func (x *WaitApprovalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[9]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1120,7 +1201,7 @@ func (x *WaitApprovalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitApprovalResponse.ProtoReflect.Descriptor instead.
 func (*WaitApprovalResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{9}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *WaitApprovalResponse) GetApproval() *Approval {
@@ -1144,7 +1225,7 @@ type ResolveApprovalRequest struct {
 
 func (x *ResolveApprovalRequest) Reset() {
 	*x = ResolveApprovalRequest{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[10]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1156,7 +1237,7 @@ func (x *ResolveApprovalRequest) String() string {
 func (*ResolveApprovalRequest) ProtoMessage() {}
 
 func (x *ResolveApprovalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[10]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1169,7 +1250,7 @@ func (x *ResolveApprovalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveApprovalRequest.ProtoReflect.Descriptor instead.
 func (*ResolveApprovalRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{10}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ResolveApprovalRequest) GetId() string {
@@ -1202,7 +1283,7 @@ type ResolveApprovalResponse struct {
 
 func (x *ResolveApprovalResponse) Reset() {
 	*x = ResolveApprovalResponse{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[11]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1214,7 +1295,7 @@ func (x *ResolveApprovalResponse) String() string {
 func (*ResolveApprovalResponse) ProtoMessage() {}
 
 func (x *ResolveApprovalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[11]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1227,7 +1308,7 @@ func (x *ResolveApprovalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveApprovalResponse.ProtoReflect.Descriptor instead.
 func (*ResolveApprovalResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{11}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ResolveApprovalResponse) GetApproval() *Approval {
@@ -1246,7 +1327,7 @@ type GetApprovalRequest struct {
 
 func (x *GetApprovalRequest) Reset() {
 	*x = GetApprovalRequest{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[12]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1258,7 +1339,7 @@ func (x *GetApprovalRequest) String() string {
 func (*GetApprovalRequest) ProtoMessage() {}
 
 func (x *GetApprovalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[12]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1271,7 +1352,7 @@ func (x *GetApprovalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetApprovalRequest.ProtoReflect.Descriptor instead.
 func (*GetApprovalRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{12}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetApprovalRequest) GetId() string {
@@ -1290,7 +1371,7 @@ type GetApprovalResponse struct {
 
 func (x *GetApprovalResponse) Reset() {
 	*x = GetApprovalResponse{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[13]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1302,7 +1383,7 @@ func (x *GetApprovalResponse) String() string {
 func (*GetApprovalResponse) ProtoMessage() {}
 
 func (x *GetApprovalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[13]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1315,7 +1396,7 @@ func (x *GetApprovalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetApprovalResponse.ProtoReflect.Descriptor instead.
 func (*GetApprovalResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{13}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetApprovalResponse) GetApproval() *Approval {
@@ -1337,7 +1418,7 @@ type ListApprovalsRequest struct {
 
 func (x *ListApprovalsRequest) Reset() {
 	*x = ListApprovalsRequest{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[14]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1349,7 +1430,7 @@ func (x *ListApprovalsRequest) String() string {
 func (*ListApprovalsRequest) ProtoMessage() {}
 
 func (x *ListApprovalsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[14]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1362,7 +1443,7 @@ func (x *ListApprovalsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListApprovalsRequest.ProtoReflect.Descriptor instead.
 func (*ListApprovalsRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{14}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListApprovalsRequest) GetAll() bool {
@@ -1388,7 +1469,7 @@ type ListApprovalsResponse struct {
 
 func (x *ListApprovalsResponse) Reset() {
 	*x = ListApprovalsResponse{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[15]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1400,7 +1481,7 @@ func (x *ListApprovalsResponse) String() string {
 func (*ListApprovalsResponse) ProtoMessage() {}
 
 func (x *ListApprovalsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[15]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1413,7 +1494,7 @@ func (x *ListApprovalsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListApprovalsResponse.ProtoReflect.Descriptor instead.
 func (*ListApprovalsResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{15}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListApprovalsResponse) GetApprovals() []*Approval {
@@ -1431,7 +1512,7 @@ type WatchApprovalsRequest struct {
 
 func (x *WatchApprovalsRequest) Reset() {
 	*x = WatchApprovalsRequest{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[16]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1443,7 +1524,7 @@ func (x *WatchApprovalsRequest) String() string {
 func (*WatchApprovalsRequest) ProtoMessage() {}
 
 func (x *WatchApprovalsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[16]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1456,7 +1537,7 @@ func (x *WatchApprovalsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchApprovalsRequest.ProtoReflect.Descriptor instead.
 func (*WatchApprovalsRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{16}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{17}
 }
 
 type WatchApprovalsResponse struct {
@@ -1468,7 +1549,7 @@ type WatchApprovalsResponse struct {
 
 func (x *WatchApprovalsResponse) Reset() {
 	*x = WatchApprovalsResponse{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[17]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1480,7 +1561,7 @@ func (x *WatchApprovalsResponse) String() string {
 func (*WatchApprovalsResponse) ProtoMessage() {}
 
 func (x *WatchApprovalsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[17]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1493,7 +1574,7 @@ func (x *WatchApprovalsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchApprovalsResponse.ProtoReflect.Descriptor instead.
 func (*WatchApprovalsResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{17}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WatchApprovalsResponse) GetApproval() *Approval {
@@ -1518,7 +1599,7 @@ type PolicyFile struct {
 
 func (x *PolicyFile) Reset() {
 	*x = PolicyFile{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[18]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1530,7 +1611,7 @@ func (x *PolicyFile) String() string {
 func (*PolicyFile) ProtoMessage() {}
 
 func (x *PolicyFile) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[18]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1543,7 +1624,7 @@ func (x *PolicyFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyFile.ProtoReflect.Descriptor instead.
 func (*PolicyFile) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{18}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PolicyFile) GetPath() string {
@@ -1582,7 +1663,7 @@ type GetPolicyFileRequest struct {
 
 func (x *GetPolicyFileRequest) Reset() {
 	*x = GetPolicyFileRequest{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[19]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1594,7 +1675,7 @@ func (x *GetPolicyFileRequest) String() string {
 func (*GetPolicyFileRequest) ProtoMessage() {}
 
 func (x *GetPolicyFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[19]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1607,7 +1688,7 @@ func (x *GetPolicyFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyFileRequest.ProtoReflect.Descriptor instead.
 func (*GetPolicyFileRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{19}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{20}
 }
 
 type GetPolicyFileResponse struct {
@@ -1619,7 +1700,7 @@ type GetPolicyFileResponse struct {
 
 func (x *GetPolicyFileResponse) Reset() {
 	*x = GetPolicyFileResponse{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[20]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1631,7 +1712,7 @@ func (x *GetPolicyFileResponse) String() string {
 func (*GetPolicyFileResponse) ProtoMessage() {}
 
 func (x *GetPolicyFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[20]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1644,7 +1725,7 @@ func (x *GetPolicyFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyFileResponse.ProtoReflect.Descriptor instead.
 func (*GetPolicyFileResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{20}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GetPolicyFileResponse) GetPolicy() *PolicyFile {
@@ -1664,7 +1745,7 @@ type SetPolicyFileRequest struct {
 
 func (x *SetPolicyFileRequest) Reset() {
 	*x = SetPolicyFileRequest{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[21]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1676,7 +1757,7 @@ func (x *SetPolicyFileRequest) String() string {
 func (*SetPolicyFileRequest) ProtoMessage() {}
 
 func (x *SetPolicyFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[21]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1689,7 +1770,7 @@ func (x *SetPolicyFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicyFileRequest.ProtoReflect.Descriptor instead.
 func (*SetPolicyFileRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{21}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SetPolicyFileRequest) GetFile() *structpb.Struct {
@@ -1715,7 +1796,7 @@ type SetPolicyFileResponse struct {
 
 func (x *SetPolicyFileResponse) Reset() {
 	*x = SetPolicyFileResponse{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[22]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1727,7 +1808,7 @@ func (x *SetPolicyFileResponse) String() string {
 func (*SetPolicyFileResponse) ProtoMessage() {}
 
 func (x *SetPolicyFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[22]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1740,7 +1821,7 @@ func (x *SetPolicyFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicyFileResponse.ProtoReflect.Descriptor instead.
 func (*SetPolicyFileResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{22}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SetPolicyFileResponse) GetPolicy() *PolicyFile {
@@ -1759,7 +1840,7 @@ type GetNodePolicyFileRequest struct {
 
 func (x *GetNodePolicyFileRequest) Reset() {
 	*x = GetNodePolicyFileRequest{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[23]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1771,7 +1852,7 @@ func (x *GetNodePolicyFileRequest) String() string {
 func (*GetNodePolicyFileRequest) ProtoMessage() {}
 
 func (x *GetNodePolicyFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[23]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1784,7 +1865,7 @@ func (x *GetNodePolicyFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodePolicyFileRequest.ProtoReflect.Descriptor instead.
 func (*GetNodePolicyFileRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{23}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetNodePolicyFileRequest) GetNodeId() string {
@@ -1803,7 +1884,7 @@ type GetNodePolicyFileResponse struct {
 
 func (x *GetNodePolicyFileResponse) Reset() {
 	*x = GetNodePolicyFileResponse{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[24]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1815,7 +1896,7 @@ func (x *GetNodePolicyFileResponse) String() string {
 func (*GetNodePolicyFileResponse) ProtoMessage() {}
 
 func (x *GetNodePolicyFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[24]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1828,7 +1909,7 @@ func (x *GetNodePolicyFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodePolicyFileResponse.ProtoReflect.Descriptor instead.
 func (*GetNodePolicyFileResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{24}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetNodePolicyFileResponse) GetPolicy() *PolicyFile {
@@ -1849,7 +1930,7 @@ type SetNodePolicyFileRequest struct {
 
 func (x *SetNodePolicyFileRequest) Reset() {
 	*x = SetNodePolicyFileRequest{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[25]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1861,7 +1942,7 @@ func (x *SetNodePolicyFileRequest) String() string {
 func (*SetNodePolicyFileRequest) ProtoMessage() {}
 
 func (x *SetNodePolicyFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[25]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1874,7 +1955,7 @@ func (x *SetNodePolicyFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodePolicyFileRequest.ProtoReflect.Descriptor instead.
 func (*SetNodePolicyFileRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{25}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SetNodePolicyFileRequest) GetNodeId() string {
@@ -1907,7 +1988,7 @@ type SetNodePolicyFileResponse struct {
 
 func (x *SetNodePolicyFileResponse) Reset() {
 	*x = SetNodePolicyFileResponse{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[26]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1919,7 +2000,7 @@ func (x *SetNodePolicyFileResponse) String() string {
 func (*SetNodePolicyFileResponse) ProtoMessage() {}
 
 func (x *SetNodePolicyFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[26]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1932,7 +2013,7 @@ func (x *SetNodePolicyFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodePolicyFileResponse.ProtoReflect.Descriptor instead.
 func (*SetNodePolicyFileResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{26}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SetNodePolicyFileResponse) GetPolicy() *PolicyFile {
@@ -1958,7 +2039,7 @@ const file_hanzo_approvals_v1_approvals_proto_rawDesc = "" +
 	"\x04_cwdB\x0e\n" +
 	"\f_raw_commandB\v\n" +
 	"\t_agent_idB\x0e\n" +
-	"\f_session_key\"\x86\x02\n" +
+	"\f_session_key\"\xa0\x02\n" +
 	"\aBinding\x12\x12\n" +
 	"\x04argv\x18\x01 \x03(\tR\x04argv\x12\x15\n" +
 	"\x03cwd\x18\x02 \x01(\tH\x00R\x03cwd\x88\x01\x01\x12\x1e\n" +
@@ -1966,17 +2047,23 @@ const file_hanzo_approvals_v1_approvals_proto_rawDesc = "" +
 	"\vsession_key\x18\x04 \x01(\tH\x02R\n" +
 	"sessionKey\x88\x01\x01\x12\x1e\n" +
 	"\benv_hash\x18\x05 \x01(\tH\x03R\aenvHash\x88\x01\x01\x128\n" +
-	"\bidentity\x18\x06 \x01(\v2\x1c.hanzo.approvals.v1.IdentityR\bidentityB\x06\n" +
+	"\bidentity\x18\x06 \x01(\v2\x1c.hanzo.approvals.v1.IdentityR\bidentity\x12\x18\n" +
+	"\aunbound\x18\a \x01(\tR\aunboundB\x06\n" +
 	"\x04_cwdB\v\n" +
 	"\t_agent_idB\x0e\n" +
 	"\f_session_keyB\v\n" +
-	"\t_env_hash\"\xc6\x01\n" +
+	"\t_env_hash\"\x95\x02\n" +
 	"\bIdentity\x12@\n" +
 	"\n" +
 	"executable\x18\x01 \x01(\v2 .hanzo.approvals.v1.FileIdentityR\n" +
 	"executable\x128\n" +
 	"\x06script\x18\x02 \x01(\v2 .hanzo.approvals.v1.FileIdentityR\x06script\x12>\n" +
-	"\tdirectory\x18\x03 \x01(\v2 .hanzo.approvals.v1.FileIdentityR\tdirectory\"h\n" +
+	"\tdirectory\x18\x03 \x01(\v2 .hanzo.approvals.v1.FileIdentityR\tdirectory\x123\n" +
+	"\x05inner\x18\x04 \x03(\v2\x1d.hanzo.approvals.v1.InnerFileR\x05inner\x12\x18\n" +
+	"\aunbound\x18\x05 \x03(\tR\aunbound\"U\n" +
+	"\tInnerFile\x12\x12\n" +
+	"\x04role\x18\x01 \x01(\tR\x04role\x124\n" +
+	"\x04file\x18\x02 \x01(\v2 .hanzo.approvals.v1.FileIdentityR\x04file\"h\n" +
 	"\fFileIdentity\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\x04R\x06device\x12\x14\n" +
@@ -2168,102 +2255,105 @@ func file_hanzo_approvals_v1_approvals_proto_rawDescGZIP() []byte {
 }
 
 var file_hanzo_approvals_v1_approvals_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_hanzo_approvals_v1_approvals_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_hanzo_approvals_v1_approvals_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_hanzo_approvals_v1_approvals_proto_goTypes = []any{
 	(Decision)(0),                     // 0: hanzo.approvals.v1.Decision
 	(State)(0),                        // 1: hanzo.approvals.v1.State
 	(*Plan)(nil),                      // 2: hanzo.approvals.v1.Plan
 	(*Binding)(nil),                   // 3: hanzo.approvals.v1.Binding
 	(*Identity)(nil),                  // 4: hanzo.approvals.v1.Identity
-	(*FileIdentity)(nil),              // 5: hanzo.approvals.v1.FileIdentity
-	(*Vote)(nil),                      // 6: hanzo.approvals.v1.Vote
-	(*Approval)(nil),                  // 7: hanzo.approvals.v1.Approval
-	(*RequestApprovalRequest)(nil),    // 8: hanzo.approvals.v1.RequestApprovalRequest
-	(*RequestApprovalResponse)(nil),   // 9: hanzo.approvals.v1.RequestApprovalResponse
-	(*WaitApprovalRequest)(nil),       // 10: hanzo.approvals.v1.WaitApprovalRequest
-	(*WaitApprovalResponse)(nil),      // 11: hanzo.approvals.v1.WaitApprovalResponse
-	(*ResolveApprovalRequest)(nil),    // 12: hanzo.approvals.v1.ResolveApprovalRequest
-	(*ResolveApprovalResponse)(nil),   // 13: hanzo.approvals.v1.ResolveApprovalResponse
-	(*GetApprovalRequest)(nil),        // 14: hanzo.approvals.v1.GetApprovalRequest
-	(*GetApprovalResponse)(nil),       // 15: hanzo.approvals.v1.GetApprovalResponse
-	(*ListApprovalsRequest)(nil),      // 16: hanzo.approvals.v1.ListApprovalsRequest
-	(*ListApprovalsResponse)(nil),     // 17: hanzo.approvals.v1.ListApprovalsResponse
-	(*WatchApprovalsRequest)(nil),     // 18: hanzo.approvals.v1.WatchApprovalsRequest
-	(*WatchApprovalsResponse)(nil),    // 19: hanzo.approvals.v1.WatchApprovalsResponse
-	(*PolicyFile)(nil),                // 20: hanzo.approvals.v1.PolicyFile
-	(*GetPolicyFileRequest)(nil),      // 21: hanzo.approvals.v1.GetPolicyFileRequest
-	(*GetPolicyFileResponse)(nil),     // 22: hanzo.approvals.v1.GetPolicyFileResponse
-	(*SetPolicyFileRequest)(nil),      // 23: hanzo.approvals.v1.SetPolicyFileRequest
-	(*SetPolicyFileResponse)(nil),     // 24: hanzo.approvals.v1.SetPolicyFileResponse
-	(*GetNodePolicyFileRequest)(nil),  // 25: hanzo.approvals.v1.GetNodePolicyFileRequest
-	(*GetNodePolicyFileResponse)(nil), // 26: hanzo.approvals.v1.GetNodePolicyFileResponse
-	(*SetNodePolicyFileRequest)(nil),  // 27: hanzo.approvals.v1.SetNodePolicyFileRequest
-	(*SetNodePolicyFileResponse)(nil), // 28: hanzo.approvals.v1.SetNodePolicyFileResponse
-	nil,                               // 29: hanzo.approvals.v1.RequestApprovalRequest.EnvEntry
-	(*timestamppb.Timestamp)(nil),     // 30: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),       // 31: google.protobuf.Duration
-	(*GrantRequest)(nil),              // 32: hanzo.approvals.v1.GrantRequest
-	(*structpb.Struct)(nil),           // 33: google.protobuf.Struct
+	(*InnerFile)(nil),                 // 5: hanzo.approvals.v1.InnerFile
+	(*FileIdentity)(nil),              // 6: hanzo.approvals.v1.FileIdentity
+	(*Vote)(nil),                      // 7: hanzo.approvals.v1.Vote
+	(*Approval)(nil),                  // 8: hanzo.approvals.v1.Approval
+	(*RequestApprovalRequest)(nil),    // 9: hanzo.approvals.v1.RequestApprovalRequest
+	(*RequestApprovalResponse)(nil),   // 10: hanzo.approvals.v1.RequestApprovalResponse
+	(*WaitApprovalRequest)(nil),       // 11: hanzo.approvals.v1.WaitApprovalRequest
+	(*WaitApprovalResponse)(nil),      // 12: hanzo.approvals.v1.WaitApprovalResponse
+	(*ResolveApprovalRequest)(nil),    // 13: hanzo.approvals.v1.ResolveApprovalRequest
+	(*ResolveApprovalResponse)(nil),   // 14: hanzo.approvals.v1.ResolveApprovalResponse
+	(*GetApprovalRequest)(nil),        // 15: hanzo.approvals.v1.GetApprovalRequest
+	(*GetApprovalResponse)(nil),       // 16: hanzo.approvals.v1.GetApprovalResponse
+	(*ListApprovalsRequest)(nil),      // 17: hanzo.approvals.v1.ListApprovalsRequest
+	(*ListApprovalsResponse)(nil),     // 18: hanzo.approvals.v1.ListApprovalsResponse
+	(*WatchApprovalsRequest)(nil),     // 19: hanzo.approvals.v1.WatchApprovalsRequest
+	(*WatchApprovalsResponse)(nil),    // 20: hanzo.approvals.v1.WatchApprovalsResponse
+	(*PolicyFile)(nil),                // 21: hanzo.approvals.v1.PolicyFile
+	(*GetPolicyFileRequest)(nil),      // 22: hanzo.approvals.v1.GetPolicyFileRequest
+	(*GetPolicyFileResponse)(nil),     // 23: hanzo.approvals.v1.GetPolicyFileResponse
+	(*SetPolicyFileRequest)(nil),      // 24: hanzo.approvals.v1.SetPolicyFileRequest
+	(*SetPolicyFileResponse)(nil),     // 25: hanzo.approvals.v1.SetPolicyFileResponse
+	(*GetNodePolicyFileRequest)(nil),  // 26: hanzo.approvals.v1.GetNodePolicyFileRequest
+	(*GetNodePolicyFileResponse)(nil), // 27: hanzo.approvals.v1.GetNodePolicyFileResponse
+	(*SetNodePolicyFileRequest)(nil),  // 28: hanzo.approvals.v1.SetNodePolicyFileRequest
+	(*SetNodePolicyFileResponse)(nil), // 29: hanzo.approvals.v1.SetNodePolicyFileResponse
+	nil,                               // 30: hanzo.approvals.v1.RequestApprovalRequest.EnvEntry
+	(*timestamppb.Timestamp)(nil),     // 31: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),       // 32: google.protobuf.Duration
+	(*GrantRequest)(nil),              // 33: hanzo.approvals.v1.GrantRequest
+	(*structpb.Struct)(nil),           // 34: google.protobuf.Struct
 }
 var file_hanzo_approvals_v1_approvals_proto_depIdxs = []int32{
 	4,  // 0: hanzo.approvals.v1.Binding.identity:type_name -> hanzo.approvals.v1.Identity
-	5,  // 1: hanzo.approvals.v1.Identity.executable:type_name -> hanzo.approvals.v1.FileIdentity
-	5,  // 2: hanzo.approvals.v1.Identity.script:type_name -> hanzo.approvals.v1.FileIdentity
-	5,  // 3: hanzo.approvals.v1.Identity.directory:type_name -> hanzo.approvals.v1.FileIdentity
-	0,  // 4: hanzo.approvals.v1.Vote.decision:type_name -> hanzo.approvals.v1.Decision
-	30, // 5: hanzo.approvals.v1.Vote.at:type_name -> google.protobuf.Timestamp
-	1,  // 6: hanzo.approvals.v1.Approval.state:type_name -> hanzo.approvals.v1.State
-	3,  // 7: hanzo.approvals.v1.Approval.binding:type_name -> hanzo.approvals.v1.Binding
-	30, // 8: hanzo.approvals.v1.Approval.created_at:type_name -> google.protobuf.Timestamp
-	30, // 9: hanzo.approvals.v1.Approval.expires_at:type_name -> google.protobuf.Timestamp
-	0,  // 10: hanzo.approvals.v1.Approval.decision:type_name -> hanzo.approvals.v1.Decision
-	30, // 11: hanzo.approvals.v1.Approval.resolved_at:type_name -> google.protobuf.Timestamp
-	6,  // 12: hanzo.approvals.v1.Approval.votes:type_name -> hanzo.approvals.v1.Vote
-	0,  // 13: hanzo.approvals.v1.Approval.on_timeout:type_name -> hanzo.approvals.v1.Decision
-	30, // 14: hanzo.approvals.v1.Approval.escalate_at:type_name -> google.protobuf.Timestamp
-	2,  // 15: hanzo.approvals.v1.RequestApprovalRequest.plan:type_name -> hanzo.approvals.v1.Plan
-	29, // 16: hanzo.approvals.v1.RequestApprovalRequest.env:type_name -> hanzo.approvals.v1.RequestApprovalRequest.EnvEntry
-	31, // 17: hanzo.approvals.v1.RequestApprovalRequest.timeout:type_name -> google.protobuf.Duration
-	7,  // 18: hanzo.approvals.v1.RequestApprovalResponse.approval:type_name -> hanzo.approvals.v1.Approval
-	7,  // 19: hanzo.approvals.v1.WaitApprovalResponse.approval:type_name -> hanzo.approvals.v1.Approval
-	0,  // 20: hanzo.approvals.v1.ResolveApprovalRequest.decision:type_name -> hanzo.approvals.v1.Decision
-	32, // 21: hanzo.approvals.v1.ResolveApprovalRequest.grant:type_name -> hanzo.approvals.v1.GrantRequest
-	7,  // 22: hanzo.approvals.v1.ResolveApprovalResponse.approval:type_name -> hanzo.approvals.v1.Approval
-	7,  // 23: hanzo.approvals.v1.GetApprovalResponse.approval:type_name -> hanzo.approvals.v1.Approval
-	7,  // 24: hanzo.approvals.v1.ListApprovalsResponse.approvals:type_name -> hanzo.approvals.v1.Approval
-	7,  // 25: hanzo.approvals.v1.WatchApprovalsResponse.approval:type_name -> hanzo.approvals.v1.Approval
-	33, // 26: hanzo.approvals.v1.PolicyFile.file:type_name -> google.protobuf.Struct
-	20, // 27: hanzo.approvals.v1.GetPolicyFileResponse.policy:type_name -> hanzo.approvals.v1.PolicyFile
-	33, // 28: hanzo.approvals.v1.SetPolicyFileRequest.file:type_name -> google.protobuf.Struct
-	20, // 29: hanzo.approvals.v1.SetPolicyFileResponse.policy:type_name -> hanzo.approvals.v1.PolicyFile
-	20, // 30: hanzo.approvals.v1.GetNodePolicyFileResponse.policy:type_name -> hanzo.approvals.v1.PolicyFile
-	33, // 31: hanzo.approvals.v1.SetNodePolicyFileRequest.file:type_name -> google.protobuf.Struct
-	20, // 32: hanzo.approvals.v1.SetNodePolicyFileResponse.policy:type_name -> hanzo.approvals.v1.PolicyFile
-	8,  // 33: hanzo.approvals.v1.ApprovalService.RequestApproval:input_type -> hanzo.approvals.v1.RequestApprovalRequest
-	12, // 34: hanzo.approvals.v1.ApprovalService.ResolveApproval:input_type -> hanzo.approvals.v1.ResolveApprovalRequest
-	14, // 35: hanzo.approvals.v1.ApprovalService.GetApproval:input_type -> hanzo.approvals.v1.GetApprovalRequest
-	10, // 36: hanzo.approvals.v1.ApprovalService.WaitApproval:input_type -> hanzo.approvals.v1.WaitApprovalRequest
-	16, // 37: hanzo.approvals.v1.ApprovalService.ListApprovals:input_type -> hanzo.approvals.v1.ListApprovalsRequest
-	18, // 38: hanzo.approvals.v1.ApprovalService.WatchApprovals:input_type -> hanzo.approvals.v1.WatchApprovalsRequest
-	21, // 39: hanzo.approvals.v1.ApprovalService.GetPolicyFile:input_type -> hanzo.approvals.v1.GetPolicyFileRequest
-	23, // 40: hanzo.approvals.v1.ApprovalService.SetPolicyFile:input_type -> hanzo.approvals.v1.SetPolicyFileRequest
-	25, // 41: hanzo.approvals.v1.ApprovalService.GetNodePolicyFile:input_type -> hanzo.approvals.v1.GetNodePolicyFileRequest
-	27, // 42: hanzo.approvals.v1.ApprovalService.SetNodePolicyFile:input_type -> hanzo.approvals.v1.SetNodePolicyFileRequest
-	9,  // 43: hanzo.approvals.v1.ApprovalService.RequestApproval:output_type -> hanzo.approvals.v1.RequestApprovalResponse
-	13, // 44: hanzo.approvals.v1.ApprovalService.ResolveApproval:output_type -> hanzo.approvals.v1.ResolveApprovalResponse
-	15, // 45: hanzo.approvals.v1.ApprovalService.GetApproval:output_type -> hanzo.approvals.v1.GetApprovalResponse
-	11, // 46: hanzo.approvals.v1.ApprovalService.WaitApproval:output_type -> hanzo.approvals.v1.WaitApprovalResponse
-	17, // 47: hanzo.approvals.v1.ApprovalService.ListApprovals:output_type -> hanzo.approvals.v1.ListApprovalsResponse
-	19, // 48: hanzo.approvals.v1.ApprovalService.WatchApprovals:output_type -> hanzo.approvals.v1.WatchApprovalsResponse
-	22, // 49: hanzo.approvals.v1.ApprovalService.GetPolicyFile:output_type -> hanzo.approvals.v1.GetPolicyFileResponse
-	24, // 50: hanzo.approvals.v1.ApprovalService.SetPolicyFile:output_type -> hanzo.approvals.v1.SetPolicyFileResponse
-	26, // 51: hanzo.approvals.v1.ApprovalService.GetNodePolicyFile:output_type -> hanzo.approvals.v1.GetNodePolicyFileResponse
-	28, // 52: hanzo.approvals.v1.ApprovalService.SetNodePolicyFile:output_type -> hanzo.approvals.v1.SetNodePolicyFileResponse
-	43, // [43:53] is the sub-list for method output_type
-	33, // [33:43] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	6,  // 1: hanzo.approvals.v1.Identity.executable:type_name -> hanzo.approvals.v1.FileIdentity
+	6,  // 2: hanzo.approvals.v1.Identity.script:type_name -> hanzo.approvals.v1.FileIdentity
+	6,  // 3: hanzo.approvals.v1.Identity.directory:type_name -> hanzo.approvals.v1.FileIdentity
+	5,  // 4: hanzo.approvals.v1.Identity.inner:type_name -> hanzo.approvals.v1.InnerFile
+	6,  // 5: hanzo.approvals.v1.InnerFile.file:type_name -> hanzo.approvals.v1.FileIdentity
+	0,  // 6: hanzo.approvals.v1.Vote.decision:type_name -> hanzo.approvals.v1.Decision
+	31, // 7: hanzo.approvals.v1.Vote.at:type_name -> google.protobuf.Timestamp
+	1,  // 8: hanzo.approvals.v1.Approval.state:type_name -> hanzo.approvals.v1.State
+	3,  // 9: hanzo.approvals.v1.Approval.binding:type_name -> hanzo.approvals.v1.Binding
+	31, // 10: hanzo.approvals.v1.Approval.created_at:type_name -> google.protobuf.Timestamp
+	31, // 11: hanzo.approvals.v1.Approval.expires_at:type_name -> google.protobuf.Timestamp
+	0,  // 12: hanzo.approvals.v1.Approval.decision:type_name -> hanzo.approvals.v1.Decision
+	31, // 13: hanzo.approvals.v1.Approval.resolved_at:type_name -> google.protobuf.Timestamp
+	7,  // 14: hanzo.approvals.v1.Approval.votes:type_name -> hanzo.approvals.v1.Vote
+	0,  // 15: hanzo.approvals.v1.Approval.on_timeout:type_name -> hanzo.approvals.v1.Decision
+	31, // 16: hanzo.approvals.v1.Approval.escalate_at:type_name -> google.protobuf.Timestamp
+	2,  // 17: hanzo.approvals.v1.RequestApprovalRequest.plan:type_name -> hanzo.approvals.v1.Plan
+	30, // 18: hanzo.approvals.v1.RequestApprovalRequest.env:type_name -> hanzo.approvals.v1.RequestApprovalRequest.EnvEntry
+	32, // 19: hanzo.approvals.v1.RequestApprovalRequest.timeout:type_name -> google.protobuf.Duration
+	8,  // 20: hanzo.approvals.v1.RequestApprovalResponse.approval:type_name -> hanzo.approvals.v1.Approval
+	8,  // 21: hanzo.approvals.v1.WaitApprovalResponse.approval:type_name -> hanzo.approvals.v1.Approval
+	0,  // 22: hanzo.approvals.v1.ResolveApprovalRequest.decision:type_name -> hanzo.approvals.v1.Decision
+	33, // 23: hanzo.approvals.v1.ResolveApprovalRequest.grant:type_name -> hanzo.approvals.v1.GrantRequest
+	8,  // 24: hanzo.approvals.v1.ResolveApprovalResponse.approval:type_name -> hanzo.approvals.v1.Approval
+	8,  // 25: hanzo.approvals.v1.GetApprovalResponse.approval:type_name -> hanzo.approvals.v1.Approval
+	8,  // 26: hanzo.approvals.v1.ListApprovalsResponse.approvals:type_name -> hanzo.approvals.v1.Approval
+	8,  // 27: hanzo.approvals.v1.WatchApprovalsResponse.approval:type_name -> hanzo.approvals.v1.Approval
+	34, // 28: hanzo.approvals.v1.PolicyFile.file:type_name -> google.protobuf.Struct
+	21, // 29: hanzo.approvals.v1.GetPolicyFileResponse.policy:type_name -> hanzo.approvals.v1.PolicyFile
+	34, // 30: hanzo.approvals.v1.SetPolicyFileRequest.file:type_name -> google.protobuf.Struct
+	21, // 31: hanzo.approvals.v1.SetPolicyFileResponse.policy:type_name -> hanzo.approvals.v1.PolicyFile
+	21, // 32: hanzo.approvals.v1.GetNodePolicyFileResponse.policy:type_name -> hanzo.approvals.v1.PolicyFile
+	34, // 33: hanzo.approvals.v1.SetNodePolicyFileRequest.file:type_name -> google.protobuf.Struct
+	21, // 34: hanzo.approvals.v1.SetNodePolicyFileResponse.policy:type_name -> hanzo.approvals.v1.PolicyFile
+	9,  // 35: hanzo.approvals.v1.ApprovalService.RequestApproval:input_type -> hanzo.approvals.v1.RequestApprovalRequest
+	13, // 36: hanzo.approvals.v1.ApprovalService.ResolveApproval:input_type -> hanzo.approvals.v1.ResolveApprovalRequest
+	15, // 37: hanzo.approvals.v1.ApprovalService.GetApproval:input_type -> hanzo.approvals.v1.GetApprovalRequest
+	11, // 38: hanzo.approvals.v1.ApprovalService.WaitApproval:input_type -> hanzo.approvals.v1.WaitApprovalRequest
+	17, // 39: hanzo.approvals.v1.ApprovalService.ListApprovals:input_type -> hanzo.approvals.v1.ListApprovalsRequest
+	19, // 40: hanzo.approvals.v1.ApprovalService.WatchApprovals:input_type -> hanzo.approvals.v1.WatchApprovalsRequest
+	22, // 41: hanzo.approvals.v1.ApprovalService.GetPolicyFile:input_type -> hanzo.approvals.v1.GetPolicyFileRequest
+	24, // 42: hanzo.approvals.v1.ApprovalService.SetPolicyFile:input_type -> hanzo.approvals.v1.SetPolicyFileRequest
+	26, // 43: hanzo.approvals.v1.ApprovalService.GetNodePolicyFile:input_type -> hanzo.approvals.v1.GetNodePolicyFileRequest
+	28, // 44: hanzo.approvals.v1.ApprovalService.SetNodePolicyFile:input_type -> hanzo.approvals.v1.SetNodePolicyFileRequest
+	10, // 45: hanzo.approvals.v1.ApprovalService.RequestApproval:output_type -> hanzo.approvals.v1.RequestApprovalResponse
+	14, // 46: hanzo.approvals.v1.ApprovalService.ResolveApproval:output_type -> hanzo.approvals.v1.ResolveApprovalResponse
+	16, // 47: hanzo.approvals.v1.ApprovalService.GetApproval:output_type -> hanzo.approvals.v1.GetApprovalResponse
+	12, // 48: hanzo.approvals.v1.ApprovalService.WaitApproval:output_type -> hanzo.approvals.v1.WaitApprovalResponse
+	18, // 49: hanzo.approvals.v1.ApprovalService.ListApprovals:output_type -> hanzo.approvals.v1.ListApprovalsResponse
+	20, // 50: hanzo.approvals.v1.ApprovalService.WatchApprovals:output_type -> hanzo.approvals.v1.WatchApprovalsResponse
+	23, // 51: hanzo.approvals.v1.ApprovalService.GetPolicyFile:output_type -> hanzo.approvals.v1.GetPolicyFileResponse
+	25, // 52: hanzo.approvals.v1.ApprovalService.SetPolicyFile:output_type -> hanzo.approvals.v1.SetPolicyFileResponse
+	27, // 53: hanzo.approvals.v1.ApprovalService.GetNodePolicyFile:output_type -> hanzo.approvals.v1.GetNodePolicyFileResponse
+	29, // 54: hanzo.approvals.v1.ApprovalService.SetNodePolicyFile:output_type -> hanzo.approvals.v1.SetNodePolicyFileResponse
+	45, // [45:55] is the sub-list for method output_type
+	35, // [35:45] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_hanzo_approvals_v1_approvals_proto_init() }
@@ -2274,16 +2364,16 @@ func file_hanzo_approvals_v1_approvals_proto_init() {
 	file_hanzo_approvals_v1_grants_proto_init()
 	file_hanzo_approvals_v1_approvals_proto_msgTypes[0].OneofWrappers = []any{}
 	file_hanzo_approvals_v1_approvals_proto_msgTypes[1].OneofWrappers = []any{}
-	file_hanzo_approvals_v1_approvals_proto_msgTypes[5].OneofWrappers = []any{}
 	file_hanzo_approvals_v1_approvals_proto_msgTypes[6].OneofWrappers = []any{}
-	file_hanzo_approvals_v1_approvals_proto_msgTypes[14].OneofWrappers = []any{}
+	file_hanzo_approvals_v1_approvals_proto_msgTypes[7].OneofWrappers = []any{}
+	file_hanzo_approvals_v1_approvals_proto_msgTypes[15].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hanzo_approvals_v1_approvals_proto_rawDesc), len(file_hanzo_approvals_v1_approvals_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   28,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

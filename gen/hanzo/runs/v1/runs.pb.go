@@ -1392,11 +1392,10 @@ const file_hanzo_runs_v1_runs_proto_rawDesc = "" +
 	"\fSTATE_FAILED\x10\t\x12\x0e\n" +
 	"\n" +
 	"STATE_LOST\x10\n" +
-	"2\xb2\x05\n" +
+	"2\xb0\x05\n" +
 	"\n" +
-	"RunService\x12n\n" +
-	"\bStartRun\x12\x1e.hanzo.runs.v1.StartRunRequest\x1a\x1f.hanzo.runs.v1.StartRunResponse\"!\xea\xc7\x18\n" +
-	"\x10\x02\x18\x02 \x01(\x010\x01\x82\xd3\xe4\x93\x02\r:\x01*\"\b/v1/runs\x12h\n" +
+	"RunService\x12l\n" +
+	"\bStartRun\x12\x1e.hanzo.runs.v1.StartRunRequest\x1a\x1f.hanzo.runs.v1.StartRunResponse\"\x1f\xea\xc7\x18\b\x10\x02\x18\x02 \x010\x01\x82\xd3\xe4\x93\x02\r:\x01*\"\b/v1/runs\x12h\n" +
 	"\x06GetRun\x12\x1c.hanzo.runs.v1.GetRunRequest\x1a\x1d.hanzo.runs.v1.GetRunResponse\"!\xea\xc7\x18\b\x10\x02\x18\x02 \x010\x01\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/runs/{id}\x12p\n" +
 	"\aWaitRun\x12\x1d.hanzo.runs.v1.WaitRunRequest\x1a\x1e.hanzo.runs.v1.WaitRunResponse\"&\xea\xc7\x18\b\x10\x02\x18\x02 \x010\x01\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/runs/{id}:wait\x12i\n" +
 	"\bListRuns\x12\x1e.hanzo.runs.v1.ListRunsRequest\x1a\x1f.hanzo.runs.v1.ListRunsResponse\"\x1c\xea\xc7\x18\b\x10\x02\x18\x02 \x010\x01\x82\xd3\xe4\x93\x02\n" +
