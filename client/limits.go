@@ -20,13 +20,6 @@ const (
 	// reconnectFor is how long a composed flow waits for a daemon that went away, and then for the
 	// node to come back to it. After that the flow fails and says so.
 	reconnectFor = 30 * time.Second
-	// invokeGrace is how much longer than the command itself the daemon waits for the node, so
-	// that a command that reaches its own limit is reported by the node and not by the daemon.
-	invokeGrace = 10 * time.Second
-	// prepareTimeout bounds system.run.prepare (nodes-approvals.md §3.17).
-	prepareTimeout = 15 * time.Second
-	// approvalTimeout is how long a question stands when the caller does not say (nodes-approvals.md §3.16).
-	approvalTimeout = 120 * time.Second
 	// waitGrace is how long past the end of a question its outcome is waited for.
 	waitGrace = 15 * time.Second
 	// minPrefix is the shortest beginning of a node id that names a node (nodes-approvals.md §1.5).

@@ -6,21 +6,23 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/durationpb"
-	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/hanzoai/hanzod/errs"
-	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
+	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
 )
 
-// RunIn is the argument of RunCommand.
+// RunIn is the argument of RunCommand and StartRun.
 type RunIn struct {
 	// Node is a node as MatchNode takes it.
 	Node string
@@ -35,10 +37,21 @@ type RunIn struct {
 	ApprovalTimeout time.Duration
 	// WaitForNode is how long to wait for a node that is not connected; zero is not at all.
 	WaitForNode time.Duration
+	// Output is as of FollowRun.
+	Output func(Output)
 }
 
-// RunOut is the result of RunCommand.
+// Output is something that a command wrote, or, with Missing, something that is left out here: the
+// command is never slowed for who watches it.
+type Output struct {
+	Stderr  bool
+	Data    []byte
+	Missing int64 // bytes
+}
+
+// RunOut is the result of RunCommand and FollowRun.
 type RunOut struct {
+	RunID    string
 	NodeID   string
 	NodeName string
 	// ApprovalID is empty when the node ran the command without asking.
@@ -49,17 +62,22 @@ type RunOut struct {
 	// Signal is the name or number of the signal that ended it, when the node says.
 	Signal         string
 	Stdout, Stderr string
-	TimedOut       bool
+	// OutputGone says that what it wrote is no longer kept.
+	OutputGone bool
+	TimedOut   bool
 	// Failure is why the command did not start or was not carried out; empty when it was.
 	Failure string
+	// KilledBy is who ended it.
+	KilledBy string
 }
 
 // StepKind says where a run stands.
 type StepKind uint8
 
-// The steps of a run. Waiting and Decided carry the approval.
+// The steps of a run. All but StepNode and StepAway carry the run.
 const (
 	StepNode         StepKind = iota // the node is found
+	StepStarted                      // the daemon has the run: it goes on when its requester goes away
 	StepWaiting                      // the question is asked
 	StepDecided                      // it is allowed
 	StepReconnecting                 // the daemon went away; the flow goes on when it is back
@@ -70,265 +88,251 @@ const (
 type Step struct {
 	Kind             StepKind
 	NodeID, NodeName string
-	Approval         *approvalsv1.Approval
+	Run              *runsv1.Run
 }
 
-// RunCommand runs a command on a node and waits for its end (nodes-approvals.md §6.2). A command
-// that the node's policy allows runs at once. For any other the node is asked what it would run,
-// an approval is requested for exactly that, and the command runs when it is allowed. The flow
-// outlives a restart of the daemon while it waits.
-//
-// Every call has an idempotency key that a repetition reuses, and the run itself is repeated only
-// when it surely never left: a command never runs twice. When the connection is lost during the
-// run, the error has the class errs.Unknown. progress may be nil; it is called from this goroutine.
+// RunCommand runs a command on a node and waits for its end (nodes-approvals.md §6.2): it is StartRun and
+// FollowRun. progress may be nil; it and Output are called from this goroutine.
 func (c *Client) RunCommand(ctx context.Context, in RunIn, progress func(Step)) (RunOut, error) {
+	run, err := c.StartRun(ctx, in, progress)
+	if err != nil {
+		return RunOut{NodeID: run.GetNodeId(), NodeName: run.GetNodeName()}, err
+	}
+	return c.FollowRun(ctx, run.GetId(), progress, in.Output)
+}
+
+// StartRun begins a run and returns when the daemon has it on disk. From then on the daemon looks after
+// it: a command that the node's policy allows runs at once, for any other the node is asked what it would
+// run and an approval is requested for exactly that. It never runs twice. With an error, the run says
+// which node was meant, when that is known.
+func (c *Client) StartRun(ctx context.Context, in RunIn, progress func(Step)) (*runsv1.Run, error) {
 	if len(in.Argv) == 0 || in.Argv[0] == "" {
-		return RunOut{}, &Error{Class: errs.Invalid, Message: "command required"}
+		return nil, &Error{Class: errs.Invalid, Message: "command required"}
+	}
+	if !valid8(in) {
+		return nil, &Error{Class: errs.Invalid, Message: "the command, its directory and its environment must be valid UTF-8"}
 	}
 	if progress == nil {
 		progress = func(Step) {}
 	}
 	node, err := c.AwaitNode(ctx, in.Node, in.WaitForNode, func() { progress(Step{Kind: StepAway, NodeName: in.Node}) })
 	if err != nil {
-		return RunOut{}, err
+		return nil, err
 	}
-	r := &run{c: c, in: in, node: node, progress: progress}
-	r.step(StepNode, nil)
+	f := &following{c: c, progress: progress, run: &runsv1.Run{NodeId: node.GetNodeId(), NodeName: node.GetDisplayName()}}
+	f.step(StepNode)
 	if in.WaitForNode > 0 && !node.GetConnected() {
-		r.step(StepAway, nil)
+		f.step(StepAway)
 	}
-	out := RunOut{NodeID: node.GetNodeId(), NodeName: node.GetDisplayName()}
+	req := &runsv1.StartRunRequest{Id: newID(), NodeId: node.GetNodeId(), Argv: in.Argv, Cwd: in.Cwd, Env: in.Env, AgentId: in.AgentID}
+	for _, d := range []struct {
+		from time.Duration
+		to   **durationpb.Duration
+	}{{in.Timeout, &req.Timeout}, {in.ApprovalTimeout, &req.ApprovalTimeout}, {in.WaitForNode, &req.WaitForNode}} {
+		if d.from > 0 {
+			*d.to = durationpb.New(d.from)
+		}
+	}
+	err = f.again(ctx, func() error {
+		out, err := c.Runs.StartRun(ctx, req)
+		if err == nil {
+			f.run = out.GetRun()
+		}
+		return err
+	})
+	if err != nil {
+		return f.run, err
+	}
+	f.step(StepStarted)
+	return f.run, nil
+}
 
-	payload, err := r.invoke(ctx, "system.run", r.params(in.Argv), r.runTimeout(), false)
-	if needsApproval(err) {
-		var p plan
-		var a *approvalsv1.Approval
-		if p, err = r.prepare(ctx); err != nil {
-			return out, err
-		}
-		if a, err = r.approve(ctx, p); a != nil {
-			out.ApprovalID = a.GetId()
-		}
-		if err != nil {
-			return out, err
-		}
-		payload, err = r.invoke(ctx, "system.run", r.approvedParams(p, a), r.runTimeout(), false)
+func valid8(in RunIn) bool {
+	ok := utf8.ValidString(in.Cwd) && utf8.ValidString(in.AgentID)
+	for _, a := range in.Argv {
+		ok = ok && utf8.ValidString(a)
+	}
+	for k, v := range in.Env {
+		ok = ok && utf8.ValidString(k) && utf8.ValidString(v)
+	}
+	return ok
+}
+
+// FollowRun waits for the end of a run, also of one that has ended, and outlives a restart of the daemon.
+// output is handed what the command writes, as it comes where the node streams it and at the end
+// otherwise; nil for nobody. An error of the class errs.Unknown says that the command may have run.
+func (c *Client) FollowRun(ctx context.Context, id string, progress func(Step), output func(Output)) (RunOut, error) {
+	if progress == nil {
+		progress = func(Step) {}
+	}
+	f := &following{c: c, progress: progress, output: output, run: &runsv1.Run{Id: id}}
+	err := f.again(ctx, func() error { return f.watch(ctx, id) })
+	run := f.run
+	out := RunOut{
+		RunID: run.GetId(), NodeID: run.GetNodeId(), NodeName: run.GetNodeName(), ApprovalID: run.GetApprovalId(), KilledBy: run.GetKilledBy(),
 	}
 	if err != nil {
 		return out, err
 	}
-	return out, parseResult(payload, &out)
+	if fail := run.GetFailure(); fail != nil || run.GetResult() == nil {
+		return out, failureOf(run)
+	}
+	res := run.GetResult()
+	out.Stdout, out.Stderr, out.TimedOut, out.Failure, out.Signal, out.OutputGone =
+		res.GetStdout(), res.GetStderr(), res.GetTimedOut(), res.GetError(), res.GetSignal(), res.GetOutputGone()
+	if res.ExitCode != nil {
+		out.ExitCode = new(int(res.GetExitCode()))
+	}
+	f.rest(res)
+	return out, nil
 }
 
-// run is one RunCommand under way.
-type run struct {
+// failureOf is the error that a run ended with.
+func failureOf(run *runsv1.Run) error {
+	fail := run.GetFailure()
+	e := &Error{Code: fail.GetCode(), Class: classes[codes.Code(fail.GetStatus())], Message: fail.GetMessage()} //nolint:gosec // a small number
+	about := ""
+	if run.GetApprovalId() != "" {
+		about = fmt.Sprintf(" (approval %s)", run.GetApprovalId())
+	}
+	switch run.GetState() {
+	case runsv1.State_STATE_DENIED:
+		e.Code, e.Message = CodeApprovalDenied, e.Message+about
+	case runsv1.State_STATE_EXPIRED:
+		e.Code, e.Message = CodeApprovalExpired, fmt.Sprintf("nobody answered in time%s; run it again and have an approver at hand", about)
+	case runsv1.State_STATE_LOST:
+		e.Code = CodeOutcomeUnknown
+	}
+	return e
+}
+
+// following is one run that is waited for.
+type following struct {
 	c        *Client
-	in       RunIn
-	node     *nodesv1.Node
 	progress func(Step)
-	// lost says that the daemon went away once, so that the node may be away too.
-	lost bool
+	output   func(Output)
+	run      *runsv1.Run // as it is known
+	told     StepKind    // of StepWaiting and StepDecided
+	// lost says that the daemon went away once; cut that it did so after output had come.
+	lost, cut bool
+	seen      [2]int64 // of stdout and stderr, in bytes
+	missing   [2]int64
 }
 
-func (r *run) step(kind StepKind, a *approvalsv1.Approval) {
-	r.progress(Step{Kind: kind, NodeID: r.node.GetNodeId(), NodeName: r.node.GetDisplayName(), Approval: a})
+func (f *following) step(kind StepKind) {
+	f.progress(Step{Kind: kind, NodeID: f.run.GetNodeId(), NodeName: f.run.GetNodeName(), Run: f.run})
 }
 
-func (r *run) runTimeout() time.Duration {
-	if r.in.Timeout <= 0 {
-		return 0
-	}
-	return r.in.Timeout + invokeGrace
-}
-
-func (r *run) params(argv []string) map[string]any {
-	p := map[string]any{"command": list(argv)}
-	if r.in.Cwd != "" {
-		p["cwd"] = r.in.Cwd
-	}
-	if len(r.in.Env) > 0 {
-		env := make(map[string]any, len(r.in.Env))
-		for k, v := range r.in.Env {
-			env[k] = v
-		}
-		p["env"] = env
-	}
-	if r.in.AgentID != "" {
-		p["agentId"] = r.in.AgentID
-	}
-	if r.in.Timeout > 0 {
-		p["timeoutMs"] = float64(max(r.in.Timeout.Milliseconds(), 1))
-	}
-	return p
-}
-
-func (r *run) approvedParams(p plan, a *approvalsv1.Approval) map[string]any {
-	params := r.params(p.Argv)
-	for key, v := range map[string]*string{"rawCommand": p.RawCommand, "cwd": p.Cwd, "agentId": p.AgentID, "sessionKey": p.SessionKey} {
-		delete(params, key)
-		if v != nil {
-			params[key] = *v
-		}
-	}
-	params["runId"] = a.GetId()
-	params["approved"] = true
-	params["approvalDecision"] = "allow-once"
-	if a.GetDecision() == approvalsv1.Decision_DECISION_ALLOW_ALWAYS {
-		params["approvalDecision"] = "allow-always"
-	}
-	return params
-}
-
-// plan is a node's answer to system.run.prepare.
-type plan struct {
-	Argv       []string `json:"argv"`
-	Cwd        *string  `json:"cwd"`
-	RawCommand *string  `json:"rawCommand"`
-	AgentID    *string  `json:"agentId"`
-	SessionKey *string  `json:"sessionKey"`
-	text       string
-}
-
-func (r *run) prepare(ctx context.Context) (plan, error) {
-	params := r.params(r.in.Argv)
-	delete(params, "env")
-	delete(params, "timeoutMs")
-	payload, err := r.invoke(ctx, "system.run.prepare", params, prepareTimeout, true)
+// watch follows the run until it has ended.
+func (f *following) watch(ctx context.Context, id string) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s, err := f.c.Runs.WatchRun(ctx, &runsv1.WatchRunRequest{Id: id})
 	if err != nil {
-		return plan{}, err
-	}
-	var answer struct {
-		CmdText string `json:"cmdText"`
-		Plan    plan   `json:"plan"`
-	}
-	if json.Unmarshal(payload, &answer) != nil || len(answer.Plan.Argv) == 0 {
-		return plan{}, badAnswer("system.run.prepare")
-	}
-	answer.Plan.text = answer.CmdText
-	if answer.Plan.RawCommand != nil {
-		answer.Plan.text = *answer.Plan.RawCommand
-	}
-	return answer.Plan, nil
-}
-
-// approve asks and waits. It returns the approval with its error, once there is one.
-func (r *run) approve(ctx context.Context, p plan) (*approvalsv1.Approval, error) {
-	timeout := r.in.ApprovalTimeout
-	if timeout <= 0 {
-		timeout = approvalTimeout
-	}
-	req := &approvalsv1.RequestApprovalRequest{
-		Id: newID(), Command: p.text, CommandArgv: p.Argv,
-		Plan: &approvalsv1.Plan{Argv: p.Argv, Cwd: p.Cwd, RawCommand: p.RawCommand, AgentId: p.AgentID, SessionKey: p.SessionKey},
-		Env:  r.in.Env, Cwd: p.Cwd, AgentId: p.AgentID, SessionKey: p.SessionKey,
-		NodeId: new(r.node.GetNodeId()), Host: new("node"), Timeout: durationpb.New(timeout),
-	}
-	if absolute(p.Argv[0]) {
-		req.ResolvedPath = &p.Argv[0]
-	}
-	var a *approvalsv1.Approval
-	tries := 0
-	err := r.again(ctx, reconnectFor, true, func() error {
-		tries++
-		out, err := r.c.Approvals.RequestApproval(ctx, req)
-		if tries > 1 && classOf(err) == errs.Exists {
-			// The first try arrived although its answer did not.
-			got, err := r.c.Approvals.GetApproval(ctx, &approvalsv1.GetApprovalRequest{Id: req.GetId()})
-			a = got.GetApproval()
-			return err
-		}
-		a = out.GetApproval()
 		return err
-	})
-	if err != nil {
-		return nil, err
 	}
-	if a.GetId() == "" {
-		return nil, badAnswer("RequestApproval")
-	}
-	r.step(StepWaiting, a)
-	id := a.GetId()
-	err = r.again(ctx, timeout+waitGrace, true, func() error {
-		out, err := r.c.Approvals.WaitApproval(ctx, &approvalsv1.WaitApprovalRequest{Id: id})
-		if classOf(err) == errs.NotFound {
-			// It ended while the daemon was away; the record says how.
-			got, err := r.c.Approvals.GetApproval(ctx, &approvalsv1.GetApprovalRequest{Id: id})
-			if err == nil {
-				a = got.GetApproval()
+	for {
+		m, err := s.Recv()
+		if errors.Is(err, io.EOF) {
+			if hasEnded(f.run.GetState()) {
+				return nil
 			}
-			return err
+			return badAnswer("WatchRun")
 		}
-		if err == nil {
-			a = out.GetApproval()
-		}
-		return err
-	})
-	if err != nil {
-		return a, err
-	}
-	switch a.GetDecision() {
-	case approvalsv1.Decision_DECISION_ALLOW_ONCE, approvalsv1.Decision_DECISION_ALLOW_ALWAYS:
-		r.step(StepDecided, a)
-		return a, nil
-	case approvalsv1.Decision_DECISION_DENY:
-		by := ""
-		if a.GetResolvedBy() != "" {
-			by = " by " + a.GetResolvedBy()
-		}
-		return a, &Error{Code: CodeApprovalDenied, Class: errs.Denied, Message: fmt.Sprintf("the run was denied%s (approval %s)", by, id)}
-	default:
-		return a, &Error{Code: CodeApprovalExpired, Class: errs.Unavailable,
-			Message: fmt.Sprintf("nobody answered in time (approval %s); run it again and have an approver at hand", id)}
-	}
-}
-
-// invoke runs one command on the node and returns its answer as JSON text. A repeatable command
-// has no effect of its own, so that it may be sent again when the answer was lost.
-func (r *run) invoke(ctx context.Context, command string, params map[string]any, timeout time.Duration, repeatable bool) ([]byte, error) {
-	value, err := structpb.NewValue(params)
-	if err != nil {
-		return nil, &Error{Class: errs.Invalid, Message: "the command, its directory and its environment must be valid UTF-8", Err: err}
-	}
-	req := &nodesv1.InvokeRequest{NodeId: r.node.GetNodeId(), Command: command, Params: value,
-		Timeout: durationpb.New(timeout), IdempotencyKey: newID()}
-	if r.in.WaitForNode > 0 {
-		req.WaitForNode = durationpb.New(r.in.WaitForNode)
-	}
-	var payload []byte
-	err = r.again(ctx, reconnectFor, repeatable, func() error {
-		out, err := r.c.Nodes.Invoke(ctx, req)
 		if err != nil {
 			return err
 		}
-		payload, err = Payload(out)
-		return err
-	})
-	if code(err) == CodeLost && !repeatable {
-		return nil, &Error{Code: CodeOutcomeUnknown, Class: errs.Unknown, Err: err,
-			Message: "the connection to the daemon was lost while the command ran; it may have run: look before you repeat it"}
+		if o := m.GetOutput(); o != nil {
+			f.wrote(o)
+			continue
+		}
+		f.run = m.GetRun()
+		switch {
+		case f.run.GetState() == runsv1.State_STATE_WAITING && f.told < StepWaiting:
+			f.told = StepWaiting
+			f.step(StepWaiting)
+		case f.told == StepWaiting && (f.run.GetState() == runsv1.State_STATE_STARTING || f.run.GetState() == runsv1.State_STATE_RUNNING || f.run.GetState() == runsv1.State_STATE_DONE):
+			f.told = StepDecided
+			f.step(StepDecided)
+		}
 	}
-	return payload, err
 }
 
-// again makes a call until it succeeds, fails for good or patience ends. It repeats a call that
-// was not sent; one whose answer was lost only when it is repeatable; and, after the daemon came
-// back, one that found the node not connected yet.
-func (r *run) again(ctx context.Context, patience time.Duration, repeatable bool, call func() error) error {
-	deadline := time.Now().Add(patience)
+func hasEnded(s runsv1.State) bool {
+	switch s {
+	case runsv1.State_STATE_DONE, runsv1.State_STATE_REFUSED, runsv1.State_STATE_DENIED, runsv1.State_STATE_EXPIRED,
+		runsv1.State_STATE_FAILED, runsv1.State_STATE_LOST:
+		return true
+	}
+	return false
+}
+
+// wrote hands on what is new of a piece of output: after a reconnection some comes again.
+func (f *following) wrote(o *runsv1.Output) {
+	i := 0
+	if o.GetStream() == runsv1.Output_STREAM_STDERR {
+		i = 1
+	}
+	data, at := o.GetData(), o.GetOffset()
+	if at > f.seen[i] {
+		f.missing[i] += at - f.seen[i]
+		f.hand(Output{Stderr: i == 1, Missing: at - f.seen[i]})
+		f.seen[i] = at
+	}
+	if known := f.seen[i] - at; known < int64(len(data)) {
+		f.hand(Output{Stderr: i == 1, Data: data[known:]})
+		f.seen[i] = at + int64(len(data))
+	}
+}
+
+func (f *following) hand(o Output) {
+	if f.output != nil {
+		f.output(o)
+	}
+}
+
+// truncated is the mark of a result that does not hold all output (nodes-approvals.md §4.3).
+const truncated = "\n... (truncated)"
+
+// rest hands on what the result says and was not streamed.
+func (f *following) rest(res *runsv1.Result) {
+	for i, text := range []string{res.GetStdout(), res.GetStderr()} {
+		switch {
+		case f.seen[i] == 0 && text != "":
+			f.hand(Output{Stderr: i == 1, Data: []byte(text)})
+		case f.cut && f.missing[i] == 0:
+			if text = strings.TrimSuffix(text, truncated); int64(len(text)) > f.seen[i] {
+				f.hand(Output{Stderr: i == 1, Data: []byte(text[f.seen[i]:])})
+			}
+		}
+	}
+}
+
+// again makes a call until it succeeds or fails for good. It goes on when the daemon went away, for as long
+// as a question stands and for reconnectFor otherwise.
+func (f *following) again(ctx context.Context, call func() error) error {
+	var deadline time.Time
 	pause := redialFirst
 	for {
+		before := f.run
 		err := call()
 		switch {
 		case err == nil:
 			return nil
-		case isNotRunning(err), repeatable && code(err) == CodeLost:
-			if !r.lost {
-				r.lost = true
-				r.step(StepReconnecting, nil)
+		case isNotRunning(err), code(err) == CodeLost, code(err) == "runs.stopping":
+			f.cut = f.cut || f.seen[0]+f.seen[1] > 0
+			if !f.lost {
+				f.lost = true
+				f.step(StepReconnecting)
 			}
-		case r.lost && code(err) == "nodes.not_connected":
 		default:
 			return err
+		}
+		if deadline.IsZero() || f.run != before { // it was there meanwhile
+			deadline, pause = time.Now().Add(reconnectFor), redialFirst
+			if t := f.run.GetExpiresAt(); t != nil && f.run.GetState() == runsv1.State_STATE_WAITING {
+				deadline = later(deadline, t.AsTime().Add(waitGrace))
+			}
 		}
 		if time.Now().Add(pause).After(deadline) {
 			return err
@@ -344,9 +348,11 @@ func (r *run) again(ctx context.Context, patience time.Duration, repeatable bool
 	}
 }
 
-// needsApproval reports whether a node refused a run that an approval would allow (nodes-approvals.md §4.3).
-func needsApproval(err error) bool {
-	return says(err, "SYSTEM_RUN_DENIED: approval required", "SYSTEM_RUN_DENIED: allowlist miss")
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // RefusedByNode reports whether a node's own policy refused a run (nodes-approvals.md §4.3).
@@ -375,32 +381,6 @@ func Payload(out *nodesv1.InvokeResponse) ([]byte, error) {
 	return protojson.Marshal(out.GetPayload())
 }
 
-func parseResult(payload []byte, out *RunOut) error {
-	var res struct {
-		ExitCode *float64        `json:"exitCode"`
-		Signal   json.RawMessage `json:"signal"`
-		TimedOut bool            `json:"timedOut"`
-		Success  *bool           `json:"success"`
-		Stdout   string          `json:"stdout"`
-		Stderr   string          `json:"stderr"`
-		Error    *string         `json:"error"`
-	}
-	if err := json.Unmarshal(payload, &res); err != nil || (res.ExitCode == nil && res.Success == nil) {
-		return badAnswer("system.run")
-	}
-	out.Stdout, out.Stderr, out.TimedOut = res.Stdout, res.Stderr, res.TimedOut
-	if res.ExitCode != nil {
-		out.ExitCode = new(int(*res.ExitCode))
-	}
-	if res.Error != nil {
-		out.Failure = *res.Error
-	}
-	if s := strings.Trim(string(res.Signal), `"`); s != "null" {
-		out.Signal = s
-	}
-	return nil
-}
-
 func badAnswer(what string) error {
 	return &Error{Code: CodeBadAnswer, Class: errs.Unavailable, Message: "the answer to " + what + " is not understood"}
 }
@@ -415,20 +395,6 @@ func classOf(err error) errs.Class {
 		return e.Class
 	}
 	return errs.Internal
-}
-
-// absolute reports whether a path is absolute on any system: the node's need not be ours.
-func absolute(p string) bool {
-	return strings.HasPrefix(p, "/") || strings.HasPrefix(p, `\\`) ||
-		(len(p) > 2 && p[1] == ':' && (p[2] == '\\' || p[2] == '/'))
-}
-
-func list(argv []string) []any {
-	out := make([]any, len(argv))
-	for i, a := range argv {
-		out[i] = a
-	}
-	return out
 }
 
 // newID is a random UUID (version 4).

@@ -2,7 +2,9 @@ package client_test
 
 import (
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -10,6 +12,7 @@ import (
 	"github.com/hanzoai/hanzod/client/clienttest"
 	"github.com/hanzoai/hanzod/errs"
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
+	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
 )
 
 // answer decides the next question with a client of its own.
@@ -19,7 +22,7 @@ func answer(t *testing.T, socket string, decision approvalsv1.Decision) func(cli
 			return
 		}
 		_, err := dial(t, socket).Approvals.ResolveApproval(t.Context(),
-			&approvalsv1.ResolveApprovalRequest{Id: s.Approval.GetId(), Decision: decision})
+			&approvalsv1.ResolveApprovalRequest{Id: s.Run.GetApprovalId(), Decision: decision})
 		if err != nil {
 			t.Error(err)
 		}
@@ -42,7 +45,7 @@ func TestRunAtOnce(t *testing.T) {
 		"sleep":  {TimedOut: true},
 	} {
 		out, err := c.RunCommand(t.Context(), client.RunIn{Node: "build box", Argv: []string{argv}, Timeout: time.Second}, nil)
-		want.NodeID, want.NodeName = clienttest.NodeID, clienttest.NodeName
+		want.NodeID, want.NodeName, want.RunID = clienttest.NodeID, clienttest.NodeName, out.RunID
 		if err != nil || out != want {
 			t.Errorf("%s: got %+v, %v", argv, out, err)
 		}
@@ -118,12 +121,12 @@ func TestRunOutlivesRestart(t *testing.T) {
 		kinds = append(kinds, s.Kind)
 		switch s.Kind {
 		case client.StepWaiting:
-			id = s.Approval.GetId()
+			id = s.Run.GetApprovalId()
 			d.Stop()
 		case client.StepReconnecting:
 			d.SetConnected(clienttest.NodeID, false) // the node has to come back too
 			d.Start(t)
-			answer(t, d.Socket, approvalsv1.Decision_DECISION_ALLOW_ONCE)(client.Step{Kind: client.StepWaiting, Approval: &approvalsv1.Approval{Id: id}})
+			answer(t, d.Socket, approvalsv1.Decision_DECISION_ALLOW_ONCE)(client.Step{Kind: client.StepWaiting, Run: &runsv1.Run{ApprovalId: id}})
 		case client.StepDecided:
 			d.SetConnected(clienttest.NodeID, true)
 		}
@@ -131,7 +134,7 @@ func TestRunOutlivesRestart(t *testing.T) {
 	if err != nil || out.Stdout != "Linux box\n" || out.ApprovalID != id {
 		t.Errorf("got %+v, %v", out, err)
 	}
-	if want := []client.StepKind{client.StepNode, client.StepWaiting, client.StepReconnecting, client.StepDecided}; !slices.Equal(kinds, want) {
+	if want := []client.StepKind{client.StepNode, client.StepStarted, client.StepWaiting, client.StepReconnecting, client.StepDecided}; !slices.Equal(kinds, want) {
 		t.Errorf("steps %v, want %v", kinds, want)
 	}
 	if len(d.Runs()) != 1 {
@@ -139,7 +142,8 @@ func TestRunOutlivesRestart(t *testing.T) {
 	}
 }
 
-// The connection is cut while a run is under way: it is not repeated.
+// The connection is cut while a run is under way: it goes on, is not repeated, and its result comes when
+// the daemon is back.
 func TestRunNeverTwice(t *testing.T) {
 	d := clienttest.New(t)
 	c := dial(t, d.Socket)
@@ -152,17 +156,66 @@ func TestRunNeverTwice(t *testing.T) {
 	go func() {
 		defer close(restarted)
 		<-arrived
-		d.Stop() // cuts the connection; the call goes on
+		d.Stop()
 		d.Start(t)
 		close(release)
 	}()
-	_, err := c.RunCommand(t.Context(), client.RunIn{Node: "build box", Argv: []string{"echo"}}, nil)
+	out, err := c.RunCommand(t.Context(), client.RunIn{Node: "build box", Argv: []string{"echo", "a"}}, nil)
 	<-restarted
-	e, ok := errors.AsType[*client.Error](err)
-	if !ok || e.Code != client.CodeOutcomeUnknown || e.Class != errs.Unknown {
-		t.Errorf("got %v", err)
+	if err != nil || out.Stdout != "a\n" {
+		t.Errorf("got %+v, %v", out, err)
 	}
-	if len(arrived) != 0 || len(d.Runs()) > 1 {
+	if len(arrived) != 0 || len(d.Runs()) != 1 {
 		t.Errorf("repeated: runs %v", d.Runs())
+	}
+}
+
+// What streams is handed on as it comes, with what is missing, and not again at the end; what does not is
+// handed on at the end. A run that has ended is followed all the same.
+func TestRunOutput(t *testing.T) {
+	d := clienttest.New(t)
+	c := dial(t, d.Socket)
+	for argv, want := range map[string]string{"echo --live": "1:one\n 1:two\n 2 missing 100 2:late\n ", "echo a": "1:a\n ", "false": "2:false says no\n "} {
+		got := ""
+		collect := func(o client.Output) {
+			stream := "1"
+			if o.Stderr {
+				stream = "2"
+			}
+			if o.Missing > 0 {
+				got += fmt.Sprint(stream, " missing ", o.Missing, " ")
+				return
+			}
+			got += stream + ":" + string(o.Data) + " "
+		}
+		out, err := c.RunCommand(t.Context(), client.RunIn{Node: "build box", Argv: strings.Fields(argv), Output: collect}, nil)
+		if err != nil || got != want {
+			t.Errorf("%s: %q, %v", argv, got, err)
+		}
+		first := got
+		got = ""
+		again, err := c.FollowRun(t.Context(), out.RunID, nil, collect)
+		if err != nil || again.Stdout != out.Stdout || got != first {
+			t.Errorf("%s again: %q, %+v, %v", argv, got, again, err)
+		}
+	}
+}
+
+// A run that is ended says by whom.
+func TestRunKilled(t *testing.T) {
+	d := clienttest.New(t)
+	c := dial(t, d.Socket)
+	out, err := c.RunCommand(t.Context(), client.RunIn{Node: "build box", Argv: []string{"echo", "--live", "--forever"}, Output: func(client.Output) {
+		runs, err := c.Runs.ListRuns(t.Context(), &runsv1.ListRunsRequest{Live: true})
+		if err != nil || len(runs.GetRuns()) != 1 {
+			t.Errorf("%v, %v", runs, err)
+			return
+		}
+		if _, err := c.Runs.KillRun(t.Context(), &runsv1.KillRunRequest{Id: runs.GetRuns()[0].GetId()}); err != nil {
+			t.Error(err)
+		}
+	}}, nil)
+	if err != nil || out.KilledBy != "local user" || out.ExitCode != nil {
+		t.Errorf("got %+v, %v", out, err)
 	}
 }

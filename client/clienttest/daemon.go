@@ -33,6 +33,7 @@ import (
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
+	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
 )
 
@@ -75,6 +76,7 @@ type Daemon struct {
 	watchers  map[chan any]bool
 	logLines  []string
 	runs      [][]string
+	runsByID  map[string]*aRun
 	devices   []*devicesv1.Device
 	requests  []*devicesv1.PairingRequest
 	invites   map[string]*devicesv1.CreateInviteRequest // by secret
@@ -133,6 +135,7 @@ func (d *Daemon) Start(t testing.TB) {
 	nodesv1.RegisterNodeServiceServer(d.srv, d)
 	approvalsv1.RegisterApprovalServiceServer(d.srv, d)
 	devicesv1.RegisterDeviceServiceServer(d.srv, deviceService{d: d})
+	runsv1.RegisterRunServiceServer(d.srv, runService{d: d})
 	go func(srv *grpc.Server, done chan struct{}) {
 		defer close(done)
 		_ = srv.Serve(l) // it ends with Stop
@@ -338,12 +341,23 @@ func (d *Daemon) WatchNodes(_ *nodesv1.WatchNodesRequest, s grpc.ServerStreaming
 }
 
 func (d *Daemon) Invoke(ctx context.Context, in *nodesv1.InvokeRequest) (*nodesv1.InvokeResponse, error) {
+	return d.invoke(ctx, in, func() {})
+}
+
+// invoke is Invoke; left is called when the command has left for the node.
+func (d *Daemon) invoke(ctx context.Context, in *nodesv1.InvokeRequest, left func()) (*nodesv1.InvokeResponse, error) {
 	d.awaitNode(ctx, in)
 	d.mu.Lock()
 	hook := d.BeforeRun
 	d.mu.Unlock()
 	if hook != nil && in.GetCommand() == "system.run" {
 		hook()
+	}
+	d.mu.Lock()
+	there := d.node(in.GetNodeId()).GetConnected()
+	d.mu.Unlock()
+	if there && ctx.Err() == nil {
+		left()
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

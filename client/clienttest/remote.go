@@ -30,6 +30,7 @@ import (
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
+	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
 )
 
@@ -92,6 +93,7 @@ func (d *Daemon) Remote(t testing.TB) *Remote {
 	nodesv1.RegisterNodeServiceServer(srv, d)
 	approvalsv1.RegisterApprovalServiceServer(srv, d)
 	devicesv1.RegisterDeviceServiceServer(srv, deviceService{d: d})
+	runsv1.RegisterRunServiceServer(srv, runService{d: d})
 	d.mu.Lock()
 	d.remote = r
 	d.mu.Unlock()

@@ -237,7 +237,7 @@ func TestApproval(t *testing.T) {
 				go func() {
 					out, err := w.op.RunCommand(context.Background(), client.RunIn{Node: w.node.id(), Argv: []string{"/bin/sh", "-c", "echo ran; echo x >>" + mark}}, func(s client.Step) {
 						if s.Kind == client.StepWaiting {
-							asked <- s.Approval.GetId()
+							asked <- s.Run.GetApprovalId()
 						}
 					})
 					ended <- end{out, err}
