@@ -35,7 +35,7 @@ func exitCodesTopic() *cobra.Command {
     0  done
     1  failed for another reason
     2  the command line or the request is wrong
-   66  no such node, device or approval
+   66  no such node, run, device or approval
    69  no daemon answers at the socket or the address
    73  the state does not allow it: already there, or changed meanwhile
    74  the outcome is not known: look before you repeat it
@@ -50,7 +50,8 @@ func exitCodesTopic() *cobra.Command {
 otherwise with one of the codes above, or
 
   127  the command did not start
-128+n  the command was ended by signal n; 128 when the node does not say which
+128+n  the command was ended by signal n; 128 when the node does not say which;
+       137 when somebody killed it with "hanzoctl nodes kill"
 
 A command may use these codes itself: "-o json" tells them apart.`,
 	}
@@ -137,6 +138,10 @@ var hints = map[string]string{
 	"identity.unknown_device":  "see the devices with: hanzoctl devices",
 	"identity.unknown_token":   "see roles and scopes with: hanzoctl devices",
 	"identity.beyond_caller":   "ask somebody who holds it, or an admin",
+	"runs.unknown":             "see the runs with: hanzoctl nodes runs",
+	"runs.ended":               "see how with: hanzoctl nodes run --resume RUN",
+	"runs.too_many":            "see them with: hanzoctl nodes runs --live; end one with: hanzoctl nodes kill RUN",
+	"runs.too_many_of_caller":  "see them with: hanzoctl nodes runs --live; end one with: hanzoctl nodes kill RUN",
 	"approvals.unknown":        "see what is pending with: hanzoctl approve",
 	"approvals.gone":           "see what is pending with: hanzoctl approve",
 	"approvals.file_changed":   "read it again with: hanzoctl approvals get",

@@ -25,7 +25,8 @@ func TestMain(m *testing.M) {
 // only by HANZOD_SOCKET and the world of clienttest: NODE and PHONE are the ids of its nodes.
 //
 // Commands are added: "exits N command…" runs a command and demands its exit code, "capture NAME" keeps
-// the last standard output in a variable, "knock NAME PLATFORM" makes a device ask to be let in as a
+// the last standard output in a variable, "until NAME command…" runs a command until it prints something
+// and keeps that, "knock NAME PLATFORM" makes a device ask to be let in as a
 // node, "ask ID NAME" a client for a node id, "arrive ID [NAME]" connects a node, "later ID [NAME]" does
 // so while the next command runs.
 func TestScripts(t *testing.T) {
@@ -50,7 +51,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "capture": capture, "knock": knock, "ask": ask, "arrive": arrive, "later": later,
+			"exits": exits, "capture": capture, "knock": knock, "ask": ask, "arrive": arrive, "later": later, "until": until,
 		},
 	})
 }
@@ -93,6 +94,21 @@ func arrive(ts *testscript.TestScript, _ bool, args []string) {
 func later(ts *testscript.TestScript, _ bool, args []string) {
 	timer := time.AfterFunc(300*time.Millisecond, func() { arrive(ts, false, args) })
 	ts.Defer(func() { timer.Stop() })
+}
+
+// until runs a command again until it prints something, and keeps that in a variable.
+func until(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: until NAME command args...")
+	}
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		ts.Check(ts.Exec(args[1], args[2:]...))
+		if out := strings.TrimSpace(ts.ReadFile("stdout")); out != "" {
+			ts.Setenv(args[0], out)
+			return
+		}
+	}
+	ts.Fatalf("%v printed nothing", args[1:])
 }
 
 func capture(ts *testscript.TestScript, neg bool, args []string) {
@@ -355,8 +371,15 @@ func TestRunInterrupted(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, code := p.end()
-	if want := "nothing runs, even if approval " + id + " is given now"; code != exitInt || !strings.Contains(p.errOut.String(), want) {
+	if want := "nodes run --resume " + id; code != exitInt || !strings.Contains(p.errOut.String(), want) {
 		t.Errorf("exit %d, %s", code, p.errOut.String())
+	}
+	// The run goes on without its requester.
+	if _, code := start(t, d.Socket, "approve", id, "once").end(); code != 0 {
+		t.Errorf("approve exits with %d", code)
+	}
+	if out, code := start(t, d.Socket, "nodes", "run", "--resume", id).end(); code != 0 || out != "Linux box\n" || len(d.Runs()) != 1 {
+		t.Errorf("resumed: %q, exit %d, runs %v", out, code, d.Runs())
 	}
 }
 

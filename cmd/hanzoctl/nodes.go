@@ -37,7 +37,7 @@ func (a *app) nodesCmd() *cobra.Command {
 	c := group("nodes", "List nodes, let them in, and run commands on them", `  hanzoctl nodes list
   hanzoctl nodes pending
   hanzoctl nodes run build-box -- uname -a`,
-		a.nodesListCmd(), a.nodesPendingCmd(), a.nodesApproveCmd(), a.nodesRejectCmd(), a.nodesDescribeCmd(), a.nodesRenameCmd(), a.nodesInvokeCmd(), a.nodesRunCmd(), a.nodesWatchCmd(), a.nodesPushTestCmd())
+		a.nodesListCmd(), a.nodesPendingCmd(), a.nodesApproveCmd(), a.nodesRejectCmd(), a.nodesDescribeCmd(), a.nodesRenameCmd(), a.nodesInvokeCmd(), a.nodesRunCmd(), a.nodesRunsCmd(), a.nodesKillCmd(), a.nodesWatchCmd(), a.nodesPushTestCmd())
 	c.Aliases = []string{"node"}
 	return c
 }
@@ -284,10 +284,27 @@ var changes = map[nodesv1.WatchNodesResponse_Change]string{
 
 func (a *app) nodesWatchCmd() *cobra.Command {
 	var count int
-	c := &cobra.Command{Use: "watch", Short: "Print the nodes, and then each change", Args: cobra.NoArgs,
+	c := &cobra.Command{Use: "watch [RUN]", Short: "Print the nodes, and then each change; or what a run writes", Args: cobra.MaximumNArgs(1),
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			if len(args) > 0 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			return a.completeRun(cmd, false)
+		},
+		Long: `Print the nodes, and then each change.
+
+With a run, print what the command writes while it runs, to stdout and stderr, until it has
+ended: your own runs, and with the scope for approvals those of others, also those that were
+started over the older protocol with an approval (by the id of that). Who comes late sees the
+end of what was written before. The command is never slowed for it: what a watcher misses is
+counted and left out. "hanzoctl nodes kill" ends a run.`,
 		Example: `  hanzoctl nodes watch
-  hanzoctl nodes watch -o jsonl`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+  hanzoctl nodes watch -o jsonl
+  hanzoctl nodes watch 0f8fad5b`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return a.watchRun(cmd, args[0], count)
+			}
 			return a.call(cmd, 0, func(ctx context.Context, c *client.Client) error {
 				s, err := c.Nodes.WatchNodes(ctx, &nodesv1.WatchNodesRequest{})
 				if err != nil {

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -18,6 +19,8 @@ import (
 func (a *app) nodesRunCmd() *cobra.Command {
 	var in client.RunIn
 	var env []string
+	var resume string
+	var detach bool
 	c := &cobra.Command{Use: "run NODE [flags] -- COMMAND [ARG...]", Short: "Run a command on a node, and ask for approval where it is needed",
 		ValidArgsFunction: a.completeNode,
 		Long: `Run a command on a node and wait for its end.
@@ -26,16 +29,33 @@ With --wait a node that is not connected is waited for; a phone that registered 
 is woken either way. The command runs once.
 
 A command that the policy of the node allows runs at once. Any other waits for an
-approval; how to answer is printed to stderr. What the command prints comes out here, with
-control characters escaped where stdout or stderr is a terminal, and its exit code becomes
-the exit code (see "hanzoctl help exit-codes").
+approval; how to answer is printed to stderr. What the command prints comes out here while
+it runs, with control characters escaped where stdout or stderr is a terminal, and its exit
+code becomes the exit code (see "hanzoctl help exit-codes").
+
+The daemon looks after the command: it goes on when this program is interrupted, and a
+question outlives a restart of the daemon. With --resume a run is waited for again, or its
+result printed when it has ended, as the first one would have. With --detach the id of the
+run is printed, and nothing is waited for. See also "hanzoctl nodes runs", "nodes watch" and
+"nodes kill".
 
 The words after -- go to the node as they are, without a shell.`,
 		Example: `  hanzoctl nodes run build-box -- uname -a
   hanzoctl nodes run build-box --cwd /srv/app --env CI=1 --timeout 5m -- make test
   hanzoctl nodes run build-box -o json -- git rev-parse HEAD
-  hanzoctl nodes run laptop --wait 5m -- uptime`,
+  hanzoctl nodes run laptop --wait 5m -- uptime
+  hanzoctl nodes run build-box --detach -- make release
+  hanzoctl nodes run --resume 0f8fad5b-d9cb-469f-a165-70867728950e`,
 		Args: func(cmd *cobra.Command, args []string) error {
+			if resume != "" {
+				if len(args) > 0 {
+					return errors.New("--resume takes up a run as it is: give no node and no command")
+				}
+				if detach {
+					return errors.New("--resume waits, --detach does not: give one of them")
+				}
+				return nil
+			}
 			switch dash := cmd.ArgsLenAtDash(); {
 			case len(args) == 0 || dash == 0:
 				return errors.New("say on which node")
@@ -47,6 +67,16 @@ The words after -- go to the node as they are, without a shell.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			a.timeoutSet = false // it bounds the command on the node, not this call
+			if resume != "" {
+				return a.call(cmd, 0, func(ctx context.Context, c *client.Client) error {
+					id, err := a.resolveRun(ctx, c, resume)
+					if err != nil {
+						return err
+					}
+					return a.follow(ctx, c, id, 0)
+				})
+			}
 			in.Node, in.Argv, in.Env = args[0], args[1:], map[string]string{}
 			for _, kv := range env {
 				k, v, ok := strings.Cut(kv, "=")
@@ -58,34 +88,18 @@ The words after -- go to the node as they are, without a shell.`,
 			if in.Timeout < 0 || in.ApprovalTimeout < 0 || in.WaitForNode < 0 {
 				return usagef("a timeout must not be negative")
 			}
-			a.timeoutSet = false // it bounds the command on the node, not this call
 			return a.call(cmd, 0, func(ctx context.Context, c *client.Client) error {
-				waiting := ""
-				out, err := c.RunCommand(ctx, in, func(s client.Step) {
-					switch s.Kind {
-					case client.StepWaiting:
-						waiting = s.Approval.GetId()
-						fmt.Fprintf(a.stderr, "waiting for approval %s to run on %s: %s\n", Text(waiting), Text(nodeLabel(s.NodeName, s.NodeID)), Quote(approvedArgv(s.Approval)))
-						fmt.Fprintf(a.stderr, "answer with: %s approve %s once\n", a.again(), Text(waiting))
-					case client.StepDecided:
-						waiting = ""
-						fmt.Fprintf(a.stderr, "allowed by %s\n", Text(s.Approval.GetResolvedBy()))
-					case client.StepAway:
-						a.awaiting(nodeLabel(s.NodeName, s.NodeID), in.WaitForNode)
-					case client.StepReconnecting:
-						fmt.Fprintln(a.stderr, "the daemon went away; waiting for it to come back")
-					}
-				})
-				if ctx.Err() != nil {
-					return &codeError{code: exitInt, text: interrupted(waiting)}
-				}
-				if client.RefusedByNode(err) {
-					return &codeError{code: exitDenied, err: err}
-				}
+				run, err := c.StartRun(ctx, in, func(s client.Step) { a.runStep(s, in.WaitForNode) })
 				if err != nil {
+					if ctx.Err() != nil {
+						return &codeError{code: exitInt, text: "interrupted; see whether it began with: " + a.again() + " nodes runs"}
+					}
 					return err
 				}
-				return a.finish(out, in.Timeout)
+				if detach {
+					return a.printOne(run, run.GetId(), Text(run.GetId()))
+				}
+				return a.follow(ctx, c, run.GetId(), in.Timeout)
 			})
 		}}
 	f := c.Flags()
@@ -95,19 +109,58 @@ The words after -- go to the node as they are, without a shell.`,
 	f.StringVar(&in.AgentID, "agent", "", "agent whose policy counts")
 	f.DurationVar(&in.WaitForNode, "wait", 0, "how long to wait for a node that is not connected, at most an hour")
 	f.DurationVar(&in.ApprovalTimeout, "approval-timeout", 2*time.Minute, "how long to wait for an approval")
+	f.StringVar(&resume, "resume", "", "id of a run to wait for, or to print the result of")
+	f.BoolVar(&detach, "detach", false, "print the id of the run and do not wait")
+	must(c.RegisterFlagCompletionFunc("resume", func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		return a.completeRun(cmd, false)
+	}))
 	return c
+}
+
+// runStep says on stderr where a run stands.
+func (a *app) runStep(s client.Step, wait time.Duration) {
+	switch s.Kind {
+	case client.StepWaiting:
+		id := s.Run.GetApprovalId()
+		fmt.Fprintf(a.stderr, "waiting for approval %s to run on %s: %s\n", Text(id), Text(nodeLabel(s.NodeName, s.NodeID)), Text(s.Run.GetCommand()))
+		fmt.Fprintf(a.stderr, "answer with: %s approve %s once\n", a.again(), Text(id))
+	case client.StepDecided:
+		fmt.Fprintf(a.stderr, "allowed by %s\n", Text(s.Run.GetResolvedBy()))
+	case client.StepAway:
+		a.awaiting(nodeLabel(s.NodeName, s.NodeID), wait)
+	case client.StepReconnecting:
+		fmt.Fprintln(a.stderr, "the daemon went away; waiting for it to come back")
+	}
+}
+
+// follow waits for the end of a run, prints what it writes and ends as it does. Limit is its own, zero when
+// it is not known.
+func (a *app) follow(ctx context.Context, c *client.Client, id string, limit time.Duration) error {
+	r := a.relays()
+	output := r.write
+	if a.output != "table" {
+		output = nil
+	}
+	out, err := c.FollowRun(ctx, id, func(s client.Step) { a.runStep(s, 0) }, output)
+	if ferr := r.flush(); err == nil {
+		err = ferr
+	}
+	if ctx.Err() != nil {
+		fmt.Fprintf(a.stderr, "interrupted; the run goes on\nsee its result with: %s nodes run --resume %s\nend it with: %s nodes kill %s\n", a.again(), Text(id), a.again(), Text(id))
+		return &codeError{code: exitInt}
+	}
+	if client.RefusedByNode(err) {
+		return &codeError{code: exitDenied, err: err}
+	}
+	if err != nil {
+		return err
+	}
+	return a.finish(out, limit)
 }
 
 // awaiting says that a node is waited for.
 func (a *app) awaiting(node string, wait time.Duration) {
 	fmt.Fprintf(a.stderr, "%s is not connected; waiting for it, at most %s\n", Text(node), wait)
-}
-
-func interrupted(waiting string) string {
-	if waiting != "" {
-		return "interrupted; nothing runs, even if approval " + waiting + " is given now"
-	}
-	return "interrupted; a command that has begun goes on on the node"
 }
 
 func nodeLabel(name, id string) string {
@@ -119,6 +172,7 @@ func nodeLabel(name, id string) string {
 
 // ran is the result of nodes run as JSON.
 type ran struct {
+	RunID      string `json:"runId"`
 	NodeID     string `json:"nodeId"`
 	NodeName   string `json:"nodeName"`
 	ApprovalID string `json:"approvalId,omitempty"`
@@ -128,18 +182,24 @@ type ran struct {
 	Stdout     string `json:"stdout"`
 	Stderr     string `json:"stderr"`
 	Error      string `json:"error,omitempty"`
+	KilledBy   string `json:"killedBy,omitempty"`
+	OutputGone bool   `json:"outputGone,omitempty"`
 }
 
-// finish prints what the command left and turns its end into ours.
+// finish turns the end of a command into ours. What it wrote is printed already, but for JSON.
 func (a *app) finish(out client.RunOut, limit time.Duration) error {
 	if a.output == "table" {
-		if err := errors.Join(relay(a.stdout, out.Stdout), relay(a.stderr, out.Stderr)); err != nil {
-			return err
+		if out.OutputGone {
+			fmt.Fprintln(a.stderr, "what the command wrote is no longer kept")
 		}
-	} else if err := a.printValue(ran{out.NodeID, out.NodeName, out.ApprovalID, out.ExitCode, out.Signal, out.TimedOut, out.Stdout, out.Stderr, out.Failure}); err != nil {
+	} else if err := a.printValue(ran{out.RunID, out.NodeID, out.NodeName, out.ApprovalID, out.ExitCode, out.Signal, out.TimedOut, out.Stdout, out.Stderr, out.Failure, out.KilledBy, out.OutputGone}); err != nil {
 		return err
 	}
 	switch {
+	case out.KilledBy != "" && out.ExitCode == nil:
+		return &codeError{code: exitSignal + signals["KILL"], text: "the command was killed by " + out.KilledBy}
+	case out.TimedOut && limit == 0:
+		return &codeError{code: exitDeadline, text: "the command reached its limit and was ended"}
 	case out.TimedOut:
 		return &codeError{code: exitDeadline, text: fmt.Sprintf("the command reached its limit of %s and was ended", limit)}
 	case out.ExitCode != nil && (*out.ExitCode != 0 || out.Failure == ""):
@@ -155,12 +215,65 @@ func (a *app) finish(out client.RunOut, limit time.Duration) error {
 	return &codeError{code: exitSignal, text: "the command was ended by a signal"}
 }
 
-// relay writes output of a node: as it is, but escaped on a terminal.
-func relay(w *os.File, s string) error {
-	if isTerminal(w) {
-		s = Lines(s)
+// relays print what a command writes.
+type relays struct {
+	a        *app
+	out, err relay
+	failed   error
+}
+
+// relay is one stream of it: as it is, but escaped on a terminal. A character that is not whole yet waits.
+type relay struct {
+	w       *os.File
+	escape  bool
+	partial []byte
+}
+
+func (a *app) relays() *relays {
+	return &relays{a: a, out: relay{w: a.stdout, escape: isTerminal(a.stdout)}, err: relay{w: a.stderr, escape: isTerminal(a.stderr)}}
+}
+
+func (r *relays) write(o client.Output) {
+	to, name := &r.out, "stdout"
+	if o.Stderr {
+		to, name = &r.err, "stderr"
 	}
-	_, err := io.WriteString(w, s)
+	if o.Missing > 0 {
+		fmt.Fprintf(r.a.stderr, "hanzoctl: %d bytes of %s are left out here\n", o.Missing, name)
+		return
+	}
+	if err := to.write(o.Data); r.failed == nil {
+		r.failed = err
+	}
+}
+
+// flush writes what is left and returns what went wrong.
+func (r *relays) flush() error { return errors.Join(r.failed, r.out.flush(), r.err.flush()) }
+
+func (r *relay) write(b []byte) error {
+	if !r.escape {
+		_, err := r.w.Write(b)
+		return err
+	}
+	r.partial = append(r.partial, b...)
+	n := len(r.partial)
+	for i := max(0, n-utf8.UTFMax+1); i < n; i++ {
+		if utf8.RuneStart(r.partial[i]) && !utf8.FullRune(r.partial[i:]) {
+			n = i
+			break
+		}
+	}
+	whole := string(r.partial[:n])
+	r.partial = append([]byte(nil), r.partial[n:]...)
+	_, err := io.WriteString(r.w, Lines(whole))
+	return err
+}
+
+func (r *relay) flush() error {
+	if len(r.partial) == 0 {
+		return nil
+	}
+	_, err := io.WriteString(r.w, Lines(string(r.partial)))
 	return err
 }
 
