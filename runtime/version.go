@@ -1,4 +1,6 @@
 package runtime
 
 // Version is the release of hanzod. Clients of the legacy door see it as the server's version.
-const Version = "0.1.0"
+//
+// It is a variable so that a build can set it.
+var Version = "0.1.0"

@@ -13,12 +13,14 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/hanzoai/hanzod/config"
 	"github.com/hanzoai/hanzod/runtime"
+	"github.com/hanzoai/hanzod/runtime/service"
 	"github.com/hanzoai/hanzod/store"
 )
 
@@ -26,6 +28,7 @@ import (
 const (
 	exitFailure = 1  // anything without a code of its own
 	exitUsage   = 2  // a wrong flag or argument
+	exitStopped = 3  // "service status" of a service that is stopped, as service managers have it
 	exitConfig  = 78 // the configuration, or a state that cannot be used: a restart does not help
 )
 
@@ -56,7 +59,10 @@ func exitCode(err error) int {
 	var usage usageError
 	var bad configError
 	var refused *config.Refused
+	var stopped stoppedError
 	switch {
+	case errors.As(err, &stopped):
+		return exitStopped
 	case errors.As(err, &usage):
 		return exitUsage
 	case errors.As(err, &bad), errors.As(err, &refused):
@@ -99,7 +105,7 @@ Talk to a running daemon with hanzoctl.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w\nRun '%s --help' for the flags", err, c.CommandPath())}
 	})
-	root.AddCommand(runCmd(errOut), nodeCmd(errOut), tlsCmd(out, errOut), versionCmd(out))
+	root.AddCommand(runCmd(errOut), nodeCmd(errOut), tlsCmd(out, errOut), serviceCmd(out, errOut), versionCmd(out))
 	return root
 }
 
@@ -168,15 +174,23 @@ hanzod's or of a newer version.`,
 			if companion == "" {
 				companion = os.Getenv("HANZOD_COMPANION")
 			}
-			d, err := runtime.New(cmd.Context(), runtime.Options{Config: cfg, Console: errOut, Node: node, Companion: companion})
-			if err != nil {
-				return err
-			}
-			go func() {
-				<-d.Ready()
-				welcome(errOut, d, cfg, node)
-			}()
-			return d.Run(cmd.Context())
+			manager := service.TakeNotifier()
+			return service.Host(cmd.Context(), func(ctx context.Context) error {
+				d, err := runtime.New(ctx, runtime.Options{Config: cfg, Console: errOut, Node: node, Companion: companion})
+				if err != nil {
+					return err
+				}
+				go func() {
+					<-d.Ready()
+					welcome(errOut, d, cfg, node)
+				}()
+				var telling sync.WaitGroup
+				told, done := context.WithCancel(ctx)
+				telling.Go(func() { manager.Run(told, d.Ready(), d.Summary, d.Probe, d.Log()) })
+				defer telling.Wait()
+				defer done()
+				return d.Run(ctx)
+			})
 		},
 	}
 	where.add(c)

@@ -85,7 +85,7 @@ var rules = []rule{
 	{"compat", append(slices.Clone(leaves), "identity/peer", "compat/...", "approvals", "approvals/policy", "nodes", "nodes/push", "system", "ops", "gate"), "the legacy door sees neither gen nor store nor runtime"},
 	{"client/...", []string{"errs", "identity", "gen/...", "client/..."}, "the client links nothing of the daemon"},
 	{"cmd/hanzoctl", []string{"client", "client/clienttest", "gen/...", "compat/companion"}, "the command line asks a daemon; it holds none. It may be the companion app"},
-	{"cmd/hanzod", []string{"runtime", "config", "store", "errs"}, "flags and wiring"},
+	{"cmd/hanzod", []string{"runtime", "runtime/service", "config", "store", "errs"}, "flags and wiring"},
 	{"gen/...", []string{"gen/..."}, "generated"},
 	{"runtime/metrics", []string{"ops", "errs", "identity"}, "metrics know operations only"},
 	{"runtime/...", []string{"..."}, "the composition root may import everything"},
@@ -138,6 +138,7 @@ var keepers = map[string][]string{
 	"github.com/spf13/cobra":                        {"cmd/..."},
 	"google.golang.org/grpc":                        {"runtime/...", "client/...", "cmd/hanzoctl", "gen/...", "examples/...", "tests/..."},
 	"mvdan.cc/sh/":                                  {"approvals/shell"},
+	"github.com/kardianos/service":                  {"runtime/service"},
 	"github.com/coreos/go-oidc/":                    {"identity/iam"},
 	"github.com/go-jose/go-jose/v4":                 {"identity/...", "nodes/push/...", "tests/..."},
 }
