@@ -220,9 +220,6 @@ func (s *Service) Run(ctx context.Context) {
 			if _, err := s.store.PruneGrants(ctx, now, now.Add(-keepGrants), keepGrantsMax); err != nil && ctx.Err() == nil {
 				s.log.Warn("old grants could not be removed", "error", err)
 			}
-			if _, err := s.store.PruneAudit(ctx, now); err != nil && ctx.Err() == nil {
-				s.log.Warn("old rows of the audit log could not be removed", "error", err)
-			}
 		}
 		timer := time.NewTimer(min(next, pruneEvery))
 		select {
@@ -316,9 +313,9 @@ func (s *Service) end(ctx context.Context, id string, now time.Time) error {
 	}
 	s.update(a)
 	switch {
-	case escalated:
+	case escalated, a.State == Expired: // legacy clients know the time (nodes-approvals.md §3.16)
 		s.bus.Publish("exec.approval.changed", Changed{Approval: a})
-	case a.State != Expired: // an expiry is not told: clients know the time (nodes-approvals.md §3.16)
+	default:
 		s.bus.Publish("exec.approval.resolved", Resolved{Approval: a})
 	}
 	return nil
@@ -359,7 +356,6 @@ func (s *Service) Request(ctx context.Context, c identity.Caller, in RequestIn) 
 		return Approval{}, ErrTooMany
 	}
 	t := attemptOf(a, partyOf(c))
-	t.signs, t.signed = a.Signs, true
 	r := s.rules.Decide(s.query(t))
 	if r.Effect == policy.EffectDeny {
 		row := authority{ruling: r}.mark(s.row(AuditRefusal, c, a))
@@ -369,6 +365,7 @@ func (s *Service) Request(ctx context.Context, c identity.Caller, in RequestIn) 
 		}
 		return Approval{}, deniedBy(r)
 	}
+	a.Signs = t.suspicious()
 	if a.KeyRefused = whyNotKept(a); a.KeyRefused == "" {
 		a.Key = t.canon()
 		a.KeyRefused = t.keyRefused
@@ -564,8 +561,7 @@ func (s *Service) Resolve(ctx context.Context, c identity.Caller, in ResolveIn) 
 		if a.State != Pending || a.over(now) {
 			return notPending(a)
 		}
-		// Who asked may always take it back.
-		if err := mayAnswer(a, me, now); err != nil && (in.Decision != Deny || !me.same(a.Requester.party())) {
+		if err := mayAnswer(a, me, now); err != nil {
 			return err
 		}
 		kind, decides := AuditDecision, true

@@ -226,7 +226,7 @@ func (d *Daemon) makeDomains() error {
 		Now: d.now, HomeDir: d.cfg.Home, Log: d.subsystem("approvals"),
 	})
 	d.approvals, err = approvals.New(approvals.Config{
-		Store: d.store, Bus: d.bus, File: d.policy, Standing: d.identity.Standing, Now: d.now, Log: d.subsystem("approvals"),
+		Store: d.store, Bus: d.bus, File: d.policy, Now: d.now, Log: d.subsystem("approvals"),
 	})
 	if err != nil {
 		return err

@@ -115,18 +115,33 @@ func (d *Daemon) ListApprovals(_ context.Context, in *approvalsv1.ListApprovalsR
 	defer d.mu.Unlock()
 	out := &approvalsv1.ListApprovalsResponse{}
 	for _, a := range d.approvals {
+		if in.Like != nil {
+			if like := d.approval(in.GetLike()); like == nil || a == like || a.GetNodeId() != like.GetNodeId() || program(a) != program(like) {
+				continue
+			}
+			out.Approvals = append(out.Approvals, clone(a))
+			continue
+		}
 		if in.GetAll() || a.GetState() == approvalsv1.State_STATE_PENDING {
 			out.Approvals = append(out.Approvals, clone(a))
 		}
 	}
-	if in.GetAll() {
+	if in.GetAll() || in.Like != nil {
 		slices.Reverse(out.Approvals)
 	}
 	return out, nil
 }
 
+func program(a *approvalsv1.Approval) string {
+	if argv := a.GetBinding().GetArgv(); len(argv) > 0 {
+		return argv[0]
+	}
+	return a.GetCommand()
+}
+
 func (d *Daemon) WatchApprovals(_ *approvalsv1.WatchApprovalsRequest, s grpc.ServerStreamingServer[approvalsv1.WatchApprovalsResponse]) error {
 	first := func() []any {
+		_ = s.SendHeader(nil) // the stream stands; who is gone finds out
 		var out []any
 		for _, a := range d.approvals {
 			if a.GetState() == approvalsv1.State_STATE_PENDING {

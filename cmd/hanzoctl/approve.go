@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/hanzoai/hanzod/client"
@@ -32,31 +34,64 @@ var decided = map[approvalsv1.Decision]string{
 }
 
 func (a *app) approveCmd() *cobra.Command {
-	var watch bool
+	var watch, bell bool
 	var count int
+	var socket string
+	var flags grantFlags
 	c := &cobra.Command{Use: "approve [ID [once|always|deny]]", Short: "Look through what waits for an approval, and decide",
-		Long: `Without arguments, on a terminal: look through the pending approvals and decide with a key.
-Elsewhere: list them. With an id: show that one. With an id and a decision: decide. The
-first 8 characters of an id will do where they are unique.
+		Long: `Without arguments, on a terminal: look through the pending approvals and decide with a key
+(? shows the keys). Elsewhere: list them. With an id: show that one, and how it differs
+from the last time. With an id and a decision: decide. The first 8 characters of an id
+will do where they are unique.
 
 What would run is shown word for word: as a shell would take it, with every character that
-is not plain ASCII written as an escape.`,
+is not plain ASCII written as an escape.
+
+"once" allows this one run. With --uses, --for, --until or --session it also makes a grant,
+so that the same command is not asked about again that often, or that long. "always" keeps
+it until it is revoked. --pattern keeps every command of a form instead of the one: * is
+any text within a word, a last ** any further words. See "hanzoctl grants".
+
+--watch prints what is pending and then each change: votes, who was asked as well, who
+answered, what expired. It goes on when the daemon comes back.
+
+--serve-socket answers the node host of this machine instead, without a daemon: it makes
+the socket that the exec approvals file names, and asks here about runs that come without
+an approval. Only this user can connect. Where that is wanted on one's own desktop, runs
+on it need no answer from elsewhere.`,
 		Example: `  hanzoctl approve
   hanzoctl approve 3f2a9c51 once
+  hanzoctl approve 3f2a9c51 once --uses 3 --for 2h
+  hanzoctl approve 3f2a9c51 once --session --pattern "git status **"
   hanzoctl approve -o json
-  hanzoctl approve --watch -o jsonl`,
+  hanzoctl approve --watch -o jsonl
+  hanzoctl approve --serve-socket`,
 		Args:              approveArgs,
 		ValidArgsFunction: a.completeApprove,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			serve := cmd.Flags().Changed("serve-socket")
+			terms, err := flags.terms(time.Now())
 			switch {
-			case watch && len(args) > 0:
-				return usagef("--watch takes no id")
+			case err != nil:
+				return usage(err)
+			case terms != nil && len(args) < 2:
+				return usagef("--uses, --for, --until, --session and --pattern go with an id and a decision")
+			case (watch || serve) && len(args) > 0:
+				return usagef("--watch and --serve-socket take no id")
+			case watch && serve:
+				return usagef("give --watch or --serve-socket")
+			case bell && !watch:
+				return usagef("--bell goes with --watch")
+			case serve:
+				return a.serveSocket(cmd.Context(), strings.TrimSpace(socket))
 			case watch:
-				return a.call(cmd, 0, func(ctx context.Context, c *client.Client) error { return a.watchApprovals(ctx, c, count) })
+				return a.call(cmd, 0, func(ctx context.Context, c *client.Client) error { return a.watchApprovals(ctx, c, count, bell) })
 			case len(args) == 2:
-				return a.call(cmd, callTimeout, func(ctx context.Context, c *client.Client) error {
-					return a.decide(ctx, c, args[0], decisions[args[1]])
-				})
+				act := action{decision: decisions[args[1]], grant: terms}
+				if err := act.combine(); err != nil {
+					return usage(err)
+				}
+				return a.call(cmd, callTimeout, func(ctx context.Context, c *client.Client) error { return a.decide(ctx, c, args[0], act) })
 			case len(args) == 1:
 				return a.call(cmd, callTimeout, func(ctx context.Context, c *client.Client) error { return a.showApproval(ctx, c, args[0]) })
 			case a.output == "table" && !a.quiet && isTerminal(a.stdin) && isTerminal(a.stdout):
@@ -64,9 +99,84 @@ is not plain ASCII written as an escape.`,
 			}
 			return a.call(cmd, callTimeout, a.listApprovals)
 		}}
-	c.Flags().BoolVar(&watch, "watch", false, "print the pending approvals, and then each change")
+	f := c.Flags()
+	f.BoolVar(&watch, "watch", false, "print the pending approvals, and then each change")
+	f.BoolVar(&bell, "bell", false, "with --watch: ring the bell of the terminal for each new one")
 	countFlag(c, &count)
+	f.StringVar(&socket, "serve-socket", "", "answer the node host of this machine, which uses this exec approvals file")
+	f.Lookup("serve-socket").NoOptDefVal = " " // without a value: the usual file
+	flags.add(f)
 	return c
+}
+
+// grantFlags are the terms of a grant on the command line.
+type grantFlags struct {
+	uses             int
+	forTime          string
+	until            string
+	session          bool
+	pattern          string
+	anyCwd, anyAgent bool
+	note             string
+}
+
+func (g *grantFlags) add(f *pflag.FlagSet) {
+	f.IntVar(&g.uses, "uses", 0, "allow the same command so many more times")
+	f.StringVar(&g.forTime, "for", "", "allow the same command for so long: 30m, 2h, 7d")
+	f.StringVar(&g.until, "until", "", "allow the same command until then: 18:00, 2006-01-02 15:04")
+	f.BoolVar(&g.session, "session", false, "allow the same command in this session only")
+	f.StringVar(&g.pattern, "pattern", "", `allow commands of this form instead: "git status **"`)
+	f.BoolVar(&g.anyCwd, "any-cwd", false, "in any directory, not only in this one")
+	f.BoolVar(&g.anyAgent, "any-agent", false, "for any agent, not only for this one")
+	f.StringVar(&g.note, "note", "", "why, for whoever looks at the grant later")
+}
+
+// terms reads the flags; nil when none was given.
+func (g *grantFlags) terms(now time.Time) (*grantTerms, error) {
+	if *g == (grantFlags{}) {
+		return nil, nil
+	}
+	out := &grantTerms{uses: g.uses, session: g.session, anyCwd: g.anyCwd, anyAgent: g.anyAgent, note: g.note}
+	if g.uses < 0 || g.uses > maxUses {
+		return nil, fmt.Errorf("--uses must be from 1 to %d", maxUses)
+	}
+	if g.forTime != "" && g.until != "" {
+		return nil, errors.New("--for and --until say the same: give one")
+	}
+	var err error
+	if when := g.forTime + g.until; when != "" {
+		if out.until, err = parseUntil(when, now); err != nil {
+			return nil, err
+		}
+	}
+	if out.pattern, err = splitWords(g.pattern); err != nil {
+		return nil, fmt.Errorf("--pattern: %w", err)
+	}
+	return out, nil
+}
+
+// combine brings a decision and the terms of a grant together.
+func (act *action) combine() error {
+	g := act.grant
+	if g == nil {
+		return nil
+	}
+	limited := g.uses > 0 || !g.until.IsZero() || g.session
+	switch act.decision {
+	case approvalsv1.Decision_DECISION_DENY:
+		return errors.New("a run that is denied gets no grant")
+	case approvalsv1.Decision_DECISION_ALLOW_ALWAYS:
+		if limited {
+			return errors.New("always has no limit: use once with --uses, --for, --until or --session")
+		}
+		g.always = true
+		act.decision = approvalsv1.Decision_DECISION_ALLOW_ONCE
+	default:
+		if !limited {
+			return errors.New("say how far the grant reaches: --uses, --for, --until or --session, or always instead of once")
+		}
+	}
+	return nil
 }
 
 func approveArgs(_ *cobra.Command, args []string) error {
@@ -125,37 +235,122 @@ func (a *app) showApproval(ctx context.Context, c *client.Client, query string) 
 	if err != nil {
 		return err
 	}
-	p := out.GetApproval()
+	p, now := out.GetApproval(), time.Now()
 	rows := []string{cells("state", state(p))}
-	for _, f := range facts(p, time.Now()) {
-		rows = append(rows, cells(f.name, f.text))
+	all := facts(p, now)
+	if p.GetState() == approvalsv1.State_STATE_PENDING && a.output == "table" {
+		like, err := c.Approvals.ListApprovals(ctx, &approvalsv1.ListApprovalsRequest{Like: &id})
+		if err == nil { // what it is compared with is no more than a help
+			all = append(all, compared(p, earlierOf(p, like.GetApprovals()), now)...)
+		}
+	}
+	for _, f := range all {
+		rows = append(rows, cells(strings.TrimSpace(f.name), f.text.String()))
 	}
 	return a.printOne(p, p.GetId(), rows...)
 }
 
-func (a *app) decide(ctx context.Context, c *client.Client, query string, d approvalsv1.Decision) error {
+func (a *app) decide(ctx context.Context, c *client.Client, query string, act action) error {
 	id, err := approvalID(ctx, c, query)
 	if err != nil {
 		return err
 	}
-	out, err := c.Approvals.ResolveApproval(ctx, &approvalsv1.ResolveApprovalRequest{Id: id, Decision: d})
+	act.id = id
+	p, ok, err := daemonSource{c}.decide(ctx, act)
 	if err != nil {
 		return err
 	}
-	p := out.GetApproval()
-	return a.printOne(p, p.GetId(), fmt.Sprintf("%s: %s on %s (%s)", decided[p.GetDecision()], whatRuns(p), Text(where(p)), Text(p.GetId())))
+	if !ok {
+		if p.GetResolvedBy() == "" {
+			return &client.Error{Code: "approvals.unknown", Class: client.NotFound, Message: "no such approval is pending: " + id}
+		}
+		return &client.Error{Code: "approvals.unknown", Class: client.NotFound, Message: fmt.Sprintf("somebody was quicker: %s (%s)", beaten(p), id)}
+	}
+	what := decided[p.GetDecision()]
+	if p.GetState() == approvalsv1.State_STATE_PENDING {
+		what = fmt.Sprintf("counted, %d of %d have allowed it", allowing(p), p.GetQuorum())
+	}
+	rows := []string{fmt.Sprintf("%s: %s on %s (%s)", what, whatRuns(p), Text(where(p)), Text(p.GetId()))}
+	if p.GetGrantId() != "" {
+		kept := "until it is revoked"
+		if act.grant != nil {
+			kept = act.grant.String()
+		}
+		rows = append(rows, fmt.Sprintf("kept as grant %s, %s; end it with: %s grants revoke %s", Text(p.GetGrantId()), kept, a.again(), Text(p.GetGrantId())))
+	}
+	return a.printOne(p, p.GetId(), rows...)
 }
 
-func (a *app) watchApprovals(ctx context.Context, c *client.Client, count int) error {
-	s, err := c.Approvals.WatchApprovals(ctx, &approvalsv1.WatchApprovalsRequest{})
-	if err != nil {
-		return err
-	}
-	return each(s, count, func(m *approvalsv1.WatchApprovalsResponse) error {
-		p := m.GetApproval()
+func (a *app) watchApprovals(ctx context.Context, c *client.Client, count int, bell bool) error {
+	last := map[string]*approvalsv1.Approval{}
+	printed, heard := 0, false
+	show := func(p *approvalsv1.Approval) error {
+		old := last[p.GetId()]
+		if p.GetState() == approvalsv1.State_STATE_PENDING {
+			last[p.GetId()] = p
+		} else {
+			delete(last, p.GetId())
+		}
+		if old != nil && proto.Equal(old, p) {
+			return nil // told twice
+		}
+		if old == nil && bell && isTerminal(a.stderr) && p.GetState() == approvalsv1.State_STATE_PENDING {
+			fmt.Fprint(a.stderr, "\a")
+		}
 		line := fmt.Sprintf("%-14s  %s  %s  %s", state(p), Text(p.GetId()), Text(where(p)), whatRuns(p))
-		return a.printItem(p, p.GetId(), line)
+		if news := whatIsNew(old, p); news != "" {
+			line += "  (" + news + ")"
+		}
+		if err := a.printItem(p, p.GetId(), line); err != nil {
+			return err
+		}
+		if printed++; count > 0 && printed >= count {
+			return errEnough
+		}
+		return nil
+	}
+	err := c.WatchApprovals(ctx, func(ch client.ApprovalsChange) error {
+		switch {
+		case ch.Away != nil:
+			if !heard {
+				return ch.Away // it was not there in the first place
+			}
+			fmt.Fprintln(a.stderr, Text(ch.Away.Error())+"; trying again")
+		case ch.Began:
+			heard = true
+			for _, p := range ch.Pending {
+				if err := show(p); err != nil {
+					return err
+				}
+			}
+		default:
+			return show(ch.Approval)
+		}
+		return nil
 	})
+	if errors.Is(err, errEnough) {
+		return nil
+	}
+	return err
+}
+
+// errEnough ends a watch that has printed what was asked for.
+var errEnough = errors.New("enough")
+
+// whatIsNew says what a change of an approval is about, beside its state.
+func whatIsNew(old, p *approvalsv1.Approval) string {
+	switch {
+	case p.GetState() != approvalsv1.State_STATE_PENDING:
+		if p.GetResolvedBy() != "" {
+			return "by " + Text(p.GetResolvedBy())
+		}
+	case len(p.GetVotes()) > len(old.GetVotes()):
+		v := p.GetVotes()[len(p.GetVotes())-1]
+		return fmt.Sprintf("%s %s, %d of %d", Text(voter(v)), decided[v.GetDecision()], allowing(p), max(p.GetQuorum(), 1))
+	case p.GetEscalated() && !old.GetEscalated():
+		return "escalated to " + Text(strings.Join(p.GetEscalateTo(), ", "))
+	}
+	return ""
 }
 
 // approvalID is the id that a person means: an exact one, or the unique beginning of a pending one.
@@ -229,51 +424,4 @@ func state(p *approvalsv1.Approval) string {
 		return "used"
 	}
 	return decided[p.GetDecision()]
-}
-
-// fact is one line of what there is to know about an approval. Its text is safe for a terminal.
-type fact struct{ name, text string }
-
-// facts is everything a person should see before deciding.
-func facts(p *approvalsv1.Approval, now time.Time) []fact {
-	out := []fact{{"runs", whatRuns(p)}}
-	argv := approvedArgv(p)
-	if path := p.GetResolvedPath(); path != "" && (len(argv) == 0 || argv[0] != path) {
-		out = append(out, fact{"program", Quote([]string{path})})
-	}
-	if text := p.GetCommand(); len(argv) > 0 && text != strings.Join(argv, " ") && text != Quote(argv) {
-		out = append(out, fact{"asked as", strconv.QuoteToASCII(text)})
-	}
-	cwd := p.GetCwd()
-	if p.GetBinding() != nil {
-		cwd = p.GetBinding().GetCwd()
-	}
-	if cwd == "" {
-		out = append(out, fact{"directory", "(left to the machine)"})
-	} else {
-		out = append(out, fact{"directory", Quote([]string{cwd})})
-	}
-	out = append(out, fileFacts(p)...)
-	if keys := p.GetEnvKeys(); len(keys) > 0 {
-		out = append(out, fact{"environment", "sets " + Quote(keys)})
-	}
-	machine := where(p)
-	if p.GetNodeName() != "" {
-		machine += " (" + p.GetNodeId() + ")"
-	}
-	out = append(out, fact{"on", Text(machine)})
-	for _, f := range []fact{{"agent", p.GetAgentId()}, {"session", p.GetSessionKey()}, {"asked by", p.GetRequestedBy()},
-		{"security", p.GetSecurity()}, {"ask", p.GetAsk()}} {
-		if f.text != "" {
-			out = append(out, fact{f.name, Text(f.text)})
-		}
-	}
-	out = append(out, fact{"approval", Text(p.GetId())})
-	if p.GetState() == approvalsv1.State_STATE_PENDING {
-		return append(out, fact{"time left", left(p, now)})
-	}
-	if p.GetResolvedBy() != "" {
-		out = append(out, fact{"decided by", Text(p.GetResolvedBy())})
-	}
-	return out
 }

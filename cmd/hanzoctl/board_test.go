@@ -83,7 +83,7 @@ func TestBoardSettles(t *testing.T) {
 // What does not fit the screen has to be looked at before it can be allowed.
 func TestBoardLong(t *testing.T) {
 	b, c := newBoard()
-	b.h = 12
+	b.w, b.h = 63, 12
 	b.update(question(c, "long", "echo", strings.Repeat("x", 600), "; rm -rf /"))
 	c.t = c.t.Add(time.Second)
 	if s := b.render(); strings.Contains(s, "rm -rf") || !strings.Contains(s, "more lines") {
@@ -145,7 +145,7 @@ func TestBoardFits(t *testing.T) {
 
 func TestParseKeys(t *testing.T) {
 	got := parseKeys([]byte("oN\x1b[A\x1b[B\x1bOA\x1b[6~\x1b[1;5C\x03\x04 \r\xc3\xa9q\x1b"))
-	want := []string{"o", "n", "up", "down", "up", "pgdn", "ctrl-c", "ctrl-d", " ", "q"}
+	want := []string{"o", "N", "up", "down", "up", "pgdn", "ctrl-c", "ctrl-d", " ", "enter", "q", "esc"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}

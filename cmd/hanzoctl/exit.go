@@ -144,6 +144,7 @@ var hints = map[string]string{
 	"runs.too_many_of_caller":  "see them with: hanzoctl nodes runs --live; end one with: hanzoctl nodes kill RUN",
 	"approvals.unknown":        "see what is pending with: hanzoctl approve",
 	"approvals.gone":           "see what is pending with: hanzoctl approve",
+	"approvals.grant_unknown":  "see the grants with: hanzoctl grants list --all",
 	"approvals.file_changed":   "read it again with: hanzoctl approvals get",
 }
 

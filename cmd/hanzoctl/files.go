@@ -20,26 +20,26 @@ func fileFacts(p *approvalsv1.Approval) []fact {
 		if why == "" {
 			why = "this node does not bind files"
 		}
-		return []fact{{"files", "not checked: " + Text(why)}}
+		return []fact{{"files", text("not checked: " + Text(why))}}
 	}
 	var out []fact
 	add := func(name string, f *approvalsv1.FileIdentity) {
 		if f == nil {
 			return
 		}
-		text := Quote([]string{f.GetPath()})
+		what := Quote([]string{f.GetPath()})
 		if sum := f.GetSha256(); len(sum) >= shortHash {
-			text += " sha256 " + Text(sum[:shortHash])
+			what += " sha256 " + Text(sum[:shortHash])
 		}
-		out = append(out, fact{name, text})
+		out = append(out, fact{name, text(what)})
 	}
 	add("executable", id.GetExecutable())
 	add("script", id.GetScript())
 	for _, f := range id.GetInner() {
 		add(Text(f.GetRole()), f.GetFile())
 	}
-	for _, text := range id.GetUnbound() {
-		out = append(out, fact{"not checked", Text(text)})
+	for _, why := range id.GetUnbound() {
+		out = append(out, fact{"not checked", styled(warning, Text(why))})
 	}
 	return out
 }

@@ -18,25 +18,41 @@ import (
 const (
 	// redrawEvery keeps the clock on the screen going and follows a new window size.
 	redrawEvery = time.Second
-	// rewatchAfter is the pause before the daemon is asked again after it went away.
-	rewatchAfter = time.Second
 	// maxUpdates and maxKeys bound what waits to be drawn; the readers wait when they are full.
 	maxUpdates = 64
 	maxKeys    = 16
 )
 
-// change is what the watching goroutine tells the screen.
+// change is what a source tells the screen.
 type change struct {
 	approval *approvalsv1.Approval
-	list     *approvalsv1.ListApprovalsResponse // a new stream begins: this is what is pending
-	err      error                              // the stream ended
+	list     []*approvalsv1.Approval // when isList: this is what is pending
+	isList   bool
+	err      error  // the source is away for a while
+	id       string // of a detail that was fetched
+	detail   detail
 }
 
-// interactive shows the pending approvals on the terminal until the user quits. It waits for its
-// goroutines before it returns.
+// source is where the questions on the screen come from.
+type source interface {
+	// list is what is pending; watch sends the changes until ctx ends.
+	list(ctx context.Context) ([]*approvalsv1.Approval, error)
+	watch(ctx context.Context, out chan<- change)
+	// decide answers. When somebody was quicker, it returns how they decided and ok is false.
+	decide(ctx context.Context, act action) (p *approvalsv1.Approval, ok bool, err error)
+	// detail fetches what a list leaves out.
+	detail(ctx context.Context, id string) (detail, error)
+}
+
+// interactive shows the pending approvals of a daemon on the terminal until the user quits.
 func (a *app) interactive(ctx context.Context, c *client.Client) error {
+	return a.board(ctx, daemonSource{c}, &board{color: a.color(), now: time.Now})
+}
+
+// board runs a board on the terminal. It waits for its goroutines before it returns.
+func (a *app) board(ctx context.Context, from source, b *board) error {
 	// A daemon that does not answer is told before the screen is taken.
-	out, err := c.Approvals.ListApprovals(ctx, &approvalsv1.ListApprovalsRequest{})
+	out, err := from.list(ctx)
 	if err != nil {
 		return err
 	}
@@ -53,14 +69,24 @@ func (a *app) interactive(ctx context.Context, c *client.Client) error {
 	defer wg.Wait()
 	defer cancel()
 	changes, keys := make(chan change, maxUpdates), make(chan string, maxKeys)
-	wg.Go(func() { watchChanges(ctx, c, changes) })
+	wg.Go(func() { from.watch(ctx, changes) })
 	wg.Go(func() { readKeys(ctx, a.stdin, keys) })
 
-	b := &board{color: a.color(), now: time.Now}
-	b.replace(out.GetApprovals())
+	b.replace(out)
 	ticker := time.NewTicker(redrawEvery)
 	defer ticker.Stop()
+	resized, stop := resizes()
+	defer stop()
 	for {
+		if id := b.wants(); id != "" {
+			b.fetching(id)
+			wg.Go(func() {
+				d, err := from.detail(ctx, id)
+				if err == nil {
+					send(ctx, changes, change{id: id, detail: d})
+				}
+			})
+		}
 		b.w, b.h = screenSize(a.stdout)
 		if _, err := io.WriteString(a.stdout, b.render()); err != nil {
 			return err
@@ -70,6 +96,7 @@ func (a *app) interactive(ctx context.Context, c *client.Client) error {
 			return ctx.Err()
 		case <-ticker.C:
 			b.tick()
+		case <-resized:
 		case ch := <-changes:
 			b.take(ch)
 		case k, ok := <-keys:
@@ -83,9 +110,9 @@ func (a *app) interactive(ctx context.Context, c *client.Client) error {
 				}
 				return nil
 			case actRefresh:
-				b.refresh(ctx, c)
+				b.refresh(ctx, from)
 			case actDecide:
-				b.decide(ctx, c, act)
+				b.decide(ctx, from, act)
 			}
 		}
 	}
@@ -95,79 +122,122 @@ func (b *board) take(ch change) {
 	switch {
 	case ch.err != nil:
 		b.note = Text(ch.err.Error()) + "; trying again"
-	case ch.list != nil:
+	case ch.isList:
 		b.note = ""
-		b.replace(ch.list.GetApprovals())
+		b.replace(ch.list)
+	case ch.id != "":
+		b.fetched(ch.id, ch.detail)
 	default:
 		b.update(ch.approval)
 	}
 }
 
-func (b *board) refresh(ctx context.Context, c *client.Client) {
+func (b *board) refresh(ctx context.Context, from source) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	out, err := c.Approvals.ListApprovals(ctx, &approvalsv1.ListApprovalsRequest{})
+	out, err := from.list(ctx)
 	if err != nil {
 		b.note = Text(err.Error())
 		return
 	}
-	b.note = ""
-	b.replace(out.GetApprovals())
+	b.note, b.details = "", nil
+	b.replace(out)
 }
 
-func (b *board) decide(ctx context.Context, c *client.Client, act action) {
+func (b *board) decide(ctx context.Context, from source, act action) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	out, err := c.Approvals.ResolveApproval(ctx, &approvalsv1.ResolveApprovalRequest{Id: act.id, Decision: act.decision})
-	if e, ok := errors.AsType[*client.Error](err); ok && e.Class == client.NotFound {
-		b.note = "somebody else decided, or it expired"
-		b.update(&approvalsv1.Approval{Id: act.id, State: approvalsv1.State_STATE_EXPIRED})
-		return
-	}
-	if err != nil {
+	p, ok, err := from.decide(ctx, act)
+	switch {
+	case err != nil:
 		b.note = "not decided: " + Text(err.Error())
 		return
+	case !ok:
+		b.note = "too late: " + beaten(p)
+	case p.GetState() == approvalsv1.State_STATE_PENDING:
+		b.note = fmt.Sprintf("counted: %d of %d have allowed it: %s", allowing(p), p.GetQuorum(), whatRuns(p))
+	default:
+		b.note = decided[p.GetDecision()] + ": " + whatRuns(p)
+		if act.grant != nil {
+			b.note = "allowed " + act.grant.String() + ": " + whatRuns(p)
+		}
 	}
-	p := out.GetApproval()
-	b.note = decided[p.GetDecision()] + ": " + whatRuns(p)
 	b.update(p)
 }
 
-// watchChanges keeps a watch on the approvals and begins a new one after the daemon was away.
-func watchChanges(ctx context.Context, c *client.Client, out chan<- change) {
-	send := func(ch change) bool {
-		select {
-		case out <- ch:
-			return true
-		case <-ctx.Done():
-			return false
-		}
+// beaten says how an approval ended that somebody else was quicker with.
+func beaten(p *approvalsv1.Approval) string {
+	switch {
+	case p.GetResolvedBy() != "":
+		return decided[p.GetDecision()] + " by " + Text(p.GetResolvedBy())
+	case p.GetState() == approvalsv1.State_STATE_EXPIRED:
+		return "it expired"
+	default:
+		return "it is over"
 	}
-	for {
-		s, err := c.Approvals.WatchApprovals(ctx, &approvalsv1.WatchApprovalsRequest{})
-		if err == nil {
-			// The stream says nothing of what was decided before it began.
-			var list *approvalsv1.ListApprovalsResponse
-			if list, err = c.Approvals.ListApprovals(ctx, &approvalsv1.ListApprovalsRequest{}); err == nil && !send(change{list: list}) {
-				return
-			}
+}
+
+func send(ctx context.Context, out chan<- change, ch change) bool {
+	select {
+	case out <- ch:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// daemonSource is a daemon.
+type daemonSource struct{ c *client.Client }
+
+func (d daemonSource) list(ctx context.Context) ([]*approvalsv1.Approval, error) {
+	out, err := d.c.Approvals.ListApprovals(ctx, &approvalsv1.ListApprovalsRequest{})
+	return out.GetApprovals(), err
+}
+
+func (d daemonSource) decide(ctx context.Context, act action) (*approvalsv1.Approval, bool, error) {
+	out, err := d.c.Approvals.ResolveApproval(ctx, &approvalsv1.ResolveApprovalRequest{Id: act.id, Decision: act.decision, Grant: act.grant.request()})
+	if e, ok := errors.AsType[*client.Error](err); ok && e.Class == client.NotFound {
+		return overBy(ctx, d.c, act.id), false, nil
+	}
+	return out.GetApproval(), true, err
+}
+
+// overBy is an approval that is not pending any more, as far as that can still be told.
+func overBy(ctx context.Context, c *client.Client, id string) *approvalsv1.Approval {
+	if out, err := c.Approvals.GetApproval(ctx, &approvalsv1.GetApprovalRequest{Id: id}); err == nil && out.GetApproval().GetState() != approvalsv1.State_STATE_PENDING {
+		return out.GetApproval()
+	}
+	return &approvalsv1.Approval{Id: id, State: approvalsv1.State_STATE_EXPIRED}
+}
+
+func (d daemonSource) detail(ctx context.Context, id string) (detail, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	whole, err := d.c.Approvals.GetApproval(ctx, &approvalsv1.GetApprovalRequest{Id: id})
+	if err != nil {
+		return detail{}, err
+	}
+	// A daemon that keeps no earlier ones is no reason to show none of this one.
+	like, err := d.c.Approvals.ListApprovals(ctx, &approvalsv1.ListApprovalsRequest{Like: &id})
+	if err != nil {
+		like = nil
+	}
+	return detail{whole.GetApproval(), earlierOf(whole.GetApproval(), like.GetApprovals())}, nil
+}
+
+func (d daemonSource) watch(ctx context.Context, out chan<- change) {
+	err := d.c.WatchApprovals(ctx, func(w client.ApprovalsChange) error {
+		ch := change{approval: w.Approval, err: w.Away}
+		if w.Began {
+			ch = change{list: w.Pending, isList: true}
 		}
-		for err == nil {
-			var m *approvalsv1.WatchApprovalsResponse
-			if m, err = s.Recv(); err == nil && !send(change{approval: m.GetApproval()}) {
-				return
-			}
+		if !send(ctx, out, ch) {
+			return ctx.Err()
 		}
-		if !send(change{err: err}) {
-			return
-		}
-		timer := time.NewTimer(rewatchAfter)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return
-		}
+		return nil
+	})
+	if err != nil && ctx.Err() == nil {
+		send(ctx, out, change{err: err})
 	}
 }
 

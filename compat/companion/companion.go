@@ -7,7 +7,7 @@
 // behind it belong to the user it runs as, and Serve hears nobody else. The token is a second proof,
 // which keeps out the programs of the same user that may not read the exec approvals file.
 //
-// It imports identity/peer and the standard library. Ask owns no goroutine beyond its call; Serve owns
+// It imports identity/peer/owner and the standard library. Ask owns no goroutine beyond its call; Serve owns
 // one for each connection and waits for them.
 package companion
 

@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/hanzoai/hanzod/identity/peer"
+	"github.com/hanzoai/hanzod/identity/peer/owner"
 )
 
 // probeWait is how long a socket that is already there is tried; a live app answers at once.
@@ -67,7 +67,7 @@ func mine(st fs.FileInfo) bool {
 
 // checkPeer says why the process at the other end is not this user's.
 func checkPeer(c *net.UnixConn) error {
-	uid, _, err := peer.Owner(c)
+	uid, _, err := owner.Of(c)
 	if err != nil {
 		return fmt.Errorf("who is at the other end cannot be told: %w", err)
 	}

@@ -1,6 +1,5 @@
 // Package peer reads from an HTTP request where it comes from: through which proxies, from which
-// web page (protocol.md §1.3, §1.4). Every door that speaks HTTP asks it, so that they agree. Owner
-// says the same of a local socket: whose process is at its other end.
+// web page (protocol.md §1.3, §1.4). Every door that speaks HTTP asks it, so that they agree.
 //
 // It imports identity and the standard library and owns no goroutine. Rules are not changed once
 // they are in use; their methods are safe for concurrent use.

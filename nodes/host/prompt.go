@@ -2,9 +2,7 @@ package host
 
 import (
 	"context"
-	"os"
-	"slices"
-	"time"
+	"encoding/json"
 )
 
 // maxPrompts is how many questions the person at this machine has open at once. Beyond it a run is
@@ -43,9 +41,9 @@ type decided struct {
 	By         string `json:"by"`
 }
 
-// prompt asks the person at this machine. It returns the decision, "" for none, or why the run cannot go
-// on after the answer: what would run is looked up before the question and must be the same after it.
-func (h *Host) prompt(ctx context.Context, r Request, j job, agent *string, argv []string, path string) (string, *denial) {
+// prompt asks the person at this machine. It returns the decision, "" for none, with the files that it is
+// about: the run has to open the same.
+func (h *Host) prompt(ctx context.Context, r Request, j job, agent *string, argv []string, path string) (string, json.RawMessage) {
 	if h.prompter == nil {
 		return "", nil
 	}
@@ -65,7 +63,9 @@ func (h *Host) prompt(ctx context.Context, r Request, j job, agent *string, argv
 	if refused != nil {
 		return "", nil
 	}
-	program := h.fileOf(pinned[0], dir.orEmpty(), path)
+	files := h.identify(pinned, dir.orEmpty(), path)
+	binding := encode(files.binding)
+	files.close() // nobody has to wait with a change of theirs until the person has answered
 	// The text is that of the argv that runs, by the rule of any other text.
 	_, text, _, err := h.policy.Command(encode(pinned), nil)
 	if err != nil {
@@ -76,7 +76,10 @@ func (h *Host) prompt(ctx context.Context, r Request, j job, agent *string, argv
 		ctx, cancel = context.WithTimeout(ctx, r.Timeout)
 		defer cancel()
 	}
-	q := Question{Command: text, Program: program.path, Cwd: dir.orEmpty(), AgentID: agent, SessionKey: j.sessionKey}
+	q := Question{Command: text, Cwd: dir.orEmpty(), AgentID: agent, SessionKey: j.sessionKey}
+	if q.Program, _ = h.policy.Locate(pinned[0], dir.orEmpty(), path); q.Program == "" {
+		q.Program = pinned[0]
+	}
 	decision, err := h.prompter.Prompt(ctx, q)
 	if err != nil {
 		h.log.Warn("the person at this machine could not be asked", "run", j.runID, "err", err)
@@ -84,44 +87,10 @@ func (h *Host) prompt(ctx context.Context, r Request, j job, agent *string, argv
 	if ctx.Err() != nil || decision != "allow-once" && decision != "allow-always" && decision != "deny" {
 		return "", nil
 	}
-	if decision != "deny" {
-		again, refused := h.pin(argv, dir.orEmpty(), path)
-		switch {
-		case !dir.unchanged():
-			return "", &denial{"approval-required", "SYSTEM_RUN_DENIED: approval cwd changed before execution"}
-		case refused != nil, !slices.Equal(again, pinned), !program.unchanged():
-			return "", &denial{"approval-required", "SYSTEM_RUN_DENIED: approval requires a stable executable path"}
-		}
-	}
 	h.log.Info("the person at this machine has answered", "run", j.runID, "decision", decision, "command", head(text, maxEventText))
 	r.Emit("exec.decided", string(encode(decided{
 		SessionKey: j.sessionKey, RunID: j.runID, InvokeID: r.ID, Host: "node", Command: head(text, maxEventText),
 		Decision: decision, By: "companion app",
 	})))
-	return decision, nil
-}
-
-// fileMark is a file as it was looked up.
-type fileMark struct {
-	path  string
-	info  os.FileInfo // nil when there was none
-	mtime time.Time
-	size  int64
-}
-
-func (h *Host) fileOf(word, cwd, pathEnv string) fileMark {
-	at, ok := h.policy.Locate(word, cwd, pathEnv)
-	if !ok {
-		return fileMark{path: word}
-	}
-	m := fileMark{path: at}
-	if info, err := os.Stat(at); err == nil {
-		m.info, m.mtime, m.size = info, info.ModTime(), info.Size()
-	}
-	return m
-}
-
-func (m fileMark) unchanged() bool {
-	now, err := os.Stat(m.path)
-	return err == nil && m.info != nil && os.SameFile(now, m.info) && now.ModTime().Equal(m.mtime) && now.Size() == m.size
+	return decision, binding
 }

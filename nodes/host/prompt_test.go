@@ -171,24 +171,24 @@ func TestPersonAnswersForOneThing(t *testing.T) {
 			if err := os.WriteFile(tool, []byte("#!/bin/sh\necho other program\n"), 0o700); err != nil {
 				t.Error(err)
 			}
-		}, "approval requires a stable executable path"},
+		}, "changed since it was approved"},
 		"the program is replaced": {func(t *testing.T, _ *policy.File, tool, _ string) {
 			other := tool + "2"
 			if err := errors.Join(os.WriteFile(other, []byte("#!/bin/sh\necho tool \n"), 0o700), os.Rename(other, tool)); err != nil {
 				t.Error(err)
 			}
-		}, "approval requires a stable executable path"},
+		}, "changed since it was approved"},
 		"the link leads elsewhere": {func(t *testing.T, _ *policy.File, _, link string) {
 			if err := errors.Join(os.Remove(link), os.Symlink("/bin/sh", link)); err != nil {
 				t.Error(err)
 			}
-		}, "approval requires a stable executable path"},
+		}, "the executable was "},
 		"the directory is another": {func(t *testing.T, _ *policy.File, tool, _ string) {
 			dir := filepath.Join(filepath.Dir(tool), "work")
 			if err := errors.Join(os.Rename(dir, dir+"2"), os.Mkdir(dir, 0o700)); err != nil {
 				t.Error(err)
 			}
-		}, "approval cwd changed before execution"},
+		}, "was replaced since it was approved"},
 		"the policy denies now": {func(t *testing.T, f *policy.File, _, _ string) {
 			s, err := f.Snapshot()
 			if err == nil {

@@ -48,13 +48,13 @@ func (h *Host) run(ctx context.Context, r Request, p params) Result {
 		h.log.Error("the exec approvals file cannot be used, so the run is refused", "run", job.runID, "err", err)
 	}
 	if reason == "approval-required" && !approved && !p.isTrue("needsScreenRecording") {
-		switch answer, refused := h.prompt(ctx, r, job, agent, argv, path); {
-		case refused != nil:
-			return h.deny(r, job, *refused)
-		case answer == "deny":
+		switch answer, files := h.prompt(ctx, r, job, agent, argv, path); answer {
+		case "":
+		case "deny":
 			return h.deny(r, job, denial{"user-denied", "SYSTEM_RUN_DENIED: user denied"})
-		case answer != "":
+		default:
 			approved, always = true, answer == "allow-always"
+			p["binding"] = files
 			// The policy may have changed meanwhile: deny stays denied.
 			planned, covered, reason, message, err = h.policy.Admit(agent, argv, job.cwd, path, approved)
 			if err != nil {

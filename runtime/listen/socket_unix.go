@@ -13,7 +13,7 @@ import (
 	"strconv"
 	"syscall"
 
-	owner "github.com/hanzoai/hanzod/identity/peer"
+	"github.com/hanzoai/hanzod/identity/peer/owner"
 )
 
 // Unix listens on a socket at path, for the daemon's own user only: mode 0600 in a directory that
@@ -77,7 +77,7 @@ func peer(c net.Conn) (PeerInfo, error) {
 	if !ok {
 		return PeerInfo{}, fmt.Errorf("%T is no local socket", c)
 	}
-	uid, pid, err := owner.Owner(u)
+	uid, pid, err := owner.Of(u)
 	if err != nil {
 		return PeerInfo{}, err
 	}

@@ -1,8 +1,8 @@
-package peer
+package owner
 
 import "golang.org/x/sys/unix"
 
-func ownerOf(fd int) (uid, pid int, err error) {
+func read(fd int) (uid, pid int, err error) {
 	cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
 	if err != nil {
 		return 0, 0, err

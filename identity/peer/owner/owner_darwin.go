@@ -1,8 +1,8 @@
-package peer
+package owner
 
 import "golang.org/x/sys/unix"
 
-func ownerOf(fd int) (uid, pid int, err error) {
+func read(fd int) (uid, pid int, err error) {
 	cred, err := unix.GetsockoptXucred(fd, unix.SOL_LOCAL, unix.LOCAL_PEERCRED)
 	if err != nil {
 		return 0, 0, err

@@ -1,9 +1,9 @@
 //go:build !linux && !darwin
 
-package peer
+package owner
 
 import "errors"
 
-func ownerOf(int) (uid, pid int, err error) {
+func read(int) (uid, pid int, err error) {
 	return 0, 0, errors.New("this system does not tell who is at the other end of a local socket")
 }
