@@ -54,6 +54,15 @@ func Main() int {
 	return exitCode(err)
 }
 
+// fail ends the process of a service whose daemon ended.
+func fail(err error) {
+	if err == nil {
+		err = errors.New("the daemon ended although nobody told it to")
+	}
+	fmt.Fprintln(os.Stderr, "hanzod: "+err.Error())
+	os.Exit(exitCode(err))
+}
+
 // exitCode is the exit code for an error that ended the command.
 func exitCode(err error) int {
 	var usage usageError
@@ -190,7 +199,7 @@ hanzod's or of a newer version.`,
 				defer telling.Wait()
 				defer done()
 				return d.Run(ctx)
-			})
+			}, fail)
 		},
 	}
 	where.add(c)

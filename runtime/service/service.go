@@ -182,8 +182,9 @@ func (p program) Stop(service.Service) error {
 }
 
 // Host runs the daemon as this process was started: under the service manager of Windows as its service,
-// elsewhere as it is. Its end ends the service, with its error.
-func Host(ctx context.Context, run func(context.Context) error) error {
+// elsewhere as it is. exit ends the process when the daemon ends unasked there: the service manager takes
+// anything else for a stop.
+func Host(ctx context.Context, run func(context.Context) error, exit func(error)) error {
 	if runtime.GOOS != "windows" || service.Interactive() {
 		return run(ctx)
 	}
@@ -196,7 +197,7 @@ func Host(ctx context.Context, run func(context.Context) error) error {
 				err := run(ctx)
 				ended <- err
 				if ctx.Err() == nil {
-					os.Exit(refusedExit) // nobody asked for the end: the service manager sees that it failed
+					exit(err)
 				}
 			}()
 			return nil

@@ -77,7 +77,7 @@ func TestDefinitionsAreUnderstood(t *testing.T) {
 			if err := os.MkdirAll(filepath.Dir(spec.Executable), 0o700); err != nil {
 				t.Fatal(err)
 			}
-			if err := os.WriteFile(spec.Executable, []byte("#!/bin/sh\n"), 0o700); err != nil { //nolint:gosec // a program
+			if err := os.WriteFile(spec.Executable, []byte("#!/bin/sh\n"), 0o700); err != nil {
 				t.Fatal(err)
 			}
 			unit := filepath.Join(dir, "hanzod.service")

@@ -78,7 +78,7 @@ func link(t *testing.T, from, to string) {
 	t.Helper()
 	text, err := os.ReadFile(from)
 	if err == nil {
-		err = os.WriteFile(to, text, 0o755) //nolint:gosec // a program
+		err = os.WriteFile(to, text, 0o755)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -122,16 +122,16 @@ func newWorld(t *testing.T) *world {
 	// The machine's own /run and control groups are out of sight from here on.
 	must(syscall.Mount("tmpfs", "/run", "tmpfs", 0, "mode=755"))
 	for _, dir := range []string{"/run/systemd/system", runtimeDir, w.home} {
-		must(os.MkdirAll(dir, 0o755)) //nolint:gosec // as on a machine
+		must(os.MkdirAll(dir, 0o755))
 	}
-	must(os.Chmod(runtimeDir, 0o700)) //nolint:gosec // a directory
+	must(os.Chmod(runtimeDir, 0o700))
 	for syscall.Unmount("/sys/fs/cgroup", syscall.MNT_DETACH) == nil {
 	}
 	must(syscall.Mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0, ""))
 	group := fmt.Sprintf("/sys/fs/cgroup/hanzod-test-%d", time.Now().UnixNano())
-	must(os.MkdirAll(group+"/manager", 0o755)) //nolint:gosec // a control group
+	must(os.MkdirAll(group+"/manager", 0o755))
 	must(os.WriteFile(group+"/manager/cgroup.procs", []byte(strconv.Itoa(os.Getpid())), 0o644))
-	must(os.MkdirAll(bin, 0o755)) //nolint:gosec // programs
+	must(os.MkdirAll(bin, 0o755))
 	for _, name := range []string{"hanzod", "hanzoctl"} {
 		link(t, filepath.Join(os.Getenv(programs), name), filepath.Join(bin, name))
 	}
@@ -288,10 +288,10 @@ func (w *world) crash(t *testing.T) {
 
 func (w *world) watchdog(t *testing.T) {
 	dir := w.home + "/.config/systemd/user/hanzod.service.d"
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // of systemd
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(dir+"/test.conf", []byte("[Service]\nWatchdogSec=2\nTimeoutAbortSec=1\n"), 0o644); err != nil { //nolint:gosec // of systemd
+	if err := os.WriteFile(dir+"/test.conf", []byte("[Service]\nWatchdogSec=2\nTimeoutAbortSec=1\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	defer func() {
@@ -352,7 +352,7 @@ func (w *world) badUpgrade(t *testing.T) {
 		t.Errorf("%s", out)
 	}
 	script := "#!/bin/sh\n[ \"$1\" = version ] && { echo hanzod 10.0.0; exit 0; }\nexit 78\n"
-	if err := os.WriteFile(bad, []byte(script), 0o755); err != nil { //nolint:gosec // a program
+	if err := os.WriteFile(bad, []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	out := w.hanzod(t, 1, "service", "upgrade", "--binary", bad)
