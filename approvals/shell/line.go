@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"unicode"
 	"unicode/utf8"
 
 	"mvdan.cc/sh/v3/syntax"
@@ -73,7 +74,7 @@ func readLine(text string) (pieces []piece, exact, heredoc bool, reason string) 
 		if reason != "" {
 			return nil, false, false, reason
 		}
-		exact = true
+		exact = !strings.ContainsFunc(text, odd)
 		for _, l := range leaves {
 			if l.op != "|" {
 				pieces = append(pieces, piece{})
@@ -391,7 +392,6 @@ func (p *lineParser) word(text string, w *syntax.Word) string {
 			a.expands = !a.exact && strings.Contains(src, "$")
 		case *syntax.SglQuoted:
 			a.value = src[1 : len(src)-1]
-			a.exact = !hasControl(a.value)
 		case *syntax.DblQuoted:
 			a.value, a.exact, why = doubleQuoted(src[1 : len(src)-1])
 			a.expands = !a.exact && strings.Contains(src, "$")
@@ -471,7 +471,7 @@ var literalByte = func() (t [256]bool) {
 
 // doubleQuoted removes the backslashes of a text between double quotes.
 func doubleQuoted(s string) (value string, exact bool, bad string) {
-	exact = !hasControl(s)
+	exact = true
 	escaped := false
 	for i := 0; i < len(s); i++ {
 		switch s[i] {
@@ -523,13 +523,10 @@ func substitutes(s, open string) bool {
 	return false
 }
 
-func hasControl(s string) bool {
-	for i := range len(s) {
-		if s[i] < ' ' && s[i] != '\t' && s[i] != '\n' || s[i] == 0x7F {
-			return true
-		}
-	}
-	return false
+// odd reports a character that separates words here and not in shells, or that shells drop or mark things
+// with.
+func odd(r rune) bool {
+	return r < ' ' && r != '\t' && r != '\n' || r == 0x7F || r >= utf8.RuneSelf && (isSpace(r) || unicode.IsSpace(r))
 }
 
 // continues reports whether a backslash stands right before a line end.
