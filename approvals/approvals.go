@@ -351,7 +351,6 @@ var (
 	ErrNodeSilent  = errs.Define(errs.Unavailable, "approvals.node_silent", "the node did not say in time which files the command would run; try again")
 	ErrNotPrepared = errs.Define(errs.Invalid, "approvals.not_prepared", "the node would not run this")
 	ErrNodeBinding = errs.Define(errs.Unavailable, "approvals.node_binding", "the node's answer about its files cannot be read; update the node or this daemon")
-	ErrPlanStale   = errs.Define(errs.Invalid, "approvals.plan_stale", "the node would run something else than this plan by now; prepare the command again")
 
 	// The refusals of a privileged run (nodes-approvals.md §2.3). Field runId names the approval.
 	ErrMissingRunID  = errs.Define(errs.Invalid, "approvals.missing_run_id", "an approved run must name its approval in runId")

@@ -31,8 +31,8 @@ const (
 
 // bind asks the node which files a run would open, and puts the answer into the binding. What the
 // requester says about files does not count. A node that binds none leaves the approval as it is, with
-// the reason; one that binds files and does not say which is an error, and so is one that would run
-// something else than the plan that the requester shows.
+// the reason; one that binds files and does not say which is an error. The question is the plan's, so
+// that a requester cannot show one command and have the files of another bound.
 func (s *Service) bind(ctx context.Context, a *Approval) error {
 	if a.Binding == nil || a.NodeID == nil || a.Plan == nil || s.nodes == nil {
 		return nil
@@ -63,12 +63,9 @@ func (s *Service) bind(ctx context.Context, a *Approval) error {
 		}
 		return err
 	}
-	plan, identity, err := readPrepared(answer)
+	identity, err := readPrepared(answer)
 	if err != nil {
 		return ErrNodeBinding.Wrap(err)
-	}
-	if !slices.Equal(plan.Argv, a.Plan.Argv) || !same(plan.Cwd, a.Plan.Cwd) {
-		return ErrPlanStale
 	}
 	a.Binding.Identity = identity
 	return nil
@@ -129,27 +126,15 @@ func (o object) str(name string) (*string, error) {
 }
 
 // readPrepared reads the answer to system.run.prepare of a node that binds files.
-func readPrepared(answer []byte) (Plan, *Identity, error) {
+func readPrepared(answer []byte) (*Identity, error) {
 	if len(answer) > maxBindingBytes+2*maxCommandBytes {
-		return Plan{}, nil, errors.New("it is too large")
+		return nil, errors.New("it is too large")
 	}
 	o, err := readObject(answer)
 	if err != nil {
-		return Plan{}, nil, err
+		return nil, err
 	}
-	p, err := readObject(o["plan"])
-	if err != nil {
-		return Plan{}, nil, fmt.Errorf("its plan: %w", err)
-	}
-	var plan Plan
-	if err := json.Unmarshal(p["argv"], &plan.Argv); err != nil {
-		return Plan{}, nil, errors.New("the argv of its plan is no list of texts")
-	}
-	if plan.Cwd, err = p.str("cwd"); err != nil {
-		return Plan{}, nil, err
-	}
-	identity, err := readIdentity(o["binding"])
-	return plan, identity, err
+	return readIdentity(o["binding"])
 }
 
 func readIdentity(raw json.RawMessage) (*Identity, error) {

@@ -358,7 +358,6 @@ var words = map[string]wording{
 	approvals.ErrNodeSilent.Code:  ownText,
 	approvals.ErrNotPrepared.Code: ownText,
 	approvals.ErrNodeBinding.Code: ownText,
-	approvals.ErrPlanStale.Code:   ownText,
 
 	policy.ErrRawMismatch.Code: built(func(e *errs.Error) wire.ErrorShape {
 		return wire.ErrorShape{
