@@ -363,6 +363,7 @@ var (
 	ErrRunMismatch   = errs.Define(errs.Denied, "approvals.run_mismatch", "the approval is for something else")
 	ErrRunEnvMissing = errs.Define(errs.Denied, "approvals.run_env_missing", "the approval covers no environment overrides")
 	ErrRunEnv        = errs.Define(errs.Denied, "approvals.run_env", "the environment overrides are not the approved ones")
+	ErrRunEnvTwice   = errs.Define(errs.Denied, "approvals.run_env_twice", "two environment overrides have the same name but for blanks around it; leave one out")
 	ErrRunUnbound    = errs.Define(errs.Denied, "approvals.run_unbound", "the approval was given without the files that this node binds; ask for a new one")
 	ErrRunRequired   = errs.Define(errs.Denied, "approvals.run_required", "the run is not approved")
 	ErrRunRevoked    = errs.Define(errs.Denied, "approvals.run_revoked", "the grant that allowed the run was revoked")

@@ -190,7 +190,10 @@ func (s *Service) guardUnclaimed(ctx context.Context, c identity.Caller, nodeID 
 			*to = &v
 		}
 	}
-	env := p.env()
+	env, err := p.exactEnv()
+	if err != nil {
+		return nil, nil, true, err
+	}
 	t.envHash, _ = policy.EnvHash(env)
 	r := s.rules.Decide(s.query(t))
 	if r.Effect == policy.EffectDeny {

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/hanzoai/hanzod/approvals/policy"
+	"github.com/hanzoai/hanzod/approvals/shell"
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/identity"
 )
@@ -99,6 +100,22 @@ func (p *runParams) env() map[string]string {
 	return out
 }
 
+// exactEnv is env with the names as EnvHash takes them, and nothing that it does not cover. Two names
+// that are one to it are refused: a hash of both does not say which value counts.
+func (p *runParams) exactEnv() (map[string]string, error) {
+	out := map[string]string{}
+	for raw, v := range p.env() {
+		k := shell.Trim(raw)
+		if _, twice := out[k]; twice {
+			return nil, ErrRunEnvTwice.With("name", k)
+		}
+		if shell.EnvName(k) {
+			out[k] = v
+		}
+	}
+	return out, nil
+}
+
 // claims reports whether the caller says that the run is approved.
 func (p *runParams) claims() bool {
 	if string(p.raw["approved"]) == "true" {
@@ -147,12 +164,15 @@ func (s *Service) guardApproved(ctx context.Context, c identity.Caller, nodeID s
 	if runID = strings.TrimSpace(runID); runID == "" {
 		return nil, nil, ErrMissingRunID
 	}
-	env := p.env()
+	env, err := p.exactEnv()
+	if err != nil {
+		return nil, nil, s.refused(ctx, c, nodeID, runID, err)
+	}
 	var plan Plan
 	var files *Identity
 	run, use := newRun(), Audit{}
 	var a Approval
-	err := s.forbidden(c, nodeID, runID)
+	err = s.forbidden(c, nodeID, runID)
 	if err == nil {
 		err = s.store.Transact(ctx, func(tx Tx) (err error) {
 			if a, err = tx.Approval(runID); err != nil {
@@ -183,34 +203,14 @@ func (s *Service) guardApproved(ctx context.Context, c identity.Caller, nodeID s
 		return nil, nil, s.refused(ctx, c, nodeID, runID, err)
 	}
 	s.update(a)
-	if err := p.set("command", plan.Argv); err != nil {
-		return nil, nil, err
-	}
-	for _, f := range []struct {
-		key string
-		v   *string
-	}{
-		{"rawCommand", plan.RawCommand}, {"cwd", plan.Cwd}, {"agentId", plan.AgentID}, {"sessionKey", plan.SessionKey},
-	} {
-		if err := p.setOr(f.key, f.v); err != nil {
-			return nil, nil, err
-		}
-	}
 	if files != nil {
 		if err := p.set("binding", encodeIdentity(*files)); err != nil {
 			return nil, nil, err
 		}
 	}
-	// The caller's claims are replaced by what the record says.
-	delete(p.raw, "approved")
-	delete(p.raw, "approvalDecision")
-	if err := p.set("approved", true); err != nil {
-		return nil, nil, err
-	}
-	if err := p.set("approvalDecision", string(a.Decision)); err != nil {
-		return nil, nil, err
-	}
-	return p.encode(), s.begun(use), nil
+	// Whatever the caller sent is replaced by what the record says.
+	out, err := p.approve(plan, env, a)
+	return out, s.begun(use), err
 }
 
 // forbidden refuses a run that a rule forbids now, whatever was approved before.

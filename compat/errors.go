@@ -354,6 +354,7 @@ var words = map[string]wording{
 	approvals.ErrGrantEnded.Code:    ownText,
 	approvals.ErrTooManyGrants.Code: ownText,
 
+	approvals.ErrRunEnvTwice.Code: runRefusal("APPROVAL_ENV_MISMATCH", "approval id env binding mismatch"),
 	approvals.ErrRunUnbound.Code:  runRefusal("APPROVAL_FILES_UNBOUND", "approval covers no files; request a new one"),
 	approvals.ErrNodeSilent.Code:  ownText,
 	approvals.ErrNotPrepared.Code: ownText,
