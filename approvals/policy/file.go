@@ -297,39 +297,42 @@ func (f *File) read() ([]byte, error) {
 
 // write replaces the file in one step. A link at its path stays a link.
 func (f *File) write(text []byte) error {
-	target := f.path
-	if real, err := filepath.EvalSymlinks(f.path); err == nil {
-		target = real
-	}
-	tmp := target + ".tmp" // one name is enough, the lock is held
-	err := func() error {
-		if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		w, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-		if err != nil {
-			return err
-		}
-		_, err = w.Write(text)
-		if err == nil {
-			err = w.Sync()
-		}
-		if cerr := w.Close(); err == nil {
-			err = cerr
-		}
-		if err == nil {
-			err = os.Rename(tmp, target)
-		}
-		if err != nil {
-			os.Remove(tmp)
-			return err
-		}
-		return syncDir(filepath.Dir(target))
-	}()
-	if err != nil {
+	if err := replaceFile(f.path, text); err != nil {
 		return ErrRead.Wrap(err)
 	}
 	return nil
+}
+
+// replaceFile writes a file in one step, for its owner alone. A link at its path stays a link. Whoever
+// calls it holds a lock: there is one name for what is not finished.
+func replaceFile(path string, text []byte) error {
+	target := path
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		target = real
+	}
+	tmp := target + ".tmp"
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	w, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(text)
+	if err == nil {
+		err = w.Sync()
+	}
+	if cerr := w.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(tmp, target)
+	}
+	if err != nil {
+		os.Remove(tmp)
+		return err
+	}
+	return syncDir(filepath.Dir(target))
 }
 
 // corrupt keeps a copy of a damaged file and says what to do. The file itself is left alone.
