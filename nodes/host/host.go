@@ -174,7 +174,7 @@ func (h *Host) Handle(ctx context.Context, r Request) Result {
 		"system.execApprovals.set": h.setPolicy,
 	}[r.Command]
 	if r.Command == "system.execApprovals.get" {
-		return policyResult(h.policy.SnapshotJSON())
+		return h.getPolicy(r)
 	}
 	if serve == nil {
 		return failed("UNAVAILABLE", "command not supported")
