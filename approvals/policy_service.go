@@ -38,8 +38,8 @@ type AuditLog interface {
 // Covering finds what lets a run happen beside rules. It is satisfied by Service.
 type Covering interface {
 	// Covering returns the grants that cover a run of the caller, the one that is used first, and the
-	// signs of obfuscation that keep rules from allowing it.
-	Covering(c identity.Caller, q policy.Query, r policy.Ruling) (grants []Covered, signs []string)
+	// signs of obfuscation that keep rules from allowing it. env is the hash of its environment overrides.
+	Covering(c identity.Caller, q policy.Query, r policy.Ruling, env *string) (grants []Covered, signs []string)
 }
 
 // Covered is a grant that covers a run.
@@ -262,7 +262,11 @@ func (s *PolicyService) ExplainPolicy(ctx context.Context, c identity.Caller, in
 	}
 	var signs []string
 	if s.covering != nil {
-		out.Grants, signs = s.covering.Covering(c, q, r)
+		var env *string
+		if len(in.EnvKeys) > 0 { // without the values no grant is known to cover it
+			env = new(string)
+		}
+		out.Grants, signs = s.covering.Covering(c, q, r, env)
 	}
 	approved := ""
 	switch {
@@ -426,9 +430,10 @@ type PolicyCase struct {
 
 // CaseResult is how a case ended.
 type CaseResult struct {
-	OK     bool
-	Ruling policy.Ruling
-	Why    string
+	OK          bool
+	Effect      policy.Effect
+	Rule, Where string
+	Why         string
 }
 
 // TestPolicyIn is the argument of TestPolicy. Rules is a text, nil for the rules in force; Name is what its
@@ -483,9 +488,9 @@ func (s *PolicyService) TestPolicy(ctx context.Context, _ identity.Caller, in Te
 		if err != nil {
 			return TestPolicyOut{}, fmt.Errorf("case %d: %w", i+1, err)
 		}
-		r := CaseResult{Ruling: rules.Decide(q)}
-		r.Why = r.Ruling.Reason
-		r.OK = r.Ruling.Effect == want && (c.Rule == "" || c.Rule == r.Ruling.Rule)
+		d := rules.Decide(q)
+		r := CaseResult{Effect: d.Effect, Rule: d.Rule, Where: d.Where, Why: d.Reason}
+		r.OK = d.Effect == want && (c.Rule == "" || c.Rule == d.Rule)
 		if !r.OK {
 			out.Failed++
 		}
@@ -515,9 +520,14 @@ type SimulateOut struct {
 // PolicyChange is a run that would have ended otherwise. Was is "ran", "asked" or "refused", WasBy what
 // decided.
 type PolicyChange struct {
-	Row        Audit
-	Was, WasBy string
-	Now        policy.Ruling
+	Seq             uint64
+	At              time.Time
+	Subject         string
+	NodeID, AgentID string
+	Command         string
+	Was, WasBy      string
+	Now             policy.Effect
+	Rule, Where     string
 }
 
 // SimulatePolicy decides on the audited past again.
@@ -591,7 +601,10 @@ func (s *PolicyService) SimulatePolicy(ctx context.Context, _ identity.Caller, i
 		case len(out.Changes) >= maxPolicyChanges:
 			out.More = true
 		default:
-			out.Changes = append(out.Changes, PolicyChange{Row: row, Was: was, WasBy: by, Now: now})
+			out.Changes = append(out.Changes, PolicyChange{
+				Seq: row.Seq, At: row.At, Subject: row.Subject, NodeID: row.NodeID, AgentID: row.AgentID, Command: row.Command,
+				Was: was, WasBy: by, Now: now.Effect, Rule: now.Rule, Where: now.Where,
+			})
 		}
 	}
 	return out, nil

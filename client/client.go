@@ -57,6 +57,7 @@ type Client struct {
 	Nodes     nodesv1.NodeServiceClient
 	Approvals approvalsv1.ApprovalServiceClient
 	Grants    approvalsv1.GrantServiceClient
+	Policy    approvalsv1.PolicyServiceClient
 	Devices   devicesv1.DeviceServiceClient
 	Runs      runsv1.RunServiceClient
 
@@ -112,6 +113,7 @@ func Dial(_ context.Context, o Options) (*Client, error) {
 	c.Nodes = nodesv1.NewNodeServiceClient(conn)
 	c.Approvals = approvalsv1.NewApprovalServiceClient(conn)
 	c.Grants = approvalsv1.NewGrantServiceClient(conn)
+	c.Policy = approvalsv1.NewPolicyServiceClient(conn)
 	c.Devices = devicesv1.NewDeviceServiceClient(conn)
 	c.Runs = runsv1.NewRunServiceClient(conn)
 	return c, nil

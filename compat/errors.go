@@ -335,6 +335,15 @@ var words = map[string]wording{
 	approvals.ErrNotApprover.Code: ownText,
 	approvals.ErrOwnRequest.Code:  ownText,
 	approvals.ErrVoted.Code:       ownText,
+	// The following come up with questions about the policy and with its rules, which this door does not know.
+	approvals.ErrRunEmpty.Code:  ownText,
+	approvals.ErrRunBoth.Code:   ownText,
+	approvals.ErrManyCases.Code: ownText,
+	approvals.ErrExpect.Code:    ownText,
+	policy.ErrRules.Code:        ownText,
+	policy.ErrRulesChanged.Code: ownText,
+	policy.ErrRulesHash.Code:    ownText,
+	policy.ErrRulesRead.Code:    ownText,
 	// The following come up with grants, which this door does not know.
 	approvals.ErrGrantDecision.Code: ownText,
 	approvals.ErrGrantQuorum.Code:   ownText,

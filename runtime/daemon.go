@@ -54,6 +54,8 @@ const (
 	settleTime = 2 * time.Second
 	// policyFileName is the exec approvals file, in the frozen format that companion apps read.
 	policyFileName = "exec-approvals.json"
+	// rulesFileName holds the policy rules of the gateway.
+	rulesFileName = "policy.json"
 )
 
 // The states that readiness probes see.
@@ -104,6 +106,7 @@ type Daemon struct {
 	runs      *runs.Service
 	system    *system.Service
 	policy    *policy.File
+	rules     *approvals.PolicyService
 	door      *compat.Door
 	web       *web.Web
 	rpc       *rpc.Server
@@ -225,8 +228,11 @@ func (d *Daemon) makeDomains() error {
 	d.policy = policy.Open(filepath.Join(d.cfg.StateDir, policyFileName), policy.Options{
 		Now: d.now, HomeDir: d.cfg.Home, Log: d.subsystem("approvals"),
 	})
+	d.rules = approvals.NewPolicy(approvals.PolicyConfig{
+		Path: filepath.Join(d.cfg.StateDir, rulesFileName), Audit: d.store, File: d.policy, Now: d.now, Log: d.subsystem("approvals"),
+	})
 	d.approvals, err = approvals.New(approvals.Config{
-		Store: d.store, Bus: d.bus, File: d.policy, Now: d.now, Log: d.subsystem("approvals"),
+		Store: d.store, Bus: d.bus, File: d.policy, Rules: d.rules, Now: d.now, Log: d.subsystem("approvals"),
 	})
 	if err != nil {
 		return err
@@ -244,6 +250,8 @@ func (d *Daemon) makeDomains() error {
 		Observer: RunObserver{func() *runs.Service { return d.runs }}, Push: d.push, Log: d.subsystem("nodes"),
 	})
 	d.approvals.SetNodes(d.nodes)
+	d.rules.SetNodes(d.nodes)
+	d.rules.SetCovering(d.approvals)
 	d.runs, err = runs.New(runs.Config{
 		Store: d.store, Nodes: RunNodes{func() *nodes.Service { return d.nodes }}, Approvals: RunApprovals{func() *approvals.Service { return d.approvals }},
 		Standing: d.identity.Standing, Bus: d.bus, Now: d.now, Log: d.subsystem("runs"),
@@ -261,6 +269,7 @@ func (d *Daemon) makeDomains() error {
 			NodesConnected:   d.nodes.Connected,
 			NodesKnown:       func() int { _, known := d.nodes.Counts(); return known },
 			ApprovalsPending: d.approvals.PendingCount,
+			PolicyFault:      func() string { return d.rules.State().Fault },
 			Listen:           d.Addresses,
 			Remote:           func() (string, string) { return d.GRPCAddress(), d.TLSFingerprint() },
 			Agents:           agentsOf(d.cfg),
@@ -318,7 +327,7 @@ func (d *Daemon) listen(ctx context.Context) error {
 func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	g := gate.New()
 	d.rpc = rpc.New(rpc.Deps{
-		Catalogue: catalogue, Gate: g, Nodes: d.nodes, Approvals: d.approvals, Runs: d.runs, System: d.system, Devices: d.identity,
+		Catalogue: catalogue, Gate: g, Nodes: d.nodes, Approvals: d.approvals, Policy: d.rules, Runs: d.runs, System: d.system, Devices: d.identity,
 		DeviceConnections: func() map[string]int { return d.door.DeviceConnections() },
 		Remote: func() rpc.Remote {
 			return rpc.Remote{Addresses: d.RemoteAddresses(), Fingerprint: d.TLSFingerprint(), Name: machineName()}
@@ -408,6 +417,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	run := func(f func(context.Context)) { wg.Go(func() { f(work) }) }
 	run(d.approvals.Run)
+	run(d.rules.Run)
 	run(d.nodes.Run)
 	run(d.runs.Run)
 	run(d.system.Run)

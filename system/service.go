@@ -223,6 +223,9 @@ func (s *Service) Status(_ context.Context, c identity.Caller) (Status, error) {
 	if f.Remote != nil {
 		st.GRPCListen, st.TLSFingerprint = f.Remote()
 	}
+	if f.PolicyFault != nil {
+		st.PolicyFault = f.PolicyFault()
+	}
 	if st.Admin {
 		st.StateDir, st.ConfigPath, st.Socket = s.cfg.StateDir, s.cfg.ConfigPath, s.cfg.Socket
 	}

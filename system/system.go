@@ -60,6 +60,7 @@ type Status struct {
 	NodesConnected   int
 	NodesKnown       int
 	ApprovalsPending int
+	PolicyFault      string // why the policy rules are not those of their file, empty when they are
 	DefaultAgentID   string
 	Agents           []Agent
 	// Admin says that the caller may see paths and session details.
@@ -72,7 +73,9 @@ type Facts struct {
 	NodesConnected   func() int
 	NodesKnown       func() int
 	ApprovalsPending func() int
-	Listen           func() []string
+	// PolicyFault says why the policy rules are not those of their file, "" when they are; nil is never.
+	PolicyFault func() string
+	Listen      func() []string
 	// Remote is the address of the gRPC door for other machines and the fingerprint of the certificate;
 	// nil when there is neither.
 	Remote func() (address, fingerprint string)

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/hanzoai/hanzod/approvals/shell"
@@ -139,17 +140,26 @@ func (w words) permits(c shell.Simple) bool {
 }
 
 // program compares the first word of a run with the pattern, for rules that allow. A name never fits
-// a path: ./git is another program than git.
+// a path outside of the system's directories: ./git is another program than git.
 func (w words) program(word string) bool {
 	if w.any {
 		// What a relative path names depends on where it runs; the rule says nothing about it.
 		return true
 	}
-	if strings.ContainsAny(word, separators) {
-		return w.first.path && !dotted(word) && w.first.matchWithout(word, separators)
+	if !strings.ContainsAny(word, separators) {
+		return !w.first.path && w.first.match(word)
 	}
-	return !w.first.path && w.first.match(word)
+	if w.first.path {
+		return !dotted(word) && w.first.matchWithout(word, separators)
+	}
+	// A node that pins what it is asked to run sends the path of the name.
+	at := strings.LastIndexByte(word, '/') + 1
+	return slices.Contains(systemDirs, word[:at]) && w.first.match(word[at:])
 }
+
+// systemDirs are where a plain name in a rule that allows may be found, by its path: those that only an
+// administrator changes.
+var systemDirs = []string{"/bin/", "/sbin/", "/usr/bin/", "/usr/sbin/", "/usr/local/bin/", "/usr/local/sbin/", "/opt/homebrew/bin/", "/snap/bin/"}
 
 func (w words) literal() bool {
 	if w.any || w.rest || !w.first.plain() {

@@ -49,6 +49,8 @@ func TestDecide(t *testing.T) {
 		{"star is one word", []string{"git", "diff", "a b/c"}, "", "allow", "git read"},
 		{"a path is another program", []string{"/tmp/git", "status"}, "", "", ""},
 		{"a path is another program", []string{"./git", "status"}, "", "", ""},
+		{"the path of the system", []string{"/usr/bin/git", "status"}, "", "allow", "git read"},
+		{"under the path of the system", []string{"/usr/bin/x/git", "status"}, "", "", ""},
 		{"another case", []string{"GIT", "status"}, "", "", ""},
 		{"a path", []string{"/usr/bin/tool"}, "", "allow", "echo"},
 		{"through ..", []string{"/usr/bin/../bin/tool"}, "", "", ""},

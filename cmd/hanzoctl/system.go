@@ -54,6 +54,11 @@ func (a *app) statusCmd() *cobra.Command {
 					cells("nodes", fmt.Sprintf("%d connected, %d known", s.GetNodesConnected(), s.GetNodesKnown())),
 					cells("approvals", fmt.Sprintf("%d pending", s.GetApprovalsPending())),
 				)
+				if fault := s.GetPolicyFault(); fault != "" {
+					// What is wrong may take several lines; the first says the most.
+					first, _, _ := strings.Cut(fault, "\n")
+					rows = append(rows, cells("policy", "WRONG FILE, the rules before it are in force: "+first+"; see "+a.again()+" policy show"))
+				}
 				if devices, err := c.Devices.ListDevices(ctx, &devicesv1.ListDevicesRequest{}); err == nil { // who may not see them, does not
 					rows = append(rows, cells("devices", fmt.Sprintf("%d paired, %d waiting", len(devices.GetDevices()), len(devices.GetPending()))))
 					for _, p := range devices.GetPending() {

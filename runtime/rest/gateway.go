@@ -64,6 +64,7 @@ func (s *server) gateway() (*gwruntime.ServeMux, error) {
 		systemv1.RegisterSystemServiceHandlerClient(ctx, mux, systemv1.NewSystemServiceClient(conn)),
 		nodesv1.RegisterNodeServiceHandlerClient(ctx, mux, nodesv1.NewNodeServiceClient(conn)),
 		approvalsv1.RegisterApprovalServiceHandlerClient(ctx, mux, approvalsv1.NewApprovalServiceClient(conn)),
+		approvalsv1.RegisterPolicyServiceHandlerClient(ctx, mux, approvalsv1.NewPolicyServiceClient(conn)),
 		approvalsv1.RegisterGrantServiceHandlerClient(ctx, mux, approvalsv1.NewGrantServiceClient(conn)),
 		devicesv1.RegisterDeviceServiceHandlerClient(ctx, mux, devicesv1.NewDeviceServiceClient(conn)),
 		runsv1.RegisterRunServiceHandlerClient(ctx, mux, runsv1.NewRunServiceClient(conn)),

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/hanzoai/hanzod/approvals"
+	"github.com/hanzoai/hanzod/approvals/policy"
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
@@ -71,6 +72,12 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 			// Who agreed is in the audit log.
 			"Grant.Makers[0].DeviceID", "Grant.Makers[0].Principal", "Grant.Makers[0].Paired"),
 		out("policy.Snapshot", policyToProto),
+		out("approvals.RulesOut", func(r approvals.RulesOut) (*approvalsv1.Rules, error) { return rulesToProto(r), nil }, "State.Text"), // the text is that of the file
+		out("approvals.Explanation", explanationToProto,
+			// The explanation says it itself; GetRules has more about the rules.
+			"Ruling.Rule", "Ruling.Where", "Ruling.Reason", "Ruling.Rules", "Rules.Text", "Rules.Count", "Rules.Since",
+			"Machine.FileRuling.Run", "Machine.FileRuling.Reason"), // the verdict is made of these
+		out("approvals.TestPolicyOut", testToProto), out("approvals.SimulateOut", simulationToProto),
 		out("identity.ListOut", func(o identity.ListOut) (*devicesv1.ListDevicesResponse, error) {
 			return listDevicesToProto(o, nil)
 		},
@@ -152,6 +159,12 @@ func fill(t *testing.T, v reflect.Value, path string, n *int) {
 		return
 	case v.Type() == reflect.TypeFor[approvals.GrantState]():
 		v.SetString(string(approvals.GrantUsed))
+		return
+	case v.Type() == reflect.TypeFor[policy.Effect]():
+		v.SetString(string(policy.EffectAsk))
+		return
+	case v.Type() == reflect.TypeFor[approvals.Verdict]():
+		v.SetString(string(approvals.VerdictDeny))
 		return
 	case v.Type() == reflect.TypeFor[approvals.Decision]():
 		v.SetString(string(approvals.AllowAlways))
@@ -284,6 +297,7 @@ func TestInboundCarriesEveryField(t *testing.T) {
 		in("VerifyPairingRequest", pairVerifyFromProto),
 		in("RequestApprovalRequest", requestFromProto),
 		in("WaitApprovalRequest", idFromProto[*approvalsv1.WaitApprovalRequest]),
+		in("SetRulesRequest", setRulesFromProto), in("ExplainPolicyRequest", explainFromProto), in("SimulatePolicyRequest", simulateFromProto),
 		in("CreateGrantRequest", createGrantFromProto), in("ListGrantsRequest", listGrantsFromProto),
 		in("RevokeGrantRequest", idFromProto[*approvalsv1.RevokeGrantRequest]), in("GetGrantRequest", idFromProto[*approvalsv1.GetGrantRequest]),
 		in("GetApprovalRequest", idFromProto[*approvalsv1.GetApprovalRequest]),

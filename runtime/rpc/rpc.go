@@ -142,6 +142,7 @@ type Deps struct {
 	Gate      *gate.Gate
 	Nodes     Nodes
 	Approvals Approvals
+	Policy    Policy
 	Runs      Runs
 	System    System
 	Devices   Devices
@@ -192,6 +193,7 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	systemv1.RegisterSystemServiceServer(r, &systemServer{s: s})
 	nodesv1.RegisterNodeServiceServer(r, &nodesServer{s: s})
 	approvalsv1.RegisterApprovalServiceServer(r, &approvalsServer{s: s})
+	approvalsv1.RegisterPolicyServiceServer(r, &policyServer{s: s})
 	approvalsv1.RegisterGrantServiceServer(r, &grantsServer{s: s})
 	devicesv1.RegisterDeviceServiceServer(r, &devicesServer{s: s})
 	runsv1.RegisterRunServiceServer(r, &runsServer{s: s})
@@ -259,6 +261,7 @@ var (
 	errRevoked  = errs.Define(errs.Unauthenticated, "rpc.revoked", "the credentials of this stream were revoked")
 	errStreams  = errs.Define(errs.Exhausted, "rpc.too_many_streams", "too many watches are open; try again later")
 	errSlow     = errs.Define(errs.Exhausted, "rpc.slow_reader", "the reader was too slow and changes were lost; watch again")
+	errTime     = errs.Define(errs.Invalid, "rpc.time", "a time is out of range")
 	errDuration = errs.Define(errs.Invalid, "rpc.duration", "a duration is out of range")
 	errValue    = errs.Define(errs.Invalid, "rpc.value", "a value cannot be written as JSON")
 	errAnswer   = errs.Define(errs.Conflict, "rpc.answer", "the call ran, but its answer cannot be carried as a JSON value")

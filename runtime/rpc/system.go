@@ -145,6 +145,7 @@ func statusToProto(st system.Status) (*systemv1.GetStatusResponse, error) {
 		NodesConnected:   clampInt32(st.NodesConnected),
 		NodesKnown:       clampInt32(st.NodesKnown),
 		ApprovalsPending: clampInt32(st.ApprovalsPending),
+		PolicyFault:      cleanText(st.PolicyFault),
 		Agents:           make([]*systemv1.AgentStatus, len(st.Agents)),
 	}
 	for i, a := range st.Agents {

@@ -107,15 +107,18 @@ func newHouse(t *testing.T) *house {
 	}
 	h.identity = id
 	dir := t.TempDir()
+	file := policy.Open(filepath.Join(dir, "exec-approvals.json"), policy.Options{HomeDir: dir})
+	rules := approvals.NewPolicy(approvals.PolicyConfig{Path: filepath.Join(dir, "policy.json"), Audit: st, File: file, Now: time.Now, Log: log})
 	app, err := approvals.New(approvals.Config{
-		Store: st, Bus: bus, Now: time.Now, Log: log,
-		File: policy.Open(filepath.Join(dir, "exec-approvals.json"), policy.Options{HomeDir: dir}),
+		Store: st, Bus: bus, Now: time.Now, Log: log, File: file, Rules: rules,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ns := nodes.New(nodes.Config{Policy: nodes.NewPolicy(nil, nil), Guard: app, Paired: nobody{}, Store: st, Bus: bus, Now: time.Now})
 	app.SetNodes(ns)
+	rules.SetNodes(ns)
+	rules.SetCovering(app)
 	rs, err := runs.New(runs.Config{
 		Store: st, Nodes: runtime.RunNodes{Of: func() *nodes.Service { return ns }}, Approvals: runtime.RunApprovals{Of: func() *approvals.Service { return app }},
 		Standing: id.Standing, Bus: bus, Now: time.Now, Log: log,
@@ -134,7 +137,7 @@ func newHouse(t *testing.T) *house {
 	})
 	g := gate.New()
 	server := rpc.New(rpc.Deps{
-		Catalogue: catalogue, Gate: g, Nodes: ns, Approvals: app, Runs: rs, System: sys, Bus: bus, Render: compat.Payload,
+		Catalogue: catalogue, Gate: g, Nodes: ns, Approvals: app, Policy: rules, Runs: rs, System: sys, Bus: bus, Render: compat.Payload,
 		SharedSecret: func(identity.Caller) (string, string, error) { return "", "", system.ErrLocalOnly },
 		Bearer:       id.Bearer, NodeName: ns.Name, Log: log, Metrics: noMetrics{},
 		Devices: id, DeviceConnections: func() map[string]int { return map[string]int{} }, Remote: func() rpc.Remote { return rpc.Remote{} },
@@ -350,6 +353,11 @@ var missing = map[string]string{
 	"/hanzo.approvals.v1.ApprovalService/GetApproval":    "the original cannot look at one approval",
 	"/hanzo.approvals.v1.ApprovalService/ListApprovals":  "the original cannot list approvals",
 	"/hanzo.approvals.v1.ApprovalService/WatchApprovals": "the legacy protocol has no streams",
+	"/hanzo.approvals.v1.PolicyService/GetRules":         "the original has no rules",
+	"/hanzo.approvals.v1.PolicyService/SetRules":         "the original has no rules",
+	"/hanzo.approvals.v1.PolicyService/ExplainPolicy":    "the original cannot explain",
+	"/hanzo.approvals.v1.PolicyService/TestPolicy":       "the original has no rules",
+	"/hanzo.approvals.v1.PolicyService/SimulatePolicy":   "the original has no rules",
 	"/hanzo.approvals.v1.GrantService/CreateGrant":       "the original has no grants",
 	"/hanzo.approvals.v1.GrantService/RevokeGrant":       "the original has no grants",
 	"/hanzo.approvals.v1.GrantService/GetGrant":          "the original has no grants",

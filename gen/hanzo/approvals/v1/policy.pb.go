@@ -676,7 +676,11 @@ type ExplainPolicyResponse struct {
 	// The file of the machine that would run it; absent when the rules deny.
 	File *MachineFile `protobuf:"bytes,11,opt,name=file,proto3" json:"file,omitempty"`
 	// Environment overrides that would be left out.
-	EnvDropped    []string `protobuf:"bytes,12,rep,name=env_dropped,json=envDropped,proto3" json:"env_dropped,omitempty"`
+	EnvDropped []string `protobuf:"bytes,12,rep,name=env_dropped,json=envDropped,proto3" json:"env_dropped,omitempty"`
+	// How it is asked, when the rules ask.
+	Terms *AskTerms `protobuf:"bytes,13,opt,name=terms,proto3" json:"terms,omitempty"`
+	// Nothing may run, because there have been no right rules since the daemon started.
+	RulesClosed   bool `protobuf:"varint,14,opt,name=rules_closed,json=rulesClosed,proto3" json:"rules_closed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -795,6 +799,114 @@ func (x *ExplainPolicyResponse) GetEnvDropped() []string {
 	return nil
 }
 
+func (x *ExplainPolicyResponse) GetTerms() *AskTerms {
+	if x != nil {
+		return x.Terms
+	}
+	return nil
+}
+
+func (x *ExplainPolicyResponse) GetRulesClosed() bool {
+	if x != nil {
+		return x.RulesClosed
+	}
+	return false
+}
+
+// AskTerms is how a question is asked. What is absent is left to who asks.
+type AskTerms struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Timeout *durationpb.Duration   `protobuf:"bytes,1,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// What happens when nobody answers: allow or deny.
+	OnTimeout        Effect               `protobuf:"varint,2,opt,name=on_timeout,json=onTimeout,proto3,enum=hanzo.approvals.v1.Effect" json:"on_timeout,omitempty"`
+	Quorum           int32                `protobuf:"varint,3,opt,name=quorum,proto3" json:"quorum,omitempty"`
+	Approvers        []string             `protobuf:"bytes,4,rep,name=approvers,proto3" json:"approvers,omitempty"`
+	ExcludeRequester bool                 `protobuf:"varint,5,opt,name=exclude_requester,json=excludeRequester,proto3" json:"exclude_requester,omitempty"`
+	EscalateAfter    *durationpb.Duration `protobuf:"bytes,6,opt,name=escalate_after,json=escalateAfter,proto3" json:"escalate_after,omitempty"`
+	EscalateTo       []string             `protobuf:"bytes,7,rep,name=escalate_to,json=escalateTo,proto3" json:"escalate_to,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *AskTerms) Reset() {
+	*x = AskTerms{}
+	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AskTerms) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AskTerms) ProtoMessage() {}
+
+func (x *AskTerms) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AskTerms.ProtoReflect.Descriptor instead.
+func (*AskTerms) Descriptor() ([]byte, []int) {
+	return file_hanzo_approvals_v1_policy_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *AskTerms) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *AskTerms) GetOnTimeout() Effect {
+	if x != nil {
+		return x.OnTimeout
+	}
+	return Effect_EFFECT_UNSPECIFIED
+}
+
+func (x *AskTerms) GetQuorum() int32 {
+	if x != nil {
+		return x.Quorum
+	}
+	return 0
+}
+
+func (x *AskTerms) GetApprovers() []string {
+	if x != nil {
+		return x.Approvers
+	}
+	return nil
+}
+
+func (x *AskTerms) GetExcludeRequester() bool {
+	if x != nil {
+		return x.ExcludeRequester
+	}
+	return false
+}
+
+func (x *AskTerms) GetEscalateAfter() *durationpb.Duration {
+	if x != nil {
+		return x.EscalateAfter
+	}
+	return nil
+}
+
+func (x *AskTerms) GetEscalateTo() []string {
+	if x != nil {
+		return x.EscalateTo
+	}
+	return nil
+}
+
 type CoveringGrant struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -805,7 +917,7 @@ type CoveringGrant struct {
 
 func (x *CoveringGrant) Reset() {
 	*x = CoveringGrant{}
-	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[9]
+	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -817,7 +929,7 @@ func (x *CoveringGrant) String() string {
 func (*CoveringGrant) ProtoMessage() {}
 
 func (x *CoveringGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[9]
+	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -830,7 +942,7 @@ func (x *CoveringGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CoveringGrant.ProtoReflect.Descriptor instead.
 func (*CoveringGrant) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_policy_proto_rawDescGZIP(), []int{9}
+	return file_hanzo_approvals_v1_policy_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CoveringGrant) GetId() string {
@@ -870,7 +982,7 @@ type MachineFile struct {
 
 func (x *MachineFile) Reset() {
 	*x = MachineFile{}
-	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[10]
+	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -882,7 +994,7 @@ func (x *MachineFile) String() string {
 func (*MachineFile) ProtoMessage() {}
 
 func (x *MachineFile) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[10]
+	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -895,7 +1007,7 @@ func (x *MachineFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MachineFile.ProtoReflect.Descriptor instead.
 func (*MachineFile) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_policy_proto_rawDescGZIP(), []int{10}
+	return file_hanzo_approvals_v1_policy_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *MachineFile) GetAsked() bool {
@@ -987,7 +1099,7 @@ type TestPolicyRequest struct {
 
 func (x *TestPolicyRequest) Reset() {
 	*x = TestPolicyRequest{}
-	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[11]
+	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -999,7 +1111,7 @@ func (x *TestPolicyRequest) String() string {
 func (*TestPolicyRequest) ProtoMessage() {}
 
 func (x *TestPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[11]
+	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1012,7 +1124,7 @@ func (x *TestPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestPolicyRequest.ProtoReflect.Descriptor instead.
 func (*TestPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_policy_proto_rawDescGZIP(), []int{11}
+	return file_hanzo_approvals_v1_policy_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TestPolicyRequest) GetRules() string {
@@ -1049,7 +1161,7 @@ type PolicyCase struct {
 
 func (x *PolicyCase) Reset() {
 	*x = PolicyCase{}
-	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[12]
+	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1061,7 +1173,7 @@ func (x *PolicyCase) String() string {
 func (*PolicyCase) ProtoMessage() {}
 
 func (x *PolicyCase) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[12]
+	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1074,7 +1186,7 @@ func (x *PolicyCase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyCase.ProtoReflect.Descriptor instead.
 func (*PolicyCase) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_policy_proto_rawDescGZIP(), []int{12}
+	return file_hanzo_approvals_v1_policy_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PolicyCase) GetRun() *Run {
@@ -1112,7 +1224,7 @@ type TestPolicyResponse struct {
 
 func (x *TestPolicyResponse) Reset() {
 	*x = TestPolicyResponse{}
-	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[13]
+	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1124,7 +1236,7 @@ func (x *TestPolicyResponse) String() string {
 func (*TestPolicyResponse) ProtoMessage() {}
 
 func (x *TestPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[13]
+	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1137,7 +1249,7 @@ func (x *TestPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestPolicyResponse.ProtoReflect.Descriptor instead.
 func (*TestPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_policy_proto_rawDescGZIP(), []int{13}
+	return file_hanzo_approvals_v1_policy_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TestPolicyResponse) GetResults() []*PolicyCaseResult {
@@ -1181,7 +1293,7 @@ type PolicyCaseResult struct {
 
 func (x *PolicyCaseResult) Reset() {
 	*x = PolicyCaseResult{}
-	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[14]
+	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1193,7 +1305,7 @@ func (x *PolicyCaseResult) String() string {
 func (*PolicyCaseResult) ProtoMessage() {}
 
 func (x *PolicyCaseResult) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[14]
+	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1206,7 +1318,7 @@ func (x *PolicyCaseResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyCaseResult.ProtoReflect.Descriptor instead.
 func (*PolicyCaseResult) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_policy_proto_rawDescGZIP(), []int{14}
+	return file_hanzo_approvals_v1_policy_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PolicyCaseResult) GetOk() bool {
@@ -1259,7 +1371,7 @@ type SimulatePolicyRequest struct {
 
 func (x *SimulatePolicyRequest) Reset() {
 	*x = SimulatePolicyRequest{}
-	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[15]
+	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1271,7 +1383,7 @@ func (x *SimulatePolicyRequest) String() string {
 func (*SimulatePolicyRequest) ProtoMessage() {}
 
 func (x *SimulatePolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[15]
+	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1284,7 +1396,7 @@ func (x *SimulatePolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulatePolicyRequest.ProtoReflect.Descriptor instead.
 func (*SimulatePolicyRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_policy_proto_rawDescGZIP(), []int{15}
+	return file_hanzo_approvals_v1_policy_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SimulatePolicyRequest) GetRules() string {
@@ -1336,7 +1448,7 @@ type SimulatePolicyResponse struct {
 
 func (x *SimulatePolicyResponse) Reset() {
 	*x = SimulatePolicyResponse{}
-	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[16]
+	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1348,7 +1460,7 @@ func (x *SimulatePolicyResponse) String() string {
 func (*SimulatePolicyResponse) ProtoMessage() {}
 
 func (x *SimulatePolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[16]
+	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1361,7 +1473,7 @@ func (x *SimulatePolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SimulatePolicyResponse.ProtoReflect.Descriptor instead.
 func (*SimulatePolicyResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_policy_proto_rawDescGZIP(), []int{16}
+	return file_hanzo_approvals_v1_policy_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SimulatePolicyResponse) GetRuns() int32 {
@@ -1449,7 +1561,7 @@ type PolicyChange struct {
 
 func (x *PolicyChange) Reset() {
 	*x = PolicyChange{}
-	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[17]
+	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1461,7 +1573,7 @@ func (x *PolicyChange) String() string {
 func (*PolicyChange) ProtoMessage() {}
 
 func (x *PolicyChange) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[17]
+	mi := &file_hanzo_approvals_v1_policy_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1474,7 +1586,7 @@ func (x *PolicyChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyChange.ProtoReflect.Descriptor instead.
 func (*PolicyChange) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_policy_proto_rawDescGZIP(), []int{17}
+	return file_hanzo_approvals_v1_policy_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PolicyChange) GetSeq() uint64 {
@@ -1595,7 +1707,7 @@ const file_hanzo_approvals_v1_policy_proto_rawDesc = "" +
 	"\x04fits\x18\x04 \x01(\bR\x04fits\x12\x10\n" +
 	"\x03why\x18\x05 \x01(\tR\x03why\"A\n" +
 	"\x14ExplainPolicyRequest\x12)\n" +
-	"\x03run\x18\x01 \x01(\v2\x17.hanzo.approvals.v1.RunR\x03run\"\xe0\x03\n" +
+	"\x03run\x18\x01 \x01(\v2\x17.hanzo.approvals.v1.RunR\x03run\"\xb7\x04\n" +
 	"\x15ExplainPolicyResponse\x125\n" +
 	"\averdict\x18\x01 \x01(\x0e2\x1b.hanzo.approvals.v1.VerdictR\averdict\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x12\n" +
@@ -1613,7 +1725,19 @@ const file_hanzo_approvals_v1_policy_proto_rawDesc = "" +
 	" \x03(\v2!.hanzo.approvals.v1.CoveringGrantR\x06grants\x123\n" +
 	"\x04file\x18\v \x01(\v2\x1f.hanzo.approvals.v1.MachineFileR\x04file\x12\x1f\n" +
 	"\venv_dropped\x18\f \x03(\tR\n" +
-	"envDropped\"3\n" +
+	"envDropped\x122\n" +
+	"\x05terms\x18\r \x01(\v2\x1c.hanzo.approvals.v1.AskTermsR\x05terms\x12!\n" +
+	"\frules_closed\x18\x0e \x01(\bR\vrulesClosed\"\xc0\x02\n" +
+	"\bAskTerms\x123\n" +
+	"\atimeout\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x129\n" +
+	"\n" +
+	"on_timeout\x18\x02 \x01(\x0e2\x1a.hanzo.approvals.v1.EffectR\tonTimeout\x12\x16\n" +
+	"\x06quorum\x18\x03 \x01(\x05R\x06quorum\x12\x1c\n" +
+	"\tapprovers\x18\x04 \x03(\tR\tapprovers\x12+\n" +
+	"\x11exclude_requester\x18\x05 \x01(\bR\x10excludeRequester\x12@\n" +
+	"\x0eescalate_after\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\rescalateAfter\x12\x1f\n" +
+	"\vescalate_to\x18\a \x03(\tR\n" +
+	"escalateTo\"3\n" +
 	"\rCoveringGrant\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\"\x96\x02\n" +
@@ -1712,7 +1836,7 @@ func file_hanzo_approvals_v1_policy_proto_rawDescGZIP() []byte {
 }
 
 var file_hanzo_approvals_v1_policy_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_hanzo_approvals_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_hanzo_approvals_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_hanzo_approvals_v1_policy_proto_goTypes = []any{
 	(Effect)(0),                    // 0: hanzo.approvals.v1.Effect
 	(Verdict)(0),                   // 1: hanzo.approvals.v1.Verdict
@@ -1725,54 +1849,59 @@ var file_hanzo_approvals_v1_policy_proto_goTypes = []any{
 	(*Step)(nil),                   // 8: hanzo.approvals.v1.Step
 	(*ExplainPolicyRequest)(nil),   // 9: hanzo.approvals.v1.ExplainPolicyRequest
 	(*ExplainPolicyResponse)(nil),  // 10: hanzo.approvals.v1.ExplainPolicyResponse
-	(*CoveringGrant)(nil),          // 11: hanzo.approvals.v1.CoveringGrant
-	(*MachineFile)(nil),            // 12: hanzo.approvals.v1.MachineFile
-	(*TestPolicyRequest)(nil),      // 13: hanzo.approvals.v1.TestPolicyRequest
-	(*PolicyCase)(nil),             // 14: hanzo.approvals.v1.PolicyCase
-	(*TestPolicyResponse)(nil),     // 15: hanzo.approvals.v1.TestPolicyResponse
-	(*PolicyCaseResult)(nil),       // 16: hanzo.approvals.v1.PolicyCaseResult
-	(*SimulatePolicyRequest)(nil),  // 17: hanzo.approvals.v1.SimulatePolicyRequest
-	(*SimulatePolicyResponse)(nil), // 18: hanzo.approvals.v1.SimulatePolicyResponse
-	(*PolicyChange)(nil),           // 19: hanzo.approvals.v1.PolicyChange
-	(*timestamppb.Timestamp)(nil),  // 20: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 21: google.protobuf.Duration
+	(*AskTerms)(nil),               // 11: hanzo.approvals.v1.AskTerms
+	(*CoveringGrant)(nil),          // 12: hanzo.approvals.v1.CoveringGrant
+	(*MachineFile)(nil),            // 13: hanzo.approvals.v1.MachineFile
+	(*TestPolicyRequest)(nil),      // 14: hanzo.approvals.v1.TestPolicyRequest
+	(*PolicyCase)(nil),             // 15: hanzo.approvals.v1.PolicyCase
+	(*TestPolicyResponse)(nil),     // 16: hanzo.approvals.v1.TestPolicyResponse
+	(*PolicyCaseResult)(nil),       // 17: hanzo.approvals.v1.PolicyCaseResult
+	(*SimulatePolicyRequest)(nil),  // 18: hanzo.approvals.v1.SimulatePolicyRequest
+	(*SimulatePolicyResponse)(nil), // 19: hanzo.approvals.v1.SimulatePolicyResponse
+	(*PolicyChange)(nil),           // 20: hanzo.approvals.v1.PolicyChange
+	(*timestamppb.Timestamp)(nil),  // 21: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 22: google.protobuf.Duration
 }
 var file_hanzo_approvals_v1_policy_proto_depIdxs = []int32{
-	20, // 0: hanzo.approvals.v1.Rules.active_since:type_name -> google.protobuf.Timestamp
+	21, // 0: hanzo.approvals.v1.Rules.active_since:type_name -> google.protobuf.Timestamp
 	2,  // 1: hanzo.approvals.v1.GetRulesResponse.rules:type_name -> hanzo.approvals.v1.Rules
 	2,  // 2: hanzo.approvals.v1.SetRulesResponse.rules:type_name -> hanzo.approvals.v1.Rules
-	20, // 3: hanzo.approvals.v1.Run.at:type_name -> google.protobuf.Timestamp
+	21, // 3: hanzo.approvals.v1.Run.at:type_name -> google.protobuf.Timestamp
 	0,  // 4: hanzo.approvals.v1.Step.effect:type_name -> hanzo.approvals.v1.Effect
 	7,  // 5: hanzo.approvals.v1.ExplainPolicyRequest.run:type_name -> hanzo.approvals.v1.Run
 	1,  // 6: hanzo.approvals.v1.ExplainPolicyResponse.verdict:type_name -> hanzo.approvals.v1.Verdict
 	0,  // 7: hanzo.approvals.v1.ExplainPolicyResponse.effect:type_name -> hanzo.approvals.v1.Effect
 	8,  // 8: hanzo.approvals.v1.ExplainPolicyResponse.steps:type_name -> hanzo.approvals.v1.Step
-	11, // 9: hanzo.approvals.v1.ExplainPolicyResponse.grants:type_name -> hanzo.approvals.v1.CoveringGrant
-	12, // 10: hanzo.approvals.v1.ExplainPolicyResponse.file:type_name -> hanzo.approvals.v1.MachineFile
-	1,  // 11: hanzo.approvals.v1.MachineFile.verdict:type_name -> hanzo.approvals.v1.Verdict
-	14, // 12: hanzo.approvals.v1.TestPolicyRequest.cases:type_name -> hanzo.approvals.v1.PolicyCase
-	7,  // 13: hanzo.approvals.v1.PolicyCase.run:type_name -> hanzo.approvals.v1.Run
-	16, // 14: hanzo.approvals.v1.TestPolicyResponse.results:type_name -> hanzo.approvals.v1.PolicyCaseResult
-	0,  // 15: hanzo.approvals.v1.PolicyCaseResult.effect:type_name -> hanzo.approvals.v1.Effect
-	21, // 16: hanzo.approvals.v1.SimulatePolicyRequest.since:type_name -> google.protobuf.Duration
-	19, // 17: hanzo.approvals.v1.SimulatePolicyResponse.changes:type_name -> hanzo.approvals.v1.PolicyChange
-	20, // 18: hanzo.approvals.v1.PolicyChange.at:type_name -> google.protobuf.Timestamp
-	0,  // 19: hanzo.approvals.v1.PolicyChange.now:type_name -> hanzo.approvals.v1.Effect
-	3,  // 20: hanzo.approvals.v1.PolicyService.GetRules:input_type -> hanzo.approvals.v1.GetRulesRequest
-	5,  // 21: hanzo.approvals.v1.PolicyService.SetRules:input_type -> hanzo.approvals.v1.SetRulesRequest
-	9,  // 22: hanzo.approvals.v1.PolicyService.ExplainPolicy:input_type -> hanzo.approvals.v1.ExplainPolicyRequest
-	13, // 23: hanzo.approvals.v1.PolicyService.TestPolicy:input_type -> hanzo.approvals.v1.TestPolicyRequest
-	17, // 24: hanzo.approvals.v1.PolicyService.SimulatePolicy:input_type -> hanzo.approvals.v1.SimulatePolicyRequest
-	4,  // 25: hanzo.approvals.v1.PolicyService.GetRules:output_type -> hanzo.approvals.v1.GetRulesResponse
-	6,  // 26: hanzo.approvals.v1.PolicyService.SetRules:output_type -> hanzo.approvals.v1.SetRulesResponse
-	10, // 27: hanzo.approvals.v1.PolicyService.ExplainPolicy:output_type -> hanzo.approvals.v1.ExplainPolicyResponse
-	15, // 28: hanzo.approvals.v1.PolicyService.TestPolicy:output_type -> hanzo.approvals.v1.TestPolicyResponse
-	18, // 29: hanzo.approvals.v1.PolicyService.SimulatePolicy:output_type -> hanzo.approvals.v1.SimulatePolicyResponse
-	25, // [25:30] is the sub-list for method output_type
-	20, // [20:25] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	12, // 9: hanzo.approvals.v1.ExplainPolicyResponse.grants:type_name -> hanzo.approvals.v1.CoveringGrant
+	13, // 10: hanzo.approvals.v1.ExplainPolicyResponse.file:type_name -> hanzo.approvals.v1.MachineFile
+	11, // 11: hanzo.approvals.v1.ExplainPolicyResponse.terms:type_name -> hanzo.approvals.v1.AskTerms
+	22, // 12: hanzo.approvals.v1.AskTerms.timeout:type_name -> google.protobuf.Duration
+	0,  // 13: hanzo.approvals.v1.AskTerms.on_timeout:type_name -> hanzo.approvals.v1.Effect
+	22, // 14: hanzo.approvals.v1.AskTerms.escalate_after:type_name -> google.protobuf.Duration
+	1,  // 15: hanzo.approvals.v1.MachineFile.verdict:type_name -> hanzo.approvals.v1.Verdict
+	15, // 16: hanzo.approvals.v1.TestPolicyRequest.cases:type_name -> hanzo.approvals.v1.PolicyCase
+	7,  // 17: hanzo.approvals.v1.PolicyCase.run:type_name -> hanzo.approvals.v1.Run
+	17, // 18: hanzo.approvals.v1.TestPolicyResponse.results:type_name -> hanzo.approvals.v1.PolicyCaseResult
+	0,  // 19: hanzo.approvals.v1.PolicyCaseResult.effect:type_name -> hanzo.approvals.v1.Effect
+	22, // 20: hanzo.approvals.v1.SimulatePolicyRequest.since:type_name -> google.protobuf.Duration
+	20, // 21: hanzo.approvals.v1.SimulatePolicyResponse.changes:type_name -> hanzo.approvals.v1.PolicyChange
+	21, // 22: hanzo.approvals.v1.PolicyChange.at:type_name -> google.protobuf.Timestamp
+	0,  // 23: hanzo.approvals.v1.PolicyChange.now:type_name -> hanzo.approvals.v1.Effect
+	3,  // 24: hanzo.approvals.v1.PolicyService.GetRules:input_type -> hanzo.approvals.v1.GetRulesRequest
+	5,  // 25: hanzo.approvals.v1.PolicyService.SetRules:input_type -> hanzo.approvals.v1.SetRulesRequest
+	9,  // 26: hanzo.approvals.v1.PolicyService.ExplainPolicy:input_type -> hanzo.approvals.v1.ExplainPolicyRequest
+	14, // 27: hanzo.approvals.v1.PolicyService.TestPolicy:input_type -> hanzo.approvals.v1.TestPolicyRequest
+	18, // 28: hanzo.approvals.v1.PolicyService.SimulatePolicy:input_type -> hanzo.approvals.v1.SimulatePolicyRequest
+	4,  // 29: hanzo.approvals.v1.PolicyService.GetRules:output_type -> hanzo.approvals.v1.GetRulesResponse
+	6,  // 30: hanzo.approvals.v1.PolicyService.SetRules:output_type -> hanzo.approvals.v1.SetRulesResponse
+	10, // 31: hanzo.approvals.v1.PolicyService.ExplainPolicy:output_type -> hanzo.approvals.v1.ExplainPolicyResponse
+	16, // 32: hanzo.approvals.v1.PolicyService.TestPolicy:output_type -> hanzo.approvals.v1.TestPolicyResponse
+	19, // 33: hanzo.approvals.v1.PolicyService.SimulatePolicy:output_type -> hanzo.approvals.v1.SimulatePolicyResponse
+	29, // [29:34] is the sub-list for method output_type
+	24, // [24:29] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_hanzo_approvals_v1_policy_proto_init() }
@@ -1780,14 +1909,14 @@ func file_hanzo_approvals_v1_policy_proto_init() {
 	if File_hanzo_approvals_v1_policy_proto != nil {
 		return
 	}
-	file_hanzo_approvals_v1_policy_proto_msgTypes[11].OneofWrappers = []any{}
+	file_hanzo_approvals_v1_policy_proto_msgTypes[12].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hanzo_approvals_v1_policy_proto_rawDesc), len(file_hanzo_approvals_v1_policy_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -359,8 +359,10 @@ type GetStatusResponse struct {
 	GrpcListen string `protobuf:"bytes,14,opt,name=grpc_listen,json=grpcListen,proto3" json:"grpc_listen,omitempty"`
 	// SHA-256 of the certificate that the daemon shows, in hex; empty when nothing speaks TLS.
 	TlsFingerprint string `protobuf:"bytes,15,opt,name=tls_fingerprint,json=tlsFingerprint,proto3" json:"tls_fingerprint,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Why the policy rules in force are not those of their file; empty when they are.
+	PolicyFault   string `protobuf:"bytes,16,opt,name=policy_fault,json=policyFault,proto3" json:"policy_fault,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetStatusResponse) Reset() {
@@ -494,6 +496,13 @@ func (x *GetStatusResponse) GetGrpcListen() string {
 func (x *GetStatusResponse) GetTlsFingerprint() string {
 	if x != nil {
 		return x.TlsFingerprint
+	}
+	return ""
+}
+
+func (x *GetStatusResponse) GetPolicyFault() string {
+	if x != nil {
+		return x.PolicyFault
 	}
 	return ""
 }
@@ -1266,7 +1275,7 @@ const file_hanzo_system_v1_system_proto_rawDesc = "" +
 	"\x05every\x18\x02 \x01(\tR\x05every\x125\n" +
 	"\binterval\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\binterval\x12\x16\n" +
 	"\x06target\x18\x04 \x01(\tR\x06target\"\x12\n" +
-	"\x10GetStatusRequest\"\x96\x04\n" +
+	"\x10GetStatusRequest\"\xb9\x04\n" +
 	"\x11GetStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\x03R\x03pid\x121\n" +
@@ -1286,7 +1295,8 @@ const file_hanzo_system_v1_system_proto_rawDesc = "" +
 	"\x06agents\x18\r \x03(\v2\x1c.hanzo.system.v1.AgentStatusR\x06agents\x12\x1f\n" +
 	"\vgrpc_listen\x18\x0e \x01(\tR\n" +
 	"grpcListen\x12'\n" +
-	"\x0ftls_fingerprint\x18\x0f \x01(\tR\x0etlsFingerprint\"\x87\x01\n" +
+	"\x0ftls_fingerprint\x18\x0f \x01(\tR\x0etlsFingerprint\x12!\n" +
+	"\fpolicy_fault\x18\x10 \x01(\tR\vpolicyFault\"\x87\x01\n" +
 	"\vAgentStatus\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x128\n" +
 	"\theartbeat\x18\x02 \x01(\v2\x1a.hanzo.system.v1.HeartbeatR\theartbeat\x12#\n" +
