@@ -78,6 +78,7 @@ var files = []protoreflect.FileDescriptor{
 	nodesv1.File_hanzo_nodes_v1_nodes_proto,
 	approvalsv1.File_hanzo_approvals_v1_approvals_proto,
 	approvalsv1.File_hanzo_approvals_v1_grants_proto,
+	approvalsv1.File_hanzo_approvals_v1_policy_proto,
 	devicesv1.File_hanzo_devices_v1_devices_proto,
 	runsv1.File_hanzo_runs_v1_runs_proto,
 }
