@@ -28,8 +28,8 @@ const (
 	explainWait = 5 * time.Second
 )
 
-// AuditLog reads the log of what happened. It is satisfied by the store.
-type AuditLog interface {
+// PolicyAudit reads and writes the log of what happened. It is satisfied by the store.
+type PolicyAudit interface {
 	AppendAudit(ctx context.Context, rows ...Audit) error
 	// Audit returns at most n rows with a sequence number above after, in order.
 	Audit(after uint64, n int) ([]Audit, error)
@@ -51,7 +51,7 @@ type PolicyConfig struct {
 	Path string
 	Log  *slog.Logger
 	// Audit is required.
-	Audit AuditLog
+	Audit PolicyAudit
 	// File is the exec approvals file of the gateway host.
 	File *policy.File
 	Now  func() time.Time
@@ -61,7 +61,7 @@ type PolicyConfig struct {
 // concurrent use; Run follows the changes of the file.
 type PolicyService struct {
 	rules    *policy.RulesFile
-	audit    AuditLog
+	audit    PolicyAudit
 	file     *policy.File
 	nodes    NodeFiles
 	covering Covering

@@ -53,6 +53,8 @@ type coverage struct {
 	// or a skill covers it.
 	entry   *Entry
 	covered bool
+	// by is what covers it: allowlist, safeBins or skills.
+	by string
 }
 
 func (f *File) cover(eff Effective, argv []string, cwd, pathEnv string) coverage {
@@ -101,6 +103,9 @@ func (f *File) cover(eff Effective, argv []string, cwd, pathEnv string) coverage
 		c.run = kept
 	}
 	c.covered = true
+	if len(says.By) > 0 {
+		c.by = says.By[0]
+	}
 	if len(says.Matches) > 0 {
 		i := slices.IndexFunc(eff.Allowlist, func(e Entry) bool { return e.Pattern == says.Matches[0] })
 		c.entry = &eff.Allowlist[i]

@@ -32,12 +32,12 @@ func (f *File) Explain(agentID *string, argv []string, cwd, pathEnv string, appr
 	eff := doc.resolve(agentID, f.defaults)
 	c := coverage{}
 	if eff.Security == SecurityAllowlist {
-		c = f.cover(eff.Allowlist, argv, cwd, pathEnv)
+		c = f.cover(eff, argv, cwd, pathEnv)
 	} else {
 		_, c.inline = shell.FindInline(argv)
 	}
 	text := doc.text()
-	out := ruleFile(doc, text, agentID, eff, c.entry, c.inline, approved)
+	out := ruleFile(doc, text, agentID, eff, c, approved)
 	out.Path, out.Hash = f.path, hashOf(text)
 	out.Where = strings.Replace(out.Where, "file", f.path, 1)
 	return out, nil
@@ -67,24 +67,24 @@ func ExplainText(file []byte, path string, defaults Overrides, home, platform st
 	}
 	eff := doc.resolve(agentID, defaults)
 	_, inline := shell.FindInline(argv)
-	var entry *Entry
+	c := coverage{inline: inline}
 	if eff.Security == SecurityAllowlist && !inline && located != "" && !shell.RunsOthers(located) {
 		m := shell.Machine{Home: home, Platform: platform}
 		for i := range eff.Allowlist {
-			if e := &eff.Allowlist[i]; entry == nil && (trim(e.Pattern) == "*" || m.Match(e.Pattern, located)) {
-				entry = e
+			if e := &eff.Allowlist[i]; c.entry == nil && (trim(e.Pattern) == "*" || m.Match(e.Pattern, located)) {
+				c.entry, c.covered = e, true
 			}
 		}
 	}
-	out := ruleFile(doc, doc.text(), agentID, eff, entry, inline, approved)
+	out := ruleFile(doc, doc.text(), agentID, eff, c, approved)
 	out.Path = path
 	out.Where = path
 	return out, nil
 }
 
 // ruleFile decides and finds the place of what decides; Where begins with "file".
-func ruleFile(doc document, text []byte, agentID *string, eff Effective, entry *Entry, inline, approved bool) FileRuling {
-	v := Decide(eff.Security, eff.Ask, entry != nil, inline, approved)
+func ruleFile(doc document, text []byte, agentID *string, eff Effective, c coverage, approved bool) FileRuling {
+	v := Decide(eff.Security, eff.Ask, c.covered, c.inline, approved)
 	out := FileRuling{Security: eff.Security, Ask: eff.Ask, Run: v.Run, Reason: v.Reason, Message: v.Message}
 	id := mainAgent
 	if agentID != nil {
@@ -92,9 +92,12 @@ func ruleFile(doc document, text []byte, agentID *string, eff Effective, entry *
 	}
 	key := "security"
 	switch {
+	case v.Run && !approved && eff.Security == SecurityAllowlist && c.entry != nil:
+		out.Rule = fmt.Sprintf("allow-list entry %q of agent %s", c.entry.Pattern, c.entry.Agent)
+		out.Where = "file" + lineOf(text, "agents", c.entry.Agent, "allowlist", c.entry.Pattern)
+		return out
 	case v.Run && !approved && eff.Security == SecurityAllowlist:
-		out.Rule = fmt.Sprintf("allow-list entry %q of agent %s", entry.Pattern, entry.Agent)
-		out.Where = "file" + lineOf(text, "agents", entry.Agent, "allowlist", entry.Pattern)
+		out.Rule, out.Where = c.by+" of the machine", "file"
 		return out
 	case v.Reason == "approval-required":
 		key = "ask"
