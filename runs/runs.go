@@ -13,6 +13,7 @@ package runs
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/hanzoai/hanzod/errs"
@@ -239,10 +240,10 @@ type NodeError struct {
 func (e *NodeError) Error() string { return e.Text }
 
 // ErrNeedsApproval is what Nodes return for a command that did not run for want of an approval.
-var ErrNeedsApproval = errs.New(errs.Denied, "an approval is needed")
+var ErrNeedsApproval = errors.New("an approval is needed")
 
 // ErrStopping is what Nodes return for a command that did not leave because the daemon stops.
-var ErrStopping = errs.New(errs.Unavailable, "the daemon is stopping")
+var ErrStopping = errors.New("the daemon is stopping")
 
 // Approvals asks for approvals and waits for them. It is satisfied by approvals, in the form that
 // runtime gives them.

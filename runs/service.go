@@ -48,6 +48,7 @@ type Service struct {
 	mu      sync.Mutex
 	closed  bool
 	live    map[string]*live // by id, those of Start that have not ended
+	before  []*live          // of live, those that New found
 	foreign map[string]*live // by id, those of other doors
 	invokes map[string]*live // by invoke, those that are on a node
 	each    map[string]int   // of live, by subject
@@ -126,6 +127,7 @@ func New(cfg Config) (*Service, error) {
 		if !r.State.Ended() {
 			l := newLive(r)
 			s.live[r.ID] = l
+			s.before = append(s.before, l)
 			s.count(r, 1, l.size)
 		}
 	}
@@ -136,9 +138,10 @@ func New(cfg Config) (*Service, error) {
 // the service is left; what is parked is on disk.
 func (s *Service) Run(ctx context.Context) {
 	s.mu.Lock()
-	for _, l := range s.live {
+	for _, l := range s.before {
 		s.wg.Go(func() { s.drive(l, true) })
 	}
+	s.before = nil
 	s.mu.Unlock()
 	tick := time.NewTicker(pruneEvery)
 	defer tick.Stop()

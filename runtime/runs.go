@@ -58,7 +58,7 @@ func forRuns(err error) error {
 	switch e.Code {
 	case nodes.ErrConnectionClosed.Code:
 		return runs.ErrStopping
-	case approvals.ErrRunRequired.Code:
+	case approvals.ErrRunRequired.Code, approvals.ErrRuleAsks.Code:
 		return runs.ErrNeedsApproval
 	case nodes.ErrNodeFailed.Code:
 		// nodes-approvals.md §4.3
