@@ -88,8 +88,8 @@ func (f *File) cover(eff Effective, argv []string, cwd, pathEnv string) coverage
 	for _, e := range eff.Allowlist {
 		l.Patterns = append(l.Patterns, e.Pattern)
 	}
-	says := m.Cover(a, l)
-	if !says.Satisfied || says.By[0] != shell.BySafeBins && m.Refusal(*s, l) != "" {
+	says, why := m.Permit(a, l)
+	if why != "" {
 		return c
 	}
 	if len(s.Wrappers) > 0 { // what an approval would keep, the list keeps

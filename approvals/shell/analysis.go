@@ -9,14 +9,18 @@ import (
 // Line analyses a command line for a shell (nodes-approvals.md §3.5).
 func (m Machine) Line(text string) Analysis {
 	r := resolver{machine: m}
-	return r.line(text)
+	a := r.line(text)
+	a.text = text
+	return a
 }
 
 // Argv analyses one argv: one segment, nothing of which is parsed. Blank elements are left out of
 // Segment.Argv; a blank first one fails, because it is what would run.
 func (m Machine) Argv(argv []string) Analysis {
 	r := resolver{machine: m}
-	return r.argv(argv)
+	a := r.argv(argv)
+	a.text = strings.Join(argv, " ")
+	return a
 }
 
 // A resolver looks for executables, for each word once.
@@ -130,8 +134,7 @@ func (m Machine) candidate(word string) string {
 // then the skills. The chain is judged part by part, and nothing is looked at after a part that is not
 // covered (nodes-approvals.md §3.5).
 //
-// It reads the list as the original does. Who lets something run without a question asks Refusal too,
-// and runs Enforced, Planned or Kept, not what was written.
+// It reads the list as the original does. Who lets something run without a question asks Permit.
 func (m Machine) Cover(a Analysis, l List) Coverage {
 	c := Coverage{OK: a.OK}
 	star := slices.IndexFunc(l.Patterns, func(p string) bool { return trim(p) == "*" })

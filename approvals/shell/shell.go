@@ -58,6 +58,8 @@ type Analysis struct {
 	Heredoc bool
 
 	windows bool
+	// text is what was analysed; words of an argv are joined by blanks.
+	text string
 	// parts is how the chain is made up: where the segments of each part end, and where it failed.
 	parts []part
 }

@@ -1,0 +1,9 @@
+package shell
+
+import (
+	"maps"
+	"slices"
+)
+
+// Carriers are the names of the programs that Refusal knows.
+func Carriers() []string { return slices.Sorted(maps.Keys(carriers)) }
