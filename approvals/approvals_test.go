@@ -40,7 +40,15 @@ type world struct {
 	now   func() time.Time
 	nodes approvals.NodeFiles
 	stop  func()
+	// rules and standing are asked when they are there.
+	rules    func(policy.Query) policy.Ruling
+	standing func(identity.Caller) error
 }
+
+// ruleFunc makes rules of a function.
+type ruleFunc func(policy.Query) policy.Ruling
+
+func (f ruleFunc) Decide(q policy.Query) policy.Ruling { return f(q) }
 
 func newWorld(tb testing.TB) *world {
 	tb.Helper()
@@ -54,10 +62,14 @@ func (w *world) open() {
 	w.tb.Helper()
 	w.store = storetest.OpenDir(w.tb, w.dir)
 	w.bus = events.New(w.now)
-	svc, err := approvals.New(approvals.Config{
-		Store: w.store, Bus: w.bus, Now: w.now, Log: slog.New(slog.DiscardHandler), Nodes: w.nodes,
+	cfg := approvals.Config{
+		Store: w.store, Bus: w.bus, Now: w.now, Log: slog.New(slog.DiscardHandler), Nodes: w.nodes, Standing: w.standing,
 		File: policy.Open(filepath.Join(w.dir, "exec-approvals.json"), policy.Options{HomeDir: w.dir}),
-	})
+	}
+	if w.rules != nil {
+		cfg.Rules = ruleFunc(w.rules)
+	}
+	svc, err := approvals.New(cfg)
 	if err != nil {
 		w.tb.Fatal(err)
 	}

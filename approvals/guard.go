@@ -196,6 +196,9 @@ func (s *Service) guardApproved(ctx context.Context, c identity.Caller, nodeID s
 			use = s.row(AuditUse, c, a)
 			use.RunID, use.Argv, use.Cwd = run, plan.Argv, text(plan.Cwd)
 			use.AgentID, use.SessionKey = text(plan.AgentID), text(plan.SessionKey)
+			if use.Rule, use.Where = a.Rule, a.Where; strings.HasPrefix(a.ResolvedBySubject, "grant:") {
+				use.Rule, use.Where = "grant "+a.GrantID, ""
+			}
 			return tx.Audit(use)
 		})
 	}

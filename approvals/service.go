@@ -561,7 +561,8 @@ func (s *Service) Resolve(ctx context.Context, c identity.Caller, in ResolveIn) 
 		if a.State != Pending || a.over(now) {
 			return notPending(a)
 		}
-		if err := mayAnswer(a, me, now); err != nil {
+		// Who asked may always take it back.
+		if err := mayAnswer(a, me, now); err != nil && (in.Decision != Deny || !me.same(a.Requester.party())) {
 			return err
 		}
 		kind, decides := AuditDecision, true
