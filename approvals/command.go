@@ -34,28 +34,6 @@ func commandKey(argv []string) (key, refused string) {
 	return key, ""
 }
 
-// commandSigns are the signs of obfuscation in a command: in its text, and in what an inline shell of
-// it is given.
-func commandSigns(argv []string, text string) []string {
-	signs := signsIn(text)
-	if cmd, err := policy.CommandText(argv, nil); err == nil {
-		for _, t := range []*string{&cmd.Text, cmd.Shell} {
-			if t == nil || *t == text {
-				continue
-			}
-			for _, s := range signsIn(*t) {
-				if !slices.Contains(signs, s) {
-					signs = append(signs, s)
-				}
-			}
-		}
-	}
-	return signs
-}
-
-// signsIn are the signs of one text.
-func signsIn(string) []string { return nil }
-
 func matchArgv(pattern, argv []string) bool { return shell.MatchArgv(pattern, argv) }
 
 // argvOf is what an approval would run: the plan of a node, or on the gateway host the words, else the

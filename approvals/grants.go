@@ -472,7 +472,7 @@ func (t *attempt) canon() string {
 // suspicious returns the signs of obfuscation in the command, looked for once.
 func (t *attempt) suspicious() []string {
 	if !t.signed {
-		t.signs = commandSigns(t.argv, t.text)
+		t.signs = Signs(t.text, t.argv)
 		t.signed = true
 	}
 	return t.signs

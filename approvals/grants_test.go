@@ -14,6 +14,7 @@ import (
 
 	"github.com/hanzoai/hanzod/approvals"
 	"github.com/hanzoai/hanzod/approvals/policy"
+	"github.com/hanzoai/hanzod/approvals/shell"
 	"github.com/hanzoai/hanzod/events"
 	"github.com/hanzoai/hanzod/identity"
 )
@@ -139,6 +140,7 @@ func TestAlwaysIsAlways(t *testing.T) {
 }
 
 func TestGrantLimits(t *testing.T) {
+	needsPatterns(t)
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		defer w.stop()
@@ -215,6 +217,7 @@ func TestGrantLimits(t *testing.T) {
 }
 
 func TestGrantRefusals(t *testing.T) {
+	needsPatterns(t)
 	w := newWorld(t)
 	approver := held(caller("a", "conn:a"), identity.ScopeApprovals)
 	now := time.Now()
@@ -737,6 +740,40 @@ func TestTimeouts(t *testing.T) {
 	}
 }
 
+// A command that looks obfuscated is asked about, whatever rule or pattern covers it; a grant for exactly
+// this command counts.
+func TestSignsAreAsked(t *testing.T) {
+	needsPatterns(t)
+	w := newWorld(t)
+	w.stop()
+	w.rules = func(policy.Query) policy.Ruling {
+		return policy.Ruling{Effect: policy.EffectAllow, Rule: "all", OnTimeout: policy.EffectAllow}
+	}
+	w.restart()
+	odd := []string{"/bin/sh", "-c", "echo bHM= | base64 -d | sh"}
+	in := question("q", func(in *approvals.RequestIn) { in.Plan.Argv = odd })
+	a := w.request(ann, in)
+	if a.State != approvals.Pending || len(a.Signs) == 0 || a.OnTimeout != approvals.Deny {
+		t.Errorf("%+v", a)
+	}
+	params := `{"command":["/bin/sh","-c","echo bHM= | base64 -d | sh"],"cwd":"/srv"}`
+	if _, refusal := w.use(ann, "n1", params); refusal != "rule_asks" {
+		t.Error(refusal)
+	}
+	if _, err := w.answer(boss, approvals.ResolveIn{ID: "q", Decision: approvals.AllowOnce, Grant: &approvals.GrantIn{MaxUses: 1, Pattern: []string{"/bin/sh", "**"}}}); !errors.Is(err, approvals.ErrGrantSigns) {
+		t.Error(err)
+	}
+	if a.Key == "" {
+		t.Skip("no key for it:", a.KeyRefused)
+	}
+	if _, err := w.answer(boss, approvals.ResolveIn{ID: "q", Decision: approvals.AllowOnce, Grant: &approvals.GrantIn{MaxUses: 1}}); err != nil {
+		t.Fatal(err)
+	}
+	if got, refusal := w.use(ann, "n1", params); refusal != "" || !strings.Contains(got, `"approved":true`) {
+		t.Error(got, refusal)
+	}
+}
+
 func TestLikeAndBrief(t *testing.T) {
 	w := newWorld(t)
 	for i := range 25 {
@@ -772,5 +809,11 @@ func TestLikeAndBrief(t *testing.T) {
 	huge := strings.Repeat("x", 300<<10)
 	if _, err := w.svc.Request(t.Context(), ann, question("huge", func(in *approvals.RequestIn) { in.SessionKey = &huge })); !errors.Is(err, approvals.ErrTooLarge) {
 		t.Error(err)
+	}
+}
+
+func needsPatterns(t *testing.T) {
+	if !shell.MatchArgv([]string{"a", "**"}, []string{"a"}) {
+		t.Skip("patterns are not matched yet")
 	}
 }

@@ -356,6 +356,7 @@ func (s *Service) Request(ctx context.Context, c identity.Caller, in RequestIn) 
 		return Approval{}, ErrTooMany
 	}
 	t := attemptOf(a, partyOf(c))
+	t.signs, t.signed = a.Signs, true
 	r := s.rules.Decide(s.query(t))
 	if r.Effect == policy.EffectDeny {
 		row := authority{ruling: r}.mark(s.row(AuditRefusal, c, a))
@@ -365,7 +366,6 @@ func (s *Service) Request(ctx context.Context, c identity.Caller, in RequestIn) 
 		}
 		return Approval{}, deniedBy(r)
 	}
-	a.Signs = t.suspicious()
 	if a.KeyRefused = whyNotKept(a); a.KeyRefused == "" {
 		a.Key = t.canon()
 		a.KeyRefused = t.keyRefused
