@@ -38,6 +38,14 @@ func FuzzRecords(f *testing.F) {
 				t.Errorf("approval: %v\n%s", err, cmp.Diff(x, y))
 			}
 		}
+		if x, err := decodeGrant(key, value); err != nil {
+			refused(err)
+		} else if again, err := encodeGrant(x); err == nil {
+			y, err := decodeGrant(key, again)
+			if err != nil || !cmp.Equal(x, y) {
+				t.Errorf("grant: %v\n%s", err, cmp.Diff(x, y))
+			}
+		}
 		if x, err := decodeDevice(key, value); err != nil {
 			refused(err)
 		} else if again, err := encodeDevice(x); err == nil {

@@ -72,6 +72,18 @@ func TestEveryFieldIsKept(t *testing.T) {
 			t.Fatal(err, diff)
 		}
 	})
+	t.Run("grant", func(t *testing.T) {
+		var want approvals.Grant
+		fill(reflect.ValueOf(&want).Elem(), &n)
+		v, err := encodeGrant(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := decodeGrant([]byte(want.ID), v)
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Fatal(err, diff)
+		}
+	})
 	t.Run("device", func(t *testing.T) {
 		var want identity.Device
 		fill(reflect.ValueOf(&want).Elem(), &n)

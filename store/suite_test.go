@@ -48,6 +48,8 @@ func TestSuite(t *testing.T) {
 		"prune by number":     testPruneByNumber,
 		"prune many":          testPruneMany,
 		"system events":       testSystemEvents,
+		"grants":              testGrants,
+		"earlier approvals":   testEarlier,
 		"bad ids and text":    testBadText,
 		"ended context":       testEndedContext,
 	} {
