@@ -291,6 +291,9 @@ type Store interface {
 	AppendAudit(ctx context.Context, rows ...Audit) error
 	// OpenUses returns the rows of kind AuditUse with a RunID that no later row has, in order.
 	OpenUses() ([]Audit, error)
+	// PruneAudit removes the rows that are older than the log is to keep, a bounded number in each
+	// transaction, and returns how many went.
+	PruneAudit(ctx context.Context, now time.Time) (uint64, error)
 	// PruneApprovals removes records that ended before the time, keeping at most max.
 	PruneApprovals(ctx context.Context, endedBefore time.Time, max int) (int, error)
 	// EarlierApprovals returns at most n records that were created before the time and fit, newest
@@ -305,6 +308,7 @@ type Store interface {
 	Grants() ([]Grant, error)
 	// PruneGrants removes grants that ended before the time, keeping at most max of those that ended.
 	PruneGrants(ctx context.Context, now, endedBefore time.Time, max int) (int, error)
+	AuditLog
 }
 
 // Tx is a transaction of the store. What it reads is what it has written.

@@ -196,32 +196,33 @@ func (e ended) row() Audit {
 
 // readAnswer reads the answer of system.run (nodes-approvals.md §4.5).
 func readAnswer(answer []byte, row *Audit) {
-	var out struct {
-		ExitCode *float64 `json:"exitCode"`
-		TimedOut bool     `json:"timedOut"`
-		Stdout   string   `json:"stdout"`
-		Stderr   string   `json:"stderr"`
-		Error    *string  `json:"error"`
-	}
-	if err := json.Unmarshal(answer, &out); err != nil {
+	var out map[string]json.RawMessage
+	if json.Unmarshal(answer, &out) != nil || out == nil {
 		row.Reason, row.Detail = ResultFailed, "the node's answer is not one of system.run"
 		return
 	}
-	if c := out.ExitCode; c != nil && *c == float64(int32(*c)) {
-		code := int(*c)
-		row.ExitCode = &code
+	var code float64
+	if raw := out["exitCode"]; raw != nil && json.Unmarshal(raw, &code) == nil && string(raw) != "null" && code == float64(int32(code)) {
+		exit := int(code)
+		row.ExitCode = &exit
 	}
-	row.TimedOut = out.TimedOut
-	row.OutputDigest, row.StderrDigest = digest(out.Stdout), digest(out.Stderr)
+	row.TimedOut = string(out["timedOut"]) == "true"
+	row.OutputDigest, row.StderrDigest = digest(out["stdout"]), digest(out["stderr"])
 	if row.ExitCode == nil {
 		row.Reason = ResultFailed
-		if out.Error != nil {
-			row.Detail = *out.Error
-		}
+		row.Detail = textOf(out["error"])
 	}
 }
 
-func digest(text string) string {
+func textOf(raw json.RawMessage) (text string) {
+	if json.Unmarshal(raw, &text) != nil {
+		return ""
+	}
+	return text
+}
+
+func digest(raw json.RawMessage) string {
+	text := textOf(raw)
 	if text == "" {
 		return ""
 	}

@@ -220,6 +220,9 @@ func (s *Service) Run(ctx context.Context) {
 			if _, err := s.store.PruneGrants(ctx, now, now.Add(-keepGrants), keepGrantsMax); err != nil && ctx.Err() == nil {
 				s.log.Warn("old grants could not be removed", "error", err)
 			}
+			if _, err := s.store.PruneAudit(ctx, now); err != nil && ctx.Err() == nil {
+				s.log.Warn("old rows of the audit log could not be removed", "error", err)
+			}
 		}
 		timer := time.NewTimer(min(next, pruneEvery))
 		select {

@@ -19,13 +19,45 @@ import (
 	"github.com/hanzoai/hanzod/identity"
 )
 
+// AuditLimits bound the audit log: the oldest rows go, and a checkpoint stands for them. Refusals, which
+// a caller can make at will, count like all others.
+type AuditLimits struct {
+	// MaxRows and MaxBytes bound the rows and the bytes of their records, DefaultAuditRows and
+	// DefaultAuditBytes when 0.
+	MaxRows, MaxBytes uint64
+	// KeepFor is how long a row is kept, for ever when 0.
+	KeepFor time.Duration
+}
+
+func (l AuditLimits) orDefault() AuditLimits {
+	if l.MaxRows == 0 {
+		l.MaxRows = DefaultAuditRows
+	}
+	if l.MaxBytes == 0 {
+		l.MaxBytes = DefaultAuditBytes
+	}
+	return l
+}
+
+// The bounds of a log that nobody gave others. They hold a year or so of busy use, and a few times the
+// approvals that are kept, each of which leaves four rows or so; reading every page when the daemon
+// starts stays in tens of milliseconds.
 const (
-	// maxAudit bounds the rows of the audit log: the oldest go. It is several times the ended
-	// approvals that are kept, each of which leaves three rows or so, and leaves room for refusals,
-	// which a caller can make at will.
-	maxAudit = 50_000
+	DefaultAuditRows  = 100_000
+	DefaultAuditBytes = 64 << 20
+)
+
+// The bounds that a row was past when it went.
+const (
+	pastRows  = "rows"
+	pastBytes = "bytes"
+	pastAge   = "age"
+)
+
+const (
 	// pruneAudit bounds the rows that one transaction removes, so that other writes do not wait for
-	// thousands of them, and is how many go at once: each time leaves a checkpoint.
+	// thousands of them, and is how many go at once when there are too many: each time leaves a
+	// checkpoint.
 	pruneAudit = 256
 	// maxAuditText bounds each text of a row, and the words of an argv together: a caller chooses some
 	// of them. What is longer is cut, and says so.
@@ -278,6 +310,7 @@ func (s *Store) OpenUses() ([]approvals.Audit, error) {
 
 // auditLink is a row on its way into the log.
 type auditLink struct {
+	at     time.Time
 	kind   string
 	run    []byte // nil when it belongs to none
 	record []byte
@@ -294,7 +327,7 @@ func linkOf(row AuditRow) (l auditLink, err error) {
 	if l.record, err = encodeAudit(row); err != nil {
 		return auditLink{}, err
 	}
-	l.kind = row.Kind
+	l.kind, l.at = row.Kind, row.At
 	if row.RunID != "" {
 		l.run, err = keyOf(row.RunID)
 	}
@@ -326,10 +359,14 @@ func (t *txn) appendAudit(l auditLink) error {
 	if err != nil {
 		return err
 	}
-	if head.seq-base.seq > maxAudit {
-		return t.pruneAudit(base, head, "rows", func(AuditRow) bool { return true })
+	switch limits := t.limits; {
+	case head.seq-base.seq > limits.MaxRows:
+		_, err = t.pruneAudit(base, head, l.at, pastRows, func(AuditRow, uint64) bool { return true })
+	case head.size > limits.MaxBytes:
+		// A sixteenth more than has to go, so that not every row does this.
+		_, err = t.pruneAudit(base, head, l.at, pastBytes, func(_ AuditRow, size uint64) bool { return size > limits.MaxBytes/16*15 })
 	}
-	return nil
+	return err
 }
 
 // chainAudit writes a row and the head.
@@ -341,28 +378,75 @@ func (t *txn) chainAudit(head auditEnd, record []byte) (auditEnd, error) {
 	if err := t.put(bucketAudit, seqKey(head.seq), value); err != nil {
 		return head, err
 	}
+	*t.head = head
 	return head, t.put(bucketAuditMeta, keyAuditHead, head.encode())
 }
 
+// PruneAudit implements approvals.Store.
+func (s *Store) PruneAudit(ctx context.Context, now time.Time) (uint64, error) {
+	var removed uint64
+	if s.w.limits.KeepFor == 0 {
+		return 0, nil
+	}
+	before := now.Add(-s.w.limits.KeepFor)
+	for {
+		var n uint64
+		// A look first: a write takes the turn of others.
+		if old, err := s.auditOlder(before); err != nil || !old {
+			return removed, err
+		}
+		err := s.w.do(ctx, func(t *txn) error {
+			base, err := auditEndAt(t.tx, keyAuditBase)
+			if err != nil {
+				return err
+			}
+			head, err := auditEndAt(t.tx, keyAuditHead)
+			if err != nil {
+				return err
+			}
+			n, err = t.pruneAudit(base, head, now, pastAge, func(row AuditRow, _ uint64) bool { return row.At.Before(before) })
+			return err
+		})
+		if removed += n; err != nil || n == 0 {
+			return removed, err
+		}
+	}
+}
+
+// auditOlder reports whether the oldest row is from before the time.
+func (s *Store) auditOlder(before time.Time) (old bool, err error) {
+	err = s.view(func(tx *bolt.Tx) error {
+		c := tx.Bucket(bucketAudit).Cursor()
+		k, v := c.First()
+		if k == nil {
+			return nil
+		}
+		row, err := storedAudit(k, v)
+		old = err == nil && row.At.Before(before)
+		return err
+	})
+	return old, err
+}
+
 // pruneAudit removes rows from the beginning of the log as long as they are to go, pruneAudit at the
-// most, and chains a checkpoint that stands for them.
-func (t *txn) pruneAudit(base, head auditEnd, rule string, goes func(AuditRow) bool) error {
+// most, and chains a checkpoint of the given time that stands for them. Goes is given a row and the size of the log with
+// it. It returns how many went.
+func (t *txn) pruneAudit(base, head auditEnd, now time.Time, rule string, goes func(row AuditRow, size uint64) bool) (uint64, error) {
 	c := checkpointRecord{Rule: rule}
 	var at time.Time
 	rows := t.tx.Bucket(bucketAudit)
-	// The newest row stays: it is what the checkpoint hangs on.
-	for c.Count < pruneAudit && base.seq+1 < head.seq {
+	for c.Count < pruneAudit && base.seq < head.seq {
 		key := seqKey(base.seq + 1)
 		value := rows.Get(key)
 		hash, record, err := splitAudit(key, value)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		row, err := decodeAudit(key, record)
 		if err != nil {
-			return err
+			return 0, err
 		}
-		if !goes(row) {
+		if !goes(row, head.size) {
 			break
 		}
 		if c.Count == 0 {
@@ -373,31 +457,27 @@ func (t *txn) pruneAudit(base, head auditEnd, rule string, goes func(AuditRow) b
 		head.size -= min(head.size, uint64(len(record)))
 		c.Count++
 		if err := t.delete(bucketAudit, key); err != nil {
-			return err
+			return 0, err
 		}
 		if run := []byte(row.RunID); len(run) > 0 && bytes.Equal(t.get(bucketAuditOpen, run), key) {
 			if err := t.delete(bucketAuditOpen, run); err != nil {
-				return err
+				return 0, err
 			}
 		}
 	}
 	if c.Count == 0 {
-		return nil
+		return 0, nil
 	}
 	c.Seq, c.Hash, c.To = base.seq, base.hash.String(), at
-	newest, err := storedAudit(seqKey(head.seq), rows.Get(seqKey(head.seq)))
+	record, err := encode(auditRecord{At: utc(now), Kind: approvals.AuditCheckpoint, Subject: "store", Checkpoint: &c})
 	if err != nil {
-		return err
-	}
-	record, err := encode(auditRecord{At: newest.At, Kind: approvals.AuditCheckpoint, Subject: "store", Checkpoint: &c})
-	if err != nil {
-		return err
+		return 0, err
 	}
 	if err := t.put(bucketAuditMeta, keyAuditBase, base.encode()); err != nil {
-		return err
+		return 0, err
 	}
 	_, err = t.chainAudit(head, record)
-	return err
+	return c.Count, err
 }
 
 // Audit returns at most n rows of the audit log with a sequence number above the given one, in

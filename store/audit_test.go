@@ -10,6 +10,20 @@ import (
 	"github.com/hanzoai/hanzod/approvals"
 )
 
+// maxAudit is the bound that these tests work with.
+const maxAudit = 5_000
+
+// openBounded opens a store whose log has maxAudit rows at the most.
+func openBounded(t *testing.T, dir string) *Store {
+	t.Helper()
+	s, err := Open(t.Context(), dir, Options{Audit: AuditLimits{MaxRows: maxAudit}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
 // fillAudit writes rows of the audit log, many in a transaction.
 func fillAudit(t *testing.T, s *Store, n int) {
 	t.Helper()
@@ -58,7 +72,7 @@ func wantAudit(t *testing.T, s *Store, first, last uint64) {
 func TestAuditBound(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s := open(t, dir)
+	s := openBounded(t, dir)
 	fillAudit(t, s, maxAudit)
 	wantAudit(t, s, 1, maxAudit)
 	rows, err := s.Audit(pruneAudit-1, 1)
@@ -75,7 +89,7 @@ func TestAuditBound(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	s = open(t, dir)
+	s = openBounded(t, dir)
 	rows, err = s.Audit(maxAudit, 9)
 	if err != nil || len(rows) != 3 || rows[0].Kind != "policy" || rows[2].ApprovalID != "b" {
 		t.Fatalf("%+v, %v", rows, err)
@@ -108,7 +122,7 @@ func TestAuditShrinks(t *testing.T) {
 		}
 		return b.SetSequence(old)
 	})
-	s := open(t, dir)
+	s := openBounded(t, dir)
 	check(t, s)
 	// Each append but the last leaves a checkpoint as well.
 	for i, first := range []uint64{pruneAudit + 1, 2*pruneAudit + 1, 3*pruneAudit + 1, 4*pruneAudit + 1, 4*pruneAudit + 1} {

@@ -10,6 +10,8 @@
 //	<dir>/            0700
 //	  hanzod.db       0600  the database
 //	  hanzod.db.new   0600  a database being made; left over only by a crash, then made anew
+//	  audit.head      0600  the newest row of the audit log and its hash, written after each commit;
+//	                        says at the next start whether the log was cut or put back
 //	  hanzod.lock     0600  locked by the kernel for as long as a daemon has the store open; its
 //	                        text names the holder for people and decides nothing
 //

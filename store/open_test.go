@@ -66,7 +66,7 @@ func start2(tb testing.TB, dir, job string) *exec.Cmd {
 func TestFilesAndModes(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "a", "b")
 	s := open(t, dir)
-	want := map[string]fs.FileMode{".": 0o700, fileName: 0o600, lockName: 0o600}
+	want := map[string]fs.FileMode{".": 0o700, fileName: 0o600, lockName: 0o600, headName: 0o600}
 	for name, mode := range want {
 		info, err := os.Stat(filepath.Join(dir, name))
 		if err != nil {
@@ -76,7 +76,7 @@ func TestFilesAndModes(t *testing.T) {
 			t.Errorf("%s has mode %o, want %o", name, info.Mode().Perm(), mode)
 		}
 	}
-	if entries, _ := os.ReadDir(dir); len(entries) != 2 {
+	if entries, _ := os.ReadDir(dir); len(entries) != 3 {
 		t.Errorf("files: %v", entries)
 	}
 	if s.Dir() != dir {

@@ -233,7 +233,7 @@ func TestCheckFindsWrongIndexes(t *testing.T) {
 		"not live":      {func(tx *bolt.Tx) error { return tx.Bucket(bucketApprovalsLive).Delete(at) }, "approvals_live says otherwise"},
 		"gone but live": {func(tx *bolt.Tx) error { return tx.Bucket(bucketApprovals).Delete(at) }, "approvals_live has 1 entries for 0"},
 		"lost row":      {func(tx *bolt.Tx) error { return tx.Bucket(bucketAudit).Delete(seqKey(1)) }, "from row 0 to row 2"},
-		"lost end":      {func(tx *bolt.Tx) error { return tx.Bucket(bucketAudit).Delete(seqKey(2)) }, "ends at row 1 and its head is row 2"},
+		"lost end":      {func(tx *bolt.Tx) error { return tx.Bucket(bucketAudit).Delete(seqKey(2)) }, "from row 1 to row 3"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()

@@ -26,6 +26,8 @@ type Options struct {
 	// OnFatal is called once, after the first failed commit, when its callers have been answered.
 	// The daemon has to stop then. It runs in the store's goroutine: it must not wait for Close.
 	OnFatal func(error)
+	// Audit bounds the audit log.
+	Audit AuditLimits
 }
 
 // Store is the open state of the daemon. Its methods may be called concurrently.
@@ -37,6 +39,7 @@ type Store struct {
 	db    *bolt.DB
 	lock  *dirLock
 	w     *writer
+	head  *auditHead
 	close func() error
 }
 
@@ -75,7 +78,7 @@ func Open(ctx context.Context, dir string, opts Options) (*Store, error) {
 		opts.Log.Info("store migrated", "path", filepath.Join(dir, fileName), "from", from, "to", to)
 	}
 	s := &Store{dir: dir, db: db, lock: lock}
-	s.w = newWriter(db, func(err error) {
+	s.w = newWriter(db, opts.Audit, func(err error) {
 		opts.Log.Error("store stopped", "path", filepath.Join(dir, fileName), "err", err)
 		if opts.OnFatal != nil {
 			opts.OnFatal(err)
@@ -83,8 +86,9 @@ func Open(ctx context.Context, dir string, opts Options) (*Store, error) {
 	})
 	s.close = sync.OnceValue(func() error {
 		s.w.close()
-		return errors.Join(s.db.Close(), s.lock.release())
+		return errors.Join(s.head.close(), s.db.Close(), s.lock.release())
 	})
+	s.startAudit(context.WithoutCancel(ctx), opts)
 	return s, nil
 }
 

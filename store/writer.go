@@ -47,6 +47,9 @@ type op struct {
 type txn struct {
 	tx    *bolt.Tx
 	dirty bool
+	// head is where the newest row of the audit log is told, limits bound the log.
+	head   *auditEnd
+	limits AuditLimits
 }
 
 func (t *txn) get(bucket, key []byte) []byte { return t.tx.Bucket(bucket).Get(key) }
@@ -72,6 +75,11 @@ type writer struct {
 	onFatal func(error)
 	// commit is (*bolt.Tx).Commit; tests put a failing one in its place.
 	commit func(*bolt.Tx) error
+	// audited hears of the newest row of the audit log once it is on disk; nil when nobody does.
+	audited func(auditEnd)
+	limits  AuditLimits
+	// head is the newest row that the transaction at hand wrote, zero when it wrote none.
+	head auditEnd
 
 	mu     sync.Mutex
 	wake   sync.Cond
@@ -82,8 +90,8 @@ type writer struct {
 	stopped chan struct{}
 }
 
-func newWriter(db *bolt.DB, onFatal func(error)) *writer {
-	w := &writer{db: db, onFatal: onFatal, commit: (*bolt.Tx).Commit, stopped: make(chan struct{})}
+func newWriter(db *bolt.DB, limits AuditLimits, onFatal func(error)) *writer {
+	w := &writer{db: db, onFatal: onFatal, limits: limits.orDefault(), commit: (*bolt.Tx).Commit, stopped: make(chan struct{})}
 	w.wake.L = &w.mu
 	go w.run()
 	return w
@@ -210,6 +218,9 @@ func (w *writer) write(group []*op) {
 	for _, o := range group {
 		o.done <- o.err
 	}
+	if tx != nil && w.head.seq != 0 && w.audited != nil {
+		w.audited(w.head)
+	}
 }
 
 // prepare returns a transaction in which every write of the group has run or was refused; nil when
@@ -220,12 +231,13 @@ func (w *writer) prepare(group []*op) (*bolt.Tx, error) {
 		if err != nil {
 			return nil, err
 		}
+		w.head = auditEnd{}
 		changed, again := false, false
 		for _, o := range group {
 			if o.removed {
 				continue
 			}
-			t := &txn{tx: tx}
+			t := &txn{tx: tx, head: &w.head, limits: w.limits}
 			o.err = call(o.fn, t)
 			if o.err != nil && t.dirty {
 				o.removed, again = true, true
