@@ -215,11 +215,11 @@ func (w *writer) write(group []*op) {
 		w.fail(group, id, err)
 		return
 	}
-	for _, o := range group {
-		o.done <- o.err
-	}
 	if tx != nil && w.head.seq != 0 && w.audited != nil {
 		w.audited(w.head)
+	}
+	for _, o := range group {
+		o.done <- o.err
 	}
 }
 
