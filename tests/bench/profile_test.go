@@ -3,9 +3,12 @@ package main
 import (
 	"crypto/ed25519"
 	"crypto/rand"
+	"fmt"
 	"os"
 	"runtime"
 	"runtime/pprof"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/hanzoai/hanzod/hanzodtest"
@@ -149,4 +152,40 @@ func BenchmarkHeldClients(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// BenchmarkApprovals is the burst of questions: 64 callers, each waiting for the disk. A caller has the
+// scope for approvals, so that each of them hears of each question.
+func BenchmarkApprovals(b *testing.B) {
+	w := operator
+	w.Scopes = []string{"operator.read", "operator.write", "operator.approvals"}
+	d := serve(b)
+	callers := make([]*socket, manyClients)
+	for i := range callers {
+		callers[i] = mustConnect(b, d, w)
+	}
+	var wg sync.WaitGroup
+	var next atomic.Uint32
+	b.ReportAllocs()
+	b.ResetTimer()
+	for i, s := range callers {
+		wg.Go(func() {
+			ask, answer := askFrame(fmt.Sprintf("b%d", i)), resolveFrame(fmt.Sprintf("b%d", i))
+			for {
+				n := next.Add(1)
+				if int(n) > b.N {
+					return
+				}
+				// An answer makes room for the next question.
+				for _, f := range []*numbered{ask, answer} {
+					if err := s.call(f.with(n)); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "questions/s")
 }
