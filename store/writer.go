@@ -221,6 +221,9 @@ func (w *writer) write(group []*op) {
 	for _, o := range group {
 		o.done <- o.err
 	}
+	if tx != nil && w.head.seq != 0 && w.audited != nil {
+		w.audited(w.head)
+	}
 }
 
 // prepare returns a transaction in which every write of the group has run or was refused; nil when
