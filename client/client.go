@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
+	auditv1 "github.com/hanzoai/hanzod/gen/hanzo/audit/v1"
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
@@ -60,6 +61,7 @@ type Client struct {
 	Policy    approvalsv1.PolicyServiceClient
 	Devices   devicesv1.DeviceServiceClient
 	Runs      runsv1.RunServiceClient
+	Audit     auditv1.AuditServiceClient
 
 	socket string
 	remote *remote // nil for the local socket
@@ -116,6 +118,7 @@ func Dial(_ context.Context, o Options) (*Client, error) {
 	c.Policy = approvalsv1.NewPolicyServiceClient(conn)
 	c.Devices = devicesv1.NewDeviceServiceClient(conn)
 	c.Runs = runsv1.NewRunServiceClient(conn)
+	c.Audit = auditv1.NewAuditServiceClient(conn)
 	return c, nil
 }
 

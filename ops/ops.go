@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
+	auditv1 "github.com/hanzoai/hanzod/gen/hanzo/audit/v1"
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	opsv1 "github.com/hanzoai/hanzod/gen/hanzo/ops/v1"
@@ -81,6 +82,7 @@ var files = []protoreflect.FileDescriptor{
 	approvalsv1.File_hanzo_approvals_v1_policy_proto,
 	devicesv1.File_hanzo_devices_v1_devices_proto,
 	runsv1.File_hanzo_runs_v1_runs_proto,
+	auditv1.File_hanzo_audit_v1_audit_proto,
 }
 
 // Load builds the catalogue. It fails when an RPC lacks its option or a name stands twice; the

@@ -23,6 +23,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
+	auditv1 "github.com/hanzoai/hanzod/gen/hanzo/audit/v1"
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
@@ -68,6 +69,7 @@ func (s *server) gateway() (*gwruntime.ServeMux, error) {
 		approvalsv1.RegisterGrantServiceHandlerClient(ctx, mux, approvalsv1.NewGrantServiceClient(conn)),
 		devicesv1.RegisterDeviceServiceHandlerClient(ctx, mux, devicesv1.NewDeviceServiceClient(conn)),
 		runsv1.RegisterRunServiceHandlerClient(ctx, mux, runsv1.NewRunServiceClient(conn)),
+		auditv1.RegisterAuditServiceHandlerClient(ctx, mux, auditv1.NewAuditServiceClient(conn)),
 	)
 }
 

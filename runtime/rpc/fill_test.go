@@ -15,8 +15,10 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/hanzoai/hanzod/approvals"
+	"github.com/hanzoai/hanzod/approvals/audit"
 	"github.com/hanzoai/hanzod/approvals/policy"
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
+	auditv1 "github.com/hanzoai/hanzod/gen/hanzo/audit/v1"
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
@@ -71,6 +73,10 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 		out("approvals.GrantOut", func(g approvals.GrantOut) (*approvalsv1.Grant, error) { return s.grantToProto(g), nil },
 			// Who agreed is in the audit log.
 			"Grant.Makers[0].DeviceID", "Grant.Makers[0].Principal", "Grant.Makers[0].Paired"),
+		out("approvals.AuditEntry", func(e approvals.AuditEntry) (*auditv1.Row, error) { return s.auditToProto(e), nil }),
+		out("approvals.AuditEnds", auditHeadToProto),
+		out("audit.Report", func(r audit.Report) (*auditv1.Report, error) { return reportToProto(r), nil }),
+		out("audit.Row", exportedToProto),
 		out("policy.Snapshot", policyToProto),
 		out("approvals.RulesOut", func(r approvals.RulesOut) (*approvalsv1.Rules, error) { return rulesToProto(r), nil }, "State.Text"), // the text is that of the file
 		out("approvals.Explanation", explanationToProto,
@@ -185,6 +191,12 @@ func fill(t *testing.T, v reflect.Value, path string, n *int) {
 	case reflect.Slice:
 		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
 		fill(t, v.Index(0), path+"[0]", n)
+	case reflect.Array:
+		for i := range v.Len() {
+			fill(t, v.Index(i), path, n)
+		}
+	case reflect.Uint8:
+		v.SetUint(uint64(*n & 0xff))
 	case reflect.Map:
 		key, val := reflect.New(v.Type().Key()).Elem(), reflect.New(v.Type().Elem()).Elem()
 		fill(t, key, path, n)
@@ -303,6 +315,8 @@ func TestInboundCarriesEveryField(t *testing.T) {
 		in("GetApprovalRequest", idFromProto[*approvalsv1.GetApprovalRequest]),
 		in("ResolveApprovalRequest", resolveFromProto),
 		in("ListApprovalsRequest", listApprovalsFromProto),
+		in("ListAuditRequest", listAuditFromProto),
+		in("GetAuditRequest", seqFromProto),
 		in("SetPolicyFileRequest", setFileFromProto),
 		in("NodeResult", func(r *nodesv1.NodeResult) (nodes.ResultIn, error) { return linkResultFromProto("n", r), nil }),
 		in("NodeReport", func(r *nodesv1.NodeReport) (nodes.EventIn, error) { return linkEventFromProto("n", r), nil }),

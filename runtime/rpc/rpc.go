@@ -27,6 +27,7 @@ import (
 	"github.com/hanzoai/hanzod/events"
 	"github.com/hanzoai/hanzod/gate"
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
+	auditv1 "github.com/hanzoai/hanzod/gen/hanzo/audit/v1"
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
@@ -109,6 +110,7 @@ type Approvals interface {
 	GetGrant(ctx context.Context, c identity.Caller, id string) (approvals.GrantOut, error)
 	ListGrants(context.Context, identity.Caller, approvals.ListGrantsIn) (approvals.ListGrantsOut, error)
 	WatchGrants(context.Context, identity.Caller) ([]approvals.GrantOut, *events.Subscription, error)
+	Audit
 }
 
 // System is what the door needs of system.Service.
@@ -197,6 +199,7 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	approvalsv1.RegisterGrantServiceServer(r, &grantsServer{s: s})
 	devicesv1.RegisterDeviceServiceServer(r, &devicesServer{s: s})
 	runsv1.RegisterRunServiceServer(r, &runsServer{s: s})
+	auditv1.RegisterAuditServiceServer(r, &auditServer{s: s})
 }
 
 // GRPC returns a server with everything registered: hanzod's services, the standard health service
