@@ -137,6 +137,7 @@ func New(c Config) *Host {
 	}
 	h.runs = make(chan struct{}, c.MaxRuns)
 	h.spawn = h.exec
+	sweep()
 	return h
 }
 

@@ -170,12 +170,15 @@ func (h *Host) identify(argv []string, cwd, pathEnv string) *bound {
 	}
 	b.exe.word = argv[0]
 	b.Executable = &b.exe.id
-	b.interpreters(h, pathEnv)
+	b.chain, b.args = b.interpreters(h, b.exe, pathEnv)
+	for _, f := range b.chain {
+		b.Inner = append(b.Inner, innerFile{"interpreter", f.id})
+	}
 	b.script = b.scriptOf(argv, b.exe.id.Path, cwd)
 	if b.script != nil {
 		b.Script = &b.script.id
 	}
-	b.programs(h, argv, cwd, pathEnv, 0)
+	b.programs(h, argv, 0, cwd, pathEnv, 0)
 	return b
 }
 
@@ -222,17 +225,18 @@ func (f *held) head() []byte {
 	return buf[:n]
 }
 
-// interpreters follows the first lines of scripts from the executable on.
-func (b *bound) interpreters(h *Host, pathEnv string) {
-	at := b.exe
+// interpreters follows the first lines of scripts, from a file on: the interpreters, and the words that
+// each gets before the file that it reads.
+func (b *bound) interpreters(h *Host, of *held, pathEnv string) (chain []*held, args [][]string) {
+	at := of
 	for range maxBindingDepth {
 		program, arg, ok := shebang(at.head())
 		if !ok {
-			return
+			return chain, args
 		}
 		if !filepath.IsAbs(program) {
 			b.note("the first line of %s names its interpreter without a full path", at.id.Path)
-			return
+			return chain, args
 		}
 		words := []string{program}
 		if arg != "" {
@@ -248,21 +252,21 @@ func (b *bound) interpreters(h *Host, pathEnv string) {
 		path, ok := h.policy.Locate(words[0], "/", pathEnv)
 		if !ok {
 			b.note("there is no interpreter %s, which the first line of %s names", clip(words[0]), at.id.Path)
-			return
+			return chain, args
 		}
 		f := b.open(path)
 		if f == nil {
-			return
+			return chain, args
 		}
 		f.word = words[0]
 		if i, known := interpreterOf(f.id.Path); known {
 			at.reopened = i.reopens
 		}
-		b.chain, b.args = append(b.chain, f), append(b.args, words[1:])
-		b.Inner = append(b.Inner, innerFile{"interpreter", f.id})
+		chain, args = append(chain, f), append(args, words[1:])
 		at = f
 	}
 	b.note("the interpreter of %s has an interpreter itself, and so on", at.id.Path)
+	return chain, args
 }
 
 // scriptOf opens the file that an interpreter is given to run.
@@ -296,8 +300,9 @@ func (b *bound) scriptOf(argv []string, path, cwd string) *held {
 	return f
 }
 
-// programs binds what a wrapper or an inline shell would run.
-func (b *bound) programs(h *Host, argv []string, cwd, pathEnv string, depth int) {
+// programs binds what a wrapper or an inline shell would run. at is where argv begins in that of the
+// run, -1 when it is not part of it.
+func (b *bound) programs(h *Host, argv []string, at int, cwd, pathEnv string, depth int) {
 	inner, why := h.policy.Programs(argv, cwd, pathEnv)
 	if why != "" {
 		b.note("%s: %s", clip(argv[0]), why)
@@ -310,15 +315,34 @@ func (b *bound) programs(h *Host, argv []string, cwd, pathEnv string, depth int)
 			b.note("it runs more programs than are bound")
 			return
 		}
+		// Behind a wrapper the words are the rest of argv itself, and may be written anew; in the line of
+		// a shell they are not.
+		from := -1
+		if k := len(argv) - len(words); at >= 0 && k > 0 && &argv[k] == &words[0] {
+			from = at + k
+		}
 		path, ok := h.policy.Locate(words[0], cwd, pathEnv)
 		if !ok {
 			continue // a word of the shell, or nothing
 		}
-		b.add("program", b.open(path))
+		if f := b.open(path); f != nil {
+			f.word = words[0]
+			chain, _ := b.interpreters(h, f, pathEnv)
+			if len(chain) > 0 {
+				f.at = from
+			}
+			b.add("program", f)
+			for _, i := range chain {
+				b.add("interpreter", i)
+			}
+		}
 		if f := b.scriptOf(words, path, cwd); f != nil {
+			if f.at += from; from < 0 {
+				f.at = -1
+			}
 			b.add("script", f)
 		}
-		b.programs(h, words, cwd, pathEnv, depth+1)
+		b.programs(h, words, from, cwd, pathEnv, depth+1)
 	}
 }
 
@@ -326,7 +350,6 @@ func (b *bound) add(role string, f *held) {
 	if f == nil {
 		return
 	}
-	f.at = -1
 	if i := (innerFile{role, f.id}); !slices.Contains(b.Inner, i) {
 		b.Inner = append(b.Inner, i)
 		b.inner = append(b.inner, f)

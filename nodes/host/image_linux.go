@@ -6,7 +6,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // firstPassed is the number of the first descriptor that a started program gets beside its streams:
@@ -15,6 +18,23 @@ const firstPassed = 90
 
 // boxes are the programs that act by the name they are called with, as the allow-list knows them.
 var boxes = []string{"busybox", "toybox", "coreutils"}
+
+// runFolder begins the names of the folders of runs; the number of the process follows.
+const runFolder = "hanzod-run-"
+
+// sweep removes the folders of processes that ended without doing so.
+func sweep() {
+	folders, err := filepath.Glob(filepath.Join(os.TempDir(), runFolder+"*-*"))
+	if err != nil {
+		return
+	}
+	for _, f := range folders {
+		number, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(f), runFolder), "-")
+		if pid, err := strconv.Atoi(number); err == nil && pid > 0 && errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+			_ = os.RemoveAll(f)
+		}
+	}
+}
 
 // errNoProc says why nothing can be started by descriptor.
 var errNoProc = errors.New("files are started by descriptor, which needs /proc; mount it")
@@ -34,7 +54,7 @@ func (b *bound) image(argv []string) (*image, error) {
 	if _, err := os.Lstat("/proc/self/fd"); err != nil {
 		return nil, errNoProc
 	}
-	folder, err := os.MkdirTemp("", "hanzod-run-")
+	folder, err := os.MkdirTemp("", runFolder+strconv.Itoa(os.Getpid())+"-")
 	if err != nil {
 		return nil, err
 	}
@@ -64,6 +84,11 @@ func (b *bound) image(argv []string) (*image, error) {
 	}
 	if b.script != nil {
 		i.argv[b.script.at] = handed(b.script)
+	}
+	for _, f := range b.inner {
+		if f.at > 0 {
+			i.argv[f.at] = handed(f)
+		}
 	}
 	run := b.exe
 	for n, interpreter := range b.chain {
