@@ -64,7 +64,7 @@ func (g *Gate) Admit(c identity.Caller, op *ops.Operation) error {
 		return ErrRole.With("role", string(c.Role)).
 			WithText("this operation is not for the role " + string(c.Role))
 	}
-	if scope != "" && !c.Has(scope) {
+	if scope != "" && !c.Has(scope) && (op == nil || op.OrScope == "" || !c.Has(op.OrScope)) {
 		return ErrScope.With("scope", string(scope)).
 			WithText("the caller lacks the scope " + string(scope))
 	}

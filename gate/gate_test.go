@@ -51,8 +51,13 @@ func TestAdmit(t *testing.T) {
 	all := append(c.All(), nil) // nil: no such operation
 	for _, op := range all {
 		name, role, scope := "unknown", identity.RoleOperator, identity.ScopeAdmin
+		suffices := implied[scope]
 		if op != nil {
 			name, role, scope = op.Name(), op.Role, op.Scope
+			suffices = slices.Concat(implied[scope], implied[op.OrScope])
+			if op.OrScope == "" {
+				suffices = implied[scope]
+			}
 		}
 		for _, who := range []identity.Role{identity.RoleOperator, identity.RoleNode, "", "any", "admin", "Operator"} {
 			for _, s := range held() {
@@ -66,7 +71,7 @@ func TestAdmit(t *testing.T) {
 				case role == ops.AnyRole:
 				case who != role:
 					want = gate.ErrRole
-				case role == identity.RoleOperator && !overlap(s, implied[scope]):
+				case role == identity.RoleOperator && !overlap(s, suffices):
 					want = gate.ErrScope
 				}
 				if want == nil && got != nil || want != nil && !errors.Is(got, want) {

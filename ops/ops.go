@@ -49,9 +49,11 @@ type Operation struct {
 	// Method is the full gRPC name ("/hanzo.nodes.v1.NodeService/Invoke"), empty without an RPC.
 	Method string
 	// Legacy is the name on the legacy door, empty without one.
-	Legacy   string
-	Role     identity.Role
-	Scope    identity.Scope
+	Legacy string
+	Role   identity.Role
+	Scope  identity.Scope
+	// OrScope does as well as Scope, when it is not empty: whose the thing is decides on the rest.
+	OrScope  identity.Scope
 	Delivery Delivery
 	Audit    bool
 	Rate     Rate
@@ -177,6 +179,7 @@ func fromDescriptor(m protoreflect.MethodDescriptor) (*Operation, error) {
 		Legacy:   opt.GetLegacyMethod(),
 		Role:     role,
 		Scope:    scope,
+		OrScope:  scopes[opt.GetOrScope()],
 		Delivery: delivery,
 		Audit:    opt.GetAudit(),
 		Rate:     rate,

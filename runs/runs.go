@@ -311,6 +311,7 @@ const (
 // The errors of this package.
 var (
 	ErrUnknown     = errs.Define(errs.NotFound, "runs.unknown", "no such run is known")
+	ErrScope       = errs.Define(errs.Denied, "runs.scope", "to see runs, your own take the scope operator.write, those of others operator.approvals")
 	ErrTaken       = errs.Define(errs.Exists, "runs.taken", "a different run has this id")
 	ErrNode        = errs.Define(errs.Invalid, "runs.node_required", "name the node to run it on")
 	ErrArgv        = errs.Define(errs.Invalid, "runs.command_required", "command required")

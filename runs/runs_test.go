@@ -484,6 +484,10 @@ func TestWhoMay(t *testing.T) {
 		if err := do(other); !errors.Is(err, runs.ErrUnknown) {
 			t.Errorf("%s by somebody else: %v", name, err)
 		}
+		reader := identity.Caller{Role: identity.RoleOperator, Scopes: []identity.Scope{identity.ScopeRead}, DeviceID: asker.DeviceID}
+		if err := do(reader); name != "kill" && !errors.Is(err, runs.ErrScope) {
+			t.Errorf("%s by the requester with less: %v", name, err)
+		}
 	}
 	if _, err := w.svc.Start(ctx, other, runs.StartIn{ID: id, NodeID: slow.NodeID, Argv: slow.Argv, Env: slow.Env}); !errors.Is(err, runs.ErrTaken) {
 		t.Errorf("the id of another: %v", err)

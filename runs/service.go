@@ -312,9 +312,18 @@ func validID(id string) bool {
 	})
 }
 
-// sees reports whether a caller may see and end a run: its own, or with the scope for approvals any.
+// sees reports whether a caller may see and end a run: with the scope for writing its own, with the one
+// for approvals any.
 func sees(c identity.Caller, r Run) bool {
-	return sameOwner(r.Requester, requesterOf(c)) || c.Has(identity.ScopeApprovals)
+	return c.Has(identity.ScopeApprovals) || c.Has(identity.ScopeWrite) && sameOwner(r.Requester, requesterOf(c))
+}
+
+// mayAsk refuses callers who can see no run at all.
+func mayAsk(c identity.Caller) error {
+	if c.Has(identity.ScopeApprovals) || c.Has(identity.ScopeWrite) {
+		return nil
+	}
+	return ErrScope
 }
 
 // find returns a run that is in memory.
@@ -330,6 +339,9 @@ func (s *Service) find(id string) (*live, bool) {
 
 // Get returns a run, with its output once it has ended. Who may not see it is told that there is none.
 func (s *Service) Get(_ context.Context, c identity.Caller, id string) (Run, error) {
+	if err := mayAsk(c); err != nil {
+		return Run{}, err
+	}
 	if l, ok := s.find(id); ok {
 		if r := shown(l.get()); sees(c, r) {
 			return r, nil
@@ -350,6 +362,9 @@ func (s *Service) Get(_ context.Context, c identity.Caller, id string) (Run, err
 
 // List returns runs that the caller may see, newest first, without their output.
 func (s *Service) List(_ context.Context, c identity.Caller, in ListIn) ([]Run, error) {
+	if err := mayAsk(c); err != nil {
+		return nil, err
+	}
 	limit := in.Limit
 	if limit <= 0 {
 		limit = DefaultListed
@@ -420,6 +435,9 @@ func (s *Service) Count() int {
 // Kill ends a run: one that has not left never does, one that is on a node is killed there. It returns
 // the run as it stands then; how it ends is told as of any run.
 func (s *Service) Kill(ctx context.Context, c identity.Caller, id string) (Run, error) {
+	if err := mayAsk(c); err != nil {
+		return Run{}, err
+	}
 	l, ok := s.find(id)
 	if !ok {
 		r, err := s.Get(ctx, c, id)
@@ -507,6 +525,9 @@ type Watcher struct {
 
 // Watch begins to follow a run.
 func (s *Service) Watch(ctx context.Context, c identity.Caller, id string) (*Watcher, error) {
+	if err := mayAsk(c); err != nil {
+		return nil, err
+	}
 	s.mu.Lock()
 	if s.waiters >= maxWaiters {
 		s.mu.Unlock()

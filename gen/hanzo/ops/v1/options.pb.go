@@ -257,7 +257,9 @@ type Operation struct {
 	Audit bool      `protobuf:"varint,5,opt,name=audit,proto3" json:"audit,omitempty"`
 	Rate  RateClass `protobuf:"varint,6,opt,name=rate,proto3,enum=hanzo.ops.v1.RateClass" json:"rate,omitempty"`
 	// Legacy names of the events a successful call may cause.
-	Emits         []string `protobuf:"bytes,7,rep,name=emits,proto3" json:"emits,omitempty"`
+	Emits []string `protobuf:"bytes,7,rep,name=emits,proto3" json:"emits,omitempty"`
+	// Another scope that does as well, for operations that look at whose the thing is.
+	OrScope       Scope `protobuf:"varint,8,opt,name=or_scope,json=orScope,proto3,enum=hanzo.ops.v1.Scope" json:"or_scope,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -341,6 +343,13 @@ func (x *Operation) GetEmits() []string {
 	return nil
 }
 
+func (x *Operation) GetOrScope() Scope {
+	if x != nil {
+		return x.OrScope
+	}
+	return Scope_SCOPE_UNSPECIFIED
+}
+
 var file_hanzo_ops_v1_options_proto_extTypes = []protoimpl.ExtensionInfo{
 	{
 		ExtendedType:  (*descriptorpb.MethodOptions)(nil),
@@ -364,7 +373,7 @@ var File_hanzo_ops_v1_options_proto protoreflect.FileDescriptor
 
 const file_hanzo_ops_v1_options_proto_rawDesc = "" +
 	"\n" +
-	"\x1ahanzo/ops/v1/options.proto\x12\fhanzo.ops.v1\x1a google/protobuf/descriptor.proto\"\x90\x02\n" +
+	"\x1ahanzo/ops/v1/options.proto\x12\fhanzo.ops.v1\x1a google/protobuf/descriptor.proto\"\xc0\x02\n" +
 	"\tOperation\x12#\n" +
 	"\rlegacy_method\x18\x01 \x01(\tR\flegacyMethod\x12&\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x12.hanzo.ops.v1.RoleR\x04role\x12)\n" +
@@ -372,7 +381,8 @@ const file_hanzo_ops_v1_options_proto_rawDesc = "" +
 	"\bdelivery\x18\x04 \x01(\x0e2\x16.hanzo.ops.v1.DeliveryR\bdelivery\x12\x14\n" +
 	"\x05audit\x18\x05 \x01(\bR\x05audit\x12+\n" +
 	"\x04rate\x18\x06 \x01(\x0e2\x17.hanzo.ops.v1.RateClassR\x04rate\x12\x14\n" +
-	"\x05emits\x18\a \x03(\tR\x05emits*^\n" +
+	"\x05emits\x18\a \x03(\tR\x05emits\x12.\n" +
+	"\bor_scope\x18\b \x01(\x0e2\x13.hanzo.ops.v1.ScopeR\aorScope*^\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bROLE_ANY\x10\x01\x12\x11\n" +
@@ -425,13 +435,14 @@ var file_hanzo_ops_v1_options_proto_depIdxs = []int32{
 	1, // 1: hanzo.ops.v1.Operation.scope:type_name -> hanzo.ops.v1.Scope
 	2, // 2: hanzo.ops.v1.Operation.delivery:type_name -> hanzo.ops.v1.Delivery
 	3, // 3: hanzo.ops.v1.Operation.rate:type_name -> hanzo.ops.v1.RateClass
-	5, // 4: hanzo.ops.v1.op:extendee -> google.protobuf.MethodOptions
-	4, // 5: hanzo.ops.v1.op:type_name -> hanzo.ops.v1.Operation
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	5, // [5:6] is the sub-list for extension type_name
-	4, // [4:5] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	1, // 4: hanzo.ops.v1.Operation.or_scope:type_name -> hanzo.ops.v1.Scope
+	5, // 5: hanzo.ops.v1.op:extendee -> google.protobuf.MethodOptions
+	4, // 6: hanzo.ops.v1.op:type_name -> hanzo.ops.v1.Operation
+	7, // [7:7] is the sub-list for method output_type
+	7, // [7:7] is the sub-list for method input_type
+	6, // [6:7] is the sub-list for extension type_name
+	5, // [5:6] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_hanzo_ops_v1_options_proto_init() }

@@ -35,7 +35,8 @@ const (
 //
 // RunService runs commands on nodes. A run outlives its requester and the daemon: it is parked while
 // an approval is awaited, runs at most once, and its result is kept for a while. Who started a run may
-// see and kill it; the runs of others need the scope for approvals.
+// see and kill it, with the scope for writing; any run may be seen and killed with the scope for
+// approvals. Which of the two a call needs depends on the run, so that it is decided there.
 type RunServiceClient interface {
 	// StartRun begins a run and returns when it is on disk. A command that needs an approval waits for
 	// one: see WaitRun and WatchRun. The same call with the same id is the same run.
@@ -137,7 +138,8 @@ func (c *runServiceClient) KillRun(ctx context.Context, in *KillRunRequest, opts
 //
 // RunService runs commands on nodes. A run outlives its requester and the daemon: it is parked while
 // an approval is awaited, runs at most once, and its result is kept for a while. Who started a run may
-// see and kill it; the runs of others need the scope for approvals.
+// see and kill it, with the scope for writing; any run may be seen and killed with the scope for
+// approvals. Which of the two a call needs depends on the run, so that it is decided there.
 type RunServiceServer interface {
 	// StartRun begins a run and returns when it is on disk. A command that needs an approval waits for
 	// one: see WaitRun and WatchRun. The same call with the same id is the same run.
