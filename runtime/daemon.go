@@ -225,8 +225,9 @@ func (d *Daemon) makeDomains() error {
 	if d.identity, err = identity.New(d.store, auth, d.bus, d.now); err != nil {
 		return err
 	}
+	warnSafeBins(d.cfg, d.subsystem("approvals"))
 	d.policy = policy.Open(filepath.Join(d.cfg.StateDir, policyFileName), policy.Options{
-		Now: d.now, HomeDir: d.cfg.Home, Log: d.subsystem("approvals"),
+		Now: d.now, HomeDir: d.cfg.Home, Log: d.subsystem("approvals"), SafeBins: d.safeBins,
 	})
 	d.rules = approvals.NewPolicy(approvals.PolicyConfig{
 		Path: filepath.Join(d.cfg.StateDir, rulesFileName), Audit: d.store, File: d.policy, Now: d.now, Log: d.subsystem("approvals"),

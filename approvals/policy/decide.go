@@ -57,7 +57,7 @@ type coverage struct {
 	by string
 }
 
-func (f *File) cover(eff Effective, argv []string, cwd, pathEnv string) coverage {
+func (f *File) cover(agentID *string, eff Effective, argv []string, cwd, pathEnv string) coverage {
 	if _, inline := shell.FindInline(argv); inline {
 		return coverage{inline: true}
 	}
@@ -79,8 +79,13 @@ func (f *File) cover(eff Effective, argv []string, cwd, pathEnv string) coverage
 		run = append(run[:1:1], argv[1:]...) // with its empty words
 	}
 	c := coverage{segment: s, run: run}
+	agent := mainAgent
+	if agentID != nil {
+		agent = *agentID
+	}
+	bins := f.safeBins(agent)
 	l := shell.List{
-		SafeBins: f.safeBins.Bins, Profiles: f.safeBins.Profiles, TrustedDirs: f.safeBins.TrustedDirs, AutoAllowSkills: eff.AutoAllowSkills,
+		SafeBins: bins.Bins, Profiles: bins.Profiles, TrustedDirs: bins.TrustedDirs, AutoAllowSkills: eff.AutoAllowSkills,
 	}
 	if f.skills != nil && eff.AutoAllowSkills {
 		l.Skills = f.skills()
@@ -133,7 +138,7 @@ func (f *File) Admit(agentID *string, argv []string, cwd, pathEnv string, approv
 	eff, err := f.Resolve(agentID, f.defaults)
 	c := coverage{}
 	if eff.Security == SecurityAllowlist {
-		c = f.cover(eff, argv, cwd, pathEnv)
+		c = f.cover(agentID, eff, argv, cwd, pathEnv)
 	} else {
 		_, c.inline = shell.FindInline(argv)
 	}
@@ -156,7 +161,7 @@ func (f *File) Record(agentID *string, argv []string, cwd, pathEnv, text string,
 	if err != nil || eff.Security != SecurityAllowlist {
 		return err
 	}
-	c := f.cover(eff, argv, cwd, pathEnv)
+	c := f.cover(agentID, eff, argv, cwd, pathEnv)
 	if c.segment == nil {
 		return nil
 	}

@@ -35,8 +35,9 @@ type Options struct {
 	// Skills are the programs that agents with autoAllowSkills run unlisted; nil for none. It must be
 	// quick and safe for concurrent use.
 	Skills func() []shell.Skill
-	// SafeBins are the filters that run unlisted with harmless arguments; nil is DefaultSafeBins.
-	SafeBins *SafeBins
+	// SafeBins returns the filters that an agent runs unlisted with harmless arguments; nil is
+	// DefaultSafeBins for all. It must be quick and safe for concurrent use.
+	SafeBins func(agentID string) SafeBins
 	Log      *slog.Logger
 }
 
@@ -54,7 +55,7 @@ type File struct {
 	home     string
 	defaults Overrides
 	skills   func() []shell.Skill
-	safeBins SafeBins
+	safeBins func(agentID string) SafeBins
 	now      func() time.Time
 	log      *slog.Logger
 
@@ -74,9 +75,9 @@ type Snapshot struct {
 // Open names the file; nothing is read or created before it is needed.
 func Open(path string, o Options) *File {
 	f := &File{path: path, socket: o.SocketPath, home: o.HomeDir, defaults: o.Defaults, skills: o.Skills, now: o.Now, log: o.Log}
-	f.safeBins.Bins = shell.DefaultSafeBins
-	if o.SafeBins != nil {
-		f.safeBins = *o.SafeBins
+	f.safeBins = o.SafeBins
+	if f.safeBins == nil {
+		f.safeBins = func(string) SafeBins { return SafeBins{Bins: shell.DefaultSafeBins} }
 	}
 	if f.socket == "" {
 		f.socket = filepath.Join(filepath.Dir(path), "exec-approvals.sock")

@@ -336,7 +336,7 @@ func TestCoverage(t *testing.T) {
 		"relative PATH ends": {[]string{"run"}, "*", "", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := f.cover(Effective{Allowlist: []Entry{{Pattern: tc.list}}}, tc.argv, root+"/proj", root+"/bin:"+root+"/opt/bin:sub:.")
+			c := f.cover(nil, Effective{Allowlist: []Entry{{Pattern: tc.list}}}, tc.argv, root+"/proj", root+"/bin:"+root+"/opt/bin:sub:.")
 			if (c.entry != nil) != tc.covered || tc.covered && c.run[0] != tc.pinned {
 				t.Errorf("%+v", c)
 			}

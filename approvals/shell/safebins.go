@@ -51,6 +51,24 @@ func (m Machine) safeBin(s Segment, l List) bool {
 	return ok && p.permits(s.Effective[1:])
 }
 
+// SafeBinProblems says, in words for people, which of its safe bins a list will never let run, and why.
+func (l List) SafeBinProblems() (out []string) {
+	for _, b := range l.SafeBins {
+		name := fold(trim(b))
+		_, ok := profiles[name]
+		for key := range l.Profiles {
+			ok = ok || fold(trim(key)) == name
+		}
+		switch {
+		case RunsOthers(name):
+			out = append(out, b+" runs whatever it is told to, so it is no safe bin")
+		case !ok:
+			out = append(out, b+" has no profile in tools.exec.safeBinProfiles that says which arguments are harmless")
+		}
+	}
+	return out
+}
+
 // trusts reports whether a directory is one whose programs are what their names say.
 func (l List) trusts(dir string) bool {
 	return slices.Contains(systemBinDirs, dir) || slices.ContainsFunc(l.TrustedDirs, func(d string) bool {
