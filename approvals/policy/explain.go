@@ -32,7 +32,7 @@ func (f *File) Explain(agentID *string, argv []string, cwd, pathEnv string, appr
 	eff := doc.resolve(agentID, f.defaults)
 	c := coverage{}
 	if eff.Security == SecurityAllowlist {
-		c = f.cover(eff, argv, cwd, pathEnv)
+		c = f.cover(agentID, eff, argv, cwd, pathEnv)
 	} else {
 		_, c.inline = shell.FindInline(argv)
 	}
