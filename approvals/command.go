@@ -1,7 +1,6 @@
 package approvals
 
 import (
-	"encoding/json"
 	"slices"
 	"strings"
 
@@ -21,10 +20,6 @@ func commandKey(argv []string) (key, refused string) {
 		}
 	}
 	key, err := shell.Key(argv)
-	if err != nil && err.Error() == "not analysed" {
-		b, jerr := json.Marshal(argv)
-		key, err = string(b), jerr
-	}
 	switch {
 	case err != nil:
 		return "", err.Error()

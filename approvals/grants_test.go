@@ -14,7 +14,6 @@ import (
 
 	"github.com/hanzoai/hanzod/approvals"
 	"github.com/hanzoai/hanzod/approvals/policy"
-	"github.com/hanzoai/hanzod/approvals/shell"
 	"github.com/hanzoai/hanzod/events"
 	"github.com/hanzoai/hanzod/identity"
 )
@@ -139,8 +138,57 @@ func TestAlwaysIsAlways(t *testing.T) {
 	}
 }
 
+// A line for a shell is found again whatever its spacing and quoting; what cannot be found again is said
+// before the click.
+func TestAlwaysForShellLines(t *testing.T) {
+	w := newWorld(t)
+	line := func(id, text string) approvals.RequestIn {
+		return question(id, func(in *approvals.RequestIn) { in.Plan.Argv = []string{"/bin/sh", "-c", text} })
+	}
+	w.request(ann, line("a", "ls -l 'a b' && cat out | wc -l"))
+	w.decide("a", approvals.AllowAlways)
+	if a := w.request(ann, line("b", `ls  -l  "a b"  &&  cat out|wc -l`)); a.State != approvals.Allowed {
+		t.Errorf("the same line is asked about again: %+v", a)
+	}
+	for i, other := range []string{
+		"ls -l 'a b' && cat out | wc -c", "ls -l 'a b' || cat out | wc -l", "ls -l a b && cat out | wc -l",
+		"ls -l 'a b' && cat out | wc -l; id", "ls -l 'a b' && cat $out | wc -l", "ls -l 'a b' && cat out | wc -l > x",
+	} {
+		if a := w.request(ann, line(fmt.Sprint("o", i), other)); a.State != approvals.Pending {
+			t.Errorf("%s runs without being asked about", other)
+		}
+	}
+	// One that writes to a file, or expands something, is found again by its very text.
+	w.request(ann, line("c", "make > log 2>&1; echo $?"))
+	w.decide("c", approvals.AllowAlways)
+	if a := w.request(ann, line("d", "make > log 2>&1; echo $?")); a.State != approvals.Allowed {
+		t.Errorf("the same text is asked about again: %+v", a)
+	}
+	for i, argv := range [][]string{{"/bin/sh", "x.sh"}, {"/bin/sh", "-c", ". ./x"}, {"/bin/sh", "-c", "$X"}, {"/usr/bin/python3", "x.py"}} {
+		id := fmt.Sprint("r", i)
+		a := w.request(ann, question(id, func(in *approvals.RequestIn) { in.Plan.Argv = argv }))
+		if a.Key != "" || a.KeyRefused == "" {
+			t.Errorf("%q: %q %q", argv, a.Key, a.KeyRefused)
+		}
+		if _, err := w.answer(boss, approvals.ResolveIn{ID: id, Decision: approvals.AllowAlways}); !errors.Is(err, approvals.ErrGrantKey) || !strings.Contains(err.Error(), a.KeyRefused) {
+			t.Errorf("%q: %v", argv, err)
+		}
+	}
+	// On the gateway host a line has no words of its own.
+	host := func(id, text string) approvals.RequestIn {
+		return approvals.RequestIn{ID: id, Command: text, Host: ptr("gateway"), Cwd: ptr("/srv")}
+	}
+	w.request(ann, host("h", "git  status"))
+	w.decide("h", approvals.AllowAlways)
+	if a := w.request(ann, host("h2", "git status")); a.State != approvals.Allowed {
+		t.Errorf("%+v", a)
+	}
+	if a := w.request(ann, host("h3", "git status; id")); a.State != approvals.Pending {
+		t.Errorf("%+v", a)
+	}
+}
+
 func TestGrantLimits(t *testing.T) {
-	needsPatterns(t)
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		defer w.stop()
@@ -217,7 +265,6 @@ func TestGrantLimits(t *testing.T) {
 }
 
 func TestGrantRefusals(t *testing.T) {
-	needsPatterns(t)
 	w := newWorld(t)
 	approver := held(caller("a", "conn:a"), identity.ScopeApprovals)
 	now := time.Now()
@@ -743,28 +790,24 @@ func TestTimeouts(t *testing.T) {
 // A command that looks obfuscated is asked about, whatever rule or pattern covers it; a grant for exactly
 // this command counts.
 func TestSignsAreAsked(t *testing.T) {
-	needsPatterns(t)
 	w := newWorld(t)
 	w.stop()
 	w.rules = func(policy.Query) policy.Ruling {
 		return policy.Ruling{Effect: policy.EffectAllow, Rule: "all", OnTimeout: policy.EffectAllow}
 	}
 	w.restart()
-	odd := []string{"/bin/sh", "-c", "echo bHM= | base64 -d | sh"}
+	odd := []string{"/bin/sh", "-c", `echo $'\x41\x42'`}
 	in := question("q", func(in *approvals.RequestIn) { in.Plan.Argv = odd })
 	a := w.request(ann, in)
 	if a.State != approvals.Pending || len(a.Signs) == 0 || a.OnTimeout != approvals.Deny {
 		t.Errorf("%+v", a)
 	}
-	params := `{"command":["/bin/sh","-c","echo bHM= | base64 -d | sh"],"cwd":"/srv"}`
+	params := `{"command":["/bin/sh","-c","echo $'\\x41\\x42'"],"cwd":"/srv"}`
 	if _, refusal := w.use(ann, "n1", params); refusal != "rule_asks" {
 		t.Error(refusal)
 	}
 	if _, err := w.answer(boss, approvals.ResolveIn{ID: "q", Decision: approvals.AllowOnce, Grant: &approvals.GrantIn{MaxUses: 1, Pattern: []string{"/bin/sh", "**"}}}); !errors.Is(err, approvals.ErrGrantSigns) {
 		t.Error(err)
-	}
-	if a.Key == "" {
-		t.Skip("no key for it:", a.KeyRefused)
 	}
 	if _, err := w.answer(boss, approvals.ResolveIn{ID: "q", Decision: approvals.AllowOnce, Grant: &approvals.GrantIn{MaxUses: 1}}); err != nil {
 		t.Fatal(err)
@@ -809,11 +852,5 @@ func TestLikeAndBrief(t *testing.T) {
 	huge := strings.Repeat("x", 300<<10)
 	if _, err := w.svc.Request(t.Context(), ann, question("huge", func(in *approvals.RequestIn) { in.SessionKey = &huge })); !errors.Is(err, approvals.ErrTooLarge) {
 		t.Error(err)
-	}
-}
-
-func needsPatterns(t *testing.T) {
-	if !shell.MatchArgv([]string{"a", "**"}, []string{"a"}) {
-		t.Skip("patterns are not matched yet")
 	}
 }
