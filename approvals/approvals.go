@@ -270,7 +270,7 @@ type (
 )
 
 // Changed is the payload of the event exec.approval.changed, which legacy clients do not know: a pending
-// approval got a vote, or others are asked as well.
+// approval got a vote, others are asked as well, or nobody answered in time.
 type Changed struct{ Approval Approval }
 
 // Store keeps approvals and the audit log. Writes are durable when they return nil.

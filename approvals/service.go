@@ -280,8 +280,9 @@ func (s *Service) expire(ctx context.Context) time.Duration {
 // end does what is due with an approval: others are asked, or its time is up, and the rule that asked
 // says what that means.
 func (s *Service) end(ctx context.Context, id string, now time.Time) error {
-	escalated := false
+	escalated, unanswered := false, false
 	a, err := s.store.UpdateApproval(ctx, id, func(a *Approval) (Audit, error) {
+		unanswered = a.State == Pending
 		by := authority{ruling: policy.Ruling{Rule: a.Rule, Where: a.Where}}
 		escalated = a.escalates() && !now.Before(a.EscalateAt) && !a.over(now)
 		switch {
@@ -316,8 +317,9 @@ func (s *Service) end(ctx context.Context, id string, now time.Time) error {
 	}
 	s.update(a)
 	switch {
-	case escalated, a.State == Expired: // legacy clients know the time (nodes-approvals.md §3.16)
+	case escalated, a.State == Expired && unanswered: // legacy clients know the time (nodes-approvals.md §3.16)
 		s.bus.Publish("exec.approval.changed", Changed{Approval: a})
+	case a.State == Expired: // its answer was told
 	default:
 		s.bus.Publish("exec.approval.resolved", Resolved{Approval: a})
 	}

@@ -20,11 +20,23 @@ import (
 // show the first 8 characters (nodes-approvals.md §3.17).
 const minApprovalPrefix = 8
 
-// decisions are the words for a decision.
+// decisions are the words for a decision. "always" is none of the daemon's: see alwaysOf.
 var decisions = map[string]approvalsv1.Decision{
 	"once": approvalsv1.Decision_DECISION_ALLOW_ONCE, "allow-once": approvalsv1.Decision_DECISION_ALLOW_ONCE,
-	"always": approvalsv1.Decision_DECISION_ALLOW_ALWAYS, "allow-always": approvalsv1.Decision_DECISION_ALLOW_ALWAYS,
+	always: approvalsv1.Decision_DECISION_ALLOW_ONCE, "allow-always": approvalsv1.Decision_DECISION_ALLOW_ALWAYS,
 	"deny": approvalsv1.Decision_DECISION_DENY,
+}
+
+const always = "always"
+
+// alwaysOf makes the answer "always": a grant for exactly the command that is shown, which can be revoked.
+// The decision of that name would also have the node remember the program, with any arguments. Where several
+// have to allow it, they have to mean the grant, and that decision alone says so.
+func alwaysOf(p *approvalsv1.Approval) action {
+	if p.GetQuorum() > 1 {
+		return action{kind: actDecide, id: p.GetId(), decision: approvalsv1.Decision_DECISION_ALLOW_ALWAYS}
+	}
+	return action{kind: actDecide, id: p.GetId(), decision: approvalsv1.Decision_DECISION_ALLOW_ONCE, grant: &grantTerms{always: true}}
 }
 
 var decided = map[approvalsv1.Decision]string{
@@ -51,6 +63,9 @@ is not plain ASCII written as an escape.
 so that the same command is not asked about again that often, or that long. "always" keeps
 it until it is revoked. --pattern keeps every command of a form instead of the one: * is
 any text within a word, a last ** any further words. See "hanzoctl grants".
+
+"allow-always" is what older clients answer: beside the grant, the node remembers the
+program in its own exec approvals file and lets it run with any arguments from then on.
 
 --watch prints what is pending and then each change: votes, who was asked as well, who
 answered, what expired. It goes on when the daemon comes back.
@@ -88,7 +103,7 @@ on it need no answer from elsewhere.`,
 				return a.call(cmd, 0, func(ctx context.Context, c *client.Client) error { return a.watchApprovals(ctx, c, count, bell) })
 			case len(args) == 2:
 				act := action{decision: decisions[args[1]], grant: terms}
-				if err := act.combine(); err != nil {
+				if err := act.combine(args[1] == always); err != nil {
 					return usage(err)
 				}
 				return a.call(cmd, callTimeout, func(ctx context.Context, c *client.Client) error { return a.decide(ctx, c, args[0], act) })
@@ -156,26 +171,27 @@ func (g *grantFlags) terms(now time.Time) (*grantTerms, error) {
 }
 
 // combine brings a decision and the terms of a grant together.
-func (act *action) combine() error {
+func (act *action) combine(forever bool) error {
 	g := act.grant
-	if g == nil {
+	switch {
+	case g == nil && forever:
+		act.grant = &grantTerms{always: true}
+		return nil
+	case g == nil:
 		return nil
 	}
 	limited := g.uses > 0 || !g.until.IsZero() || g.session
-	switch act.decision {
-	case approvalsv1.Decision_DECISION_DENY:
+	switch {
+	case act.decision == approvalsv1.Decision_DECISION_DENY:
 		return errors.New("a run that is denied gets no grant")
-	case approvalsv1.Decision_DECISION_ALLOW_ALWAYS:
-		if limited {
-			return errors.New("always has no limit: use once with --uses, --for, --until or --session")
-		}
-		g.always = true
-		act.decision = approvalsv1.Decision_DECISION_ALLOW_ONCE
-	default:
-		if !limited {
-			return errors.New("say how far the grant reaches: --uses, --for, --until or --session, or always instead of once")
-		}
+	case act.decision == approvalsv1.Decision_DECISION_ALLOW_ALWAYS:
+		return errors.New("allow-always has no terms: use once or always")
+	case forever && limited:
+		return errors.New("always has no limit: use once with --uses, --for, --until or --session")
+	case !forever && !limited:
+		return errors.New("say how far the grant reaches: --uses, --for, --until or --session, or always instead of once")
 	}
+	g.always = forever
 	return nil
 }
 
@@ -256,6 +272,11 @@ func (a *app) decide(ctx context.Context, c *client.Client, query string, act ac
 		return err
 	}
 	act.id = id
+	if act.grant != nil && act.grant.onlyAlways() {
+		if out, err := c.Approvals.GetApproval(ctx, &approvalsv1.GetApprovalRequest{Id: id}); err == nil { // else deciding says why not
+			act = alwaysOf(out.GetApproval())
+		}
+	}
 	p, ok, err := daemonSource{c}.decide(ctx, act)
 	if err != nil {
 		return err
@@ -266,7 +287,7 @@ func (a *app) decide(ctx context.Context, c *client.Client, query string, act ac
 		}
 		return &client.Error{Code: "approvals.unknown", Class: client.NotFound, Message: fmt.Sprintf("somebody was quicker: %s (%s)", beaten(p), id)}
 	}
-	what := decided[p.GetDecision()]
+	what := act.done(p)
 	if p.GetState() == approvalsv1.State_STATE_PENDING {
 		what = fmt.Sprintf("counted, %d of %d have allowed it", allowing(p), p.GetQuorum())
 	}
@@ -279,6 +300,18 @@ func (a *app) decide(ctx context.Context, c *client.Client, query string, act ac
 		rows = append(rows, fmt.Sprintf("kept as grant %s, %s; end it with: %s grants revoke %s", Text(p.GetGrantId()), kept, a.again(), Text(p.GetGrantId())))
 	}
 	return a.printOne(p, p.GetId(), rows...)
+}
+
+// done says what a decision that was taken has done.
+func (act action) done(p *approvalsv1.Approval) string {
+	switch {
+	case act.grant == nil:
+		return decided[p.GetDecision()]
+	case act.grant.onlyAlways():
+		return decided[approvalsv1.Decision_DECISION_ALLOW_ALWAYS]
+	default:
+		return "allowed"
+	}
 }
 
 func (a *app) watchApprovals(ctx context.Context, c *client.Client, count int, bell bool) error {

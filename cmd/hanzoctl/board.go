@@ -302,9 +302,13 @@ func (b *board) decision(d approvalsv1.Decision) action {
 	if p == nil {
 		return action{}
 	}
-	if d == approvalsv1.Decision_DECISION_ALLOW_ALWAYS && p.GetKeyRefused() != "" {
+	switch {
+	case d != approvalsv1.Decision_DECISION_ALLOW_ALWAYS || b.once:
+	case p.GetKeyRefused() != "":
 		b.note = "it cannot be allowed always: " + Text(p.GetKeyRefused())
 		return action{}
+	default:
+		return alwaysOf(p)
 	}
 	return action{kind: actDecide, id: p.GetId(), decision: d}
 }

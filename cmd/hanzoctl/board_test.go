@@ -40,7 +40,7 @@ func TestBoardDecides(t *testing.T) {
 	}
 	b.key("n")
 	b.render()
-	if act := b.key("a"); act.id != "b" || act.decision != approvalsv1.Decision_DECISION_ALLOW_ALWAYS {
+	if act := b.key("a"); act.id != "b" || act.decision != approvalsv1.Decision_DECISION_ALLOW_ONCE || !act.grant.onlyAlways() {
 		t.Errorf("a: %+v", act)
 	}
 	b.key("n") // already at the end

@@ -134,6 +134,9 @@ func compared(p, q *approvalsv1.Approval, now time.Time) []fact {
 		return nil
 	}
 	what := state(q)
+	if q.GetState() == approvalsv1.State_STATE_CONSUMED {
+		what = decided[q.GetDecision()]
+	}
 	if q.GetResolvedBy() != "" {
 		what += " by " + Text(q.GetResolvedBy())
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -87,7 +88,7 @@ func facts(p *approvalsv1.Approval, now time.Time) []fact {
 		case p.GetKeyRefused() != "":
 			warn("always", "cannot be kept: "+Text(p.GetKeyRefused()))
 		case p.GetKey() != "":
-			add("always", "keeps "+strconv.QuoteToASCII(p.GetKey())+" on "+Text(where(p))+" until it is revoked")
+			add("always", "keeps "+keyText(p.GetKey())+" on "+Text(where(p))+" until it is revoked")
 		}
 	}
 	add("approval", Text(p.GetId()))
@@ -137,6 +138,15 @@ func allowing(p *approvalsv1.Approval) int {
 		}
 	}
 	return n
+}
+
+// keyText is the canonical form of a command, for people: its words, where it is written as a list of them.
+func keyText(key string) string {
+	var words []string
+	if json.Unmarshal([]byte(key), &words) == nil && len(words) > 0 {
+		return Quote(words)
+	}
+	return strconv.QuoteToASCII(key)
 }
 
 // matches reports whether an approval has a text in what a person would look for.

@@ -27,6 +27,11 @@ type grantTerms struct {
 	note             string
 }
 
+// onlyAlways says that they are those of the answer "always".
+func (g *grantTerms) onlyAlways() bool {
+	return g.always && len(g.pattern) == 0 && !g.anyCwd && !g.anyAgent && g.note == ""
+}
+
 // String says it to people.
 func (g grantTerms) String() string {
 	var parts []string
@@ -34,7 +39,7 @@ func (g grantTerms) String() string {
 		parts = append(parts, "until it is revoked")
 	}
 	if g.uses > 0 {
-		parts = append(parts, fmt.Sprintf("%d more runs", g.uses))
+		parts = append(parts, count(g.uses, "more run"))
 	}
 	if !g.until.IsZero() {
 		parts = append(parts, "until "+g.until.Format("2006-01-02 15:04:05"))
@@ -43,6 +48,14 @@ func (g grantTerms) String() string {
 		parts = append(parts, "in this session only")
 	}
 	return strings.Join(parts, ", ")
+}
+
+// count is a number of things.
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // grantForm asks for the terms of a grant, one question after the other.
@@ -192,7 +205,7 @@ func (b *board) formLines() []line {
 	case f.p.GetKeyRefused() != "":
 		all = append(all, fact{"keeps", styled(warning, "this command cannot be kept: "+Text(f.p.GetKeyRefused())+"; a pattern can")})
 	case f.p.GetKey() != "":
-		all = append(all, fact{"keeps", text(strconv.QuoteToASCII(f.p.GetKey()))})
+		all = append(all, fact{"keeps", text(keyText(f.p.GetKey()))})
 	default:
 		all = append(all, fact{"keeps", text("exactly this command")})
 	}

@@ -289,7 +289,7 @@ func grantWhere(g *approvalsv1.Grant) string {
 func grantLeft(g *approvalsv1.Grant, now time.Time) string {
 	var parts []string
 	if g.GetMaxUses() > 0 {
-		parts = append(parts, fmt.Sprintf("%d uses", max(0, g.GetMaxUses()-g.GetUses())))
+		parts = append(parts, count(int(max(0, g.GetMaxUses()-g.GetUses())), "use"))
 	}
 	if g.GetUntil() != nil {
 		parts = append(parts, span(g.GetUntil().AsTime().Sub(now)))
@@ -325,7 +325,7 @@ func (a *app) printGrant(g *approvalsv1.Grant) error {
 	add("state", grantStates[g.GetState()])
 	add("covers", grantCovers(g))
 	if g.GetKey() != "" {
-		add("found by", strconv.QuoteToASCII(g.GetKey()))
+		add("found by", keyText(g.GetKey()))
 	}
 	add("on", Text(grantWhere(g)))
 	add("directory", anyOr(g.GetAnyCwd(), g.Cwd, "runs that name none"))

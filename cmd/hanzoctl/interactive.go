@@ -157,9 +157,9 @@ func (b *board) decide(ctx context.Context, from source, act action) {
 	case p.GetState() == approvalsv1.State_STATE_PENDING:
 		b.note = fmt.Sprintf("counted: %d of %d have allowed it: %s", allowing(p), p.GetQuorum(), whatRuns(p))
 	default:
-		b.note = decided[p.GetDecision()] + ": " + whatRuns(p)
-		if act.grant != nil {
-			b.note = "allowed " + act.grant.String() + ": " + whatRuns(p)
+		b.note = act.done(p) + ": " + whatRuns(p)
+		if act.grant != nil && !act.grant.onlyAlways() {
+			b.note = "allowed, and " + act.grant.String() + ": " + whatRuns(p)
 		}
 	}
 	b.update(p)
