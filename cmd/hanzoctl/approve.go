@@ -272,9 +272,14 @@ func (a *app) decide(ctx context.Context, c *client.Client, query string, act ac
 		return err
 	}
 	act.id = id
-	if act.grant != nil && act.grant.onlyAlways() {
-		if out, err := c.Approvals.GetApproval(ctx, &approvalsv1.GetApprovalRequest{Id: id}); err == nil { // else deciding says why not
+	if act.grant != nil {
+		out, err := c.Approvals.GetApproval(ctx, &approvalsv1.GetApprovalRequest{Id: id})
+		switch {
+		case err != nil: // deciding says why
+		case act.grant.onlyAlways():
 			act = alwaysOf(out.GetApproval())
+		default:
+			act.grant.pattern = patternFor(act.grant.pattern, out.GetApproval())
 		}
 	}
 	p, ok, err := daemonSource{c}.decide(ctx, act)

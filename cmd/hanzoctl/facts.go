@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -140,13 +139,10 @@ func allowing(p *approvalsv1.Approval) int {
 	return n
 }
 
-// keyText is the canonical form of a command, for people: its words, where it is written as a list of them.
+// keyText is the canonical form of a command, for people, in printable ASCII.
 func keyText(key string) string {
-	var words []string
-	if json.Unmarshal([]byte(key), &words) == nil && len(words) > 0 {
-		return Quote(words)
-	}
-	return strconv.QuoteToASCII(key)
+	ascii := strconv.QuoteToASCII(key)
+	return strings.ReplaceAll(ascii[1:len(ascii)-1], `\"`, `"`)
 }
 
 // matches reports whether an approval has a text in what a person would look for.

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"path"
 	"strconv"
 	"strings"
 	"time"
@@ -170,7 +171,7 @@ func (f *grantForm) take(now time.Time) error {
 		if len(words) == 0 && f.p.GetKeyRefused() != "" {
 			return errors.New("this command cannot be found again: give a pattern, or Esc and allow it once")
 		}
-		f.terms.pattern = words
+		f.terms.pattern = patternFor(words, f.p)
 	}
 	f.step, f.typed = confirm, ""
 	if len(f.terms.pattern) == 0 && f.p.GetKeyRefused() != "" {
@@ -267,6 +268,16 @@ func parseUntil(s string, now time.Time) (time.Time, error) {
 		return at, nil
 	}
 	return time.Time{}, fmt.Errorf("%q is no time: use 30m, 2h, 7d, 18:00 or 2006-01-02 15:04", s)
+}
+
+// patternFor names the program of a pattern as the approval does: by its path, where it was given by the
+// name that this path ends with.
+func patternFor(words []string, p *approvalsv1.Approval) []string {
+	argv := approvedArgv(p)
+	if len(words) == 0 || len(argv) == 0 || strings.ContainsAny(words[0], `/\*`) || path.Base(strings.ReplaceAll(argv[0], `\`, "/")) != words[0] {
+		return words
+	}
+	return append([]string{argv[0]}, words[1:]...)
 }
 
 // splitWords splits a pattern into words, at blanks outside of quotes: 'a b' and "a b" are one word, and
