@@ -31,6 +31,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
+	auditv1 "github.com/hanzoai/hanzod/gen/hanzo/audit/v1"
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
@@ -77,6 +78,7 @@ type Daemon struct {
 	logLines  []string
 	runs      [][]string
 	runsByID  map[string]*aRun
+	audit     auditLog
 	devices   []*devicesv1.Device
 	requests  []*devicesv1.PairingRequest
 	invites   map[string]*devicesv1.CreateInviteRequest // by secret
@@ -108,6 +110,7 @@ func New(t testing.TB) *Daemon {
 		logLines: []string{`{"level":"INFO","msg":"hanzod started"}`, `{"level":"INFO","msg":"node connected"}`},
 	}
 	d.pairDevices()
+	d.fillAudit()
 	d.setFile("", map[string]any{"version": 1.0, "defaults": map[string]any{}, "agents": map[string]any{}})
 	d.setFile(NodeID, map[string]any{"version": 1.0, "defaults": map[string]any{"security": "allowlist"}, "agents": map[string]any{}})
 	d.Start(t)
@@ -136,6 +139,7 @@ func (d *Daemon) Start(t testing.TB) {
 	approvalsv1.RegisterApprovalServiceServer(d.srv, d)
 	devicesv1.RegisterDeviceServiceServer(d.srv, deviceService{d: d})
 	runsv1.RegisterRunServiceServer(d.srv, runService{d: d})
+	auditv1.RegisterAuditServiceServer(d.srv, auditService{d: d})
 	go func(srv *grpc.Server, done chan struct{}) {
 		defer close(done)
 		_ = srv.Serve(l) // it ends with Stop

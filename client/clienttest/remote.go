@@ -28,6 +28,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
+	auditv1 "github.com/hanzoai/hanzod/gen/hanzo/audit/v1"
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
@@ -94,6 +95,7 @@ func (d *Daemon) Remote(t testing.TB) *Remote {
 	approvalsv1.RegisterApprovalServiceServer(srv, d)
 	devicesv1.RegisterDeviceServiceServer(srv, deviceService{d: d})
 	runsv1.RegisterRunServiceServer(srv, runService{d: d})
+	auditv1.RegisterAuditServiceServer(srv, auditService{d: d})
 	d.mu.Lock()
 	d.remote = r
 	d.mu.Unlock()

@@ -14,6 +14,7 @@ import (
 const (
 	exitFailed   = 1
 	exitUsage    = 2
+	exitBroken   = 65
 	exitNotFound = 66
 	exitNoDaemon = 69
 	exitConflict = 73
@@ -145,6 +146,8 @@ var hints = map[string]string{
 	"approvals.unknown":        "see what is pending with: hanzoctl approve",
 	"approvals.gone":           "see what is pending with: hanzoctl approve",
 	"approvals.grant_unknown":  "see the grants with: hanzoctl grants list --all",
+	"approvals.audit_unknown":  "see the rows with: hanzoctl audit list",
+	"approvals.audit_mark":     "see the mark of the newest row with: hanzoctl audit head",
 	"approvals.file_changed":   "read it again with: hanzoctl approvals get",
 }
 

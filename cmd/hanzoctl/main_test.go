@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -28,7 +29,7 @@ func TestMain(m *testing.M) {
 // the last standard output in a variable, "until NAME command…" runs a command until it prints something
 // and keeps that, "knock NAME PLATFORM" makes a device ask to be let in as a
 // node, "ask ID NAME" a client for a node id, "arrive ID [NAME]" connects a node, "later ID [NAME]" does
-// so while the next command runs.
+// so while the next command runs, "tamper SEQ" changes a row of the audit log behind the daemon's back.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
@@ -51,7 +52,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "capture": capture, "knock": knock, "ask": ask, "arrive": arrive, "later": later, "until": until,
+			"exits": exits, "capture": capture, "knock": knock, "ask": ask, "arrive": arrive, "later": later, "until": until, "tamper": tamper,
 		},
 	})
 }
@@ -89,6 +90,12 @@ func arrive(ts *testscript.TestScript, _ bool, args []string) {
 		return
 	}
 	daemonOf(ts).SetConnected(args[0], true)
+}
+
+func tamper(ts *testscript.TestScript, _ bool, args []string) {
+	seq, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	daemonOf(ts).Tamper(seq)
 }
 
 func later(ts *testscript.TestScript, _ bool, args []string) {
