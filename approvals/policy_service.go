@@ -295,6 +295,8 @@ func (s *PolicyService) conclude(out *Explanation, m MachineRuling, approved str
 			out.Text = "No rule is about it, so " + file + " decides, and it is not known: " + m.Why + "."
 			out.Rule, out.Where = "", ""
 		}
+	case m.Asked && m.Verdict == VerdictDeny && out.Verdict == VerdictAsk:
+		out.Text += " Even then " + file + " refuses it, by " + m.Rule + " at " + m.Where + ": " + m.Message + "."
 	case m.Asked && m.Verdict == VerdictDeny:
 		out.Verdict, out.Rule, out.Where = VerdictDeny, m.Rule, m.Where
 		out.Text = "It is refused by " + file + ": " + m.Message + "."
@@ -352,7 +354,7 @@ func (s *PolicyService) machine(ctx context.Context, q policy.Query, approved bo
 // readMachine reads the answer of a node. One of the original says what its file is and nothing more.
 func (s *PolicyService) readMachine(ctx context.Context, q policy.Query, answer []byte, agent *string, approved bool) MachineRuling {
 	var got map[string]json.RawMessage
-	if err := json.Unmarshal(answer, &got); err != nil || got["file"] == nil {
+	if err := json.Unmarshal(answer, &got); err != nil || got["file"] == nil && got["explain"] == nil {
 		return MachineRuling{Why: "its answer is no exec approvals file"}
 	}
 	word := func(m map[string]json.RawMessage, key string) string {

@@ -16,12 +16,15 @@ func (h *Host) getPolicy(r Request) Result {
 	snapshot, err := h.policy.SnapshotJSON()
 	asked, ok := explainOf(r.ParamsJSON)
 	e, able := h.policy.(explainer)
-	if err != nil || !ok || !able {
+	if !ok || !able {
 		return policyResult(snapshot, err)
 	}
-	argv, _, inline, err := h.policy.Command(asked["command"], nil)
-	if err != nil || len(argv) == 0 {
-		return policyResult(snapshot, nil)
+	argv, _, inline, bad := h.policy.Command(asked["command"], nil)
+	if bad != nil || len(argv) == 0 {
+		return policyResult(snapshot, err)
+	}
+	if err != nil { // a file that cannot be read has something to say all the same
+		snapshot = []byte(`{"exists":true}`)
 	}
 	env, _ := h.policy.Environment(h.env(), nil, inline)
 	cwd, path, approved := orEmpty(asked.text("cwd")), lookup(env, "PATH"), asked.isTrue("approved")
