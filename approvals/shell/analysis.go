@@ -1,6 +1,7 @@
 package shell
 
 import (
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -23,10 +24,13 @@ func (m Machine) Argv(argv []string) Analysis {
 	return a
 }
 
-// A resolver looks for executables, for each word once.
+// A resolver looks for executables: for each word once, and through the links of a directory once.
 type resolver struct {
 	machine Machine
 	found   map[string]location
+	dirs    []string // of PATH
+	real    map[string]string
+	once    bool // nothing need be remembered
 }
 
 type location struct{ path, real, candidate string }
@@ -57,9 +61,7 @@ func (r *resolver) line(text string) Analysis {
 			a.Segments = append(a.Segments, p.segs...)
 		}
 	}
-	if len(a.Segments) > 1 {
-		r.found = make(map[string]location, len(a.Segments))
-	}
+	r.once = len(a.Segments) == 1
 	for i := range a.Segments {
 		r.resolve(&a.Segments[i])
 	}
@@ -90,28 +92,70 @@ func (r *resolver) argv(argv []string) Analysis {
 func (r *resolver) resolve(seg *Segment) {
 	seg.Wrappers, seg.Effective, seg.Blocked = unwrapAll(seg.Argv)
 	seg.Executable = trim(seg.Effective[0])
-	at, known := r.found[seg.Executable]
-	if !known {
-		at = r.machine.find(seg.Executable)
-		if r.found != nil {
-			r.found[seg.Executable] = at
-		}
-	}
+	at := r.find(seg.Executable)
 	seg.Path, seg.RealPath, seg.candidate = at.path, at.real, at.candidate
 }
 
 // find locates an executable.
-func (m Machine) find(word string) (at location) {
-	path, ok := m.Locate(word)
-	if !ok {
-		at.candidate = m.candidate(word)
+func (r *resolver) find(word string) (at location) {
+	at, known := r.found[word]
+	if known {
 		return at
 	}
-	at.path, at.candidate = path, path
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		at.real = real
+	path, ok := "", false
+	if bare(word) {
+		if r.dirs == nil {
+			r.dirs = r.machine.pathDirs()
+		}
+		path, ok = search(r.dirs, word)
+	} else {
+		path, ok = r.machine.Locate(word)
 	}
+	if ok {
+		at = location{path: path, candidate: path, real: r.realPath(path)}
+	} else {
+		at.candidate = r.machine.candidate(word)
+	}
+	if r.once {
+		return at
+	}
+	if r.found == nil {
+		r.found = map[string]location{}
+	}
+	r.found[word] = at
 	return at
+}
+
+// bare reports whether a word is a name that is looked for in PATH as it is.
+func bare(word string) bool {
+	return word != "" && word[0] != '~' && !strings.ContainsAny(word, "/\x00") && strings.IndexByte(word, filepath.Separator) < 0
+}
+
+// realPath follows links; "" is a failure.
+func (r *resolver) realPath(path string) string {
+	dir, name := filepath.Split(path)
+	real, known := r.real[dir]
+	if !known && name != "" && name != "." && name != ".." {
+		var err error
+		if real, err = filepath.EvalSymlinks(dir); err != nil {
+			return ""
+		}
+		if r.real == nil {
+			r.real = map[string]string{}
+		}
+		r.real[dir] = real
+	}
+	if real != "" {
+		path = filepath.Join(real, name)
+		if fi, err := os.Lstat(path); err == nil && fi.Mode()&os.ModeSymlink == 0 {
+			return path
+		}
+	}
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return ""
+	}
+	return path
 }
 
 // candidate is where a word that is a path leads, whether or not something is there; "" for a name.
@@ -192,7 +236,7 @@ const maxAlways = 3
 // they run, also within wrappers and inline shells (nodes-approvals.md §3.11). None means that they
 // cannot be allowed for good.
 func (m Machine) AllowAlways(segments []Segment) []string {
-	r := resolver{machine: m, found: map[string]location{}}
+	r := resolver{machine: m}
 	var out []string
 	for _, s := range segments {
 		out = r.always(out, s.Argv, 0)
@@ -216,11 +260,7 @@ func (r *resolver) always(out, argv []string, depth int) []string {
 		return out
 	}
 	word := trim(argv[0])
-	at, known := r.found[word]
-	if !known {
-		at = r.machine.find(word)
-		r.found[word] = at
-	}
+	at := r.find(word)
 	if at.candidate == "" {
 		return out
 	}

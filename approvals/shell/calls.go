@@ -1,6 +1,7 @@
 package shell
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -192,7 +193,12 @@ func (c *caller) inside(words []string, moved bool, depth int) {
 // callParsers are kept, because making one costs as much as parsing a line.
 var callParsers = sync.Pool{New: func() any { return syntax.NewParser(syntax.Variant(syntax.LangBash)) }}
 
+var errNested = errors.New("the text has too much in it that may nest")
+
 func parseCalls(text string) (*syntax.File, error) {
+	if nests(text) {
+		return nil, errNested
+	}
 	p, _ := callParsers.Get().(*syntax.Parser)
 	defer callParsers.Put(p)
 	return p.Parse(strings.NewReader(text), "")

@@ -43,6 +43,7 @@ type lineParser struct {
 	src    bytes.Reader
 	copy   []byte
 	atoms  []atom
+	quote  string // what an open quote began with
 }
 
 // leaf is one simple command of a tree.
@@ -69,51 +70,100 @@ func readLine(text string) (pieces []piece, exact, heredoc bool, reason string) 
 	p := linePool.Get().(*lineParser)
 	defer linePool.Put(p)
 
-	leaves, reason := p.parse(text, false)
-	if !startsHeredoc(text) {
-		if reason != "" {
-			return nil, false, false, reason
-		}
-		exact = !strings.ContainsFunc(text, odd)
-		for _, l := range leaves {
-			if l.op != "|" {
-				pieces = append(pieces, piece{})
-			}
-			last := &pieces[len(pieces)-1]
-			if last.reason != "" {
-				continue
-			}
-			seg, ok, why := p.segment(text, l)
-			if why != "" {
-				last.reason, last.segs = why, nil
-				continue
-			}
-			last.segs = append(last.segs, seg)
-			exact = exact && ok
-		}
-		return pieces, exact, false, ""
+	// White space around the parts of a chain is none of theirs, but where there is no chain a line end
+	// is part of the one command.
+	inner := trim(text)
+	leaves, open, reason := p.chain(inner)
+	chained := slices.ContainsFunc(leaves, func(l leaf) bool { return l.op != "" && l.op != "|" })
+	if reason != "" {
+		return nil, false, false, reason
 	}
+	if startsHeredoc(inner) {
+		return p.heredocs(text, inner, leaves, chained), false, true, ""
+	}
+	if i := strings.Index(text, inner); !chained && (strings.ContainsAny(text[:i], "\n\r") || strings.ContainsAny(text[i+len(inner):], "\n\r")) {
+		return nil, false, false, "unsupported shell token: newline"
+	}
+	exact = !strings.ContainsFunc(text, odd)
+	for i, l := range leaves {
+		if l.op != "|" {
+			pieces = append(pieces, piece{})
+		}
+		last := &pieces[len(pieces)-1]
+		if last.reason != "" {
+			continue
+		}
+		if i >= open {
+			last.reason, last.segs = openEnd, nil
+			continue
+		}
+		seg, ok, why := p.segment(inner, l)
+		if why != "" {
+			last.reason, last.segs = why, nil
+			continue
+		}
+		last.segs = append(last.segs, seg)
+		exact = exact && ok
+	}
+	return pieces, exact, false, ""
+}
 
-	// The chain is split without knowing of here-documents; each of its parts then has its own. A line
-	// that cannot be split is one part.
-	parts := []leaf{{to: len(text)}}
-	if reason == "" {
-		parts = parts[:0]
-		for _, l := range leaves {
-			if l.op != "|" || len(parts) == 0 {
-				parts = append(parts, leaf{op: l.op, from: l.from})
+// chain parses a text without here-documents. The leaves from open on stand in a last part that does not
+// end: those before it are judged by themselves.
+func (p *lineParser) chain(text string) (leaves []leaf, open int, reason string) {
+	leaves, reason = p.parse(text, false)
+	open = len(leaves)
+	end := ""
+	switch {
+	case reason == openEnd:
+		end = p.quote
+		if end == `"` && (len(text)-len(strings.TrimRight(text, `\`)))%2 == 1 {
+			end = `""`
+		}
+	case reason != "" && (len(text)-len(strings.TrimRight(text, "|")))%2 == 1:
+		end = " %"
+	default:
+		return leaves, open, reason
+	}
+	var why string
+	if leaves, why = p.parse(text+end, false); why != "" {
+		return nil, 0, reason
+	}
+	open = len(leaves) - 1
+	for open > 0 && leaves[open].op == "|" {
+		open--
+	}
+	leaves[len(leaves)-1].to = len(text)
+	return leaves, open, ""
+}
+
+// heredocs reads a line that has here-documents. The chain is split without knowing of them; each of its parts
+// then has its own. A line without a chain is one part.
+func (p *lineParser) heredocs(text, inner string, leaves []leaf, chained bool) []piece {
+	parts := []leaf{{}}
+	texts := []string{text}
+	if chained {
+		parts, texts = parts[:0], texts[:0]
+		for i, l := range leaves {
+			if l.op == "|" {
+				continue
 			}
-			parts[len(parts)-1].to = l.to
+			to := l.to
+			for j := i + 1; j < len(leaves) && leaves[j].op == "|"; j++ {
+				to = leaves[j].to
+			}
+			parts, texts = append(parts, l), append(texts, trim(inner[l.from:to]))
 		}
 	}
-	for _, part := range parts {
-		segs, why := p.withHeredocs(text[part.from:part.to])
+	var pieces []piece
+	for i, part := range parts {
+		segs, why := p.withHeredocs(texts[i])
 		if len(segs) > 0 {
 			segs[0].Op = part.op
 		}
 		pieces = append(pieces, piece{segs: segs, reason: why})
 	}
-	return pieces, false, true, ""
+	return pieces
 }
 
 // withHeredocs reads one part of a chain that may have here-documents.
@@ -228,7 +278,11 @@ func (p *lineParser) parse(text string, heredocs bool) ([]leaf, string) {
 	p.src.Reset(p.copy)
 	file, err := p.parser.Parse(&p.src, "")
 	if err != nil {
-		return nil, parseReason(err)
+		reason := parseReason(err)
+		if p.quote = "'"; strings.Contains(err.Error(), `"`) {
+			p.quote = `"`
+		}
+		return nil, reason
 	}
 	if len(file.Stmts) == 0 || len(file.Last) > 0 {
 		return nil, "empty command"
@@ -304,21 +358,27 @@ func (p *lineParser) segment(text string, l leaf) (seg Segment, exact bool, reas
 		return Segment{}, false, reason
 	}
 	exact = true
-	end, first := -1, true
 	argv := make([]string, 0, len(atoms))
 	literal := len(atoms) > 0 && (text[atoms[0].from:atoms[0].to] != atoms[0].value || !slices.Contains(reserved, atoms[0].value))
-	for _, a := range atoms {
-		exact = exact && a.exact
-		if len(argv) == 0 || len(argv) == 1 && a.from == end {
-			literal = literal && !a.expands
+	for i := 0; i < len(atoms); {
+		word, n := atoms[i].value, 1 // atoms that touch are one word
+		for i+n < len(atoms) && atoms[i+n].from == atoms[i+n-1].to {
+			n++
 		}
-		if a.from == end {
-			argv[len(argv)-1] += a.value
-		} else {
-			argv = append(argv, a.value)
+		if n > 1 {
+			var b strings.Builder
+			for _, a := range atoms[i : i+n] {
+				b.WriteString(a.value)
+			}
+			word = b.String()
 		}
-		end = a.to
+		for _, a := range atoms[i : i+n] {
+			exact = exact && a.exact
+			literal = literal && (i > 0 || !a.expands)
+		}
+		argv, i = append(argv, word), i+n
 	}
+	first := true
 	for _, w := range argv {
 		if w == "" {
 			exact = false
@@ -332,7 +392,11 @@ func (p *lineParser) segment(text string, l leaf) (seg Segment, exact bool, reas
 	if len(argv) == 0 {
 		return Segment{}, false, "unable to parse shell segment"
 	}
-	seg = Segment{Raw: trim(text[l.from:l.to]), Op: l.op, Argv: argv, literal: literal}
+	raw := trim(text[l.from:l.to])
+	if strings.HasSuffix(raw, `\`) && strings.Index(text[l.from:l.to], raw)+l.from+len(raw) < atoms[len(atoms)-1].to {
+		return Segment{}, false, openEnd // a protected blank at the end
+	}
+	seg = Segment{Raw: raw, Op: l.op, Argv: argv, literal: literal}
 	return seg, exact && !evaluates(argv[0]), ""
 }
 
@@ -614,7 +678,8 @@ func flat(out []byte, text string, heredocs bool) ([]byte, bool) {
 		}
 		stand = never[i]
 	}
-	slashes := 0 // backslashes right before i
+	slashes := 0    // backslashes right before i
+	joined := false // nothing but white space stands between what joins a chain and i
 	for i := 0; i < len(text); {
 		c := text[i]
 		n := 1
@@ -634,13 +699,25 @@ func flat(out []byte, text string, heredocs bool) ([]byte, bool) {
 		case actBlank:
 			out = append(out, ' ')
 		case actLineBreak:
-			if heredocs {
+			switch {
+			case heredocs:
 				out = append(out, c)
-			} else {
+			case joined:
+				out = append(out, ' ')
+			default:
 				out = append(out, stand)
 			}
 		case actOperator:
 			n, out = flatOperator(out, text[i:], stand, slashes%2 == 1, heredocs)
+			if slashes%2 == 0 && !heredocs && isChain(out[i:]) {
+				// Line ends around it are white space.
+				for j := i - 1; j >= 0 && bytes.IndexByte(flatBlanks, out[j]) >= 0 || j >= 0 && isLineEnd(text[j]); j-- {
+					out[j] = ' '
+				}
+				joined = true
+				i += n
+				continue
+			}
 		case actWide:
 			var r rune
 			r, n = utf8.DecodeRuneInString(text[i:])
@@ -663,8 +740,18 @@ func flat(out []byte, text string, heredocs bool) ([]byte, bool) {
 			slashes = 0
 		}
 		i += n
+		joined = joined && out[len(out)-1] == ' ' || joined && c == '\t'
 	}
 	return out, true
+}
+
+var flatBlanks = []byte(" \t")
+
+func isLineEnd(c byte) bool { return c == '\n' || c == '\r' }
+
+// isChain reports whether what was copied joins the parts of a chain.
+func isChain(op []byte) bool {
+	return bytes.HasPrefix(op, []byte("&&")) || bytes.HasPrefix(op, []byte("||")) || op[0] == ';'
 }
 
 // flatOperator copies the operator that s starts with.
@@ -673,7 +760,7 @@ func flatOperator(out []byte, s string, stand byte, escaped, heredocs bool) (int
 		return 1, append(out, s[0])
 	}
 	run := 1
-	for run < len(s) && s[run] == s[0] {
+	for run < len(s) && s[run] == s[0] && (run < 3 || s[0] != '<') {
 		run++
 	}
 	switch s[0] {
@@ -732,18 +819,20 @@ var flatActs = func() (t [256]uint8) {
 	for _, c := range "\r\n" {
 		t[c] = actLineBreak
 	}
-	for _, c := range "<&|" {
+	for _, c := range "<&|;" {
 		t[c] = actOperator
 	}
 	return t
 }()
+
+const openEnd = "unterminated shell quote/escape"
 
 // parseReason says in words why the parser gave up.
 func parseReason(err error) string {
 	text := err.Error()
 	switch {
 	case strings.Contains(text, "quote"):
-		return "unterminated shell quote/escape"
+		return openEnd
 	case strings.Contains(text, "here-document"):
 		return "unterminated heredoc"
 	}

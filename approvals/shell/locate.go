@@ -28,11 +28,35 @@ func (m Machine) Locate(word string) (path string, ok bool) {
 		}
 		return executable(word)
 	}
-	for _, dir := range filepath.SplitList(m.Path) {
+	return search(m.pathDirs(), word)
+}
+
+// pathDirs are the directories of Path in order, each once.
+func (m Machine) pathDirs() []string {
+	dirs := filepath.SplitList(m.Path)
+	kept := dirs[:0]
+	for _, dir := range dirs {
 		if dir = trim(dir); !filepath.IsAbs(dir) {
 			continue
 		}
-		if p, ok := executable(filepath.Join(dir, word)); ok {
+		if dir = filepath.Clean(dir); !slices.Contains(kept, dir) {
+			kept = append(kept, dir)
+		}
+	}
+	return kept
+}
+
+// search finds a name in clean directories.
+func search(dirs []string, name string) (string, bool) {
+	plain := name != "." && name != ".."
+	for _, dir := range dirs {
+		var path string
+		if plain && dir[len(dir)-1] != filepath.Separator {
+			path = dir + string(filepath.Separator) + name
+		} else {
+			path = filepath.Join(dir, name)
+		}
+		if p, ok := executable(path); ok {
 			return p, true
 		}
 	}
@@ -42,8 +66,7 @@ func (m Machine) Locate(word string) (path string, ok bool) {
 // executable returns the path, on Windows with the extension that makes it one.
 func executable(path string) (string, bool) {
 	if runtime.GOOS != "windows" {
-		fi, err := os.Stat(path)
-		return path, err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0
+		return path, runnable(path)
 	}
 	exts := []string{".exe", ".cmd", ".bat", ".com"}
 	if env := os.Getenv("PATHEXT"); env != "" {

@@ -49,7 +49,7 @@ func commandsIn(text string) (inner [][]string, why string) {
 	if len(text) > MaxText {
 		return nil, "the line that it is given is too long to be read"
 	}
-	file, err := syntax.NewParser(syntax.Variant(syntax.LangBash)).Parse(strings.NewReader(text), "")
+	file, err := parseCalls(text)
 	if err != nil {
 		return nil, "the line that it is given cannot be read"
 	}
