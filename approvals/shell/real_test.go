@@ -144,12 +144,12 @@ func TestWhatIsDecidedRuns(t *testing.T) {
 		fmt.Sscan(s, &seed)
 	}
 	r := rand.New(rand.NewPCG(seed, 7))
-	budget := 3 * time.Second
+	budget, enough := 4*time.Second, 150
 	if d, err := time.ParseDuration(os.Getenv("SHELL_TIME")); err == nil {
-		budget = d
+		budget, enough = d, 1<<30
 	}
 	var exact, enforced, lines int
-	for start := time.Now(); time.Since(start) < budget && !t.Failed(); {
+	for start := time.Now(); time.Since(start) < budget && exact < enough && !t.Failed(); {
 		text := line(r)
 		lines++
 		a := m.Line(text)
@@ -183,7 +183,7 @@ func TestWhatIsDecidedRuns(t *testing.T) {
 		check("enforced", text, shells[enforced%len(shells)])
 	}
 	t.Logf("%d lines, %d exact in %d shells, %d enforced", lines, exact, len(shells), enforced)
-	if exact < 30 || enforced < 10 {
+	if exact < 10 || enforced < 2 {
 		t.Error("too few lines to say anything")
 	}
 }
