@@ -55,7 +55,7 @@ func (s *Service) wrote(nodeID string, payload []byte) {
 		Offset   int64
 		Data     []byte // base64
 	}
-	if json.Unmarshal(payload, &p) != nil || p.Offset < 0 || len(p.Data) == 0 || len(p.Data) > maxOutputPiece {
+	if json.Unmarshal(payload, &p) != nil || p.Offset < 0 || len(p.Data) > maxOutputPiece {
 		return
 	}
 	if s.pending.watched(p.InvokeID, nodeID) {

@@ -10,7 +10,7 @@ const (
 )
 
 // Chunk is something that a command wrote. Offset is how many bytes of the stream stand before it; a
-// reader that saw fewer missed some.
+// reader that saw fewer missed some. Without Data it says only that.
 type Chunk struct {
 	Stream Stream
 	Offset int64
@@ -31,7 +31,7 @@ func newTail() *tail { return &tail{ends: map[Stream]int64{}} }
 // add takes a chunk that is no older than what is there; an older one, which a node may make up, is
 // left out.
 func (t *tail) add(c Chunk) bool {
-	if len(c.Data) == 0 || c.Offset < t.ends[c.Stream] {
+	if c.Offset < t.ends[c.Stream] || len(c.Data) == 0 && c.Offset == t.ends[c.Stream] {
 		return false
 	}
 	t.ends[c.Stream] = c.Offset + int64(len(c.Data))

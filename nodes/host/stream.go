@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 )
@@ -28,7 +29,7 @@ type piece struct {
 	Stream   string `json:"stream"`
 	// Offset is how many bytes of the stream stand before it.
 	Offset int64  `json:"offset"`
-	Data   []byte `json:"data"` // base64
+	Data   []byte `json:"data"` // base64; empty in a last piece, when the end of the stream was not sent
 }
 
 // tap sends the output of one command while it runs. Writing to it does not block.
@@ -40,6 +41,7 @@ type tap struct {
 	queue   []piece
 	bytes   int
 	offsets map[string]int64
+	sent    map[string]int64 // up to where; of send alone
 	closed  bool
 	wake    chan struct{} // has room for one
 	done    chan struct{}
@@ -47,7 +49,7 @@ type tap struct {
 
 // newTap starts to send; close ends it.
 func newTap(r Request, runID string) *tap {
-	t := &tap{invokeID: r.ID, runID: runID, emit: r.Emit, offsets: map[string]int64{}, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	t := &tap{invokeID: r.ID, runID: runID, emit: r.Emit, offsets: map[string]int64{}, sent: map[string]int64{}, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	go t.send()
 	return t
 }
@@ -93,10 +95,19 @@ func (t *tap) send() {
 		switch {
 		case next != nil:
 			t.emit(outputEvent, string(encode(next)))
+			t.sent[next.Stream] = next.Offset + int64(len(next.Data))
 			if !closed {
 				time.Sleep(pieceGap)
 			}
 		case closed:
+			t.mu.Lock()
+			ends := maps.Clone(t.offsets)
+			t.mu.Unlock()
+			for stream, end := range ends {
+				if end > t.sent[stream] {
+					t.emit(outputEvent, string(encode(piece{InvokeID: t.invokeID, RunID: t.runID, Stream: stream, Offset: end, Data: []byte{}})))
+				}
+			}
 			return
 		default:
 			<-t.wake

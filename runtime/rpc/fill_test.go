@@ -17,13 +17,16 @@ import (
 	"github.com/hanzoai/hanzod/approvals"
 	"github.com/hanzoai/hanzod/approvals/audit"
 	"github.com/hanzoai/hanzod/approvals/policy"
+	"github.com/hanzoai/hanzod/errs"
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
 	auditv1 "github.com/hanzoai/hanzod/gen/hanzo/audit/v1"
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
+	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes"
+	"github.com/hanzoai/hanzod/runs"
 )
 
 // The fill tests hold every codec to every field. A value with all fields set is converted; then
@@ -77,6 +80,15 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 		out("approvals.AuditEnds", auditHeadToProto),
 		out("audit.Report", func(r audit.Report) (*auditv1.Report, error) { return reportToProto(r), nil }),
 		out("audit.Row", exportedToProto),
+		out("runs.Run", func(r runs.Run) (*runsv1.Run, error) { return s.runToProto(r), nil },
+			// Values of the environment are never shown.
+			"Env",
+			// requested_by is the strongest of these.
+			"Requester.Paired", "Requester.TokenID", "Requester.Principal", "Requester.ConnID", "Requester.Scopes[0]",
+			"Requester.ClientID", "Requester.DisplayName", "Requester.Local",
+			// Who asked knows them, and Tried is between the daemon and itself.
+			"Timeout", "ApprovalTimeout", "WaitForNode", "Tried"),
+		out("runs.Chunk", func(c runs.Chunk) (*runsv1.Output, error) { return outputToProto(c), nil }),
 		out("policy.Snapshot", policyToProto),
 		out("approvals.RulesOut", func(r approvals.RulesOut) (*approvalsv1.Rules, error) { return rulesToProto(r), nil }, "State.Text"), // the text is that of the file
 		out("approvals.Explanation", explanationToProto,
@@ -162,6 +174,15 @@ func fill(t *testing.T, v reflect.Value, path string, n *int) {
 		return
 	case v.Type() == reflect.TypeFor[approvals.State]():
 		v.SetString(string(approvals.Denied))
+		return
+	case v.Type() == reflect.TypeFor[runs.State]():
+		v.SetString(string(runs.Denied))
+		return
+	case v.Type() == reflect.TypeFor[runs.Stream]():
+		v.SetString(string(runs.Stderr))
+		return
+	case v.Type() == reflect.TypeFor[errs.Class]():
+		v.Set(reflect.ValueOf(errs.Denied))
 		return
 	case v.Type() == reflect.TypeFor[approvals.GrantState]():
 		v.SetString(string(approvals.GrantUsed))
@@ -323,6 +344,9 @@ func TestInboundCarriesEveryField(t *testing.T) {
 		in("GetNodePolicyFileRequest", nodeIDFromProto),
 		in("SetNodePolicyFileRequest", setNodeFileFromProto),
 		in("GetHealthRequest", healthFromProto),
+		in("StartRunRequest", startRunFromProto), in("ListRunsRequest", listRunsFromProto),
+		in("GetRunRequest", idFromProto[*runsv1.GetRunRequest]), in("WaitRunRequest", idFromProto[*runsv1.WaitRunRequest]),
+		in("KillRunRequest", idFromProto[*runsv1.KillRunRequest]),
 		in("ApprovePairingRequest", approvePairingFromProto),
 		in("RejectPairingRequest", rejectPairingFromProto),
 		in("RemoveDeviceRequest", removeDeviceFromProto),
@@ -382,6 +406,8 @@ func fillMessage(t *testing.T, m protoreflect.Message, n *int) {
 		switch {
 		case f.IsMap():
 			m.Mutable(f).Map().Set(text.MapKey(), text)
+		case f.IsList() && f.Kind() == protoreflect.EnumKind:
+			m.Mutable(f).List().Append(protoreflect.ValueOfEnum(1))
 		case f.IsList():
 			m.Mutable(f).List().Append(text)
 		case f.Message() != nil:

@@ -112,7 +112,7 @@ func TestRunFlood(t *testing.T) {
 		if err != nil || len(out.Stdout)+len(out.Stderr) < 200_000 || len(out.Stdout) > 200_100 {
 			t.Errorf("%d bytes, %v", len(out.Stdout), err)
 		}
-		if got := int64(c.out[0].Len()) + c.missing[0]; got > bytes || c.missing[0] == 0 || c.out[0].Len() < 200_000 {
+		if got := int64(c.out[0].Len()) + c.missing[0]; got != bytes || c.missing[0] == 0 || c.out[0].Len() < 200_000 {
 			t.Errorf("%d bytes seen, %d missing, of %d", c.out[0].Len(), c.missing[0], bytes)
 		}
 		if took := time.Since(start); took > patience {

@@ -1131,7 +1131,7 @@ type Output struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Stream Output_Stream          `protobuf:"varint,1,opt,name=stream,proto3,enum=hanzo.runs.v1.Output_Stream" json:"stream,omitempty"`
 	// How many bytes of the stream stand before it. A reader that has seen fewer missed some: the
-	// command is never slowed for who watches it.
+	// command is never slowed for who watches it. Without data it says only that.
 	Offset        int64  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
 	Data          []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
 	unknownFields protoimpl.UnknownFields
