@@ -368,6 +368,7 @@ var (
 	ErrRunEnvMissing = errs.Define(errs.Denied, "approvals.run_env_missing", "the approval covers no environment overrides")
 	ErrRunEnv        = errs.Define(errs.Denied, "approvals.run_env", "the environment overrides are not the approved ones")
 	ErrRunEnvTwice   = errs.Define(errs.Denied, "approvals.run_env_twice", "two environment overrides have the same name but for blanks around it; leave one out")
+	ErrRunParams     = errs.Define(errs.Invalid, "approvals.run_params", "the parameters of the run are no JSON")
 	ErrRunUnbound    = errs.Define(errs.Denied, "approvals.run_unbound", "the approval was given without the files that this node binds; ask for a new one")
 	ErrRunRequired   = errs.Define(errs.Denied, "approvals.run_required", "the run is not approved")
 	ErrRunRevoked    = errs.Define(errs.Denied, "approvals.run_revoked", "the grant that allowed the run was revoked")

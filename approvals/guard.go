@@ -134,6 +134,9 @@ func (p *runParams) claims() bool {
 // gets exactly what was approved, or nothing (nodes-approvals.md §2.3). A use is on disk before it
 // returns, whoever lets it run; how it ends is told to what comes with the parameters.
 func (s *Service) GuardRun(ctx context.Context, c identity.Caller, nodeID string, params []byte) ([]byte, func(sent bool, answer []byte, err error), error) {
+	if len(params) > 0 && !json.Valid(params) {
+		return nil, nil, ErrRunParams // a more lenient reader could find a claim in it
+	}
 	p, ok := parseRun(params)
 	if ok && p.claims() {
 		return s.guardApproved(ctx, c, nodeID, p)

@@ -365,6 +365,7 @@ var words = map[string]wording{
 
 	approvals.ErrRunEnvTwice.Code: runRefusal("APPROVAL_ENV_MISMATCH", "approval id env binding mismatch"),
 	approvals.ErrRunUnbound.Code:  runRefusal("APPROVAL_FILES_UNBOUND", "approval covers no files; request a new one"),
+	approvals.ErrRunParams.Code:   ownText,
 	approvals.ErrNodeSilent.Code:  ownText,
 	approvals.ErrNotPrepared.Code: ownText,
 	approvals.ErrNodeBinding.Code: ownText,
