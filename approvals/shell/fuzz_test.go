@@ -2,6 +2,8 @@ package shell
 
 import (
 	"encoding/json"
+	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -91,32 +93,34 @@ func FuzzLine(f *testing.F) {
 		f.Add(l, "windows")
 	}
 	m, list := fuzzMachine(f)
-	f.Fuzz(func(t *testing.T, text, platform string) {
-		m := m
-		m.Platform = platform
-		begin := time.Now()
-		a := m.Line(text)
-		c, why := m.Permit(a, list)
-		Signs(text)
-		if took := time.Since(begin); took > slow {
-			t.Fatalf("%v for %d bytes", took, len(text))
+	f.Fuzz(func(t *testing.T, text, platform string) { checkLine(t, m, list, text, platform) })
+}
+
+func checkLine(t *testing.T, m Machine, list List, text, platform string) {
+	t.Helper()
+	m.Platform = platform
+	begin := time.Now()
+	a := m.Line(text)
+	c, why := m.Permit(a, list)
+	Signs(text)
+	if took := time.Since(begin); took > slow {
+		t.Fatalf("%v for %d bytes", took, len(text))
+	}
+	checkAnalysis(t, m, a, c, why)
+	if why != "" {
+		return
+	}
+	if len(Signs(text)) > 0 || a.Heredoc || strings.ContainsRune(text, 0) && a.Exact {
+		t.Fatalf("%q is permitted", text)
+	}
+	enforced, refused := m.Enforced(a)
+	if refused != "" {
+		if !m.windows() {
+			t.Fatalf("%q is permitted and has no text to run: %s", text, refused)
 		}
-		checkAnalysis(t, m, a, c, why)
-		if why != "" {
-			return
-		}
-		if len(Signs(text)) > 0 || a.Heredoc || strings.ContainsRune(text, 0) && a.Exact {
-			t.Fatalf("%q is permitted", text)
-		}
-		enforced, refused := m.Enforced(a)
-		if refused != "" {
-			if !m.windows() {
-				t.Fatalf("%q is permitted and has no text to run: %s", text, refused)
-			}
-			return
-		}
-		checkEnforced(t, a, enforced)
-	})
+		return
+	}
+	checkEnforced(t, a, enforced)
 }
 
 // FuzzArgv: the words of an argv that is permitted run as they are.
@@ -126,35 +130,38 @@ func FuzzArgv(f *testing.F) {
 		f.Add(strings.Join(a, "\x00"))
 	}
 	m, list := fuzzMachine(f)
-	f.Fuzz(func(t *testing.T, joined string) {
-		argv := strings.Split(joined, "\x00")
-		begin := time.Now()
-		a := m.Argv(argv)
-		c, why := m.Permit(a, list)
-		m.AllowAlways(a.Segments)
-		FindInline(argv)
-		if took := time.Since(begin); took > slow {
-			t.Fatalf("%v for %d bytes", took, len(joined))
-		}
-		checkAnalysis(t, m, a, c, why)
-		if why != "" {
-			return
-		}
-		s := a.Segments[0]
-		planned := s.Planned()
-		if planned == nil || !slices.Equal(planned[1:], s.Effective[1:]) || trim(argv[0]) == "" {
-			t.Fatalf("%q runs %q", argv, planned)
-		}
-		if kept := slices.DeleteFunc(slices.Clone(argv), func(w string) bool { return trim(w) == "" }); !slices.Equal(s.Argv, kept) {
-			t.Fatalf("%q is read as %q", argv, s.Argv)
-		}
-		if len(s.Wrappers) == 0 && !slices.Equal(s.Effective, s.Argv) || !slices.Equal(s.Argv[len(s.Argv)-len(s.Effective):], s.Effective) {
-			t.Fatalf("%q has within %q", s.Argv, s.Effective)
-		}
-		if _, inline := FindInline(argv); inline {
-			t.Fatalf("%q is an inline shell", argv)
-		}
-	})
+	f.Fuzz(func(t *testing.T, joined string) { checkArgv(t, m, list, joined) })
+}
+
+func checkArgv(t *testing.T, m Machine, list List, joined string) {
+	t.Helper()
+	argv := strings.Split(joined, "\x00")
+	begin := time.Now()
+	a := m.Argv(argv)
+	c, why := m.Permit(a, list)
+	m.AllowAlways(a.Segments)
+	FindInline(argv)
+	if took := time.Since(begin); took > slow {
+		t.Fatalf("%v for %d bytes", took, len(joined))
+	}
+	checkAnalysis(t, m, a, c, why)
+	if why != "" {
+		return
+	}
+	s := a.Segments[0]
+	planned := s.Planned()
+	if planned == nil || !slices.Equal(planned[1:], s.Effective[1:]) || trim(argv[0]) == "" {
+		t.Fatalf("%q runs %q", argv, planned)
+	}
+	if kept := slices.DeleteFunc(slices.Clone(argv), func(w string) bool { return trim(w) == "" }); !slices.Equal(s.Argv, kept) {
+		t.Fatalf("%q is read as %q", argv, s.Argv)
+	}
+	if len(s.Wrappers) == 0 && !slices.Equal(s.Effective, s.Argv) || !slices.Equal(s.Argv[len(s.Argv)-len(s.Effective):], s.Effective) {
+		t.Fatalf("%q has within %q", s.Argv, s.Effective)
+	}
+	if _, inline := FindInline(argv); inline {
+		t.Fatalf("%q is an inline shell", argv)
+	}
 }
 
 func checkAnalysis(t *testing.T, m Machine, a Analysis, c Coverage, why string) {
@@ -186,7 +193,7 @@ func checkAnalysis(t *testing.T, m Machine, a Analysis, c Coverage, why string) 
 // words those that were decided on.
 func checkEnforced(t *testing.T, a Analysis, enforced string) {
 	t.Helper()
-	if !utf8.ValidString(enforced) || strings.ContainsRune(enforced, 0) {
+	if !utf8.ValidString(enforced) || strings.ContainsAny(enforced, "\x00\r") {
 		return // what a shell does with such bytes is not the parser's to say; TestWhatIsDecidedRuns asks real shells
 	}
 	file, err := syntax.NewParser(syntax.Variant(syntax.LangPOSIX)).Parse(strings.NewReader(enforced), "")
@@ -242,52 +249,55 @@ func FuzzMatch(f *testing.F) {
 	f.Add(`/a\\b`, "/a/b")
 	f.Add("/a/**", "/a/../b")
 	f.Add("/*K*", "/\u212a")
-	f.Fuzz(func(t *testing.T, pattern, target string) {
-		m := Machine{Platform: "linux", Home: "/home/u"}
-		begin := time.Now()
-		got := m.Match(pattern, target)
-		if took := time.Since(begin); took > slow {
-			t.Fatalf("%v", took)
+	f.Fuzz(checkMatch)
+}
+
+func checkMatch(t *testing.T, pattern, target string) {
+	t.Helper()
+	m := Machine{Platform: "linux", Home: "/home/u"}
+	begin := time.Now()
+	got := m.Match(pattern, target)
+	if took := time.Since(begin); took > slow {
+		t.Fatalf("%v", took)
+	}
+	if !utf8.ValidString(pattern+target) || len(pattern) > 200 || len(target) > 200 {
+		return
+	}
+	for _, r := range pattern + target {
+		if r >= 0x80 {
+			return // letters of other scripts and characters of two units have rules of their own
 		}
-		if !utf8.ValidString(pattern+target) || len(pattern) > 200 || len(target) > 200 {
-			return
+	}
+	p := trim(pattern)
+	if p == "" || !strings.ContainsAny(p, `/\~`) || filepath.Clean(target) != target {
+		if got {
+			t.Fatalf("%q matches %q", pattern, target)
 		}
-		for _, r := range pattern + target {
-			if r >= 0x80 {
-				return // letters of other scripts and characters of two units have rules of their own
-			}
+		return
+	}
+	if p == "~" || strings.HasPrefix(p, "~/") || strings.HasPrefix(p, `~\`) {
+		p = m.Home + p[1:]
+	}
+	p, target = strings.ReplaceAll(p, `\\`, "/"), strings.ReplaceAll(target, `\\`, "/")
+	var re strings.Builder
+	re.WriteString(`(?is)\A`)
+	for i := 0; i < len(p); i++ {
+		switch {
+		case p[i] == '*' && i+1 < len(p) && p[i+1] == '*':
+			re.WriteString(`[^\n\r]*`)
+			i++
+		case p[i] == '*':
+			re.WriteString(`[^/]*`)
+		case p[i] == '?':
+			re.WriteString(`[^\n\r]`)
+		default:
+			re.WriteString(regexp.QuoteMeta(p[i : i+1]))
 		}
-		p := trim(pattern)
-		if p == "" || !strings.ContainsAny(p, `/\~`) || filepath.Clean(target) != target {
-			if got {
-				t.Fatalf("%q matches %q", pattern, target)
-			}
-			return
-		}
-		if p == "~" || strings.HasPrefix(p, "~/") || strings.HasPrefix(p, `~\`) {
-			p = m.Home + p[1:]
-		}
-		p, target = strings.ReplaceAll(p, `\\`, "/"), strings.ReplaceAll(target, `\\`, "/")
-		var re strings.Builder
-		re.WriteString(`(?is)\A`)
-		for i := 0; i < len(p); i++ {
-			switch {
-			case p[i] == '*' && i+1 < len(p) && p[i+1] == '*':
-				re.WriteString(`[^\n\r]*`)
-				i++
-			case p[i] == '*':
-				re.WriteString(`[^/]*`)
-			case p[i] == '?':
-				re.WriteString(`[^\n\r]`)
-			default:
-				re.WriteString(regexp.QuoteMeta(p[i : i+1]))
-			}
-		}
-		re.WriteString(`\z`)
-		if want := regexp.MustCompile(re.String()).MatchString(target); got != want {
-			t.Fatalf("match(%q, %q) is %v", pattern, target, got)
-		}
-	})
+	}
+	re.WriteString(`\z`)
+	if want := regexp.MustCompile(re.String()).MatchString(target); got != want {
+		t.Fatalf("match(%q, %q) is %v", pattern, target, got)
+	}
 }
 
 func FuzzSigns(f *testing.F) {
@@ -295,17 +305,103 @@ func FuzzSigns(f *testing.F) {
 	for _, l := range lines {
 		f.Add(l)
 	}
-	f.Fuzz(func(t *testing.T, text string) {
-		begin := time.Now()
-		found := Signs(text)
-		if took := time.Since(begin); took > slow {
-			t.Fatalf("%v for %d bytes", took, len(text))
+	f.Fuzz(checkSigns)
+}
+
+func checkSigns(t *testing.T, text string) {
+	t.Helper()
+	begin := time.Now()
+	found := Signs(text)
+	if took := time.Since(begin); took > slow {
+		t.Fatalf("%v for %d bytes", took, len(text))
+	}
+	// A line more does not hide a sign, except that a second address makes an installer unknown.
+	for _, id := range found {
+		if more := Signs(text + "\necho"); !slices.Contains(more, id) {
+			t.Fatalf("%q: %q is gone with another line: %q", text, id, more)
 		}
-		// A line more does not hide a sign, except that a second address makes an installer unknown.
-		for _, id := range found {
-			if more := Signs(text + "\necho"); !slices.Contains(more, id) {
-				t.Fatalf("%q: %q is gone with another line: %q", text, id, more)
+	}
+}
+
+// TestMutations runs the checks of the fuzz targets on random changes of their seeds, without the guidance
+// of coverage and many times faster. SHELL_MUTATIONS says how many; SHELL_SEED makes other ones.
+func TestMutations(t *testing.T) {
+	n, seed := 20_000, uint64(1)
+	if s := os.Getenv("SHELL_MUTATIONS"); s != "" {
+		if _, err := fmt.Sscan(s, &n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s := os.Getenv("SHELL_SEED"); s != "" {
+		if _, err := fmt.Sscan(s, &seed); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := rand.New(rand.NewPCG(seed, 25))
+	lines, argvs := seeds(t)
+	pool := slices.Clone(lines)
+	for _, a := range argvs {
+		pool = append(pool, strings.Join(a, "\x00"))
+	}
+	m, list := fuzzMachine(t)
+	platforms := []string{"linux", "linux", "linux", "darwin", "windows"}
+	permitted := 0
+	for i := range n {
+		text := mutated(r, pool)
+		switch i % 8 {
+		case 0, 1, 2, 3:
+			checkLine(t, m, list, text, platforms[i/8%len(platforms)])
+			if _, why := m.Permit(m.Line(text), list); why == "" {
+				permitted++
 			}
+		case 4, 5:
+			checkArgv(t, m, list, text)
+		case 6:
+			checkMatch(t, clipTo(text, 100), clipTo(mutated(r, pool), 100))
+		default:
+			checkSigns(t, text)
 		}
-	})
+		if t.Failed() {
+			t.Fatalf("%q", text)
+		}
+	}
+	t.Logf("%d executions, %d lines permitted", n, permitted)
+	if permitted < n/1000 {
+		t.Error("too few are permitted to say anything")
+	}
+}
+
+func clipTo(s string, n int) string { return s[:min(n, len(s))] }
+
+// bits are inserted into texts: what has a meaning to shells, to wrappers and to the matcher.
+var bits = []string{
+	" ", "\t", "\n", "\r\n", "\x00", "'", "\"", "\\", "`", "$", "$(", "${", "$((", ")", "}", "(", "{", "|", "||", "|&", "&", "&&", ";", ";;", "<", "<<", "<<<", "<<-", "<(",
+	">", ">>", ">|", "#", "!", "=", "*", "**", "?", "[", "]", "~", "~/", "/", "//", "/../", "..", "./", "--", "-c", "-", "-n5", "--x=", "env ", "nice ", "timeout 5 ", "sh -c ",
+	"busybox ", "echo ", "cat ", "rg ", "git ", "a ", "head -n 1", "python3 ", "if ", "then ", "fi", "do ", "EOF", "\nEOF\n", "$'\\x41'", "\u3000", "\u2028", "\u212a", "\ufeff",
+	"\u200b", "\xff", "\xc3", "\U0001f600", "%", "^", "base64 -d", "| sh", "curl ", "eval ", "x=1;", "printf \\x41", "A=b ",
+}
+
+func mutated(r *rand.Rand, pool []string) string {
+	s := pool[r.IntN(len(pool))]
+	for range 1 + r.IntN(5) {
+		i := r.IntN(len(s) + 1)
+		j := min(len(s), i+r.IntN(12))
+		switch r.IntN(7) {
+		case 0:
+			s = s[:i] + s[j:]
+		case 1:
+			s = s[:j] + s[i:]
+		case 2:
+			s = s[:i] + string([]byte{byte(r.IntN(256))}) + s[j:]
+		case 3:
+			other := pool[r.IntN(len(pool))]
+			s = s[:i] + other[r.IntN(len(other)+1):]
+		default:
+			s = s[:i] + bits[r.IntN(len(bits))] + s[i:]
+		}
+		if len(s) > 4096 {
+			s = s[:4096]
+		}
+	}
+	return s
 }
