@@ -34,8 +34,10 @@ type board struct {
 	typed   string // the filter while it is typed
 	form    *grantForm
 	note    string
-	w, h    int
-	color   bool
+	// mine is what this board decided on last: who did so needs no telling.
+	mine  string
+	w, h  int
+	color bool
 	// once says that there is nothing but once, always and deny: no grants, nothing to compare with.
 	once bool
 	now  func() time.Time
@@ -131,7 +133,7 @@ func (b *board) update(p *approvalsv1.Approval) {
 	case i >= 0 && pending:
 		all[i] = p
 	case i >= 0:
-		if q := all[i]; b.note == "" && p.GetResolvedBy() != "" {
+		if q := all[i]; p.GetId() != b.mine && p.GetResolvedBy() != "" {
 			b.note = fmt.Sprintf("%s by %s: %s", state(p), Text(p.GetResolvedBy()), whatRuns(q))
 		}
 		all = slices.Delete(all, i, i+1)

@@ -162,6 +162,7 @@ func (b *board) decide(ctx context.Context, from source, act action) {
 			b.note = "allowed, and " + act.grant.String() + ": " + whatRuns(p)
 		}
 	}
+	b.mine = p.GetId()
 	b.update(p)
 }
 
