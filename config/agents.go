@@ -46,7 +46,10 @@ func (l *loader) agents(o object, a *Agents) {
 		own := entry.object("heartbeat")
 		agent.OwnHeartbeat = own.n != nil
 		l.heartbeat(own, &agent.Heartbeat)
-		l.safeBins(entry.object("tools").object("exec"), &agent.SafeBins)
+		exec := entry.object("tools").object("exec")
+		l.safeBins(exec, &agent.SafeBins)
+		exec.choice("security", &agent.Exec.Security, "deny", "allowlist", "full")
+		exec.choice("ask", &agent.Exec.Ask, "off", "on-miss", "always")
 		a.List = append(a.List, agent)
 	}
 }
@@ -224,6 +227,21 @@ func (c *Config) MainKey() string { return mainName }
 
 // SessionScope is per-sender or global.
 func (c *Config) SessionScope() string { return c.Session.Scope }
+
+// ExecPolicy is security and ask of tools.exec for one agent: its own before the general ones
+// (nodes-approvals.md §3.2).
+func (c *Config) ExecPolicy(agentID string) ExecPolicy {
+	out := ExecPolicy{Security: c.Tools.Exec.Security, Ask: c.Tools.Exec.Ask}
+	if a := c.agent(AgentID(agentID)); a != nil {
+		if a.Exec.Security != "" {
+			out.Security = a.Exec.Security
+		}
+		if a.Exec.Ask != "" {
+			out.Ask = a.Exec.Ask
+		}
+	}
+	return out
+}
 
 // SafeBins are the keys of tools.exec about filters that need no approval, for one agent: the list is
 // the agent's own or the general one, directories are those of both, and a profile of the agent comes

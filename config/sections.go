@@ -151,7 +151,8 @@ type Agent struct {
 	Default             bool
 	OwnHeartbeat        bool // the entry has a heartbeat section
 	Heartbeat           Heartbeat
-	SafeBins            SafeBins // tools.exec of the entry
+	SafeBins            SafeBins // tools.exec of the entry, as is the next
+	Exec                ExecPolicy
 }
 
 // Heartbeat is agents.defaults.heartbeat or an agent's (control-plane.md §3).
@@ -184,6 +185,9 @@ type Exec struct {
 	SafeBins    SafeBins
 	TimeoutSec  int // 1800
 }
+
+// ExecPolicy is security and ask of tools.exec; empty when unset.
+type ExecPolicy struct{ Security, Ask string }
 
 // SafeBins are the keys of tools.exec about filters that need no approval (nodes-approvals.md §3.9).
 type SafeBins struct {

@@ -18,9 +18,8 @@ import (
 // prompter asks the companion app of this machine, when one is running. Path and secret stand in the exec
 // approvals file, where whoever may read them may allow anything anyway.
 type prompter struct {
-	file     *policy.File
-	defaults policy.Overrides
-	wait     time.Duration
+	file *policy.File
+	wait time.Duration
 }
 
 // companionOf reads what the command line says of the companion app: "auto" (also when empty) asks it where
@@ -29,8 +28,8 @@ type prompter struct {
 // It is on by default: the socket is only there when the user of this machine has started an app that
 // makes it, it is used only where it belongs to that user alone, and whoever can make it can also write
 // the exec approvals file. What the gateway's own rules refuse or ask never gets this far.
-func companionOf(what string, file *policy.File, defaults policy.Overrides) (host.Prompter, error) {
-	p := prompter{file: file, defaults: defaults, wait: companion.Wait}
+func companionOf(what string, file *policy.File) (host.Prompter, error) {
+	p := prompter{file: file, wait: companion.Wait}
 	switch what {
 	case "", "auto":
 		return p, nil
@@ -50,7 +49,7 @@ func (p prompter) Prompt(ctx context.Context, q host.Question) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	effective, err := p.file.Resolve(q.AgentID, p.defaults)
+	effective, err := p.file.Effective(q.AgentID)
 	if err != nil {
 		return "", err
 	}

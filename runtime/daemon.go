@@ -72,6 +72,9 @@ type Options struct {
 	Console io.Writer
 	// Node runs a node host inside the daemon.
 	Node bool
+	// NodeSecurity and NodeAsk are the policy of that node host where neither its exec approvals file nor
+	// the configuration says anything: allowlist and on-miss when empty.
+	NodeSecurity, NodeAsk string
 	// Companion is for the node host in the daemon: see NodeOptions.
 	Companion string
 	// Now is the clock, time.Now when nil.
@@ -116,17 +119,19 @@ type Daemon struct {
 
 	withNode  bool
 	companion string
-	tailscale string // TailscaleSocket
-	pushHosts map[push.Environment]string
-	pushRoots *x509.CertPool
-	socket    string
-	local     net.Listener
-	tcp       []net.Listener
-	loopback  bool                // tcp is reached from this machine only
-	far       *listen.Limited     // of remote
-	guard     *listen.Guard       // of tcp
-	cert      *listen.Certificate // nil when nothing speaks TLS
-	logFile   io.Closer
+	// nodeSecurity and nodeAsk are NodeSecurity and NodeAsk of Options.
+	nodeSecurity, nodeAsk string
+	tailscale             string // TailscaleSocket
+	pushHosts             map[push.Environment]string
+	pushRoots             *x509.CertPool
+	socket                string
+	local                 net.Listener
+	tcp                   []net.Listener
+	loopback              bool                // tcp is reached from this machine only
+	far                   *listen.Limited     // of remote
+	guard                 *listen.Guard       // of tcp
+	cert                  *listen.Certificate // nil when nothing speaks TLS
+	logFile               io.Closer
 
 	fatal chan error
 	ready chan struct{}
@@ -136,13 +141,16 @@ type Daemon struct {
 // does not allow a start, or a port is taken. A daemon that was made must be run.
 func New(ctx context.Context, o Options) (*Daemon, error) {
 	d := &Daemon{
-		cfg: o.Config, now: o.Now, withNode: o.Node, companion: o.Companion, tailscale: o.TailscaleSocket, pushHosts: o.PushHosts, pushRoots: o.PushRoots,
+		cfg: o.Config, now: o.Now, withNode: o.Node, companion: o.Companion, nodeSecurity: o.NodeSecurity, nodeAsk: o.NodeAsk, tailscale: o.TailscaleSocket, pushHosts: o.PushHosts, pushRoots: o.PushRoots,
 		fatal: make(chan error, 1), ready: make(chan struct{}),
 	}
 	if d.now == nil {
 		d.now = time.Now
 	}
-	if _, err := companionOf(o.Companion, nil, policy.Overrides{}); err != nil {
+	if _, err := policyOf(NodeOptions{Security: o.NodeSecurity, Ask: o.NodeAsk}); err != nil {
+		return nil, err
+	}
+	if _, err := companionOf(o.Companion, nil); err != nil {
 		return nil, err
 	}
 	d.state.Store(starting)

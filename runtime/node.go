@@ -51,10 +51,13 @@ type NodeOptions struct {
 	// DisplayName and NodeID replace the stored ones when not empty.
 	DisplayName string
 	NodeID      string
-	// Security and Ask are the policy where the exec approvals file says nothing: allowlist and
-	// on-miss when empty.
+	// Security and Ask are the policy where neither the exec approvals file nor the configuration says
+	// anything: allowlist and on-miss when empty (nodes-approvals.md §3.2).
 	Security string
 	Ask      string
+	// Config is the configuration of this machine: tools.exec, of an agent before the general one, is the
+	// policy where the exec approvals file says nothing. Nil says nothing.
+	Config *config.Config
 	// Companion says whether the companion app of this machine is asked: auto (also when empty), off, or
 	// how long its answer is waited for.
 	Companion string
@@ -304,7 +307,16 @@ func nodePolicy(path string, o NodeOptions, log *slog.Logger) (*policy.File, err
 	if err != nil {
 		return nil, err
 	}
-	return policy.Open(path, policy.Options{Log: log, Defaults: defaults}), nil
+	p := policy.Options{Log: log, Defaults: defaults}
+	if cfg := o.Config; cfg != nil {
+		warnSafeBins(cfg, log)
+		p.AgentDefaults = func(agentID string) policy.Overrides {
+			e := cfg.ExecPolicy(agentID)
+			return policy.Overrides{Security: policy.Security(e.Security), Ask: policy.Ask(e.Ask)}
+		}
+		p.SafeBins = func(agentID string) policy.SafeBins { return safeBinsOf(cfg.SafeBins(agentID)) }
+	}
+	return policy.Open(path, p), nil
 }
 
 // gatewaySecrets are the variables in which this process may be handed the secrets of a gateway.
@@ -344,11 +356,7 @@ func (n *nodeHost) open() (err error) {
 			return err
 		}
 	}
-	defaults, err := policyOf(n.o)
-	if err != nil {
-		return err
-	}
-	if n.ask, err = companionOf(n.o.Companion, n.file, defaults); err != nil {
+	if n.ask, err = companionOf(n.o.Companion, n.file); err != nil {
 		return err
 	}
 	if !n.o.NoDevice {
@@ -498,7 +506,7 @@ func (d *Daemon) runNode(ctx context.Context) {
 func (d *Daemon) embedNode(ctx context.Context, log *slog.Logger) error {
 	o := NodeOptions{
 		StateDir: filepath.Join(d.cfg.StateDir, "node"),
-		Security: d.cfg.Tools.Exec.Security, Ask: d.cfg.Tools.Exec.Ask, Companion: d.companion,
+		Security: d.nodeSecurity, Ask: d.nodeAsk, Config: d.cfg, Companion: d.companion,
 	}
 	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
 		return err

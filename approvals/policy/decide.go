@@ -135,7 +135,7 @@ func (f *File) Environment(base []string, overrides map[string]string, inlineShe
 // the real path in front; pinned says so. A file that cannot be read denies, with the error beside the
 // refusal.
 func (f *File) Admit(agentID *string, argv []string, cwd, pathEnv string, approved bool) (run []string, pinned bool, reason, message string, err error) {
-	eff, err := f.Resolve(agentID, f.defaults)
+	eff, err := f.Effective(agentID)
 	c := coverage{}
 	if eff.Security == SecurityAllowlist {
 		c = f.cover(agentID, eff, argv, cwd, pathEnv)
@@ -157,7 +157,7 @@ func (f *File) Admit(agentID *string, argv []string, cwd, pathEnv string, approv
 // shells and what a wrapper hides are never remembered, and nothing is in the modes deny and full
 // (nodes-approvals.md §3.11, §4.3).
 func (f *File) Record(agentID *string, argv []string, cwd, pathEnv, text string, always bool) error {
-	eff, err := f.Resolve(agentID, f.defaults)
+	eff, err := f.Effective(agentID)
 	if err != nil || eff.Security != SecurityAllowlist {
 		return err
 	}

@@ -29,7 +29,7 @@ func (f *File) Explain(agentID *string, argv []string, cwd, pathEnv string, appr
 		v := Decide(SecurityDeny, AskAlways, false, false, approved)
 		return FileRuling{Path: f.path, Security: SecurityDeny, Ask: AskAlways, Reason: v.Reason, Message: err.Error(), Rule: "the file cannot be used", Where: f.path}, err
 	}
-	eff := doc.resolve(agentID, f.defaults)
+	eff := doc.resolve(agentID, f.configured(agentID))
 	c := coverage{}
 	if eff.Security == SecurityAllowlist {
 		c = f.cover(agentID, eff, argv, cwd, pathEnv)

@@ -32,6 +32,9 @@ type Options struct {
 	// Defaults count where the file says nothing. A node host passes allowlist and on-miss, or what
 	// its configuration says; without them the file's own defaults are deny and on-miss.
 	Defaults Overrides
+	// AgentDefaults is what the configuration says for one agent; what it says comes before Defaults. It
+	// must be quick and safe for concurrent use; nil says nothing.
+	AgentDefaults func(agentID string) Overrides
 	// Skills are the programs that agents with autoAllowSkills run unlisted; nil for none. It must be
 	// quick and safe for concurrent use.
 	Skills func() []shell.Skill
@@ -54,6 +57,7 @@ type File struct {
 	socket   string
 	home     string
 	defaults Overrides
+	agents   func(agentID string) Overrides
 	skills   func() []shell.Skill
 	safeBins func(agentID string) SafeBins
 	now      func() time.Time
@@ -74,7 +78,7 @@ type Snapshot struct {
 
 // Open names the file; nothing is read or created before it is needed.
 func Open(path string, o Options) *File {
-	f := &File{path: path, socket: o.SocketPath, home: o.HomeDir, defaults: o.Defaults, skills: o.Skills, now: o.Now, log: o.Log}
+	f := &File{path: path, socket: o.SocketPath, home: o.HomeDir, defaults: o.Defaults, agents: o.AgentDefaults, skills: o.Skills, now: o.Now, log: o.Log}
 	f.safeBins = o.SafeBins
 	if f.safeBins == nil {
 		f.safeBins = func(string) SafeBins { return SafeBins{Bins: shell.DefaultSafeBins} }

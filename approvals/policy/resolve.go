@@ -50,6 +50,33 @@ func (f *File) Resolve(agentID *string, o Overrides) (Effective, error) {
 	return doc.resolve(agentID, o), nil
 }
 
+// Effective is Resolve with what the configuration of this machine says.
+func (f *File) Effective(agentID *string) (Effective, error) {
+	return f.Resolve(agentID, f.configured(agentID))
+}
+
+// configured is what counts for an agent where the file says nothing.
+func (f *File) configured(agentID *string) Overrides {
+	if f.agents == nil {
+		return f.defaults
+	}
+	id := mainAgent
+	if agentID != nil {
+		id = *agentID
+	}
+	o, own := f.defaults, f.agents(id)
+	if own.Security.valid() {
+		o.Security = own.Security
+	}
+	if own.Ask.valid() {
+		o.Ask = own.Ask
+	}
+	if own.AskFallback.valid() {
+		o.AskFallback = own.AskFallback
+	}
+	return o
+}
+
 func (d document) resolve(agentID *string, o Overrides) Effective {
 	id := mainAgent
 	if agentID != nil {

@@ -157,6 +157,11 @@ when its terminal is closed).
 The first start makes the state directory and a token for clients on other machines.
 Clients on this machine use the socket in the state directory and need no token.
 
+What the node host of --node runs is said by exec-approvals.json in the state directory; where that
+says nothing by tools.exec.security and tools.exec.ask of the configuration, of an agent
+before the general ones; then by BOT_EXEC_SECURITY and BOT_EXEC_ASK; else it is allowlist and
+on-miss. What runs on any node has to pass the policy rules first: see "hanzoctl policy --help".
+
 With a bind beyond this machine, hanzoctl and nodes on other machines reach the daemon by
 gRPC over TLS on the port after the TCP port. See "hanzod tls" for its certificate.
 
@@ -185,7 +190,10 @@ hanzod's or of a newer version.`,
 			}
 			manager := service.TakeNotifier()
 			return service.Host(cmd.Context(), func(ctx context.Context) error {
-				d, err := runtime.New(ctx, runtime.Options{Config: cfg, Console: errOut, Node: node, Companion: companion})
+				d, err := runtime.New(ctx, runtime.Options{
+					Config: cfg, Console: errOut, Node: node, Companion: companion,
+					NodeSecurity: os.Getenv("BOT_EXEC_SECURITY"), NodeAsk: os.Getenv("BOT_EXEC_ASK"),
+				})
 				if err != nil {
 					return err
 				}

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/hanzoai/hanzod/config"
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/runtime"
 )
@@ -60,6 +62,7 @@ func nodeCmd(errOut io.Writer) *cobra.Command {
 	var (
 		o         runtime.NodeOptions
 		tokenFile string
+		cfgFile   string
 		invite    string
 	)
 	c := &cobra.Command{
@@ -80,6 +83,11 @@ another way.
 The short way: "hanzoctl devices invite --role node" on the machine of the daemon prints
 one line to run here. Its code is good for ten minutes and for one machine; - reads it from
 stdin and @FILE from a file.
+
+What runs is said by exec-approvals.json in the node's state directory. Where that says nothing,
+tools.exec.security and tools.exec.ask of the configuration count (--config, or config.json
+in the node's state directory), of an agent before the general ones; then --security and --ask,
+or BOT_EXEC_SECURITY and BOT_EXEC_ASK; else it is allowlist and on-miss.
 
 The gateway's token is read from --token-file, HANZOD_TOKEN, OPENCLAW_GATEWAY_TOKEN or
 BOT_GATEWAY_TOKEN. A node that was paired or enrolled needs none.`,
@@ -124,6 +132,9 @@ BOT_GATEWAY_TOKEN. A node that was paired or enrolled needs none.`,
 			if o.Companion == "" {
 				o.Companion = os.Getenv("HANZOD_COMPANION")
 			}
+			if o.Config, err = nodeConfig(cfgFile, o.StateDir); err != nil {
+				return err
+			}
 			o.Console = errOut
 			if err = runtime.RunNode(cmd.Context(), o); errs.ClassOf(err) == errs.Invalid {
 				return usageError{err}
@@ -133,6 +144,7 @@ BOT_GATEWAY_TOKEN. A node that was paired or enrolled needs none.`,
 	}
 	f := c.Flags()
 	f.StringVar(&o.StateDir, "state-dir", "", "the node's own state directory (default ~/.hanzo/node)")
+	f.StringVar(&cfgFile, "config", "", "configuration file, of which tools.exec and agents.list count (default <state-dir>/config.json, where there is one)")
 	f.StringVar(&invite, "enroll", "", "invite code of a daemon: - for stdin, @FILE, or the code")
 	f.StringVar(&o.Host, "host", "", "host of the gateway, or hanzod://host[:port] for gRPC alone (default the last one, then this machine)")
 	f.IntVar(&o.Port, "port", 0, "WebSocket port of the gateway (default the last one, then 18789)")
@@ -144,12 +156,29 @@ BOT_GATEWAY_TOKEN. A node that was paired or enrolled needs none.`,
 	f.BoolVar(&o.AllowInsecure, "allow-insecure", false, "send secrets to another machine without TLS")
 	f.StringVar(&o.DisplayName, "display-name", "", "name of this node (default the last one, then the host name)")
 	f.StringVar(&o.NodeID, "node-id", "", "instance id of this node (default a random one, kept)")
-	f.StringVar(&o.Security, "security", "", "deny, allowlist or full, where the exec approvals file says nothing (default allowlist)")
-	f.StringVar(&o.Ask, "ask", "", "off, on-miss or always, where the exec approvals file says nothing (default on-miss)")
+	f.StringVar(&o.Security, "security", "", "deny, allowlist or full, where file and configuration say nothing (default allowlist)")
+	f.StringVar(&o.Ask, "ask", "", "off, on-miss or always, where file and configuration say nothing (default on-miss)")
 	companionFlag(f, &o.Companion)
 	f.StringVar(&tokenFile, "token-file", "", "file that holds the gateway's token")
 	f.StringVar(&o.LogLevel, "log-level", "info", "error, warn, info or debug")
 	return c
+}
+
+// nodeConfig reads the configuration of a node host; nil is none.
+func nodeConfig(path, stateDir string) (*config.Config, error) {
+	if path == "" {
+		path = filepath.Join(stateDir, "config.json")
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+	} else if _, err := os.Stat(path); err != nil {
+		return nil, usageError{err}
+	}
+	cfg, err := config.Load(config.Options{Path: path, StateDir: stateDir})
+	if err != nil {
+		return nil, configError{err}
+	}
+	return cfg, nil
 }
 
 // companionFlag says whether the person at this machine is asked.
