@@ -190,7 +190,7 @@ func (c *Client) FollowRun(ctx context.Context, id string, progress func(Step), 
 // failureOf is the error that a run ended with.
 func failureOf(run *runsv1.Run) error {
 	fail := run.GetFailure()
-	e := &Error{Code: fail.GetCode(), Class: classes[codes.Code(fail.GetStatus())], Message: fail.GetMessage()} //nolint:gosec // a small number
+	e := &Error{Code: fail.GetCode(), Class: classes[codes.Code(fail.GetStatus())], Message: fail.GetMessage()}
 	about := ""
 	if run.GetApprovalId() != "" {
 		about = fmt.Sprintf(" (approval %s)", run.GetApprovalId())

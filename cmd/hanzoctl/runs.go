@@ -64,7 +64,7 @@ Without the scope for approvals only your own are shown. The states are:
 			if limit < 0 || limit > 1000 {
 				return usagef("--limit must be from 1 to 1000")
 			}
-			req.Limit = int32(limit) //nolint:gosec // checked
+			req.Limit = int32(limit)
 			for _, word := range states {
 				found := false
 				for s, w := range runStates {

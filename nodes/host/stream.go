@@ -97,7 +97,7 @@ func (t *tap) send() {
 			t.emit(outputEvent, string(encode(next)))
 			t.sent[next.Stream] = next.Offset + int64(len(next.Data))
 			if !closed {
-				time.Sleep(pieceGap)
+				<-time.After(pieceGap)
 			}
 		case closed:
 			t.mu.Lock()

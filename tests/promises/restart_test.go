@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -226,7 +227,7 @@ func TestR7RequesterGone(t *testing.T) {
 			node := onlyNode(t, d)
 			// One goes away by itself, one is interrupted.
 			argv := []string{"nodes", "run", node, "--approval-timeout", "60s", "--env", "TOKEN=s3cret-value", "--", script}
-			gone := d.Ctl(append(argv[:len(argv):len(argv)], "first")...)
+			gone := d.Ctl(append(slices.Clip(argv), "first")...)
 			var ids []string
 			proc.Until(t, "the question is asked", func() bool {
 				if m := waitingFor.FindStringSubmatch(gone.Stderr.String()); m != nil {
