@@ -19,7 +19,7 @@ func (s *Service) drive(l *live, resumed bool) {
 	defer cancel()
 	l.mu.Lock()
 	l.leave = cancel
-	if l.killer != "" {
+	if l.killed {
 		cancel()
 	}
 	l.mu.Unlock()
@@ -277,12 +277,13 @@ func (d *drive) gone(ctx context.Context) bool {
 // killed ends a run that never left.
 func (d *drive) killed() {
 	d.l.mu.Lock()
-	by, asked := d.l.killer, d.l.run.ApprovalID != ""
+	killer, asked := d.l.killer, d.l.run.ApprovalID != ""
 	d.l.mu.Unlock()
+	by := killerName(killer)
 	d.l.set(func(r *Run) { r.KilledBy = by })
 	d.fail(Failed, ErrKilled.WithText("the run was ended by "+by+" before the command began; nothing ran"))
 	if asked {
-		d.s.withdraw(d.s.life, d.c, d.l.get().ID)
+		d.s.withdraw(d.s.life, killer, d.l.get().ID)
 	}
 }
 
@@ -290,7 +291,7 @@ func (d *drive) killed() {
 func (d *drive) finish(payload []byte, err error) {
 	if err != nil {
 		d.l.mu.Lock()
-		killed := d.l.killer != ""
+		killed := d.l.killed
 		d.l.mu.Unlock()
 		switch {
 		case errors.Is(err, ErrStopping), d.s.life.Err() != nil:
@@ -360,7 +361,7 @@ func (d *drive) end(change func(*Run)) {
 	s, l := d.s, d.l
 	mem := l.get()
 	var final Run
-	_, err := s.store.UpdateRun(s.lasting(), mem.ID, func(r *Run) (*Audit, error) {
+	_, err := d.update(func(r *Run) (*Audit, error) {
 		if r.State.Ended() {
 			return nil, ErrEnded
 		}
@@ -380,6 +381,13 @@ func (d *drive) end(change func(*Run)) {
 	s.mu.Lock()
 	delete(s.live, mem.ID)
 	s.count(final, -1, l.size)
+	if s.ended++; s.ended >= pruneAfter {
+		s.ended = 0
+		select {
+		case s.full <- struct{}{}:
+		default:
+		}
+	}
 	s.mu.Unlock()
 	out := shown(final)
 	if out.Result != nil {
@@ -400,10 +408,20 @@ func first(a, b string) string {
 // lasting is for writes that must not be given up half way: the service waits for them.
 func (s *Service) lasting() context.Context { return context.WithoutCancel(s.life) }
 
+// update changes the record of the run. It waits while the store has too much to write.
+func (d *drive) update(change func(*Run) (*Audit, error)) (Run, error) {
+	for {
+		r, err := d.s.store.UpdateRun(d.s.lasting(), d.l.get().ID, change)
+		if err == nil || errs.ClassOf(err) != errs.Exhausted || !pause(d.s.life, retryEvery) {
+			return r, err
+		}
+	}
+}
+
 // write changes a run that goes on, on disk and then in memory. It reports whether that went well; when
 // not, the run stays as it is on disk.
 func (d *drive) write(change func(*Run)) (Run, bool) {
-	stored, err := d.s.store.UpdateRun(d.s.lasting(), d.l.get().ID, func(r *Run) (*Audit, error) {
+	stored, err := d.update(func(r *Run) (*Audit, error) {
 		if r.State.Ended() {
 			return nil, ErrEnded
 		}

@@ -42,6 +42,9 @@ const (
 	keepMax    = 1000
 	keepBytes  = 32 << 20
 	pruneEvery = time.Hour
+	// pruneAfter is how many runs may end before it is looked at earlier: that much more is kept at the
+	// most.
+	pruneAfter = 100
 	// DefaultListed and MaxListed bound a listing.
 	DefaultListed = 200
 	MaxListed     = 1000

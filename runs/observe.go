@@ -37,7 +37,7 @@ func (s *Service) Leaving(in Sent) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.killer != "" || l.left {
+	if l.killed || l.left {
 		return ErrKilled
 	}
 	l.left, l.invokeID = true, in.InvokeID

@@ -740,3 +740,43 @@ func TestForeign(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
+
+// What is kept of runs that have ended is bounded while more of them end.
+func TestKeptIsBounded(t *testing.T) {
+	w := newWorld(t)
+	const many = 1500
+	var wg sync.WaitGroup
+	for g := range 50 {
+		c := identity.Caller{Role: identity.RoleOperator, Scopes: identity.AllOperatorScopes, Principal: fmt.Sprint("local:", g)}
+		wg.Go(func() {
+			for range many / 50 {
+				r, err := w.svc.Start(t.Context(), c, runs.StartIn{NodeID: "box", Argv: []string{"free"}})
+				if err == nil {
+					_, err = w.svc.Wait(t.Context(), c, r.ID)
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	deadline := time.Now().Add(patience)
+	for {
+		all, err := w.st.Runs()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(all) <= 1000+100 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d are kept", len(all))
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if n := w.svc.Count(); n != 0 {
+		t.Errorf("%d are said to be under way", n)
+	}
+}

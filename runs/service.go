@@ -56,6 +56,8 @@ type Service struct {
 	bytes   int              // of live
 	waiters int
 	tails   int
+	ended   int           // since the last look at what is kept
+	full    chan struct{} // has room for one: enough have ended to look again
 }
 
 // live is a run in memory. The store is the truth of what has a State; this is for those who wait.
@@ -69,8 +71,9 @@ type live struct {
 	// left says that the command went to the node, invokeID as which invoke. It is never taken back.
 	left     bool
 	invokeID string
-	// killer is who ended it before it left; leave ends what it waits for.
-	killer string
+	// killer is who ended it before it left, killed that somebody did; leave ends what it waits for.
+	killer identity.Caller
+	killed bool
 	leave  context.CancelFunc
 	forget time.Time // of a foreign run that has ended
 	size   int       // as counted
@@ -117,6 +120,7 @@ func New(cfg Config) (*Service, error) {
 	s := &Service{
 		store: cfg.Store, nodes: cfg.Nodes, approvals: cfg.Approvals, standing: cfg.Standing, bus: cfg.Bus, now: cfg.Now, log: cfg.Log,
 		life: life, stop: stop, live: map[string]*live{}, foreign: map[string]*live{}, invokes: map[string]*live{}, each: map[string]int{},
+		full: make(chan struct{}, 1),
 	}
 	all, err := s.store.Runs()
 	if err != nil {
@@ -151,6 +155,8 @@ func (s *Service) Run(ctx context.Context) {
 	for {
 		select {
 		case <-tick.C:
+			s.prune(ctx)
+		case <-s.full:
 			s.prune(ctx)
 		case <-sweep.C:
 			s.forget()
@@ -463,8 +469,8 @@ func (s *Service) Kill(ctx context.Context, c identity.Caller, id string) (Run, 
 	switch {
 	case left:
 		l.run.KilledBy = first(before, killerName(c)) // the answer of the command may come before that of the node
-	case l.killer == "":
-		l.killer = killerName(c)
+	case !l.killed:
+		l.killed, l.killer = true, c
 		l.leave()
 	}
 	l.mu.Unlock()
