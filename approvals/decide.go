@@ -56,10 +56,10 @@ func (a authority) allow(x *Approval, now time.Time) {
 	}
 }
 
-// nodeNames is what the rules are told about a node, where the nodes know it.
-type nodeNames interface{ Name(id string) string }
-
-type nodePlatforms interface{ Platform(id string) string }
+// nodeFacts is what the rules are told about a node, where the nodes know it.
+type nodeFacts interface {
+	Look(id string) (name, platform string)
+}
 
 // query is what the rules are asked about a run.
 func (s *Service) query(t attempt) policy.Query {
@@ -71,11 +71,8 @@ func (s *Service) query(t attempt) policy.Query {
 		q.Host = "gateway"
 		return q
 	}
-	if n, ok := s.nodes.(nodeNames); ok {
-		q.NodeName = n.Name(t.nodeID)
-	}
-	if n, ok := s.nodes.(nodePlatforms); ok {
-		q.Platform = n.Platform(t.nodeID)
+	if n, ok := s.nodes.(nodeFacts); ok {
+		q.NodeName, q.Platform = n.Look(t.nodeID)
 	}
 	return q
 }
@@ -87,6 +84,14 @@ func attemptOf(a Approval, by Party) attempt {
 		t.envHash = a.Binding.EnvHash
 	}
 	return t
+}
+
+// rule asks the rules about a run.
+func (s *Service) rule(t attempt) policy.Ruling {
+	if !s.ruled() {
+		return policy.Ruling{}
+	}
+	return s.rules.Decide(s.query(t))
 }
 
 // ruled reports whether there are rules at all.
@@ -190,22 +195,25 @@ func (s *Service) guardUnclaimed(ctx context.Context, c identity.Caller, nodeID 
 			*to = &v
 		}
 	}
-	env, err := p.exactEnv()
-	if err != nil {
-		return nil, nil, true, err
-	}
+	env, envErr := p.exactEnv()
 	t.envHash, _ = policy.EnvHash(env)
-	r := s.rules.Decide(s.query(t))
+	r := s.rule(t)
 	if r.Effect == policy.EffectDeny {
 		return nil, nil, true, s.refusedByRule(ctx, c, p, nodeID, deniedBy(r), r)
 	}
-	for _, g := range s.covering(&t, r) {
+	var grants []Grant
+	if envErr == nil { // what is not one environment is covered by nothing
+		grants = s.covering(&t, r)
+	}
+	for _, g := range grants {
 		params, done, err := s.runUnder(ctx, c, p, cmd, t, env, authority{g.ID, r})
 		if !errors.Is(err, errGrantGone) {
 			return params, done, true, err
 		}
 	}
 	switch {
+	case r.Effect == policy.EffectAllow && envErr != nil:
+		return nil, nil, true, envErr
 	case r.Effect == policy.EffectAllow && len(t.suspicious()) == 0:
 		params, done, err := s.runUnder(ctx, c, p, cmd, t, env, authority{ruling: r})
 		return params, done, true, err

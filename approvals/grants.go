@@ -312,9 +312,9 @@ func (s *Service) CreateGrant(ctx context.Context, c identity.Caller, in CreateG
 	}
 	if g.Key != "" {
 		// What the rules say is looked at again with each use; here it spares a grant that never counts.
-		r := s.rules.Decide(s.query(attempt{
+		r := s.rule(attempt{
 			argv: in.Argv, text: g.Command, nodeID: g.NodeID, agent: g.AgentID, session: g.SessionKey, cwd: g.Cwd,
-		}))
+		})
 		if r.Effect == policy.EffectDeny {
 			return GrantOut{}, deniedBy(r)
 		}

@@ -228,7 +228,7 @@ func (s *Service) forbidden(c identity.Caller, nodeID, runID string) error {
 	if err != nil || a.Plan == nil || text(a.NodeID) != nodeID {
 		return nil // it is not usable, and what comes says why
 	}
-	if r := s.rules.Decide(s.query(attemptOf(a, partyOf(c)))); r.Effect == policy.EffectDeny {
+	if r := s.rule(attemptOf(a, partyOf(c))); r.Effect == policy.EffectDeny {
 		return deniedBy(r)
 	}
 	return nil

@@ -362,7 +362,7 @@ func (s *Service) Request(ctx context.Context, c identity.Caller, in RequestIn) 
 	}
 	t := attemptOf(a, partyOf(c))
 	t.signs, t.signed = a.Signs, true
-	r := s.rules.Decide(s.query(t))
+	r := s.rule(t)
 	if r.Effect == policy.EffectDeny {
 		row := authority{ruling: r}.mark(s.row(AuditRefusal, c, a))
 		row.Reason = ErrRuleDenies.Code

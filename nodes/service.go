@@ -275,8 +275,21 @@ func (s *Service) Counts() (connected, known int) {
 // Connected returns how many nodes are connected.
 func (s *Service) Connected() int { return len(s.reg.cur.Load().live) }
 
-// Name returns the display name of a node, "" when it is not known.
-func (s *Service) Name(id string) string { return s.known()[id].DisplayName }
+// Name is the name of a node, "" when it is not known.
+func (s *Service) Name(id string) string {
+	name, _ := s.Look(id)
+	return name
+}
+
+// Look returns the name and the platform of a node, empty when they are not known. It is asked for each
+// run and each approval: of a connected node it reads nothing from the disk.
+func (s *Service) Look(id string) (name, platform string) {
+	if e, ok := s.reg.cur.Load().live[id]; ok && e.node.DisplayName != "" && e.node.Platform != "" {
+		return e.node.DisplayName, e.node.Platform
+	}
+	n := s.known()[id]
+	return n.DisplayName, n.Platform
+}
 
 func first(a, b string) string {
 	if a != "" {
