@@ -228,12 +228,11 @@ func (s *Store) EarlierApprovals(before time.Time, n, scan int, fits func(approv
 	var all []approvals.Approval
 	err := s.view(func(tx *bolt.Tx) error {
 		c := tx.Bucket(bucketApprovals).Cursor()
-		k, v := c.Seek(nanos(before))
-		if k == nil {
-			k, v = c.Last()
-		} else {
-			k, v = c.Prev()
+		step := c.Prev
+		if k, _ := c.Seek(nanos(before)); k == nil {
+			step = c.Last
 		}
+		k, v := step()
 		for ; k != nil && len(all) < n && scan > 0; k, v = c.Prev() {
 			scan--
 			a, err := decodeApproval(idIn(k), v)
