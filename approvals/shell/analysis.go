@@ -208,7 +208,7 @@ func (m Machine) Cover(a Analysis, l List) Coverage {
 
 func (m Machine) covers(seg Segment, l List, star int, windows bool) (by, pattern string) {
 	switch {
-	case seg.Blocked != "" || !seg.literal || runsArguments(seg.Effective):
+	case seg.Blocked != "" || !seg.literal || runsArguments(seg.Effective) || hidesShell(seg):
 		return "", ""
 	case star >= 0:
 		return ByAllowlist, l.Patterns[star]

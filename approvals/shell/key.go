@@ -3,6 +3,7 @@ package shell
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -91,6 +92,9 @@ func canonicalLine(b []byte, text string) ([]byte, bool) {
 	return append(b, '>'), true
 }
 
+// shellDirs are where the shells of a system are.
+var shellDirs = []string{"/bin/", "/usr/bin/", "/usr/local/bin/", "/opt/homebrew/bin/"}
+
 // keyed looks for what a command runs that is not in its words.
 type keyed struct{}
 
@@ -128,7 +132,8 @@ func (k keyed) argv(argv []string, depth int) (text int, err error) {
 		if err := k.text(name, argv[at], depth+1); err != nil {
 			return -1, err
 		}
-		if !plainShells[name] {
+		// Another file of that name may read its text as it likes.
+		if dir, _ := filepath.Split(argv[0]); !plainShells[name] || dir != "" && !slices.Contains(shellDirs, dir) {
 			at = -1
 		}
 		return at, nil
@@ -336,17 +341,17 @@ func MatchArgv(pattern, argv []string) bool {
 	if len(pattern) == 0 || len(argv) == 0 {
 		return false
 	}
-	if last := len(pattern) - 1; pattern[last] == "**" {
-		if pattern = pattern[:last]; len(argv) < len(pattern) {
-			return false
-		}
-	} else if len(argv) != len(pattern) {
+	rest := pattern[len(pattern)-1] == "**"
+	if rest {
+		pattern = pattern[:len(pattern)-1]
+	}
+	if len(argv) < len(pattern) || len(argv) > len(pattern) && !rest {
 		return false
 	}
 	lim := carriers[plainName(argv[0])]
 	texts := lim.never || lim.script || slices.ContainsFunc(argv, Starts)
-	for i, p := range pattern {
-		if p != "*" && !matchWord(p, argv[i], texts) {
+	for i, w := range argv[:len(pattern)] {
+		if p := pattern[i]; p != "*" && !matchWord(p, w, texts) {
 			return false
 		}
 	}

@@ -11,6 +11,11 @@ func TestKeysOfTheSameCommand(t *testing.T) {
 		{{"git", "status"}},
 		{{"sh", "-c", "git  status"}, {"sh", "-c", `'git' "status" `}, {"sh", "-c", `gi\t st'at'us`}, {"sh", "-c", "\tgit status"}},
 		{{"sh", "-lc", "git status"}},
+		{{"/bin/sh", "-c", "git  status"}, {"/bin/sh", "-c", "git status"}},
+		{{"./sh", "-c", "git  status"}}, // no shell of the system
+		{{"./sh", "-c", "git status"}},
+		{{"env", "A=1", "sh", "-c", "a"}},
+		{{"sh", "-c", "git status", "x"}},
 		{{"bash", "-c", "git status"}},
 		{{"sh", "-c", "a 1&&b|c;d"}, {"sh", "-c", "a '1' && b | c ; d"}},
 		{{"sh", "-c", "a 1||b|c;d"}},

@@ -84,7 +84,8 @@ func readLine(text string) (pieces []piece, exact, heredoc bool, reason string) 
 	if i := strings.Index(text, inner); !chained && (strings.ContainsAny(text[:i], "\n\r") || strings.ContainsAny(text[i+len(inner):], "\n\r")) {
 		return nil, false, false, "unsupported shell token: newline"
 	}
-	exact = !strings.ContainsFunc(text, odd)
+	exact = !strings.ContainsFunc(text, odd) && !strings.Contains(text, "|||")
+	lines := strings.Count(text, "\n") // outside of words
 	for i, l := range leaves {
 		if l.op != "|" {
 			pieces = append(pieces, piece{})
@@ -104,8 +105,11 @@ func readLine(text string) (pieces []piece, exact, heredoc bool, reason string) 
 		}
 		last.segs = append(last.segs, seg)
 		exact = exact && ok
+		for _, w := range seg.Argv {
+			lines -= strings.Count(w, "\n")
+		}
 	}
-	return pieces, exact, false, ""
+	return pieces, exact && lines == 0, false, ""
 }
 
 // chain parses a text without here-documents. The leaves from open on stand in a last part that does not

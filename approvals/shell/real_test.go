@@ -66,7 +66,7 @@ func line(r *rand.Rand) string {
 	for range 1 + r.IntN(9) {
 		switch {
 		case plain && r.IntN(4) == 0:
-			b.WriteString([]string{" ", "  ", "\t", " && aa ", "&&bb ", " || cc ", " | bb ", "|aa ", "; cc ", ";aa "}[r.IntN(10)])
+			b.WriteString([]string{" ", "  ", "\t", " && aa ", "&&bb ", " || cc ", " | bb ", "|aa ", "; cc ", ";aa ", "||| bb ", "\n&& cc ", ";\naa "}[r.IntN(13)])
 		case plain:
 			b.WriteString(words[r.IntN(len(words))])
 		default:

@@ -227,6 +227,13 @@ func runsArguments(argv []string) bool {
 	return false
 }
 
+// hidesShell reports whether a segment has a shell behind as many wrappers as FindInline looks through.
+// The original does not see it there, and would let an entry for the shell cover any text.
+func hidesShell(s Segment) bool {
+	name := programName(s.Effective[0])
+	return len(s.Wrappers) >= maxWrappers && (isShell(name) || isBox(name))
+}
+
 func shellPayload(name string, argv []string) (Inline, bool) {
 	at, payload := -1, ""
 scan:
