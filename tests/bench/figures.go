@@ -127,6 +127,15 @@ var specs = []spec{
 	{ID: "approval/event/commits", Unit: "commits", Bar: 3, Aim: 1.5, Rule: "P10"},
 	{ID: "approval/burst64/rate", Unit: ps, Higher: true, Floor: "floor/commit", Bar: 5_000, Aim: 20_000, Rule: "P11"},
 
+	// What a decision costs: a line read and its programs found, the same for 64 KiB of hostile text, and
+	// the rules.
+	{ID: "policy/line/p50", Unit: us, Bar: 50, Rule: "typical line"},
+	{ID: "policy/line/p99", Unit: us},
+	{ID: "policy/hostile64k/p50", Unit: ms, Bar: 20, Rule: "64 KiB"},
+	{ID: "policy/hostile64k/p99", Unit: ms},
+	{ID: "policy/decide100/p50", Unit: us},
+	{ID: "policy/decide100/p99", Unit: us, Bar: 200, Aim: 60, Rule: "P17"},
+
 	{ID: "floor/fanout", Unit: ms, Best: 11.1e3},
 	{ID: "fanout/last", Unit: ms},
 	{ID: "fanout/ratio", Unit: "x", Bar: 1.8, Aim: 1.2, Rule: "P13"},

@@ -68,6 +68,7 @@ var groups = []group{
 	{[]string{"grpc"}, (*bench).grpc},
 	{[]string{"rest"}, (*bench).rest},
 	{[]string{"approval"}, (*bench).approvals},
+	{[]string{"policy"}, (*bench).decisions},
 	{[]string{"connect/plain"}, (*bench).connectPlain},
 	{[]string{"connect/device"}, (*bench).connectDevice},
 	{[]string{"fanout"}, (*bench).fanOut},
