@@ -34,6 +34,9 @@ const (
 	retryEvery = time.Second
 	// decisionGrace is how long past its end the outcome of a question is waited for.
 	decisionGrace = 5 * time.Second
+	// refusalTime is how long a command that went out without an approval counts as starting: a node that
+	// wants one says so at once.
+	refusalTime = 500 * time.Millisecond
 	// killTime bounds the question to a node to end a command.
 	killTime = 10 * time.Second
 	// keepFor, keepMax and keepBytes bound what is kept of ended runs: their time, their number, and the

@@ -3,6 +3,7 @@ package runs
 import (
 	"context"
 	"encoding/json"
+	"time"
 
 	"github.com/hanzoai/hanzod/identity"
 )
@@ -41,11 +42,31 @@ func (s *Service) Leaving(in Sent) error {
 		return ErrKilled
 	}
 	l.left, l.invokeID = true, in.InvokeID
-	l.run.State, l.run.StartedAt, l.run.Streams = Running, s.now(), in.Streams
+	l.run.StartedAt, l.run.Streams = s.now(), in.Streams
+	if l.run.Tried {
+		l.run.State = Running
+	} else {
+		time.AfterFunc(refusalTime, func() {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			if l.invokeID == in.InvokeID {
+				l.runs()
+			}
+		})
+	}
 	l.version++
 	l.tell()
 	s.invokes[in.InvokeID] = l
 	return nil
+}
+
+// runs notes that a command that left has begun. The caller holds mu.
+func (l *live) runs() {
+	if l.left && l.run.State == Starting {
+		l.run.State = Running
+		l.version++
+		l.tell()
+	}
 }
 
 // follow makes an entry for an approved run of another door, nil when it is not to be followed. The
@@ -107,6 +128,7 @@ func (s *Service) Wrote(invokeID string, c Chunk) {
 		s.tails++
 	}
 	s.mu.Unlock()
+	l.runs()
 	if l.tail != nil && l.tail.add(c) {
 		l.tell()
 	}

@@ -643,10 +643,13 @@ func TestWatch(t *testing.T) {
 		}
 		return u
 	}
-	if u := next(early); u.Run == nil || u.Run.State != runs.Running || !u.Run.Streams {
+	if u := next(early); u.Run == nil || u.Run.State != runs.Starting || !u.Run.Streams {
 		t.Fatalf("%+v", u)
 	}
 	w.svc.Wrote(invoke, runs.Chunk{Stream: runs.Stdout, Data: []byte("first")})
+	if u := next(early); u.Run == nil || u.Run.State != runs.Running {
+		t.Fatalf("what writes runs: %+v", u)
+	}
 	if u := next(early); u.Output == nil || string(u.Output.Data) != "first" {
 		t.Fatalf("%+v", u)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hanzoai/hanzod/client"
+	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
 )
 
 func (a *app) nodesRunCmd() *cobra.Command {
@@ -97,7 +98,7 @@ The words after -- go to the node as they are, without a shell.`,
 					return err
 				}
 				if detach {
-					return a.printOne(run, run.GetId(), Text(run.GetId()))
+					return a.detach(ctx, c, run)
 				}
 				return a.follow(ctx, c, run.GetId(), in.Timeout)
 			})
@@ -115,6 +116,30 @@ The words after -- go to the node as they are, without a shell.`,
 		return a.completeRun(cmd, false)
 	}))
 	return c
+}
+
+// settled is how long --detach waits until it is known whether an approval is needed.
+const settled = 10 * time.Second
+
+// detach prints the id of a run as soon as its question stands, so that who reads it can answer, or the
+// command runs.
+func (a *app) detach(ctx context.Context, c *client.Client, run *runsv1.Run) error {
+	watch, cancel := context.WithTimeout(ctx, settled)
+	defer cancel()
+	s, err := c.Runs.WatchRun(watch, &runsv1.WatchRunRequest{Id: run.GetId()})
+	for err == nil {
+		var m *runsv1.WatchRunResponse
+		if m, err = s.Recv(); err != nil || m.GetRun() == nil {
+			continue
+		}
+		run = m.GetRun()
+		state := run.GetState()
+		if run.GetEndedAt() != nil || state == runsv1.State_STATE_WAITING || state == runsv1.State_STATE_RUNNING {
+			break
+		}
+	}
+	// A watch that broke changes nothing: the run is the daemon's.
+	return a.printOne(run, run.GetId(), Text(run.GetId()))
 }
 
 // runStep says on stderr where a run stands.
