@@ -69,7 +69,7 @@ func normalAgents(agents object, newID func() string) object {
 			}
 			continue
 		}
-		out.set(m.key, a.encode())
+		out = append(out, member{m.key, a.encode()}) // each key is there once
 	}
 	if legacy == nil {
 		return out

@@ -162,7 +162,7 @@ func (f *File) Set(file []byte, base *string) (Snapshot, error) {
 	}
 	doc.socket = ordered(doc.socket)
 	text := doc.text()
-	if err := f.write(text); err != nil {
+	if err := f.write(text, raw); err != nil {
 		return Snapshot{}, err
 	}
 	return f.snapshot(doc, text), nil
@@ -218,7 +218,19 @@ func (f *File) edit(agentID *string, change func(list []json.RawMessage) ([]json
 		return err
 	}
 	defer unlock()
-	doc, _, err := f.ensure()
+	for range maxLost {
+		err := f.editOnce(id, change)
+		if !errors.Is(err, ErrChanged) {
+			return err
+		}
+	}
+	return ErrRead.WithText("another program keeps changing the exec approvals file; try again")
+}
+
+// editOnce is edit with the lock held. It fails with ErrChanged when a program without the lock was
+// quicker.
+func (f *File) editOnce(id string, change func(list []json.RawMessage) ([]json.RawMessage, bool)) error {
+	doc, raw, err := f.ensure()
 	if err != nil {
 		return err
 	}
@@ -234,7 +246,7 @@ func (f *File) edit(agentID *string, change func(list []json.RawMessage) ([]json
 	if len(text) > MaxFile {
 		return ErrInvalid.WithText("the exec approvals file would become larger than 4 MiB; remove entries first")
 	}
-	return f.write(text)
+	return f.write(text, raw)
 }
 
 // ensured returns the file's content. A normal file is read without the lock.
@@ -260,6 +272,16 @@ func (d document) complete() bool { return d.socket.get("path") != nil && d.sock
 // ensure returns the content and text of the file after writing back what normalisation changed. The
 // lock is held.
 func (f *File) ensure() (document, []byte, error) {
+	for range maxLost {
+		doc, raw, err := f.ensureOnce()
+		if !errors.Is(err, ErrChanged) {
+			return doc, raw, err
+		}
+	}
+	return document{}, nil, ErrRead.WithText("another program keeps changing the exec approvals file; try again")
+}
+
+func (f *File) ensureOnce() (document, []byte, error) {
 	raw, err := f.read()
 	missing := errors.Is(err, fs.ErrNotExist)
 	if err != nil && !missing {
@@ -285,7 +307,11 @@ func (f *File) ensure() (document, []byte, error) {
 	if bytes.Equal(text, raw) {
 		return doc, raw, nil
 	}
-	if err := f.write(text); err != nil {
+	was := raw
+	if missing {
+		was = nil
+	}
+	if err := f.write(text, was); err != nil {
 		return document{}, nil, err
 	}
 	return doc, text, nil
@@ -300,20 +326,37 @@ func (f *File) read() ([]byte, error) {
 	return io.ReadAll(io.LimitReader(r, MaxFile+1))
 }
 
-// write replaces the file in one step. A link at its path stays a link.
-func (f *File) write(text []byte) error {
-	if err := replaceFile(f.path, text); err != nil {
+// write replaces the file in one step, provided that it still holds what was read (nil is no file): companion
+// apps do not know our lock. It fails with ErrChanged. A link at its path stays a link.
+func (f *File) write(text, was []byte) error {
+	err := replaceFile(f.path, text, func() error {
+		now, err := f.read()
+		if errors.Is(err, fs.ErrNotExist) {
+			now, err = nil, nil
+		}
+		if err == nil && !bytes.Equal(now, was) {
+			return ErrChanged
+		}
+		return err
+	})
+	if err != nil && !errors.Is(err, ErrChanged) {
 		return ErrRead.Wrap(err)
 	}
-	return nil
+	return err
 }
 
 // replaceFile writes a file in one step, for its owner alone. A link at its path stays a link. Whoever
 // calls it holds a lock: there is one name for what is not finished.
-func replaceFile(path string, text []byte) error {
+//
+// still is asked when the new text is on disk, right before it takes the place of the old one.
+func replaceFile(path string, text []byte, still func() error) error {
 	target := path
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		target = real
+	} else if to, err := os.Readlink(path); err == nil { // to a file that is not there yet
+		if target = to; !filepath.IsAbs(to) {
+			target = filepath.Join(filepath.Dir(path), to)
+		}
 	}
 	tmp := target + ".tmp"
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -329,6 +372,9 @@ func replaceFile(path string, text []byte) error {
 	}
 	if cerr := w.Close(); err == nil {
 		err = cerr
+	}
+	if err == nil {
+		err = still()
 	}
 	if err == nil {
 		err = os.Rename(tmp, target)

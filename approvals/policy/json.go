@@ -23,6 +23,7 @@ func parseObject(raw []byte) (object, bool) {
 		return nil, false
 	}
 	o := object{}
+	at := map[string]int{} // a file may have very many keys
 	for dec.More() {
 		t, err := dec.Token()
 		if err != nil {
@@ -33,7 +34,12 @@ func parseObject(raw []byte) (object, bool) {
 		if dec.Decode(&val) != nil {
 			return nil, false
 		}
-		o.set(key, val)
+		if i, again := at[key]; again {
+			o[i].val = val
+			continue
+		}
+		at[key] = len(o)
+		o = append(o, member{key, val})
 	}
 	return o, true
 }

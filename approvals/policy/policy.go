@@ -22,6 +22,8 @@ const (
 	MaxCorruptCopies = 5
 	// MaxStampedCommand bounds the last command that an entry remembers, in bytes; more is cut.
 	MaxStampedCommand = 4096
+	// maxLost is how often a change is made again because another program was quicker.
+	maxLost = 10
 	// lockWait is how long a change waits for another process before it fails.
 	lockWait = 5 * time.Second
 	// lockPoll is how often a waiting change looks again.

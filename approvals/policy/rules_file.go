@@ -276,7 +276,15 @@ func (f *RulesFile) Set(ctx context.Context, by string, text []byte, base string
 	if err == nil && bytes.Equal(old, text) && f.now.Load().rules.hash == rules.hash {
 		return nil
 	}
-	if err := replaceFile(f.path, text); err != nil {
+	err = replaceFile(f.path, text, func() error {
+		if now, _, err := f.read(); err == nil && (base == "" || hashOf(now) != base) {
+			return ErrRulesChanged
+		}
+		return nil
+	})
+	if errors.Is(err, ErrRulesChanged) {
+		return ErrRulesChanged
+	} else if err != nil {
 		return ErrRulesRead.Wrap(err)
 	}
 	_, mark, err := f.read()
