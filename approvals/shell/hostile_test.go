@@ -184,3 +184,17 @@ func TestOrdinaryLines(t *testing.T) {
 		}
 	}
 }
+
+// Bytes that are no UTF-8 keep their places when case is folded: what is cut out of a word by the place
+// found in its folded form is there.
+func TestBytesThatAreNoText(t *testing.T) {
+	for _, argv := range [][]string{
+		{"sh", "-\xff\xffCx"}, {"sh", "-\xff\xff\xffc"}, {"env", "-\xff\xff\xff", "sh", "-\xff\xffc"}, {"\xff\xfe", "-c"}, {"cmd", "/\xffc", "x"}, {"nice", "-n\xff", "x"},
+	} {
+		m := shell.Machine{Platform: "linux"}
+		shell.FindInline(argv)
+		m.AllowAlways(m.Argv(argv).Segments)
+		m.Programs(argv)
+		_, _ = shell.Key(argv)
+	}
+}

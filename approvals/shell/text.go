@@ -24,14 +24,20 @@ func Trim(s string) string { return trim(s) }
 func trim(s string) string { return strings.TrimFunc(s, isSpace) }
 
 // fold lowers ASCII letters alone, so that no letter of another script (U+212A, the Kelvin sign)
-// becomes one.
+// becomes one. All other bytes stay where they are, also those that are no UTF-8.
 func fold(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r >= 'A' && r <= 'Z' {
-			return r + 'a' - 'A'
+	for i := range len(s) {
+		if s[i] >= 'A' && s[i] <= 'Z' {
+			b := []byte(s)
+			for j := i; j < len(b); j++ {
+				if b[j] >= 'A' && b[j] <= 'Z' {
+					b[j] += 'a' - 'A'
+				}
+			}
+			return string(b)
 		}
-		return r
-	}, s)
+	}
+	return s
 }
 
 // foldPath folds case as the original compares paths with patterns, in all scripts, except that no
