@@ -97,10 +97,15 @@ func (f *File) cover(agentID *string, eff Effective, argv []string, cwd, pathEnv
 	if why != "" {
 		return c
 	}
-	if len(s.Wrappers) > 0 { // what an approval would keep, the list keeps
-		if !a.Exact {
+	if !a.Exact {
+		// Empty words were left out of what was judged, and run: to a filter the word after one is another.
+		whole := *s
+		whole.Argv, whole.Effective = argv, argv
+		if len(s.Wrappers) > 0 || says.By[0] == shell.BySafeBins || m.Refusal(whole, l) != "" {
 			return c
 		}
+	}
+	if len(s.Wrappers) > 0 { // what an approval would keep, the list keeps
 		kept, ok := m.Kept(*s)
 		if !ok {
 			return c

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hanzoai/hanzod/approvals/shell"
 	"go.uber.org/goleak"
 )
 
@@ -283,7 +284,7 @@ func TestCoverage(t *testing.T) {
 	}
 	bin, home := root+"/bin/", root+"/home"
 	for _, p := range []string{
-		"bin/echo", "bin/sh", "bin/env", "bin/sudo", "bin/timeout", "bin/busybox", "bin/pwsh", "opt/bin/evil", "proj/sub/run", "home/bin/mytool", "bin/noexec",
+		"bin/echo", "bin/jq", "bin/sh", "bin/env", "bin/sudo", "bin/timeout", "bin/busybox", "bin/pwsh", "opt/bin/evil", "proj/sub/run", "home/bin/mytool", "bin/noexec",
 	} {
 		os.MkdirAll(filepath.Dir(root+"/"+p), 0o755)
 		mode := os.FileMode(0o755)
@@ -301,7 +302,9 @@ func TestCoverage(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	f := Open(filepath.Join(root, "exec-approvals.json"), Options{HomeDir: home})
+	f := Open(filepath.Join(root, "exec-approvals.json"), Options{HomeDir: home, SafeBins: func(string) SafeBins {
+		return SafeBins{Bins: shell.DefaultSafeBins, TrustedDirs: []string{root + "/bin"}}
+	}})
 	for name, tc := range map[string]struct {
 		argv    []string
 		list    string
@@ -309,6 +312,8 @@ func TestCoverage(t *testing.T) {
 		covered bool
 	}{
 		"plain":              {[]string{"echo", "", "hi"}, bin + "echo", bin + "echo", true},
+		"shifted words":      {[]string{"jq", "", "secret"}, bin + "echo", "", false},
+		"filter":             {[]string{"jq", "secret"}, bin + "echo", bin + "jq", true},
 		"star":               {[]string{"echo"}, "*", bin + "echo", true},
 		"padded":             {[]string{" echo "}, bin + "echo", bin + "echo", true},
 		"home":               {[]string{"~/bin/mytool"}, "~/bin/*", home + "/bin/mytool", true},
@@ -337,10 +342,10 @@ func TestCoverage(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := f.cover(nil, Effective{Allowlist: []Entry{{Pattern: tc.list}}}, tc.argv, root+"/proj", root+"/bin:"+root+"/opt/bin:sub:.")
-			if (c.entry != nil) != tc.covered || tc.covered && c.run[0] != tc.pinned {
+			if c.covered != tc.covered || tc.covered && c.run[0] != tc.pinned {
 				t.Errorf("%+v", c)
 			}
-			if c.inline && c.entry != nil {
+			if c.inline && c.covered {
 				t.Error("a covered shell")
 			}
 		})
