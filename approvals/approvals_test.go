@@ -621,14 +621,19 @@ func TestFiles(t *testing.T) {
 	if d := cmp.Diff(want, n.got); d != "" {
 		t.Error(d)
 	}
-	kinds := 0
-	for _, r := range w.audit() {
-		if strings.HasPrefix(r, "policy conn:ann") {
-			kinds++
+	// Each is recorded before, and what came of it after.
+	var details []string
+	for _, r := range w.rows(0) {
+		if r.Kind == approvals.AuditPolicy && r.Subject == ann.Subject() {
+			details = append(details, r.Reason+" "+r.Detail[:min(len(r.Detail), 12)])
 		}
 	}
-	if kinds != 4 {
-		t.Errorf("%v", w.audit())
+	about := "gateway file is about to"
+	if d := cmp.Diff([]string{
+		about, "gateway file was not rep", about, "gateway file was not rep", about, "gateway file was replaced",
+		"node file is about to", "node file was replaced",
+	}, details); d != "" {
+		t.Error(d)
 	}
 }
 

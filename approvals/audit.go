@@ -78,7 +78,8 @@ type Audit struct {
 	OutputDigest string
 	StderrDigest string
 
-	// DeviceID, Role, Scopes and RequestID are those of a row about a device (identity.Audit).
+	// DeviceID, Role, Scopes and RequestID are those of a row about a device (identity.Audit). On a use,
+	// a result or a refusal, RequestID is what the caller calls the run.
 	DeviceID  string
 	Role      identity.Role
 	Scopes    []identity.Scope
@@ -155,9 +156,10 @@ type AuditFilter struct {
 	Kinds      []string
 	NodeID     string
 	ApprovalID string
-	RunID      string
-	Subject    string
-	DeviceID   string
+	// RunID is the name of a run in the log, or what its caller calls it.
+	RunID    string
+	Subject  string
+	DeviceID string
 	// Since and Until are times, the first included.
 	Since, Until time.Time
 }
@@ -168,7 +170,7 @@ func (f AuditFilter) fits(a Audit) bool {
 	for _, k := range f.Kinds {
 		kind = kind || k == a.Kind || strings.HasSuffix(k, ".") && strings.HasPrefix(a.Kind, k)
 	}
-	return kind && fits(f.NodeID, a.NodeID) && fits(f.ApprovalID, a.ApprovalID) && fits(f.RunID, a.RunID) &&
+	return kind && fits(f.NodeID, a.NodeID) && fits(f.ApprovalID, a.ApprovalID) && (fits(f.RunID, a.RunID) || fits(f.RunID, a.RequestID)) &&
 		fits(f.Subject, a.Subject) && fits(f.DeviceID, a.DeviceID) &&
 		(f.Since.IsZero() || !a.At.Before(f.Since)) && (f.Until.IsZero() || a.At.Before(f.Until))
 }

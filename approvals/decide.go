@@ -213,7 +213,7 @@ func (s *Service) guardUnclaimed(ctx context.Context, c identity.Caller, nodeID 
 	}
 	switch {
 	case r.Effect == policy.EffectAllow && envErr != nil:
-		return nil, nil, true, envErr
+		return nil, nil, true, s.refusedUnread(ctx, c, nodeID, p, envErr)
 	case r.Effect == policy.EffectAllow && len(t.suspicious()) == 0:
 		params, done, err := s.runUnder(ctx, c, p, cmd, t, env, authority{ruling: r})
 		return params, done, true, err
@@ -238,7 +238,7 @@ func (s *Service) runUnder(ctx context.Context, c identity.Caller, p runParams, 
 	by.allow(&a, now)
 	a.State, a.Uses, a.LastUsedAt = Consumed, 1, now
 	use := by.mark(s.useRow(c, t.nodeID, p))
-	use.RunID, use.ApprovalID, use.Decision = newRun(), a.ID, a.Decision
+	use.RunID, use.ApprovalID, use.Decision, use.BindingHash = newRun(), a.ID, a.Decision, bindingHash(a.Binding)
 	var g Grant
 	err := s.store.Transact(ctx, func(tx Tx) (err error) {
 		if by.grantID != "" {

@@ -145,7 +145,7 @@ func (s *Service) GuardRun(ctx context.Context, c identity.Caller, nodeID string
 		// The text for people must be what would run (nodes-approvals.md §3.4).
 		cmd, err := policy.ParseCommand(p.raw["command"], p.raw["rawCommand"])
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, s.refusedUnread(ctx, c, nodeID, p, err)
 		}
 		if params, done, ok, err := s.guardUnclaimed(ctx, c, nodeID, p, cmd); ok {
 			return params, done, err
@@ -154,7 +154,7 @@ func (s *Service) GuardRun(ctx context.Context, c identity.Caller, nodeID string
 	}
 	// The node's own file decides: no approval and no rule is named.
 	use := s.useRow(c, nodeID, p)
-	use.RunID = newRun()
+	use.RunID, use.Policy = newRun(), s.policyHash()
 	if err := s.store.AppendAudit(ctx, use); err != nil {
 		return nil, nil, err
 	}
@@ -165,7 +165,7 @@ func (s *Service) GuardRun(ctx context.Context, c identity.Caller, nodeID string
 func (s *Service) guardApproved(ctx context.Context, c identity.Caller, nodeID string, p runParams) ([]byte, func(sent bool, answer []byte, err error), error) {
 	runID, _ := p.text("runId")
 	if runID = strings.TrimSpace(runID); runID == "" {
-		return nil, nil, ErrMissingRunID
+		return nil, nil, s.refusedUnread(ctx, c, nodeID, p, ErrMissingRunID)
 	}
 	env, err := p.exactEnv()
 	if err != nil {
@@ -197,7 +197,7 @@ func (s *Service) guardApproved(ctx context.Context, c identity.Caller, nodeID s
 				return err
 			}
 			use = s.row(AuditUse, c, a)
-			use.RunID, use.Argv, use.Cwd = run, plan.Argv, text(plan.Cwd)
+			use.RunID, use.Policy, use.Argv, use.Cwd = run, s.policyHash(), plan.Argv, text(plan.Cwd)
 			use.AgentID, use.SessionKey = text(plan.AgentID), text(plan.SessionKey)
 			if use.Rule, use.Where = a.Rule, a.Where; strings.HasPrefix(a.ResolvedBySubject, "grant:") {
 				use.Rule, use.Where = "grant "+a.GrantID, ""
@@ -316,6 +316,23 @@ func same(a, b *string) bool {
 	return *a == *b
 }
 
+// refusedUnread leaves a row for a run whose parameters say two things, or too little to look at them.
+func (s *Service) refusedUnread(ctx context.Context, c identity.Caller, nodeID string, p runParams, err error) error {
+	e, ok := errs.As(err)
+	if !ok {
+		return err
+	}
+	row := s.useRow(c, nodeID, p)
+	row.Kind, row.Reason, row.Detail = AuditRefusal, e.Code, e.Text
+	if len(row.Argv) == 0 {
+		row.Argv = policy.Argv(p.raw["command"])
+	}
+	if failed := s.store.AppendAudit(ctx, row); failed != nil {
+		return failed
+	}
+	return err
+}
+
 // refused names the run in a refusal and leaves an audit row for it.
 func (s *Service) refused(ctx context.Context, c identity.Caller, nodeID, runID string, err error) error {
 	e, ok := errs.As(err)
@@ -331,7 +348,8 @@ func (s *Service) refused(ctx context.Context, c identity.Caller, nodeID, runID 
 		id = strings.ToValidUTF8(id[:maxIDBytes], "")
 	}
 	row := Audit{
-		At: s.now(), Kind: "refusal", Subject: c.Subject(), ApprovalID: id, NodeID: nodeID, Reason: e.Code,
+		At: s.now(), Kind: AuditRefusal, Subject: c.Subject(), ApprovalID: id, NodeID: nodeID, Reason: e.Code, Detail: e.Text,
+		Rule: e.Field("rule"), Where: e.Field("where"), Policy: s.policyHash(),
 	}
 	if err := s.store.AppendAudit(ctx, row); err != nil {
 		return err

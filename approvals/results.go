@@ -77,7 +77,33 @@ func (s *Service) useRow(c identity.Caller, nodeID string, p runParams) Audit {
 	row.Cwd, _ = p.text("cwd")
 	row.AgentID, _ = p.text("agentId")
 	row.SessionKey, _ = p.text("sessionKey")
+	if row.RequestID, _ = p.text("runId"); len(row.RequestID) > maxIDBytes {
+		row.RequestID = strings.ToValidUTF8(row.RequestID[:maxIDBytes], "")
+	}
 	return row
+}
+
+// policyHash is the hash of the rules in force, "" without any.
+func (s *Service) policyHash() string {
+	if r, ok := s.rules.(interface{ State() policy.RulesState }); ok {
+		return r.State().Hash
+	}
+	return ""
+}
+
+// bindingHash names what an approval covers: SHA-256 in hex over its parts as JSON, "" for nothing. Equal
+// bindings have equal hashes, and others have others.
+func bindingHash(b *Binding) string {
+	if b == nil {
+		return ""
+	}
+	parts := []any{"binding 1", b.Argv, b.Cwd, b.AgentID, b.SessionKey, b.EnvHash, b.Identity}
+	text, err := json.Marshal(parts)
+	if err != nil {
+		return "" // texts and numbers always marshal
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:])
 }
 
 // newRun names a run in the log.
@@ -164,7 +190,7 @@ const (
 func resultOf(use Audit, at time.Time) Audit {
 	return Audit{
 		At: at, Kind: AuditResult, Subject: use.Subject, ApprovalID: use.ApprovalID, RunID: use.RunID, NodeID: use.NodeID,
-		Command: use.Command, AgentID: use.AgentID, SessionKey: use.SessionKey, Decision: use.Decision,
+		RequestID: use.RequestID, Command: use.Command, AgentID: use.AgentID, SessionKey: use.SessionKey, Decision: use.Decision,
 		Rule: use.Rule, Where: use.Where, Policy: use.Policy, BindingHash: use.BindingHash,
 	}
 }

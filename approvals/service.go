@@ -2,6 +2,8 @@ package approvals
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -334,9 +336,10 @@ func (s *Service) row(kind string, c identity.Caller, a Approval) Audit {
 		At: s.now(), Kind: kind, Subject: c.Subject(), ApprovalID: a.ID, Command: a.Command,
 		Decision: a.Decision,
 	}
-	if a.NodeID != nil {
-		r.NodeID = *a.NodeID
+	if r.Argv, r.BindingHash = a.CommandArgv, bindingHash(a.Binding); a.Plan != nil {
+		r.Argv = a.Plan.Argv
 	}
+	r.NodeID, r.Cwd, r.AgentID, r.SessionKey = text(a.NodeID), text(a.Cwd), text(a.AgentID), text(a.SessionKey)
 	return r
 }
 
@@ -778,12 +781,44 @@ func (s *Service) GetFile(context.Context, identity.Caller) (policy.Snapshot, er
 }
 
 // SetFile replaces the exec approvals file of the gateway host. The audit row comes first: a
-// change that cannot be recorded does not happen.
+// change that cannot be recorded does not happen. A second row says what came of it.
 func (s *Service) SetFile(ctx context.Context, c identity.Caller, in SetFileIn) (policy.Snapshot, error) {
-	if err := s.store.AppendAudit(ctx, Audit{At: s.now(), Kind: "policy", Subject: c.Subject(), Reason: "gateway file"}); err != nil {
+	row := Audit{At: s.now(), Kind: AuditPolicy, Subject: c.Subject(), Reason: "gateway file"}
+	if err := s.intend(ctx, row, in.File, in.BaseHash); err != nil {
 		return policy.Snapshot{}, err
 	}
-	return s.file.Set(in.File, trimmed(&in.BaseHash))
+	out, err := s.file.Set(in.File, trimmed(&in.BaseHash))
+	s.came(ctx, row, out.Hash, err)
+	return out, err
+}
+
+// intend records that a file is about to be replaced.
+func (s *Service) intend(ctx context.Context, row Audit, file []byte, base string) error {
+	sum := sha256.Sum256(file)
+	row.Detail = "is about to be replaced; SHA-256 of what was sent: " + hex.EncodeToString(sum[:])
+	if base != "" {
+		row.Detail += "; it starts from the version " + base
+	}
+	return s.store.AppendAudit(ctx, row)
+}
+
+// came records what came of it. The file is outside of the store: when this row cannot be written, the one
+// before stands alone, which means that nobody knows.
+func (s *Service) came(ctx context.Context, row Audit, hash string, failed error) {
+	row.At = s.now()
+	switch {
+	case failed != nil:
+		row.Detail = "was not replaced: " + failed.Error()
+	case hash != "":
+		row.Detail = "was replaced; its hash is " + hash
+	default:
+		row.Detail = "was replaced"
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastResults)
+	defer cancel()
+	if err := s.store.AppendAudit(ctx, row); err != nil {
+		s.log.Error("what came of a change of an exec approvals file could not be recorded", "node", row.NodeID, "error", err)
+	}
 }
 
 // GetNodeFile returns the exec approvals file of a node, as the node gave it: JSON text.
@@ -806,11 +841,13 @@ func (s *Service) SetNodeFile(ctx context.Context, c identity.Caller, in SetNode
 		params = append(append(params, `,"baseHash":`...), hash...)
 	}
 	params = append(params, '}')
-	row := Audit{At: s.now(), Kind: "policy", Subject: c.Subject(), NodeID: in.NodeID, Reason: "node file"}
-	if err := s.store.AppendAudit(ctx, row); err != nil {
+	row := Audit{At: s.now(), Kind: AuditPolicy, Subject: c.Subject(), NodeID: in.NodeID, Reason: "node file"}
+	if err := s.intend(ctx, row, in.File, in.BaseHash); err != nil {
 		return nil, err
 	}
-	return s.nodeFile(ctx, in.NodeID, "system.execApprovals.set", params)
+	out, err := s.nodeFile(ctx, in.NodeID, "system.execApprovals.set", params)
+	s.came(ctx, row, "", err)
+	return out, err
 }
 
 func (s *Service) nodeFile(ctx context.Context, nodeID, command string, params []byte) ([]byte, error) {

@@ -57,6 +57,7 @@ type Config struct {
 
 	Gateway    Gateway
 	Logging    Logging
+	Audit      Audit
 	Session    Session
 	Agents     Agents
 	Tools      Tools

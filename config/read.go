@@ -31,6 +31,12 @@ func (l *loader) read(tree *json5.Node) {
 	root.raw(json5.Object, later...)
 	l.gateway(root.object("gateway"), &c.Gateway)
 	l.logging(root.object("logging"), &c.Logging)
+	c.Audit = Audit{KeepDays: 365, MaxRows: 100_000, MaxBytes: 64 << 20}
+	audit := root.object("audit")
+	audit.int("keepDays", 0, 36_500, &c.Audit.KeepDays)
+	audit.integer("maxRows", 1000, 10_000_000, &c.Audit.MaxRows)
+	audit.integer("maxBytes", 1<<20, 4<<30, &c.Audit.MaxBytes)
+	audit.strict()
 	l.agents(root.object("agents"), &c.Agents)
 
 	c.Session.Scope = "per-sender"

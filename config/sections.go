@@ -128,6 +128,14 @@ type Logging struct {
 	RedactPatterns  []string
 }
 
+// Audit is the section audit, which is hanzod's own: how long the audit log is kept. The oldest rows go
+// when one of the bounds is passed, and the log says so.
+type Audit struct {
+	KeepDays int   // 0..36500, 365 by default; 0 keeps rows as long as the other bounds do
+	MaxRows  int64 // 1,000..10,000,000; 100,000 by default
+	MaxBytes int64 // 1 MiB..4 GiB; 64 MiB by default
+}
+
 // Session is the part of the section session that is not read by its own feature.
 type Session struct {
 	Scope string // per-sender (default), global

@@ -247,6 +247,9 @@ func (s *Service) run(ctx context.Context, c identity.Caller, e *entry, in Invok
 	if Guarded(in.Command) {
 		params, ended, err := s.guard.GuardRun(ctx, c, in.NodeID, in.Params)
 		if err != nil {
+			if ended != nil {
+				ended(false, nil, err)
+			}
 			then(answer{err: err}, false)
 			return
 		}

@@ -54,6 +54,8 @@ const (
 	settleTime = 2 * time.Second
 	// policyFileName is the exec approvals file, in the frozen format that companion apps read.
 	policyFileName = "exec-approvals.json"
+	// recordTime bounds the wait for a row of the audit log where the caller brings no time limit.
+	recordTime = 5 * time.Second
 	// rulesFileName holds the policy rules of the gateway.
 	rulesFileName = "policy.json"
 )
@@ -172,7 +174,12 @@ func (d *Daemon) open(ctx context.Context, console io.Writer) error {
 		return err
 	}
 	// The lock comes first: a second daemon touches nothing of the first, its log included.
-	d.store, err = store.Open(ctx, d.cfg.StateDir, store.Options{Now: d.now, Log: early, OnFatal: d.fail})
+	d.store, err = store.Open(ctx, d.cfg.StateDir, store.Options{
+		Now: d.now, Log: early, OnFatal: d.fail,
+		Audit: store.AuditLimits{
+			MaxRows: uint64(d.cfg.Audit.MaxRows), MaxBytes: uint64(d.cfg.Audit.MaxBytes), KeepFor: time.Duration(d.cfg.Audit.KeepDays) * 24 * time.Hour,
+		},
+	})
 	if err != nil {
 		return err
 	}
@@ -407,6 +414,12 @@ func (d *Daemon) Log() *slog.Logger { return d.log }
 func (d *Daemon) sharedSecret(c identity.Caller) (mode, secret string, err error) {
 	if c.Door != identity.DoorGRPC || !c.Local || !c.Has(identity.ScopeAdmin) {
 		return "", "", system.ErrLocalOnly
+	}
+	// What cannot be recorded is not shown.
+	ctx, cancel := context.WithTimeout(context.Background(), recordTime)
+	defer cancel()
+	if err := d.store.AppendAudit(ctx, approvals.Audit{At: d.now(), Kind: "secret", Subject: c.Subject(), Detail: "the shared secret was shown"}); err != nil {
+		return "", "", err
 	}
 	switch d.identity.Mode() {
 	case identity.AuthToken:

@@ -349,7 +349,7 @@ func (t *txn) appendAudit(l auditLink) error {
 	case l.run == nil:
 	case l.kind == approvals.AuditUse:
 		err = t.put(bucketAuditOpen, l.run, seqKey(head.seq))
-	case t.get(bucketAuditOpen, l.run) != nil:
+	case (l.kind == approvals.AuditResult || l.kind == approvals.AuditRefusal) && t.get(bucketAuditOpen, l.run) != nil:
 		err = t.delete(bucketAuditOpen, l.run)
 	}
 	if err != nil {
