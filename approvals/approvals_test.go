@@ -625,12 +625,12 @@ func TestFiles(t *testing.T) {
 	var details []string
 	for _, r := range w.rows(0) {
 		if r.Kind == approvals.AuditPolicy && r.Subject == ann.Subject() {
-			details = append(details, r.Reason+" "+r.Detail[:min(len(r.Detail), 12)])
+			details = append(details, r.Reason+" "+strings.TrimSpace(r.Detail[:min(len(r.Detail), 12)]))
 		}
 	}
 	about := "gateway file is about to"
 	if d := cmp.Diff([]string{
-		about, "gateway file was not rep", about, "gateway file was not rep", about, "gateway file was replaced",
+		about, "gateway file was not repl", about, "gateway file was not repl", about, "gateway file was replaced",
 		"node file is about to", "node file was replaced",
 	}, details); d != "" {
 		t.Error(d)
