@@ -27,6 +27,9 @@ import (
 // maxBars bounds the bars, ampersands and semicolons of a line, because the parser recurses on them.
 const maxBars = 8192
 
+// maxHeredocs bounds the here-documents of a line, which is parsed again for them.
+const maxHeredocs = 256
+
 // A piece is one part of the chain.
 type piece struct {
 	reason string // why it is not understood
@@ -66,6 +69,8 @@ func readLine(text string) (pieces []piece, exact, heredoc bool, reason string) 
 		return nil, false, false, "line continuation"
 	case strings.Count(text, "|")+strings.Count(text, "&")+strings.Count(text, ";") > maxBars:
 		return nil, false, false, "too many commands"
+	case strings.Count(text, "<<") > maxHeredocs:
+		return nil, false, false, "too many here-documents"
 	}
 	p := linePool.Get().(*lineParser)
 	defer linePool.Put(p)
