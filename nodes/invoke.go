@@ -333,7 +333,7 @@ func (s *Service) send(ctx context.Context, c identity.Caller, e *entry, in Invo
 
 // bindingCap is announced by a node that says which files a run would open, and runs no others under an
 // approval that comes with them.
-const bindingCap = "binding"
+const bindingCap = "system.binding"
 
 // Binds reports whether a node is connected, and whether it says which files a run would open.
 func (s *Service) Binds(nodeID string) (connected, binds bool) {

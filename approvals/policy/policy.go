@@ -24,6 +24,8 @@ const (
 	MaxStampedCommand = 4096
 	// maxLost is how often a change is made again because another program was quicker.
 	maxLost = 10
+	// stampEvery is how far the time of the last use of an entry may lag behind: people read it in days.
+	stampEvery = 10 * time.Second
 	// lockWait is how long a change waits for another process before it fails.
 	lockWait = 5 * time.Second
 	// lockPoll is how often a waiting change looks again.

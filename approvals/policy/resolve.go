@@ -3,6 +3,7 @@ package policy
 import (
 	"encoding/json"
 	"slices"
+	"time"
 )
 
 // mainAgent is the agent of calls that name none.
@@ -159,7 +160,8 @@ func (f *File) AddAllow(agentID *string, pattern string) error {
 
 // Stamp notes a use on the entries of an agent's own list that have this pattern. Entries for every
 // agent are not stamped; the original replaces the agent's list with an empty one then, which is not
-// copied. An empty resolvedPath removes the last one.
+// copied. An empty resolvedPath removes the last one. An entry that says the same since a moment ago is
+// left: a command that runs again and again does not wait for the disk each time.
 func (f *File) Stamp(agentID *string, pattern, command, resolvedPath string) error {
 	if len(command) > MaxStampedCommand {
 		command = cutUTF8(command, MaxStampedCommand)
@@ -169,6 +171,9 @@ func (f *File) Stamp(agentID *string, pattern, command, resolvedPath string) err
 		for i, item := range list {
 			o, ok := parseObject(item)
 			if !ok || patternOf(item) != pattern {
+				continue
+			}
+			if f.justStamped(o, command, resolvedPath) {
 				continue
 			}
 			o.set("lastUsedAt", f.stampTime())
@@ -181,6 +186,18 @@ func (f *File) Stamp(agentID *string, pattern, command, resolvedPath string) err
 		}
 		return list, changed
 	})
+}
+
+// justStamped reports whether an entry was stamped with this within stampEvery.
+func (f *File) justStamped(o object, command, resolvedPath string) bool {
+	var last int64
+	if raw := o.get("lastUsedAt"); raw == nil || json.Unmarshal(raw, &last) != nil {
+		return false
+	}
+	wasCommand, _ := o.str("lastUsedCommand")
+	wasPath, _ := o.str("lastResolvedPath")
+	ago := f.now().Sub(time.UnixMilli(last))
+	return ago >= 0 && ago < stampEvery && wasCommand == command && wasPath == resolvedPath
 }
 
 func patternOf(item json.RawMessage) string {

@@ -104,7 +104,7 @@ func TestNodeServesInvokes(t *testing.T) {
 	})
 	g := <-answers
 	stop()
-	if !strings.Contains(g.params, `"role":"node","scopes":[],"caps":["system","binding"],"commands":["system.run.prepare","system.run","system.run.kill","system.which","system.execApprovals.get","system.execApprovals.set"],"pathEnv":`) {
+	if !strings.Contains(g.params, `"role":"node","scopes":[],"caps":["system","system.binding"],"commands":["system.run.prepare","system.run","system.run.kill","system.which","system.execApprovals.get","system.execApprovals.set"],"pathEnv":`) {
 		t.Errorf("connect %s", g.params)
 	}
 	if want := `node.event {"event":"exec.finished","payloadJSON":"{\"sessionKey\":\"node\",\"runId\":\"A1\",\"host\":\"node\",\"command\":\"echo hi\",\"exitCode\":0,\"timedOut\":false,\"success\":true,\"output\":\"hi\"}"}`; g.event != want {

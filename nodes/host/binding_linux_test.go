@@ -63,7 +63,8 @@ func approve(tb testing.TB, h *host.Host, params m) (run m, binding m) {
 }
 
 func TestApprovedScripts(t *testing.T) {
-	t.Setenv("TMPDIR", t.TempDir())
+	tmp := t.TempDir()
+	t.Setenv("XDG_RUNTIME_DIR", tmp)
 	h, _ := newHost(t, "")
 	dir := real(t)
 	write(t, dir+"/sh.sh", "#!/bin/sh\necho sh ${0##*/} $(readlink -f $0) $1 $(pwd)\n")
@@ -106,14 +107,14 @@ func TestApprovedScripts(t *testing.T) {
 			}
 		})
 	}
-	if left, _ := filepath.Glob(os.TempDir() + "/hanzod-run-*"); len(left) > 0 {
+	if left, _ := os.ReadDir(tmp); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
 }
 
 func TestFoldersOfTheDeadAreSwept(t *testing.T) {
 	tmp := t.TempDir()
-	t.Setenv("TMPDIR", tmp)
+	t.Setenv("XDG_RUNTIME_DIR", tmp)
 	dead := exec.Command("true")
 	if err := dead.Run(); err != nil {
 		t.Fatal(err)

@@ -150,7 +150,7 @@ func (h *Host) Commands() []string {
 
 // CapBinding is the capability of a node that says which files a run would open, in the answer to
 // system.run.prepare, and runs no others under an approval that comes with them.
-const CapBinding = "binding"
+const CapBinding = "system.binding"
 
 // Caps are the capabilities to announce.
 func (h *Host) Caps() []string { return []string{"system", CapBinding} }

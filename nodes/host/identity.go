@@ -507,11 +507,11 @@ func openDir(path string) *held {
 }
 
 // decimal writes a number, 0 as none.
-func decimal(n uint64) string {
+func decimal[T int32 | uint32 | uint64](n T) string {
 	if n == 0 {
 		return ""
 	}
-	return strconv.FormatUint(n, 10)
+	return strconv.FormatUint(uint64(n), 10)
 }
 
 // baseOf is the last component of a word that names a program, for showing.

@@ -22,11 +22,31 @@ var boxes = []string{"busybox", "toybox", "coreutils"}
 // runFolder begins the names of the folders of runs; the number of the process follows.
 const runFolder = "hanzod-run-"
 
+// runFolders are where they are made, the first that can be: in memory where that is possible, because
+// the journal of a busy disk costs a run some milliseconds.
+func runFolders() []string {
+	out := []string{"/dev/shm", os.TempDir()}
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
+		out = append([]string{dir}, out...)
+	}
+	return out
+}
+
+func makeFolder() (folder string, err error) {
+	for _, dir := range runFolders() {
+		if folder, err = os.MkdirTemp(dir, runFolder+strconv.Itoa(os.Getpid())+"-"); err == nil {
+			return folder, nil
+		}
+	}
+	return "", err
+}
+
 // sweep removes the folders of processes that ended without doing so.
 func sweep() {
-	folders, err := filepath.Glob(filepath.Join(os.TempDir(), runFolder+"*-*"))
-	if err != nil {
-		return
+	var folders []string
+	for _, dir := range runFolders() {
+		found, _ := filepath.Glob(filepath.Join(dir, runFolder+"*-*")) // a pattern that is bad finds none
+		folders = append(folders, found...)
 	}
 	for _, f := range folders {
 		number, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(f), runFolder), "-")
@@ -54,7 +74,7 @@ func (b *bound) image(argv []string) (*image, error) {
 	if _, err := os.Lstat("/proc/self/fd"); err != nil {
 		return nil, errNoProc
 	}
-	folder, err := os.MkdirTemp("", runFolder+strconv.Itoa(os.Getpid())+"-")
+	folder, err := makeFolder()
 	if err != nil {
 		return nil, err
 	}

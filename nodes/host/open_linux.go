@@ -41,7 +41,7 @@ func hold(f *os.File) (free func(), firm bool, err error) {
 		if wait >= writerWait {
 			return nil, false, errors.New("it is being written to")
 		}
-		time.Sleep(writerPoll)
+		<-time.After(writerPoll)
 	}
 	// Nobody but root can write to this one.
 	var st unix.Stat_t

@@ -13,5 +13,5 @@ func numbers(_ *os.File, info os.FileInfo) (device, inode string) {
 	if !ok {
 		return "", ""
 	}
-	return decimal(uint64(st.Dev)), decimal(st.Ino)
+	return decimal(st.Dev), decimal(st.Ino)
 }

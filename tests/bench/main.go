@@ -69,6 +69,7 @@ var groups = []group{
 	{[]string{"rest"}, (*bench).rest},
 	{[]string{"approval"}, (*bench).approvals},
 	{[]string{"policy"}, (*bench).decisions},
+	{[]string{"run"}, (*bench).commands},
 	{[]string{"connect/plain"}, (*bench).connectPlain},
 	{[]string{"connect/device"}, (*bench).connectDevice},
 	{[]string{"fanout"}, (*bench).fanOut},
