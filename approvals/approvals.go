@@ -392,6 +392,7 @@ var (
 	ErrGrantNote     = errs.Define(errs.Invalid, "approvals.grant_note", "the note of a grant may be 500 bytes at the most")
 	ErrGrantPattern  = errs.Define(errs.Invalid, "approvals.grant_pattern", "the pattern must name a program, have no empty word and ** at its end only, and fit the command")
 	ErrGrantSigns    = errs.Define(errs.Denied, "approvals.grant_signs", "the command looks obfuscated: only a grant for exactly this command can be made")
+	ErrGrantFiles    = errs.Define(errs.Denied, "approvals.grant_files", "the node was away when this was asked, so that a grant would cover any files: ask again, or say that it may")
 	ErrGrantPowers   = errs.Define(errs.Denied, "approvals.grant_powers", "a pattern without a near end takes an admin: limit it to 1000 uses or to 7 days")
 	ErrGrantRule     = errs.Define(errs.Denied, "approvals.grant_rule", "a rule wants other approvers for this command than you alone")
 	ErrGrantCommand  = errs.Define(errs.Invalid, "approvals.grant_command", "name either the command or a pattern")

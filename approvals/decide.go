@@ -205,8 +205,24 @@ func (s *Service) guardUnclaimed(ctx context.Context, c identity.Caller, nodeID 
 	if envErr == nil { // what is not one environment is covered by nothing
 		grants = s.covering(&t, r)
 	}
+	var bound Approval // the run with its files, once the node was asked for them
 	for _, g := range grants {
-		params, done, err := s.runUnder(ctx, c, p, cmd, t, env, authority{g.ID, r})
+		a := s.approvalOf(c, cmd, t, env)
+		if g.Files != nil {
+			if bound.Binding == nil {
+				bound = a
+				if err := s.bind(ctx, &bound); err != nil {
+					if ctx.Err() != nil {
+						return nil, nil, true, err
+					}
+					bound.Binding.Identity = nil // whoever asks for an approval hears why
+				}
+			}
+			if a = bound; !g.sameFiles(a.Binding.Identity) {
+				continue // what was allowed is not what would run
+			}
+		}
+		params, done, err := s.runUnder(ctx, c, p, a, env, authority{g.ID, r})
 		if !errors.Is(err, errGrantGone) {
 			return params, done, true, err
 		}
@@ -215,7 +231,7 @@ func (s *Service) guardUnclaimed(ctx context.Context, c identity.Caller, nodeID 
 	case r.Effect == policy.EffectAllow && envErr != nil:
 		return nil, nil, true, s.refusedUnread(ctx, c, nodeID, p, envErr)
 	case r.Effect == policy.EffectAllow && len(t.suspicious()) == 0:
-		params, done, err := s.runUnder(ctx, c, p, cmd, t, env, authority{ruling: r})
+		params, done, err := s.runUnder(ctx, c, p, s.approvalOf(c, cmd, t, env), env, authority{ruling: r})
 		return params, done, true, err
 	case r.Effect == policy.EffectAllow, r.Effect == policy.EffectAsk:
 		return nil, nil, true, s.refusedByRule(ctx, c, p, nodeID, byRule(ErrRuleAsks, r), r)
@@ -223,9 +239,8 @@ func (s *Service) guardUnclaimed(ctx context.Context, c identity.Caller, nodeID 
 	return nil, nil, false, nil
 }
 
-// runUnder lets a run go out that a grant or a rule allows: as an approval that is used at once. What is
-// sent is what was looked at.
-func (s *Service) runUnder(ctx context.Context, c identity.Caller, p runParams, cmd policy.Command, t attempt, env map[string]string, by authority) ([]byte, func(bool, []byte, error), error) {
+// approvalOf is the approval that a run without one would have.
+func (s *Service) approvalOf(c identity.Caller, cmd policy.Command, t attempt, env map[string]string) Approval {
 	now := s.now()
 	host := "node"
 	a := Approval{
@@ -235,9 +250,16 @@ func (s *Service) runUnder(ctx context.Context, c identity.Caller, p runParams, 
 		Binding: &Binding{Argv: cmd.Argv, Cwd: t.cwd, AgentID: t.agent, SessionKey: t.session, EnvHash: t.envHash},
 	}
 	_, a.EnvKeys = policy.EnvHash(env)
+	return a
+}
+
+// runUnder lets a run go out that a grant or a rule allows: as an approval that is used at once. What is
+// sent is what was looked at.
+func (s *Service) runUnder(ctx context.Context, c identity.Caller, p runParams, a Approval, env map[string]string, by authority) ([]byte, func(bool, []byte, error), error) {
+	now := s.now()
 	by.allow(&a, now)
 	a.State, a.Uses, a.LastUsedAt = Consumed, 1, now
-	use := by.mark(s.useRow(c, t.nodeID, p))
+	use := by.mark(s.useRow(c, *a.NodeID, p))
 	use.RunID, use.ApprovalID, use.Decision, use.BindingHash = newRun(), a.ID, a.Decision, bindingHash(a.Binding)
 	var g Grant
 	err := s.store.Transact(ctx, func(tx Tx) (err error) {
@@ -256,6 +278,11 @@ func (s *Service) runUnder(ctx context.Context, c identity.Caller, p runParams, 
 	}
 	if by.grantID != "" {
 		s.tellGrant(g)
+	}
+	if files := a.Binding.Identity; files != nil {
+		if err := p.set("binding", encodeIdentity(*files)); err != nil {
+			return nil, nil, err
+		}
 	}
 	params, err := p.approve(*a.Plan, env, a)
 	return params, s.begun(use), err

@@ -1,6 +1,7 @@
 package approvals
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -71,9 +72,51 @@ type Grant struct {
 	ApprovalID string
 	Rule       string
 	Note       string
+	// Files are the programs and scripts that the command may open, in the order of their paths; nil does
+	// not look at them.
+	Files []GrantFile
 
 	RevokedAt time.Time
 	RevokedBy string
+}
+
+// GrantFile is a program or script on a node.
+type GrantFile struct {
+	Path   string
+	SHA256 string
+}
+
+// filesOf lists what an identity says about programs and scripts. Where they lie on the disk does not
+// count: the same content is the same program. Nil is an identity that is not known.
+func filesOf(id *Identity) []GrantFile {
+	if id == nil {
+		return nil
+	}
+	out := []GrantFile{}
+	add := func(f FileIdentity) {
+		sum := f.SHA256
+		if sum == "" {
+			sum = fmt.Sprintf("%d:%d", f.Device, f.Inode)
+		}
+		out = append(out, GrantFile{f.Path, sum})
+	}
+	for _, f := range []*FileIdentity{id.Executable, id.Script} {
+		if f != nil {
+			add(*f)
+		}
+	}
+	for _, f := range id.Inner {
+		add(f.FileIdentity)
+	}
+	slices.SortFunc(out, func(a, b GrantFile) int {
+		return cmp.Or(strings.Compare(a.Path, b.Path), strings.Compare(a.SHA256, b.SHA256))
+	})
+	return slices.Compact(out)
+}
+
+// sameFiles reports whether a run opens the files of a grant.
+func (g Grant) sameFiles(id *Identity) bool {
+	return g.Files == nil || id != nil && slices.Equal(g.Files, filesOf(id))
 }
 
 // State is where a grant stands at a time.
@@ -112,8 +155,9 @@ type GrantIn struct {
 	Always  bool
 	Pattern []string
 
-	AnyCwd, AnyAgent, AnyRequester bool
-	Note                           string
+	// AnyFiles lets it run when its programs and scripts are others than those of the approval.
+	AnyCwd, AnyAgent, AnyRequester, AnyFiles bool
+	Note                                     string
 }
 
 // CreateGrantIn is the argument of CreateGrant. Either Argv or Pattern is given.
@@ -622,6 +666,12 @@ func (s *Service) grantFor(c identity.Caller, a Approval, in GrantIn, makers []P
 			return Grant{}, ErrGrantKey.With("why", why).WithText("no grant can find this command again: " + why)
 		}
 		g.Key = a.Key
+		if a.Binding != nil && !in.AnyFiles {
+			if a.Binding.Unbound == unboundAway {
+				return Grant{}, ErrGrantFiles
+			}
+			g.Files = filesOf(a.Binding.Identity)
+		}
 	} else {
 		if err := checkPattern(in.Pattern); err != nil {
 			return Grant{}, err
@@ -676,6 +726,9 @@ func (g Grant) terms() string {
 	}
 	if g.AnyAgent {
 		t = append(t, "for any agent")
+	}
+	if g.Files != nil {
+		t = append(t, fmt.Sprintf("while %d files stay as they are", len(g.Files)))
 	}
 	if g.AnyRequester {
 		t = append(t, "for anybody")

@@ -188,6 +188,76 @@ func TestAlwaysForShellLines(t *testing.T) {
 	}
 }
 
+// A grant holds for the programs that were allowed: when one of them changes, it is asked about again.
+func TestGrantBindsFiles(t *testing.T) {
+	w, b := bindingWorld(t)
+	defer w.stop()
+	deploy := func(id string) approvals.RequestIn { return run(id, "/usr/bin/deploy", "x") }
+	params := `{"command":["/usr/bin/deploy","x"],"cwd":"/srv"}`
+	files := func(of string) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.answer = prepared(of)
+	}
+	w.request(ann, deploy("a"))
+	w.decide("a", approvals.AllowAlways)
+	w.restart()
+	list, err := w.svc.ListGrants(t.Context(), boss, approvals.ListGrantsIn{})
+	if err != nil || len(list.Grants) != 1 || len(list.Grants[0].Files) != 2 || list.Grants[0].Files[1].Path != "/usr/bin/deploy" {
+		t.Fatalf("%+v %v", list, err)
+	}
+	same := func(when string, want bool) {
+		t.Helper()
+		a := w.request(ann, deploy(when))
+		if (a.State == approvals.Allowed) != want {
+			t.Errorf("%s: %s", when, a.State)
+		}
+		got, refusal := w.use(ann, "n1", params)
+		if strings.Contains(got, `"approved":true`) != want || strings.Contains(got, `"binding":{`) != want || refusal != "" {
+			t.Errorf("%s: %s %s", when, got, refusal)
+		}
+	}
+	same("as it was", true)
+	files(strings.Replace(boundFiles, `"inode":"12"`, `"inode":"99"`, 1))
+	same("a copy of the same", true)
+	other := strings.Repeat("f", 64)
+	files(strings.Replace(boundFiles, hexSum, other, 1))
+	same("another program", false)
+	files(strings.Replace(boundFiles, `"path":"/usr/bin/dash","role":"interpreter","sha256":"`+hexSum, `"path":"/usr/bin/dash","role":"interpreter","sha256":"`+other, 1))
+	same("another shell", false)
+	files(strings.Replace(boundFiles, `"path":"/usr/bin/dash"`, `"path":"/usr/bin/bash"`, 1))
+	same("a shell elsewhere", false)
+	files(`{}`)
+	same("no files", false)
+	b.mu.Lock()
+	b.old, b.answer = true, prepared(boundFiles)
+	b.mu.Unlock()
+	same("a node that does not say", false)
+	b.mu.Lock()
+	b.old = false
+	b.mu.Unlock()
+	same("as it was again", true)
+
+	// A grant that says so does not look at the files, and one for a node that was away has to say so.
+	b.mu.Lock()
+	b.away = true
+	b.mu.Unlock()
+	w.request(caller("zed", "conn:z"), deploy("away"))
+	if _, err := w.answer(boss, approvals.ResolveIn{ID: "away", Decision: approvals.AllowAlways}); !errors.Is(err, approvals.ErrGrantFiles) {
+		t.Errorf("a grant for any files: %v", err)
+	}
+	if _, err := w.answer(boss, approvals.ResolveIn{ID: "away", Decision: approvals.AllowOnce, Grant: &approvals.GrantIn{Always: true, AnyFiles: true}}); err != nil {
+		t.Error(err)
+	}
+	b.mu.Lock()
+	b.away = false
+	b.mu.Unlock()
+	files(strings.ReplaceAll(boundFiles, hexSum, other))
+	if a := w.request(caller("zed", "conn:z"), deploy("any")); a.State != approvals.Allowed {
+		t.Errorf("%+v", a)
+	}
+}
+
 func TestGrantLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

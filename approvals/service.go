@@ -378,6 +378,9 @@ func (s *Service) Request(ctx context.Context, c identity.Caller, in RequestIn) 
 		a.Key = t.canon()
 		a.KeyRefused = t.keyRefused
 		for _, g := range s.covering(&t, r) {
+			if a.Binding != nil && !g.sameFiles(a.Binding.Identity) {
+				continue // what was allowed is not what would run
+			}
 			out, err := s.requestAllowed(ctx, c, a, authority{g.ID, r})
 			if !errors.Is(err, errGrantGone) {
 				return out, asTaken(err, a.ID)

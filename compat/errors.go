@@ -355,6 +355,7 @@ var words = map[string]wording{
 	approvals.ErrGrantNote.Code:     ownText,
 	approvals.ErrGrantPattern.Code:  ownText,
 	approvals.ErrGrantSigns.Code:    ownText,
+	approvals.ErrGrantFiles.Code:    ownText,
 	approvals.ErrGrantPowers.Code:   ownText,
 	approvals.ErrGrantRule.Code:     ownText,
 	approvals.ErrGrantCommand.Code:  ownText,

@@ -37,6 +37,13 @@ type grantRecord struct {
 	Note          string        `json:"note,omitzero"`
 	RevokedAt     time.Time     `json:"revoked_at,omitzero"`
 	RevokedBy     string        `json:"revoked_by,omitzero"`
+	// Files is not nil when it is empty: then no file may be opened.
+	Files []grantFileRecord `json:"files,omitzero"`
+}
+
+type grantFileRecord struct {
+	Path   string `json:"path,omitzero"`
+	SHA256 string `json:"sha256,omitzero"`
 }
 
 type partyRecord struct {
@@ -56,6 +63,12 @@ func encodeGrant(g approvals.Grant) ([]byte, error) {
 	for _, m := range g.Makers {
 		rec.Makers = append(rec.Makers, partyRecord(m))
 	}
+	if g.Files != nil {
+		rec.Files = make([]grantFileRecord, len(g.Files))
+		for i, f := range g.Files {
+			rec.Files[i] = grantFileRecord(f)
+		}
+	}
 	return encode(rec)
 }
 
@@ -73,6 +86,12 @@ func decodeGrant(id, value []byte) (approvals.Grant, error) {
 	}
 	for _, m := range rec.Makers {
 		g.Makers = append(g.Makers, approvals.Party(m))
+	}
+	if rec.Files != nil {
+		g.Files = make([]approvals.GrantFile, len(rec.Files))
+		for i, f := range rec.Files {
+			g.Files[i] = approvals.GrantFile(f)
+		}
 	}
 	return g, nil
 }

@@ -95,6 +95,9 @@ func (s *Server) grantToProto(out approvals.GrantOut) *approvalsv1.Grant {
 		ApprovalId: cleanText(g.ApprovalID), Rule: cleanText(g.Rule), Note: cleanText(g.Note),
 		RevokedAt: timeToProto(g.RevokedAt), RevokedBy: cleanText(g.RevokedBy),
 	}
+	for _, f := range g.Files {
+		p.Files = append(p.Files, &approvalsv1.GrantFile{Path: cleanText(f.Path), Sha256: cleanText(f.SHA256)})
+	}
 	if g.NodeID != "" {
 		p.NodeName = cleanText(s.d.NodeName(g.NodeID))
 	}
@@ -134,6 +137,6 @@ func grantFromProto(r *approvalsv1.GrantRequest) (*approvals.GrantIn, error) {
 	until, err := whenFromProto(r.GetUntil())
 	return &approvals.GrantIn{
 		MaxUses: int(r.GetUses()), Until: until, Session: r.GetSession(), Always: r.GetAlways(), Pattern: r.GetPattern(),
-		AnyCwd: r.GetAnyCwd(), AnyAgent: r.GetAnyAgent(), AnyRequester: r.GetAnyRequester(), Note: r.GetNote(),
+		AnyCwd: r.GetAnyCwd(), AnyAgent: r.GetAnyAgent(), AnyRequester: r.GetAnyRequester(), AnyFiles: r.GetAnyFiles(), Note: r.GetNote(),
 	}, err
 }

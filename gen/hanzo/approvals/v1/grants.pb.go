@@ -131,7 +131,10 @@ type Grant struct {
 	RevokedAt *timestamppb.Timestamp `protobuf:"bytes,25,opt,name=revoked_at,json=revokedAt,proto3" json:"revoked_at,omitempty"`
 	RevokedBy string                 `protobuf:"bytes,26,opt,name=revoked_by,json=revokedBy,proto3" json:"revoked_by,omitempty"`
 	// Why it was made, in the words of who made it.
-	Note          string `protobuf:"bytes,27,opt,name=note,proto3" json:"note,omitempty"`
+	Note string `protobuf:"bytes,27,opt,name=note,proto3" json:"note,omitempty"`
+	// The programs and scripts that the command may open; when one of them changes it is asked about again.
+	// Empty does not look at them.
+	Files         []*GrantFile `protobuf:"bytes,28,rep,name=files,proto3" json:"files,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -355,6 +358,67 @@ func (x *Grant) GetNote() string {
 	return ""
 }
 
+func (x *Grant) GetFiles() []*GrantFile {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+// GrantFile is a program or script on a node.
+type GrantFile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Path  string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// SHA-256 in hex of the content.
+	Sha256        string `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GrantFile) Reset() {
+	*x = GrantFile{}
+	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GrantFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GrantFile) ProtoMessage() {}
+
+func (x *GrantFile) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GrantFile.ProtoReflect.Descriptor instead.
+func (*GrantFile) Descriptor() ([]byte, []int) {
+	return file_hanzo_approvals_v1_grants_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *GrantFile) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *GrantFile) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
 // GrantRequest is how far a grant reaches that is made with an answer. It covers the command, node,
 // agent, directory, environment and requester of the approval; the run that was asked about does not
 // count as a use. At least one of uses, until, session and always has to be said.
@@ -369,18 +433,20 @@ type GrantRequest struct {
 	Always bool `protobuf:"varint,4,opt,name=always,proto3" json:"always,omitempty"`
 	// Every command with these words, instead of the one command; the command of the approval has to be
 	// among them. One without uses and until needs the scope admin.
-	Pattern       []string `protobuf:"bytes,5,rep,name=pattern,proto3" json:"pattern,omitempty"`
-	AnyCwd        bool     `protobuf:"varint,6,opt,name=any_cwd,json=anyCwd,proto3" json:"any_cwd,omitempty"`
-	AnyAgent      bool     `protobuf:"varint,7,opt,name=any_agent,json=anyAgent,proto3" json:"any_agent,omitempty"`
-	AnyRequester  bool     `protobuf:"varint,8,opt,name=any_requester,json=anyRequester,proto3" json:"any_requester,omitempty"`
-	Note          string   `protobuf:"bytes,9,opt,name=note,proto3" json:"note,omitempty"`
+	Pattern      []string `protobuf:"bytes,5,rep,name=pattern,proto3" json:"pattern,omitempty"`
+	AnyCwd       bool     `protobuf:"varint,6,opt,name=any_cwd,json=anyCwd,proto3" json:"any_cwd,omitempty"`
+	AnyAgent     bool     `protobuf:"varint,7,opt,name=any_agent,json=anyAgent,proto3" json:"any_agent,omitempty"`
+	AnyRequester bool     `protobuf:"varint,8,opt,name=any_requester,json=anyRequester,proto3" json:"any_requester,omitempty"`
+	Note         string   `protobuf:"bytes,9,opt,name=note,proto3" json:"note,omitempty"`
+	// Also when the programs and scripts of the command are other files than those of the approval.
+	AnyFiles      bool `protobuf:"varint,10,opt,name=any_files,json=anyFiles,proto3" json:"any_files,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GrantRequest) Reset() {
 	*x = GrantRequest{}
-	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[1]
+	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -392,7 +458,7 @@ func (x *GrantRequest) String() string {
 func (*GrantRequest) ProtoMessage() {}
 
 func (x *GrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[1]
+	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -405,7 +471,7 @@ func (x *GrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantRequest.ProtoReflect.Descriptor instead.
 func (*GrantRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_grants_proto_rawDescGZIP(), []int{1}
+	return file_hanzo_approvals_v1_grants_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *GrantRequest) GetUses() int32 {
@@ -471,6 +537,13 @@ func (x *GrantRequest) GetNote() string {
 	return ""
 }
 
+func (x *GrantRequest) GetAnyFiles() bool {
+	if x != nil {
+		return x.AnyFiles
+	}
+	return false
+}
+
 type CreateGrantRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The command: either argv or pattern.
@@ -498,7 +571,7 @@ type CreateGrantRequest struct {
 
 func (x *CreateGrantRequest) Reset() {
 	*x = CreateGrantRequest{}
-	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[2]
+	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -510,7 +583,7 @@ func (x *CreateGrantRequest) String() string {
 func (*CreateGrantRequest) ProtoMessage() {}
 
 func (x *CreateGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[2]
+	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -523,7 +596,7 @@ func (x *CreateGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateGrantRequest.ProtoReflect.Descriptor instead.
 func (*CreateGrantRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_grants_proto_rawDescGZIP(), []int{2}
+	return file_hanzo_approvals_v1_grants_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *CreateGrantRequest) GetArgv() []string {
@@ -640,7 +713,7 @@ type CreateGrantResponse struct {
 
 func (x *CreateGrantResponse) Reset() {
 	*x = CreateGrantResponse{}
-	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[3]
+	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -652,7 +725,7 @@ func (x *CreateGrantResponse) String() string {
 func (*CreateGrantResponse) ProtoMessage() {}
 
 func (x *CreateGrantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[3]
+	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -665,7 +738,7 @@ func (x *CreateGrantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateGrantResponse.ProtoReflect.Descriptor instead.
 func (*CreateGrantResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_grants_proto_rawDescGZIP(), []int{3}
+	return file_hanzo_approvals_v1_grants_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CreateGrantResponse) GetGrant() *Grant {
@@ -684,7 +757,7 @@ type RevokeGrantRequest struct {
 
 func (x *RevokeGrantRequest) Reset() {
 	*x = RevokeGrantRequest{}
-	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[4]
+	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -696,7 +769,7 @@ func (x *RevokeGrantRequest) String() string {
 func (*RevokeGrantRequest) ProtoMessage() {}
 
 func (x *RevokeGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[4]
+	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -709,7 +782,7 @@ func (x *RevokeGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeGrantRequest.ProtoReflect.Descriptor instead.
 func (*RevokeGrantRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_grants_proto_rawDescGZIP(), []int{4}
+	return file_hanzo_approvals_v1_grants_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RevokeGrantRequest) GetId() string {
@@ -728,7 +801,7 @@ type RevokeGrantResponse struct {
 
 func (x *RevokeGrantResponse) Reset() {
 	*x = RevokeGrantResponse{}
-	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[5]
+	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -740,7 +813,7 @@ func (x *RevokeGrantResponse) String() string {
 func (*RevokeGrantResponse) ProtoMessage() {}
 
 func (x *RevokeGrantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[5]
+	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -753,7 +826,7 @@ func (x *RevokeGrantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeGrantResponse.ProtoReflect.Descriptor instead.
 func (*RevokeGrantResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_grants_proto_rawDescGZIP(), []int{5}
+	return file_hanzo_approvals_v1_grants_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RevokeGrantResponse) GetGrant() *Grant {
@@ -772,7 +845,7 @@ type GetGrantRequest struct {
 
 func (x *GetGrantRequest) Reset() {
 	*x = GetGrantRequest{}
-	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[6]
+	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -784,7 +857,7 @@ func (x *GetGrantRequest) String() string {
 func (*GetGrantRequest) ProtoMessage() {}
 
 func (x *GetGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[6]
+	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -797,7 +870,7 @@ func (x *GetGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetGrantRequest.ProtoReflect.Descriptor instead.
 func (*GetGrantRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_grants_proto_rawDescGZIP(), []int{6}
+	return file_hanzo_approvals_v1_grants_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetGrantRequest) GetId() string {
@@ -816,7 +889,7 @@ type GetGrantResponse struct {
 
 func (x *GetGrantResponse) Reset() {
 	*x = GetGrantResponse{}
-	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[7]
+	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -828,7 +901,7 @@ func (x *GetGrantResponse) String() string {
 func (*GetGrantResponse) ProtoMessage() {}
 
 func (x *GetGrantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[7]
+	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -841,7 +914,7 @@ func (x *GetGrantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetGrantResponse.ProtoReflect.Descriptor instead.
 func (*GetGrantResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_grants_proto_rawDescGZIP(), []int{7}
+	return file_hanzo_approvals_v1_grants_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GetGrantResponse) GetGrant() *Grant {
@@ -867,7 +940,7 @@ type ListGrantsRequest struct {
 
 func (x *ListGrantsRequest) Reset() {
 	*x = ListGrantsRequest{}
-	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[8]
+	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -879,7 +952,7 @@ func (x *ListGrantsRequest) String() string {
 func (*ListGrantsRequest) ProtoMessage() {}
 
 func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[8]
+	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -892,7 +965,7 @@ func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsRequest.ProtoReflect.Descriptor instead.
 func (*ListGrantsRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_grants_proto_rawDescGZIP(), []int{8}
+	return file_hanzo_approvals_v1_grants_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListGrantsRequest) GetAll() bool {
@@ -934,7 +1007,7 @@ type ListGrantsResponse struct {
 
 func (x *ListGrantsResponse) Reset() {
 	*x = ListGrantsResponse{}
-	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[9]
+	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -946,7 +1019,7 @@ func (x *ListGrantsResponse) String() string {
 func (*ListGrantsResponse) ProtoMessage() {}
 
 func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[9]
+	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -959,7 +1032,7 @@ func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsResponse.ProtoReflect.Descriptor instead.
 func (*ListGrantsResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_grants_proto_rawDescGZIP(), []int{9}
+	return file_hanzo_approvals_v1_grants_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListGrantsResponse) GetGrants() []*Grant {
@@ -984,7 +1057,7 @@ type WatchGrantsRequest struct {
 
 func (x *WatchGrantsRequest) Reset() {
 	*x = WatchGrantsRequest{}
-	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[10]
+	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -996,7 +1069,7 @@ func (x *WatchGrantsRequest) String() string {
 func (*WatchGrantsRequest) ProtoMessage() {}
 
 func (x *WatchGrantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[10]
+	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1009,7 +1082,7 @@ func (x *WatchGrantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchGrantsRequest.ProtoReflect.Descriptor instead.
 func (*WatchGrantsRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_grants_proto_rawDescGZIP(), []int{10}
+	return file_hanzo_approvals_v1_grants_proto_rawDescGZIP(), []int{11}
 }
 
 type WatchGrantsResponse struct {
@@ -1021,7 +1094,7 @@ type WatchGrantsResponse struct {
 
 func (x *WatchGrantsResponse) Reset() {
 	*x = WatchGrantsResponse{}
-	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[11]
+	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1033,7 +1106,7 @@ func (x *WatchGrantsResponse) String() string {
 func (*WatchGrantsResponse) ProtoMessage() {}
 
 func (x *WatchGrantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[11]
+	mi := &file_hanzo_approvals_v1_grants_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1046,7 +1119,7 @@ func (x *WatchGrantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchGrantsResponse.ProtoReflect.Descriptor instead.
 func (*WatchGrantsResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_grants_proto_rawDescGZIP(), []int{11}
+	return file_hanzo_approvals_v1_grants_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WatchGrantsResponse) GetGrant() *Grant {
@@ -1060,7 +1133,7 @@ var File_hanzo_approvals_v1_grants_proto protoreflect.FileDescriptor
 
 const file_hanzo_approvals_v1_grants_proto_rawDesc = "" +
 	"\n" +
-	"\x1fhanzo/approvals/v1/grants.proto\x12\x12hanzo.approvals.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ahanzo/ops/v1/options.proto\"\xb5\a\n" +
+	"\x1fhanzo/approvals/v1/grants.proto\x12\x12hanzo.approvals.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ahanzo/ops/v1/options.proto\"\xea\a\n" +
 	"\x05Grant\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x124\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1e.hanzo.approvals.v1.GrantStateR\x05state\x12\x10\n" +
@@ -1096,11 +1169,15 @@ const file_hanzo_approvals_v1_grants_proto_rawDesc = "" +
 	"revoked_at\x18\x19 \x01(\v2\x1a.google.protobuf.TimestampR\trevokedAt\x12\x1d\n" +
 	"\n" +
 	"revoked_by\x18\x1a \x01(\tR\trevokedBy\x12\x12\n" +
-	"\x04note\x18\x1b \x01(\tR\x04noteB\v\n" +
+	"\x04note\x18\x1b \x01(\tR\x04note\x123\n" +
+	"\x05files\x18\x1c \x03(\v2\x1d.hanzo.approvals.v1.GrantFileR\x05filesB\v\n" +
 	"\t_agent_idB\x0e\n" +
 	"\f_session_keyB\x06\n" +
 	"\x04_cwdB\v\n" +
-	"\t_env_hash\"\x8f\x02\n" +
+	"\t_env_hash\"7\n" +
+	"\tGrantFile\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
+	"\x06sha256\x18\x02 \x01(\tR\x06sha256\"\xac\x02\n" +
 	"\fGrantRequest\x12\x12\n" +
 	"\x04uses\x18\x01 \x01(\x05R\x04uses\x120\n" +
 	"\x05until\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x18\n" +
@@ -1110,7 +1187,9 @@ const file_hanzo_approvals_v1_grants_proto_rawDesc = "" +
 	"\aany_cwd\x18\x06 \x01(\bR\x06anyCwd\x12\x1b\n" +
 	"\tany_agent\x18\a \x01(\bR\banyAgent\x12#\n" +
 	"\rany_requester\x18\b \x01(\bR\fanyRequester\x12\x12\n" +
-	"\x04note\x18\t \x01(\tR\x04note\"\xc3\x04\n" +
+	"\x04note\x18\t \x01(\tR\x04note\x12\x1b\n" +
+	"\tany_files\x18\n" +
+	" \x01(\bR\banyFiles\"\xc3\x04\n" +
 	"\x12CreateGrantRequest\x12\x12\n" +
 	"\x04argv\x18\x01 \x03(\tR\x04argv\x12\x18\n" +
 	"\apattern\x18\x02 \x03(\tR\apattern\x12\x17\n" +
@@ -1187,53 +1266,55 @@ func file_hanzo_approvals_v1_grants_proto_rawDescGZIP() []byte {
 }
 
 var file_hanzo_approvals_v1_grants_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_hanzo_approvals_v1_grants_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_hanzo_approvals_v1_grants_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_hanzo_approvals_v1_grants_proto_goTypes = []any{
 	(GrantState)(0),               // 0: hanzo.approvals.v1.GrantState
 	(*Grant)(nil),                 // 1: hanzo.approvals.v1.Grant
-	(*GrantRequest)(nil),          // 2: hanzo.approvals.v1.GrantRequest
-	(*CreateGrantRequest)(nil),    // 3: hanzo.approvals.v1.CreateGrantRequest
-	(*CreateGrantResponse)(nil),   // 4: hanzo.approvals.v1.CreateGrantResponse
-	(*RevokeGrantRequest)(nil),    // 5: hanzo.approvals.v1.RevokeGrantRequest
-	(*RevokeGrantResponse)(nil),   // 6: hanzo.approvals.v1.RevokeGrantResponse
-	(*GetGrantRequest)(nil),       // 7: hanzo.approvals.v1.GetGrantRequest
-	(*GetGrantResponse)(nil),      // 8: hanzo.approvals.v1.GetGrantResponse
-	(*ListGrantsRequest)(nil),     // 9: hanzo.approvals.v1.ListGrantsRequest
-	(*ListGrantsResponse)(nil),    // 10: hanzo.approvals.v1.ListGrantsResponse
-	(*WatchGrantsRequest)(nil),    // 11: hanzo.approvals.v1.WatchGrantsRequest
-	(*WatchGrantsResponse)(nil),   // 12: hanzo.approvals.v1.WatchGrantsResponse
-	nil,                           // 13: hanzo.approvals.v1.CreateGrantRequest.EnvEntry
-	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
+	(*GrantFile)(nil),             // 2: hanzo.approvals.v1.GrantFile
+	(*GrantRequest)(nil),          // 3: hanzo.approvals.v1.GrantRequest
+	(*CreateGrantRequest)(nil),    // 4: hanzo.approvals.v1.CreateGrantRequest
+	(*CreateGrantResponse)(nil),   // 5: hanzo.approvals.v1.CreateGrantResponse
+	(*RevokeGrantRequest)(nil),    // 6: hanzo.approvals.v1.RevokeGrantRequest
+	(*RevokeGrantResponse)(nil),   // 7: hanzo.approvals.v1.RevokeGrantResponse
+	(*GetGrantRequest)(nil),       // 8: hanzo.approvals.v1.GetGrantRequest
+	(*GetGrantResponse)(nil),      // 9: hanzo.approvals.v1.GetGrantResponse
+	(*ListGrantsRequest)(nil),     // 10: hanzo.approvals.v1.ListGrantsRequest
+	(*ListGrantsResponse)(nil),    // 11: hanzo.approvals.v1.ListGrantsResponse
+	(*WatchGrantsRequest)(nil),    // 12: hanzo.approvals.v1.WatchGrantsRequest
+	(*WatchGrantsResponse)(nil),   // 13: hanzo.approvals.v1.WatchGrantsResponse
+	nil,                           // 14: hanzo.approvals.v1.CreateGrantRequest.EnvEntry
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
 }
 var file_hanzo_approvals_v1_grants_proto_depIdxs = []int32{
 	0,  // 0: hanzo.approvals.v1.Grant.state:type_name -> hanzo.approvals.v1.GrantState
-	14, // 1: hanzo.approvals.v1.Grant.last_used_at:type_name -> google.protobuf.Timestamp
-	14, // 2: hanzo.approvals.v1.Grant.until:type_name -> google.protobuf.Timestamp
-	14, // 3: hanzo.approvals.v1.Grant.created_at:type_name -> google.protobuf.Timestamp
-	14, // 4: hanzo.approvals.v1.Grant.revoked_at:type_name -> google.protobuf.Timestamp
-	14, // 5: hanzo.approvals.v1.GrantRequest.until:type_name -> google.protobuf.Timestamp
-	13, // 6: hanzo.approvals.v1.CreateGrantRequest.env:type_name -> hanzo.approvals.v1.CreateGrantRequest.EnvEntry
-	14, // 7: hanzo.approvals.v1.CreateGrantRequest.until:type_name -> google.protobuf.Timestamp
-	1,  // 8: hanzo.approvals.v1.CreateGrantResponse.grant:type_name -> hanzo.approvals.v1.Grant
-	1,  // 9: hanzo.approvals.v1.RevokeGrantResponse.grant:type_name -> hanzo.approvals.v1.Grant
-	1,  // 10: hanzo.approvals.v1.GetGrantResponse.grant:type_name -> hanzo.approvals.v1.Grant
-	1,  // 11: hanzo.approvals.v1.ListGrantsResponse.grants:type_name -> hanzo.approvals.v1.Grant
-	1,  // 12: hanzo.approvals.v1.WatchGrantsResponse.grant:type_name -> hanzo.approvals.v1.Grant
-	3,  // 13: hanzo.approvals.v1.GrantService.CreateGrant:input_type -> hanzo.approvals.v1.CreateGrantRequest
-	5,  // 14: hanzo.approvals.v1.GrantService.RevokeGrant:input_type -> hanzo.approvals.v1.RevokeGrantRequest
-	7,  // 15: hanzo.approvals.v1.GrantService.GetGrant:input_type -> hanzo.approvals.v1.GetGrantRequest
-	9,  // 16: hanzo.approvals.v1.GrantService.ListGrants:input_type -> hanzo.approvals.v1.ListGrantsRequest
-	11, // 17: hanzo.approvals.v1.GrantService.WatchGrants:input_type -> hanzo.approvals.v1.WatchGrantsRequest
-	4,  // 18: hanzo.approvals.v1.GrantService.CreateGrant:output_type -> hanzo.approvals.v1.CreateGrantResponse
-	6,  // 19: hanzo.approvals.v1.GrantService.RevokeGrant:output_type -> hanzo.approvals.v1.RevokeGrantResponse
-	8,  // 20: hanzo.approvals.v1.GrantService.GetGrant:output_type -> hanzo.approvals.v1.GetGrantResponse
-	10, // 21: hanzo.approvals.v1.GrantService.ListGrants:output_type -> hanzo.approvals.v1.ListGrantsResponse
-	12, // 22: hanzo.approvals.v1.GrantService.WatchGrants:output_type -> hanzo.approvals.v1.WatchGrantsResponse
-	18, // [18:23] is the sub-list for method output_type
-	13, // [13:18] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	15, // 1: hanzo.approvals.v1.Grant.last_used_at:type_name -> google.protobuf.Timestamp
+	15, // 2: hanzo.approvals.v1.Grant.until:type_name -> google.protobuf.Timestamp
+	15, // 3: hanzo.approvals.v1.Grant.created_at:type_name -> google.protobuf.Timestamp
+	15, // 4: hanzo.approvals.v1.Grant.revoked_at:type_name -> google.protobuf.Timestamp
+	2,  // 5: hanzo.approvals.v1.Grant.files:type_name -> hanzo.approvals.v1.GrantFile
+	15, // 6: hanzo.approvals.v1.GrantRequest.until:type_name -> google.protobuf.Timestamp
+	14, // 7: hanzo.approvals.v1.CreateGrantRequest.env:type_name -> hanzo.approvals.v1.CreateGrantRequest.EnvEntry
+	15, // 8: hanzo.approvals.v1.CreateGrantRequest.until:type_name -> google.protobuf.Timestamp
+	1,  // 9: hanzo.approvals.v1.CreateGrantResponse.grant:type_name -> hanzo.approvals.v1.Grant
+	1,  // 10: hanzo.approvals.v1.RevokeGrantResponse.grant:type_name -> hanzo.approvals.v1.Grant
+	1,  // 11: hanzo.approvals.v1.GetGrantResponse.grant:type_name -> hanzo.approvals.v1.Grant
+	1,  // 12: hanzo.approvals.v1.ListGrantsResponse.grants:type_name -> hanzo.approvals.v1.Grant
+	1,  // 13: hanzo.approvals.v1.WatchGrantsResponse.grant:type_name -> hanzo.approvals.v1.Grant
+	4,  // 14: hanzo.approvals.v1.GrantService.CreateGrant:input_type -> hanzo.approvals.v1.CreateGrantRequest
+	6,  // 15: hanzo.approvals.v1.GrantService.RevokeGrant:input_type -> hanzo.approvals.v1.RevokeGrantRequest
+	8,  // 16: hanzo.approvals.v1.GrantService.GetGrant:input_type -> hanzo.approvals.v1.GetGrantRequest
+	10, // 17: hanzo.approvals.v1.GrantService.ListGrants:input_type -> hanzo.approvals.v1.ListGrantsRequest
+	12, // 18: hanzo.approvals.v1.GrantService.WatchGrants:input_type -> hanzo.approvals.v1.WatchGrantsRequest
+	5,  // 19: hanzo.approvals.v1.GrantService.CreateGrant:output_type -> hanzo.approvals.v1.CreateGrantResponse
+	7,  // 20: hanzo.approvals.v1.GrantService.RevokeGrant:output_type -> hanzo.approvals.v1.RevokeGrantResponse
+	9,  // 21: hanzo.approvals.v1.GrantService.GetGrant:output_type -> hanzo.approvals.v1.GetGrantResponse
+	11, // 22: hanzo.approvals.v1.GrantService.ListGrants:output_type -> hanzo.approvals.v1.ListGrantsResponse
+	13, // 23: hanzo.approvals.v1.GrantService.WatchGrants:output_type -> hanzo.approvals.v1.WatchGrantsResponse
+	19, // [19:24] is the sub-list for method output_type
+	14, // [14:19] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_hanzo_approvals_v1_grants_proto_init() }
@@ -1242,14 +1323,14 @@ func file_hanzo_approvals_v1_grants_proto_init() {
 		return
 	}
 	file_hanzo_approvals_v1_grants_proto_msgTypes[0].OneofWrappers = []any{}
-	file_hanzo_approvals_v1_grants_proto_msgTypes[2].OneofWrappers = []any{}
+	file_hanzo_approvals_v1_grants_proto_msgTypes[3].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hanzo_approvals_v1_grants_proto_rawDesc), len(file_hanzo_approvals_v1_grants_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
