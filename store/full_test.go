@@ -93,6 +93,12 @@ func wantFull(t *testing.T, dir string, out []byte) {
 	if extra := len(all) - acked; err != nil || extra < 0 || extra > 1 {
 		t.Errorf("%d approvals for %d acknowledged, %v", len(all), acked, err)
 	}
+	// What is not recorded was not done, and the other way round.
+	rows, err := s.Audit(0, maxFill)
+	if err != nil || len(rows) != len(all) {
+		t.Errorf("%d rows for %d approvals, %v", len(rows), len(all), err)
+	}
+	wantOK(t, s)
 	create(t, s, pending("more", 0))
 	t.Logf("%d acknowledged writes, the next one was refused as %s", acked, class)
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/hanzoai/hanzod/compat/dial"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/store"
+	"github.com/hanzoai/hanzod/store/storetest"
 	"github.com/hanzoai/hanzod/tests/robustness/proc"
 )
 
@@ -339,6 +340,7 @@ func lookAfterKill(t *testing.T, d *proc.Daemon, b *book) {
 			t.Error(err)
 		}
 	}()
+	storetest.VerifyAudit(t, s)
 	if err := s.Check(t.Context()); err != nil {
 		t.Errorf("check: %v", err)
 	}

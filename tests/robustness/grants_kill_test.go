@@ -18,6 +18,7 @@ import (
 	"github.com/hanzoai/hanzod/compat/dial"
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
 	"github.com/hanzoai/hanzod/store"
+	"github.com/hanzoai/hanzod/store/storetest"
 	"github.com/hanzoai/hanzod/tests/robustness/proc"
 )
 
@@ -214,6 +215,7 @@ func grantsAfterKill(t *testing.T, d *proc.Daemon, s *shelf) (ran int) {
 			t.Error(err)
 		}
 	}()
+	storetest.VerifyAudit(t, st)
 	if err := st.Check(t.Context()); err != nil {
 		t.Errorf("check: %v", err)
 	}

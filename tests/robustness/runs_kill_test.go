@@ -22,6 +22,7 @@ import (
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
 	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
 	"github.com/hanzoai/hanzod/store"
+	"github.com/hanzoai/hanzod/store/storetest"
 	"github.com/hanzoai/hanzod/tests/robustness/proc"
 )
 
@@ -213,6 +214,7 @@ func (s *runsStory) round(t *testing.T, r *rand.Rand, round int) {
 		}
 		return err == nil
 	})
+	storetest.VerifyAudit(t, st)
 	if err := st.Check(t.Context()); err != nil {
 		t.Errorf("check: %v", err)
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/hanzoai/hanzod/approvals"
 	"github.com/hanzoai/hanzod/store"
+	"github.com/hanzoai/hanzod/store/storetest"
 )
 
 const (
@@ -227,6 +228,7 @@ func look(t *testing.T, dir string, h *history) int {
 			t.Error(err)
 		}
 	}()
+	storetest.VerifyAudit(t, s)
 	if err := s.Check(t.Context()); err != nil {
 		t.Errorf("check: %v", err)
 	}
