@@ -152,7 +152,8 @@ func (d *drive) await(ctx context.Context) (Approval, bool) {
 				return a, false
 			}
 			if errs.ClassOf(err) == errs.NotFound {
-				d.fail(Expired, ErrExpired)
+				// Old records go. Nobody knows any more whether it was used.
+				d.fail(Lost, ErrLost)
 				return a, false
 			}
 			if d.s.now().After(r.ExpiresAt.Add(decisionGrace)) {
