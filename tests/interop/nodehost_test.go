@@ -95,7 +95,7 @@ func TestNodeHost(t *testing.T) {
 	t.Run("always", func(t *testing.T) {
 		ctl(t, d, "approvals", "set", "--node", "box", "--file", policy(t, u.home, "allowlist", "on-miss"))
 		c := run(t, d, "box", "ls", "/")
-		decide(t, d, "ls /", "always")
+		decide(t, d, "ls /", "allow-always") // as the client's own operators answer
 		ended(t, c, 0, "etc")
 		if text := ctl(t, d, "approvals", "get", "--node", "box", "-o", "json"); !strings.Contains(text, ls) {
 			t.Fatalf("the node has not stored %s:\n%s", ls, text)
@@ -108,9 +108,17 @@ func TestNodeHost(t *testing.T) {
 		u.refused(t, []string{"SYSTEM_RUN_DENIED: allowlist miss"},
 			"nodes", "invoke", "--node", "box", "--command", "system.run", "--params", `{"command":["`+ls+`","/"]}`)
 		// hanzoctl asks all the same: an approval allows what the list does not.
-		c := run(t, d, "box", "ls", "/")
-		decide(t, d, "ls /", "once")
-		ended(t, c, 0, "etc")
+		c := run(t, d, "box", "ls", "/etc")
+		decide(t, d, "ls /etc", "once")
+		ended(t, c, 0, "passwd")
+		// What is allowed always is kept here, and the node need not know.
+		c = run(t, d, "box", "ls", "/etc")
+		decide(t, d, "ls /etc", "always")
+		ended(t, c, 0, "passwd")
+		ended(t, run(t, d, "box", "ls", "/etc"), 0, "passwd")
+		if text := ctl(t, d, "approvals", "get", "--node", "box", "-o", "json"); strings.Contains(text, ls) {
+			t.Fatalf("the node has stored %s:\n%s", ls, text)
+		}
 	})
 	t.Run("full", func(t *testing.T) {
 		ctl(t, d, "approvals", "set", "--node", "box", "--file", policy(t, u.home, "full", "off"))

@@ -80,17 +80,7 @@ func until[T any](tb testing.TB, what string, ask func() (T, bool)) T {
 // decide waits for the question about a command that holds a text, and answers it with hanzoctl.
 func decide(tb testing.TB, d *proc.Daemon, text, decision string) {
 	tb.Helper()
-	id := until(tb, "the approval of "+text, func() (string, bool) {
-		list, _ := get(ctlJSON(tb, d, "approve"), "approvals").([]any)
-		for _, a := range list {
-			command, _ := get(a, "command").(string)
-			if id, _ := get(a, "id").(string); strings.Contains(command, text) {
-				return id, true
-			}
-		}
-		return "", false
-	})
-	ctl(tb, d, "approve", id, decision)
+	ctl(tb, d, "approve", waitingFor(tb, d, text), decision)
 }
 
 // listed waits until hanzod lists a node as connected, and returns it.
