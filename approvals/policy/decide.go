@@ -170,8 +170,9 @@ func (f *File) Record(agentID *string, argv []string, cwd, pathEnv, text string,
 	if c.segment == nil {
 		return nil
 	}
-	if always {
-		for _, path := range (shell.Machine{Home: f.home, Path: pathEnv, Cwd: cwd}).AllowAlways([]shell.Segment{*c.segment}) {
+	// An entry that would not cover the same command again is none that was asked for.
+	if m := (shell.Machine{Home: f.home, Path: pathEnv, Cwd: cwd}); always && m.Refusal(*c.segment, shell.List{}) == "" {
+		for _, path := range m.AllowAlways([]shell.Segment{*c.segment}) {
 			if err := f.AddAllow(agentID, path); err != nil {
 				return err
 			}
