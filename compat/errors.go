@@ -392,6 +392,7 @@ var words = map[string]wording{
 	policy.ErrInvalid.Code:      invalid("exec approvals file is required"),
 	policy.ErrRead.Code:         unavailable("exec approvals file cannot be read or written"),
 	policy.ErrCorrupt.Code:      unavailable("exec approvals file is damaged or of a newer version; repair or remove it"),
+	policy.ErrMisread.Code:      invalid("the shell would run something else than the text that is shown for it"),
 	policy.ErrUnstable.Code:     invalid("approval requires a stable executable path"),
 
 	system.ErrLogRead.Code: built(func(e *errs.Error) wire.ErrorShape {

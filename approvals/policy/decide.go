@@ -124,9 +124,13 @@ func (f *File) cover(agentID *string, eff Effective, argv []string, cwd, pathEnv
 }
 
 // Command reads the parameters command and rawCommand (JSON values, nil when absent) as ParseCommand
-// does.
+// does. It fails with ErrMisread, too, where the text would hide what runs: what people approve is what
+// they are shown.
 func (f *File) Command(command, raw []byte) (argv []string, text string, inline bool, err error) {
 	c, err := ParseCommand(command, raw)
+	if sh, _ := shell.FindInline(c.Argv); err == nil && sh.Misread {
+		return nil, "", false, ErrMisread
+	}
 	return c.Argv, c.Text, c.Shell != nil, err
 }
 

@@ -69,6 +69,8 @@ var (
 	// ErrRawMismatch carries the fields rawCommand and inferred.
 	ErrRawMismatch    = errs.Define(errs.Invalid, "policy.raw_mismatch", "rawCommand does not match command")
 	ErrMissingCommand = errs.Define(errs.Invalid, "policy.missing_command", "rawCommand requires params.command")
+	// ErrMisread refuses an argv whose text for people is not what its shell would run.
+	ErrMisread = errs.Define(errs.Invalid, "policy.misread", "the shell would run something else than the text that is shown for it; put -c and the text right behind the shell")
 	// ErrUnstable is the refusal to pin an executable that cannot be found.
 	ErrUnstable = errs.Define(errs.Denied, "policy.unstable_executable", "approval requires a stable executable path")
 )

@@ -315,3 +315,26 @@ func TestHostileTextIsCheap(t *testing.T) {
 		}
 	}
 }
+
+func TestInlineTextThatWouldNotRun(t *testing.T) {
+	for _, argv := range [][]string{
+		{"sh", "x.sh", "-c", "a b"}, {"bash", "-C", "a b"}, {"sh", "-e", "x.sh", "-c", "a"}, {"sh", "-", "-c", "a"}, {"nice", "sh", "x", "-c", "a"},
+		{"bash", "--rcfile", "x", "-ic", "a"}, {"bash", "--init-file", "x", "-ic", "a"}, {"fish", "--init-command=x", "-c", "a"},
+		{"pwsh", "x.ps1", "-Command", "a"}, {"pwsh", "-NoProfile", "x.ps1", "-c", "a"}, {"pwsh", "-File", "x", "-c", "a"}, {"pwsh", "-f", "x", "-c", "a"},
+		{"cmd", "x.bat", "/c", "a"}, {"busybox", "sh", "x", "-c", "a"},
+	} {
+		if sh, ok := FindInline(argv); ok && !sh.Misread {
+			t.Errorf("%q shows %q", argv, sh.Text)
+		}
+	}
+	for _, argv := range [][]string{
+		{"sh", "-c", "a"}, {"sh", "-lc", "a"}, {"bash", "-xec", "a"}, {"bash", "--norc", "--noprofile", "-c", "a"}, {"bash", "-o", "pipefail", "-c", "a"},
+		{"bash", "-eo", "pipefail", "-c", "a"}, {"bash", "+x", "-c", "a"}, {"sh", "-ce", "a"}, {"sh", "-c", "-e", "a"}, {"sh", "-c"}, {"sh", "-ca"},
+		{"env", "A=1", "sh", "x", "-c", "a"}, {"fish", "--command", "a"}, {"bash", "--command", "a"}, {"sh", "x", "-c", "a", "b"},
+		{"pwsh", "-NoProfile", "-ExecutionPolicy", "Bypass", "-Command", "a"}, {"pwsh", "-c", "a"}, {"cmd", "/d", "/s", "/c", "a"},
+	} {
+		if sh, _ := FindInline(argv); sh.Misread {
+			t.Errorf("%q is misread", argv)
+		}
+	}
+}

@@ -165,6 +165,9 @@ type Inline struct {
 	Modified bool
 	// More says that words follow the text, which it sees as $0, $1, ….
 	More bool
+	// Misread says that the shell would run something else than Text, which is found as the original
+	// finds it: a script that is named before -c, or a file whose name is the text.
+	Misread bool
 }
 
 // FindInline looks for one, through wrappers and busybox.
@@ -182,6 +185,7 @@ func FindInline(argv []string) (Inline, bool) {
 		case isShell(name):
 			sh, ok := shellPayload(name, argv)
 			sh.Modified = modified
+			sh.Misread = sh.Misread && !modified && !sh.More // else all words are shown
 			return sh, ok
 		default:
 			inner, m, ok := unwrap(argv)
@@ -243,7 +247,8 @@ scan:
 		case name == "cmd":
 			if w == "/c" || w == "/k" {
 				payload = trim(strings.Join(argv[i+1:], " "))
-				return Inline{Text: payload}, payload != ""
+				other := slices.ContainsFunc(argv[1:i], func(w string) bool { return !strings.HasPrefix(trim(w), "/") })
+				return Inline{Text: payload, Misread: other}, payload != ""
 			}
 		case slices.Contains(powerShells, name):
 			if w == "-c" || w == "-command" || w == "--command" {
@@ -272,7 +277,59 @@ scan:
 	}
 	payload = trim(payload)
 	more := slices.ContainsFunc(argv[at+1:], func(s string) bool { return trim(s) != "" })
-	return Inline{Text: payload, More: more}, payload != ""
+	return Inline{Text: payload, More: more, Misread: misread(name, argv, at)}, payload != ""
+}
+
+// misread reports whether a shell that is given argv would not run the word at as its text. It is
+// lenient where the shell would only complain.
+func misread(name string, argv []string, at int) bool {
+	if slices.Contains(powerShells, name) {
+		free := true // a word here is no value of an option
+		for _, w := range argv[1 : at-1] {
+			w = fold(trim(w))
+			switch {
+			case !strings.HasPrefix(w, "-"):
+				if free {
+					return true
+				}
+				free = true
+			case strings.HasPrefix("-file", w) && w != "-":
+				return true
+			default:
+				free = slices.ContainsFunc([]string{"-no", "-l", "-mta", "-sta", "-i"}, func(s string) bool { return strings.HasPrefix(w, s) })
+			}
+		}
+		return false
+	}
+	given := false
+	for i := 1; i < len(argv); i++ {
+		w := argv[i]
+		switch {
+		case w == "--" || w == "-":
+			return !given || i+1 < len(argv) && i+1 != at
+		case w == "--command":
+			given = true
+		case w == "--rcfile" || w == "--init-file" || strings.HasPrefix(w, "--init-command"):
+			return true
+		case strings.HasPrefix(w, "--"):
+		case len(w) > 1 && (w[0] == '-' || w[0] == '+'):
+			for _, c := range w[1:] {
+				switch c {
+				case 'c':
+					given = given || w[0] == '-'
+				case 'o', 'O':
+					i++
+				case 'C':
+					if name == "fish" {
+						return true
+					}
+				}
+			}
+		default:
+			return !given || i != at
+		}
+	}
+	return !given
 }
 
 // RunsOthers reports whether a program, by its name or path, is a shell, a wrapper or a box of them:

@@ -356,6 +356,28 @@ func TestAllowAlways(t *testing.T) {
 	}
 }
 
+// TestTextThatHidesAScript is about a command whose text for people is not what its shell would run.
+func TestTextThatHidesAScript(t *testing.T) {
+	h, _ := newHost(t, `{"version":1,"defaults":{"security":"full","ask":"off"}}`)
+	dir := t.TempDir()
+	for _, name := range []string{"x.sh", "true and more"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("touch ran"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, argv := range [][]string{{"sh", "x.sh", "-c", "true"}, {"sh", "-C", "true and more"}} {
+		for _, command := range []string{"system.run", "system.run.prepare"} {
+			a := ask(t, h, command, m{"command": argv, "cwd": dir, "approved": true})
+			if a.Code != "INVALID_REQUEST" || !strings.Contains(a.Message, "something else than the text that is shown") {
+				t.Errorf("%q: %+v", argv, a)
+			}
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "ran")); err == nil {
+		t.Error("it ran")
+	}
+}
+
 func TestDamagedPolicyRefuses(t *testing.T) {
 	h, _ := newHost(t, "{")
 	for _, p := range []m{{"command": []string{"true"}}, {"command": []string{"true"}, "approved": true}} {
