@@ -120,7 +120,7 @@ type program struct {
 func newProgram(s string) program {
 	p := program{wild: newWild(s), path: strings.ContainsAny(s, `/\`)}
 	p.name = newWild(shell.CallName(s))
-	p.starts = p.plain() && shell.Starts(s)
+	p.starts = p.plain() && shell.Starts(s) && !shell.Tabled(s)
 	return p
 }
 
@@ -133,10 +133,27 @@ func (w words) permits(c shell.Simple) bool {
 	if len(argv) == 0 {
 		return false
 	}
-	if !w.program(argv[0]) || c.Starts && !w.literal() {
+	if !w.program(argv[0]) || !w.any && !w.arguments(argv[1:], wild.match) {
 		return false
 	}
-	return w.any || w.arguments(argv[1:], wild.match)
+	return w.literal() || w.harmless(c) == ""
+}
+
+// harmless says why a command that the pattern fits is not permitted: it would run something else, which
+// the pattern does not spell. "" is no objection.
+func (w words) harmless(c shell.Simple) string {
+	if c.Starts && !shell.Tabled(c.Argv[0]) {
+		return c.Argv[0] + " starts other programs; a rule must spell every word of it"
+	}
+	spelled := 0
+	if !w.any && w.first.plain() {
+		for spelled = 1; spelled <= len(w.args) && w.args[spelled-1].plain(); spelled++ {
+		}
+	}
+	if why := shell.Carries(c.Argv, spelled); why != "" {
+		return why + "; a rule must spell every word of it"
+	}
+	return ""
 }
 
 // program compares the first word of a run with the pattern, for rules that allow. A name never fits

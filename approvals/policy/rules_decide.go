@@ -288,12 +288,18 @@ func (d *decider) firstFor(s shell.Simple, calls []shell.Call) *rule {
 // not fit.
 func (d *decider) permits(rl *rule, s shell.Simple) string {
 	switch {
-	case len(rl.argv) == 0 && s.Starts:
-		return "it starts other programs; a rule must spell every word of it"
-	case len(rl.argv) > 0 && !slices.ContainsFunc(rl.argv, func(w words) bool { return w.permits(s) }):
-		return "the words are others"
-	case strings.ContainsAny(s.Argv[0], separators) && !absolute(s.Argv[0]):
+	case len(rl.argv) == 0:
+		if why := (words{any: true}).harmless(s); why != "" {
+			return why
+		}
+	case !slices.ContainsFunc(rl.argv, func(w words) bool { return w.permits(s) }):
+		return rl.whyNot(s)
+	}
+	if strings.ContainsAny(s.Argv[0], separators) && !absolute(s.Argv[0]) {
 		return "the path of the program depends on where it runs"
+	}
+	if dotted(s.Argv[0]) || strings.HasSuffix(s.Argv[0], "/") {
+		return "the path of the program leads elsewhere"
 	}
 	if why := d.about(rl); why != "" || len(rl.cwds) == 0 {
 		return why
@@ -305,6 +311,18 @@ func (d *decider) permits(rl *rule, s shell.Simple) string {
 		return "it runs in another directory"
 	}
 	return ""
+}
+
+// whyNot says why a rule that allows does not fit the words of a command.
+func (rl *rule) whyNot(s shell.Simple) string {
+	for _, w := range rl.argv {
+		if w.program(s.Argv[0]) && (w.any || w.arguments(s.Argv[1:], wild.match)) {
+			if why := w.harmless(s); why != "" {
+				return why
+			}
+		}
+	}
+	return "the words are others"
 }
 
 // forbids says why a rule that denies or asks does not fit; "" when it does. What is not known fits.

@@ -432,15 +432,19 @@ var changers = map[string]bool{
 	"enable": true, "eval": true, "exec": true, "export": true, "fc": true, "hash": true, "let": true, "local": true, "mapfile": true,
 	"nameref": true, "noglob": true, "read": true, "readarray": true, "readonly": true, "rehash": true, "set": true, "setopt": true,
 	"shopt": true, "source": true, ".": true, "trap": true, "typeset": true, "unalias": true, "unhash": true, "unset": true, "unsetopt": true,
-	"zmodload": true, "function": true, "getopts": true, "printf": false,
+	"zmodload": true, "function": true, "getopts": true, "complete": true, "compgen": true, "compopt": true, "history": true,
+	"disown": true, "suspend": true, "ulimit": true, "umask": true,
 }
 
 // Plain splits an argv into the commands that it runs, when all of them are known from its text. An argv
 // that is no shell is one command. A shell with inline text (sh -c TEXT) is those of the text. why says
 // what is not known; then nothing may be taken for granted. It is for rules that permit.
 func Plain(argv []string) (commands []Simple, why string) {
-	if len(argv) == 0 || argv[0] == "" {
+	if len(argv) == 0 || strings.TrimSpace(argv[0]) == "" {
 		return nil, "there is no command"
+	}
+	if strings.ContainsFunc(argv[0], func(r rune) bool { return !unicode.IsPrint(r) }) || strings.TrimSpace(argv[0]) != argv[0] {
+		return nil, "the name of the program holds characters that cannot be seen"
 	}
 	for _, w := range argv {
 		if strings.Contains(w, Unknown) {

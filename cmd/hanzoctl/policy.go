@@ -270,7 +270,7 @@ func (a *app) policyShowCmd() *cobra.Command {
 					return a.printValue(r)
 				}
 				fmt.Fprintln(a.stderr, Text(rulesNote(r)))
-				for _, line := range strings.Split(r.GetFault(), "\n") {
+				for line := range strings.SplitSeq(r.GetFault(), "\n") {
 					if line != "" {
 						fmt.Fprintln(a.stderr, Text(line))
 					}

@@ -129,7 +129,7 @@ func common(a, b []string) []string {
 		for x := range length {
 			length[x] = make([]int32, len(b)+1)
 		}
-		for x := len(a) - 1; x >= 0; x-- {
+		for x := range slices.Backward(a) {
 			for y := len(b) - 1; y >= 0; y-- {
 				if a[x] == b[y] {
 					length[x][y] = length[x+1][y+1] + 1
