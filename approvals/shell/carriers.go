@@ -282,7 +282,7 @@ func makeCarriers() map[string]limits {
 		{`node nodejs lua luajit php php-cli rscript r julia octave guile racket sbcl clisp runghc runhaskell ocaml erl escript elixir tclsh
 		wish raku perl6 janet fennel qjs d8 gjs cjs`, limits{script: true}},
 	} {
-		for _, n := range strings.Fields(names.list) {
+		for n := range strings.FieldsSeq(names.list) {
 			t[n] = names.limits
 		}
 	}
@@ -658,9 +658,10 @@ func sedDelimited(s string, n int) (string, bool) {
 			}
 			// Whether a delimiter within brackets ends the text is told differently by different
 			// programs: refused.
-			if s[i] == '[' {
+			switch s[i] {
+			case '[':
 				class = true
-			} else if s[i] == ']' {
+			case ']':
 				class = false
 			}
 			if s[i] == d {

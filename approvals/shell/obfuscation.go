@@ -81,7 +81,8 @@ func (f form) end(s string, at int) int {
 			continue
 		}
 		i := slices.IndexFunc(st.words, func(w string) bool {
-			return strings.HasPrefix(s[at:], w) && !(st.ends && at+len(w) < len(s) && isWord(s[at+len(w)]))
+			rest, ok := strings.CutPrefix(s[at:], w)
+			return ok && (!st.ends || rest == "" || !isWord(rest[0]))
 		})
 		if i < 0 {
 			return -1
