@@ -25,7 +25,7 @@ func openBounded(t *testing.T, dir string) *Store {
 }
 
 // fillAudit writes rows of the audit log, many in a transaction.
-func fillAudit(t *testing.T, s *Store, n int) {
+func fillAudit(t testing.TB, s *Store, n int) {
 	t.Helper()
 	value, err := linkOf(row("refusal", "a"))
 	if err != nil {
