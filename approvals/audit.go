@@ -3,6 +3,7 @@ package approvals
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -274,7 +275,7 @@ func (s *Service) VerifyAudit(ctx context.Context, _ identity.Caller, in VerifyA
 		if again, err := s.store.AuditEnds(); err == nil {
 			ends.Head = again.Head
 		}
-		marks = append(marks[:len(marks):len(marks)], *ends.Anchor)
+		marks = append(slices.Clip(marks), *ends.Anchor)
 	}
 	v := audit.NewVerifier(marks...)
 	from, whole := ends.Base, true

@@ -182,6 +182,8 @@ const (
 	ResultUnknown = "unknown"
 	// ResultNotSent is a run that certainly did not happen.
 	ResultNotSent = "not-sent"
+	// ResultRefused is a run that the policy of the node stopped.
+	ResultRefused = "node-refused"
 	// ResultFailed is an answer of the node that is no refusal and has no exit code.
 	ResultFailed = "failed"
 )
@@ -206,7 +208,7 @@ func (e ended) row() Audit {
 		// The node answered, and did not run it.
 		row.Reason, row.Detail = failure.Field("nodeCode"), failure.Field("nodeMessage")
 		if strings.HasPrefix(row.Detail, "SYSTEM_RUN_DENIED") {
-			row.Kind = AuditRefusal
+			row.Kind, row.Reason = AuditRefusal, ResultRefused
 		}
 		if row.Reason == "" {
 			row.Reason = ResultFailed

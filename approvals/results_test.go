@@ -78,7 +78,7 @@ func TestResults(t *testing.T) {
 		{"odd exit code", plain, true, `{"exitCode":1e300}`, nil, approvals.Audit{Kind: "result", Reason: "failed"}},
 		{"odd answer", plain, true, `[1]`, nil, approvals.Audit{Kind: "result", Reason: "failed", Detail: "the node's answer is not one of system.run"}},
 		{"refused by the node", plain, true, ``, denied,
-			approvals.Audit{Kind: "refusal", Reason: "UNAVAILABLE", Detail: "SYSTEM_RUN_DENIED: approval required"}},
+			approvals.Audit{Kind: "refusal", Reason: "node-refused", Detail: "SYSTEM_RUN_DENIED: approval required"}},
 		{"not understood", plain, true, ``, broken, approvals.Audit{Kind: "result", Reason: "INVALID_REQUEST", Detail: "command required"}},
 		{"caller gone", approved, true, ``, context.Canceled, approvals.Audit{Kind: "result", Reason: "unknown", Detail: "context canceled"}},
 		{"node gone", plain, false, ``, errors.New("gone"), approvals.Audit{Kind: "result", Reason: "not-sent", Detail: "the node did not get it"}},

@@ -219,8 +219,12 @@ func auditOutcome(r *auditv1.Row) string {
 		return r.GetReason()
 	case r.GetDecision() != "":
 		return r.GetDecision()
+	case r.GetRule() != "":
+		return r.GetRule()
+	case r.GetKind() == "use":
+		return "the node decides"
 	}
-	return r.GetRule()
+	return ""
 }
 
 func shorten(text string) string {
