@@ -328,3 +328,23 @@ func TestSwappedFiles(t *testing.T) {
 		})
 	}
 }
+
+// TestListed: what the list covers runs, whatever way it is named.
+func TestListed(t *testing.T) {
+	dir := real(t)
+	write(t, dir+"/tool", "#!/bin/sh\necho script $0 $1\n")
+	os.Symlink(dir+"/tool", dir+"/link")
+	h, _ := newHost(t, `{"version":1,"agents":{"main":{"security":"allowlist","ask":"off","allowlist":[{"pattern":"/**/echo"},{"pattern":"`+dir+`/*"}]}}}`)
+	for _, tc := range []struct {
+		argv []string
+		want string
+	}{
+		{[]string{"echo", "a"}, "a\n"}, {[]string{"/bin/echo", "a"}, "a\n"}, {[]string{"/usr/bin/echo", "a"}, "a\n"},
+		{[]string{"env", "echo", "a"}, "a\n"}, {[]string{"/usr/bin/nice", "-n", "1", "echo", "a"}, "a\n"}, {[]string{"timeout", "5", "/bin/echo", "a"}, "a\n"},
+		{[]string{dir + "/tool", "a"}, "script " + dir + "/tool a\n"}, {[]string{"./link", "a"}, "script " + dir + "/tool a\n"},
+	} {
+		if a := ask(t, h, "system.run", m{"command": tc.argv, "cwd": dir}); a.Stdout != tc.want {
+			t.Errorf("%q: %+v", tc.argv, a)
+		}
+	}
+}
