@@ -794,6 +794,25 @@ func TestApproversAndEscalation(t *testing.T) {
 	})
 }
 
+// A question ends at its time although others were asked a moment before.
+func TestEscalationDelaysNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.stop()
+		w.rules = ask(func(r *policy.Ruling) {
+			r.Timeout, r.EscalateAfter, r.EscalateTo, r.OnTimeout = time.Minute, 59*time.Second, []string{"iam:deputy"}, policy.EffectDeny
+		})
+		w.restart()
+		defer func() { w.stop() }()
+		w.request(ann, question("q", nil))
+		began := time.Now()
+		out, err := w.svc.Wait(t.Context(), ann, "q")
+		if took := time.Since(began); err != nil || out.Decision != approvals.Deny || !out.Escalated || took > time.Minute+time.Second {
+			t.Errorf("%+v after %s: %v", out, took, err)
+		}
+	})
+}
+
 func TestTimeouts(t *testing.T) {
 	for name, x := range map[string]struct {
 		effect   policy.Effect

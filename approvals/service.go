@@ -244,6 +244,8 @@ func (s *Service) expire(ctx context.Context) time.Duration {
 	next := pruneEvery
 	var due []string
 	s.mu.Lock()
+	// What comes while this looks and writes makes Run look again: next does not count it.
+	s.due = now.Add(2 * MaxTimeout)
 	for id, l := range s.live {
 		until := l.until()
 		switch {
@@ -271,6 +273,11 @@ func (s *Service) expire(ctx context.Context) time.Duration {
 			continue
 		}
 		next = min(next, endedFor)
+		s.mu.Lock()
+		if l, ok := s.live[id]; ok { // what was done may leave something to do earlier
+			next = min(next, l.until().Sub(now))
+		}
+		s.mu.Unlock()
 	}
 	next = max(next, time.Millisecond)
 	s.mu.Lock()
