@@ -344,6 +344,12 @@ var words = map[string]wording{
 	policy.ErrRulesChanged.Code: ownText,
 	policy.ErrRulesHash.Code:    ownText,
 	policy.ErrRulesRead.Code:    ownText,
+	// The following come up with the audit log, which this door does not know.
+	approvals.ErrAuditUnknown.Code: ownText,
+	approvals.ErrAuditMark.Code:    ownText,
+	approvals.ErrAuditMarks.Code:   ownText,
+	approvals.ErrAuditLimit.Code:   ownText,
+	approvals.ErrAuditRange.Code:   ownText,
 	// The following come up with grants, which this door does not know.
 	approvals.ErrGrantDecision.Code: ownText,
 	approvals.ErrGrantQuorum.Code:   ownText,
