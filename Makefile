@@ -7,6 +7,7 @@ BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 # The race detector needs a C compiler; where there is none, the tests run without it and say so.
 CC_FOUND := $(shell command -v $${CC:-cc} 2>/dev/null || command -v gcc 2>/dev/null || command -v clang 2>/dev/null)
 T       ?= 30s
+MUTATIONS ?= 1000000
 
 .PHONY: all help build run test check-format vet gen check-gen lint contract parity bench fuzz robust interop cross clean
 
@@ -21,7 +22,7 @@ help:
 	@echo 'make bench     measure against the bars (BENCH="-json", "-quick", "-only REGEXP")'
 	@echo 'make robust    the long suites: kill -9, silent peers, full disks'
 	@echo 'make interop   drive the daemon with a published client of the original, which npm installs once'
-	@echo 'make fuzz      every fuzz target for T=30s each'
+	@echo 'make fuzz      every fuzz target for T=30s each, and MUTATIONS=1000000 changed command lines'
 	@echo 'make gen       generate code from proto/; needs no network once modules are there'
 	@echo 'make lint      golangci-lint and buf lint'
 	@echo 'make cross     build for linux, darwin and windows on amd64 and arm64'
@@ -85,6 +86,8 @@ fuzz:
 	@set -e; for pkg in $$($(GO) list ./...); do \
 	  for f in $$($(GO) test $$pkg -list '^Fuzz' 2>/dev/null | grep '^Fuzz' || true); do \
 	    echo "$$pkg $$f"; $(GO) test $$pkg -run '^$$' -fuzz "^$$f\$$" -fuzztime $(T); done; done
+	@# Command lines without the guidance of coverage: 10 million of them take eight minutes.
+	SHELL_MUTATIONS=$(MUTATIONS) $(GO) test ./approvals/shell -run Mutations -count=1 -timeout 60m -v
 
 cross:
 	@set -e; for os in linux darwin windows; do for arch in amd64 arm64; do \

@@ -302,12 +302,12 @@ func policyOf(o NodeOptions) (policy.Overrides, error) {
 	return policy.Overrides{Security: sec, Ask: ask}, nil
 }
 
-func nodePolicy(path string, o NodeOptions, log *slog.Logger) (*policy.File, error) {
+func nodePolicy(path string, o NodeOptions, skills *skillBins, log *slog.Logger) (*policy.File, error) {
 	defaults, err := policyOf(o)
 	if err != nil {
 		return nil, err
 	}
-	p := policy.Options{Log: log, Defaults: defaults}
+	p := policy.Options{Log: log, Defaults: defaults, Skills: skills.list}
 	if cfg := o.Config; cfg != nil {
 		warnSafeBins(cfg, log)
 		p.AgentDefaults = func(agentID string) policy.Overrides {
@@ -344,6 +344,7 @@ type nodeHost struct {
 	now func() time.Time
 
 	file   *policy.File
+	skills *skillBins     // what the gateway says of skills
 	ask    host.Prompter  // nil asks nobody
 	device *dial.Identity // nil without one
 	tokens *dial.Tokens
@@ -352,7 +353,8 @@ type nodeHost struct {
 // open reads what the node host keeps.
 func (n *nodeHost) open() (err error) {
 	if n.file == nil {
-		if n.file, err = nodePolicy(filepath.Join(n.o.StateDir, policyFileName), n.o, n.log); err != nil {
+		n.skills = newSkillBins(n.now)
+		if n.file, err = nodePolicy(filepath.Join(n.o.StateDir, policyFileName), n.o, n.skills, n.log); err != nil {
 			return err
 		}
 	}
@@ -466,7 +468,7 @@ func (n *nodeHost) rpc(via string, o client.Options) *rpcNode {
 
 func (n *nodeHost) legacy() (dial.NodeOptions, error) {
 	opts := dial.NodeOptions{
-		Log: n.log, Tokens: n.tokens,
+		Log: n.log, Tokens: n.tokens, OnConn: n.skills.connected,
 		Dial: dial.Options{
 			URL: n.gateway(), AllowInsecure: n.o.AllowInsecure, TLSFingerprint: n.cfg.Gateway.TLSFingerprint, Client: n.self(),
 			Auth: dial.Auth{Token: n.o.Token, Password: n.o.Password}, Device: n.device, Now: n.now,
@@ -519,7 +521,8 @@ func (d *Daemon) embedNode(ctx context.Context, log *slog.Logger) error {
 		cfg.DisplayName = machineName()
 	}
 	n := nodeHost{o: o, cfg: cfg, log: log, now: d.now}
-	if n.file, err = nodePolicy(filepath.Join(d.cfg.StateDir, policyFileName), o, log); err != nil {
+	n.skills = newSkillBins(n.now)
+	if n.file, err = nodePolicy(filepath.Join(d.cfg.StateDir, policyFileName), o, n.skills, log); err != nil {
 		return err
 	}
 	if err := n.open(); err != nil {

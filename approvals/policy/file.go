@@ -35,8 +35,8 @@ type Options struct {
 	// AgentDefaults is what the configuration says for one agent; what it says comes before Defaults. It
 	// must be quick and safe for concurrent use; nil says nothing.
 	AgentDefaults func(agentID string) Overrides
-	// Skills are the programs that agents with autoAllowSkills run unlisted; nil for none. It must be
-	// quick and safe for concurrent use.
+	// Skills are the programs that agents with autoAllowSkills run unlisted; nil for none. A run waits
+	// for it. It must be safe for concurrent use.
 	Skills func() []shell.Skill
 	// SafeBins returns the filters that an agent runs unlisted with harmless arguments; nil is
 	// DefaultSafeBins for all. It must be quick and safe for concurrent use.

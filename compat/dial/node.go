@@ -44,7 +44,9 @@ type NodeOptions struct {
 	Tokens *Tokens
 	// OnState, Wait and Rand are those of host.Serve.
 	OnState func(State)
-	Wait    func(ctx context.Context, d time.Duration)
+	// OnConn is told of each connection that is up; nil tells nobody.
+	OnConn func(*Conn)
+	Wait   func(ctx context.Context, d time.Duration)
 	Rand    func() float64
 	Log     *slog.Logger
 }
@@ -60,7 +62,7 @@ func RunNode(ctx context.Context, o NodeOptions) error {
 // Node connects node hosts to a gateway in this dialect. It implements host.Connector.
 type Node struct{ o NodeOptions }
 
-// NewNode returns a connector. Of the options it uses Dial, Tokens and Log.
+// NewNode returns a connector. Of the options it uses Dial, Tokens, OnConn and Log.
 func NewNode(o NodeOptions) *Node {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -111,6 +113,9 @@ func (n *Node) Connect(ctx context.Context, offer host.Offer, invoke func(host.L
 		return nil, err
 	}
 	n.remember(c.Hello(), d.Auth.DeviceToken)
+	if n.o.OnConn != nil {
+		n.o.OnConn(c)
+	}
 	return &nodeLink{c, gateway}, nil
 }
 
