@@ -251,11 +251,11 @@ func (b *board) look(k string) action {
 }
 
 func (b *board) typeFilter(k string) {
-	switch {
-	case k == "enter":
+	switch k {
+	case "enter":
 		b.mode = looking
 		b.setFilter(b.typed)
-	case k == "esc":
+	case "esc":
 		b.mode = looking
 	default:
 		b.typed = typeInto(b.typed, k)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -152,9 +153,7 @@ func TestPersonIsLeftInPeace(t *testing.T) {
 	} {
 		h, _ := attended(t, tc.file, nobody)
 		params := m{"command": []string{tool}}
-		for k, v := range tc.more {
-			params[k] = v
-		}
+		maps.Copy(params, tc.more)
 		if a := ask(t, h, "system.run", params); a.refused == tc.ok {
 			t.Errorf("%s: %+v", name, a)
 		}
