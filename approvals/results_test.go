@@ -1,6 +1,7 @@
 package approvals_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -12,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/hanzoai/hanzod/approvals"
+	"github.com/hanzoai/hanzod/approvals/audit"
 	"github.com/hanzoai/hanzod/errs"
 )
 
@@ -121,6 +123,35 @@ func TestResults(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// TestNoSecretsInRows: the values of environment variables are in no record.
+func TestNoSecretsInRows(t *testing.T) {
+	w := newWorld(t)
+	in := run("a1", "env")
+	in.Env = map[string]string{"TOKEN": "hunter2"}
+	w.ask(in)
+	w.decide("a1", approvals.AllowOnce)
+	for _, params := range []string{
+		`{"command":["env"],"env":{"TOKEN":"hunter2"}}`,
+		`{"command":["env"],"env":{"TOKEN":"hunter2-other"},"runId":"a1","approved":true}`,
+		`{"command":["env"],"env":{"TOKEN":"hunter2"},"runId":"a1","approved":true}`,
+	} {
+		if _, ended, err := w.svc.GuardRun(t.Context(), ann, "n1", []byte(params)); err == nil {
+			ended(true, []byte(`{"exitCode":0,"stdout":"TOKEN=hunter2\n"}`), nil)
+		}
+	}
+	w.settled()
+	n := 0
+	_, _, err := w.svc.ExportAudit(t.Context(), ann, 0, func(r audit.Row) error {
+		if n++; bytes.Contains(r.Record, []byte("hunter2")) {
+			t.Errorf("row %d holds the value: %s", r.Seq, r.Record)
+		}
+		return nil
+	})
+	if err != nil || n < 6 {
+		t.Errorf("%d rows, %v", n, err)
 	}
 }
 
