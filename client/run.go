@@ -104,7 +104,7 @@ func (c *Client) RunCommand(ctx context.Context, in RunIn, progress func(Step)) 
 // StartRun begins a run and returns when the daemon has it on disk. From then on the daemon looks after
 // it: a command that the node's policy allows runs at once, for any other the node is asked what it would
 // run and an approval is requested for exactly that. It never runs twice. With an error, the run says
-// which node was meant, when that is known.
+// which node was meant, when that is known, and has its id when it may have begun all the same.
 func (c *Client) StartRun(ctx context.Context, in RunIn, progress func(Step)) (*runsv1.Run, error) {
 	if len(in.Argv) == 0 || in.Argv[0] == "" {
 		return nil, &Error{Class: errs.Invalid, Message: "command required"}
@@ -133,6 +133,7 @@ func (c *Client) StartRun(ctx context.Context, in RunIn, progress func(Step)) (*
 			*d.to = durationpb.New(d.from)
 		}
 	}
+	f.run.Id = req.GetId()
 	err = f.again(ctx, func() error {
 		out, err := c.Runs.StartRun(ctx, req)
 		if err == nil {
@@ -172,6 +173,10 @@ func (c *Client) FollowRun(ctx context.Context, id string, progress func(Step), 
 		RunID: run.GetId(), NodeID: run.GetNodeId(), NodeName: run.GetNodeName(), ApprovalID: run.GetApprovalId(), KilledBy: run.GetKilledBy(),
 	}
 	if err != nil {
+		if away := isNotRunning(err) || code(err) == CodeLost; away && (run.GetState() == runsv1.State_STATE_STARTING || run.GetState() == runsv1.State_STATE_RUNNING) {
+			err = &Error{Code: CodeOutcomeUnknown, Class: errs.Unknown, Err: err,
+				Message: "the daemon went away while the command ran, and does not come back; it may have run: look before you repeat it"}
+		}
 		return out, err
 	}
 	if fail := run.GetFailure(); fail != nil || run.GetResult() == nil {

@@ -93,7 +93,7 @@ The words after -- go to the node as they are, without a shell.`,
 				run, err := c.StartRun(ctx, in, func(s client.Step) { a.runStep(s, in.WaitForNode) })
 				if err != nil {
 					if ctx.Err() != nil {
-						return &codeError{code: exitInt, text: "interrupted; see whether it began with: " + a.again() + " nodes runs"}
+						return a.interrupted("interrupted; if the run has begun, it goes on", run.GetId())
 					}
 					return err
 				}
@@ -116,6 +116,15 @@ The words after -- go to the node as they are, without a shell.`,
 		return a.completeRun(cmd, false)
 	}))
 	return c
+}
+
+// interrupted says how to get at a run that nobody waits for any more.
+func (a *app) interrupted(what, id string) error {
+	fmt.Fprintln(a.stderr, what)
+	if id != "" {
+		fmt.Fprintf(a.stderr, "see its result with: %s nodes run --resume %s\nend it with: %s nodes kill %s\n", a.again(), Text(id), a.again(), Text(id))
+	}
+	return &codeError{code: exitInt}
 }
 
 // settled is how long --detach waits until it is known whether an approval is needed.
@@ -171,11 +180,13 @@ func (a *app) follow(ctx context.Context, c *client.Client, id string, limit tim
 		err = ferr
 	}
 	if ctx.Err() != nil {
-		fmt.Fprintf(a.stderr, "interrupted; the run goes on\nsee its result with: %s nodes run --resume %s\nend it with: %s nodes kill %s\n", a.again(), Text(id), a.again(), Text(id))
-		return &codeError{code: exitInt}
+		return a.interrupted("interrupted; the run goes on", id)
 	}
 	if client.RefusedByNode(err) {
 		return &codeError{code: exitDenied, err: err}
+	}
+	if code := exitCode(err); code == exitNoDaemon || code == exitUnknown {
+		fmt.Fprintf(a.stderr, "see what became of it, with the daemon there, with: %s nodes run --resume %s\n", a.again(), Text(id))
 	}
 	if err != nil {
 		return err

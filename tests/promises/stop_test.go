@@ -153,9 +153,10 @@ func TestR17StopWithEverythingUnderWay(t *testing.T) {
 	proc.Until(t, fmt.Sprint("the command and its child have ended ", pids), func() bool {
 		return !slices.ContainsFunc(pids, alive)
 	})
-	run.Wait(t, proc.Patience)
-	if run.Code == 0 {
-		t.Error("a run that was broken off ended with code 0")
+	// The command line waits for the daemon, which tells it that nobody saw the end.
+	d.Start()
+	if run.Wait(t, proc.Patience); run.Code != 74 || !strings.Contains(run.Stderr.String(), "look before you repeat it") {
+		t.Errorf("a run that was broken off ended with code %d: %s", run.Code, run.Stderr)
 	}
 }
 
