@@ -88,9 +88,8 @@ func commandsIn(text string) (inner [][]string, why string) {
 // written and known is false.
 func literal(w *syntax.Word) (s string, known bool) {
 	var b strings.Builder
-	parts := w.Parts
-	for i := 0; i < len(parts); i++ {
-		switch p := parts[i].(type) {
+	for _, part := range w.Parts {
+		switch p := part.(type) {
 		case *syntax.Lit:
 			if strings.ContainsAny(p.Value, `*?[\`) || strings.HasPrefix(p.Value, "~") {
 				return written(w), false

@@ -165,12 +165,15 @@ func findJava(words []string) found {
 }
 
 func findPowerShell(words []string) found {
-	for i, w := range words {
+	for i := 0; i < len(words); i++ {
+		w := words[i]
 		switch l := strings.ToLower(w); {
 		case l == "-file" || l == "-f":
 			return file(words, i+1)
-		case l == "-command" || l == "-c" || strings.HasPrefix(l, "-e"): // EncodedCommand, in all its short forms
+		case l == "-command" || l == "-c" || l == "-ec" || len(l) > 1 && strings.HasPrefix("-encodedcommand", l):
 			return nothing
+		case l == "-executionpolicy" || l == "-ex" || l == "-ep":
+			i++
 		case l == "-noprofile" || l == "-nop" || l == "-nologo" || l == "-noninteractive":
 		case strings.HasPrefix(w, "-"):
 			return unknown("which of its arguments is a script cannot be told, because of the option " + clip(w))
