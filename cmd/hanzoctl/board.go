@@ -427,6 +427,13 @@ func (b *board) detailLines() []line {
 		return nil
 	}
 	all := facts(p, b.now())
+	if b.once {
+		program := p.GetResolvedPath()
+		if program == "" {
+			program = "the program"
+		}
+		all = append(all, fact{"always", styled(warning, "puts "+Text(program)+" on the list of this machine: it runs with any arguments then")})
+	}
 	all = append(all, compared(p, b.details[p.GetId()].earlier, b.now())...)
 	var lines []line
 	for _, f := range all {

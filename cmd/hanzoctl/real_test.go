@@ -160,7 +160,7 @@ func TestServeSocket(t *testing.T) {
 		return start(t, d.Socket(), "nodes", "invoke", node, "system.run", "--params", `{"command":[`+argv+`],"cwd":"/"}`)
 	}
 	once := invoke(`"uname","-s"`)
-	tm.until(`this machine: "/.*/uname -s"(.|\n)*directory +/`)
+	tm.until(`this machine: "/.*/uname -s"(.|\n)*directory +/(.|\n)*always +puts /.*/uname on the list of this machine: it runs with any arguments`)
 	pressUntil(tm, "o", "allowed once")
 	if out, code := once.end(); code != 0 || !strings.Contains(out, `Linux`) {
 		t.Errorf("%q, exit %d, %s", out, code, once.errOut.String())

@@ -397,6 +397,7 @@ func TestExecIsRefused(t *testing.T) {
 
 // One that asks nothing is hung up on, and holds nobody else up.
 func TestSlowAsker(t *testing.T) {
+	t.Parallel()
 	s := serving(t, always(AllowOnce))
 	began := time.Now()
 	idle := make([]net.Conn, 8)

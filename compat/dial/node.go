@@ -47,8 +47,8 @@ type NodeOptions struct {
 	// OnConn is told of each connection that is up; nil tells nobody.
 	OnConn func(*Conn)
 	Wait   func(ctx context.Context, d time.Duration)
-	Rand    func() float64
-	Log     *slog.Logger
+	Rand   func() float64
+	Log    *slog.Logger
 }
 
 // RunNode is host.Serve over this dialect.
