@@ -288,6 +288,7 @@ func (w *workload) explain(t *testing.T) {
 	decided := map[string]store.AuditRow{}
 	uses := map[string][]store.AuditRow{}
 	kinds := map[string]int{}
+	unclaimedUses := 0
 	for i, row := range rows {
 		if row.Seq != uint64(i)+1 {
 			t.Fatalf("audit row %d has the number %d", i+1, row.Seq)
@@ -300,6 +301,10 @@ func (w *workload) explain(t *testing.T) {
 			}
 			decided[row.ApprovalID] = row
 		case "use":
+			if row.ApprovalID == "" { // the node's own file decides about it
+				unclaimedUses++
+				continue
+			}
 			if d, ok := decided[row.ApprovalID]; !ok || d.Decision == approvals.Deny {
 				t.Errorf("%s was used without an earlier allow (%v)", row.ApprovalID, d.Decision)
 			}
@@ -310,6 +315,10 @@ func (w *workload) explain(t *testing.T) {
 	for _, a := range w.arrivals {
 		w.explainOne(t, s, a, decided, arrived)
 	}
+	if arrived[""] != unclaimedUses {
+		t.Errorf("%d runs without an approval are in the history and %d reached a node", unclaimedUses, arrived[""])
+	}
+	delete(arrived, "")
 	approved := 0
 	for id, rows := range uses {
 		approved += len(rows)
@@ -336,6 +345,7 @@ func (w *workload) explainOne(t *testing.T, s *store.Store, a arrival, decided m
 		if !slices.Contains(p.Command, unclaimed) {
 			t.Errorf("a run that claimed an approval reached the node without one: %s", a.ParamsJSON)
 		}
+		arrived[""]++
 		return
 	}
 	arrived[p.RunID]++
@@ -350,6 +360,9 @@ func (w *workload) explainOne(t *testing.T, s *store.Store, a arrival, decided m
 	}
 	hash, _ := policy.EnvHash(p.Env)
 	got := approvals.Binding{Argv: p.Command, Cwd: p.Cwd, AgentID: p.AgentID, SessionKey: p.SessionKey, EnvHash: hash}
+	if rec.Binding != nil {
+		got.Unbound = rec.Binding.Unbound // words about a node that binds no files
+	}
 	if rec.Binding == nil || !reflect.DeepEqual(got, *rec.Binding) || rec.NodeID == nil || *rec.NodeID != a.device || a.NodeID != a.device {
 		t.Errorf("%s ran with another binding on %s: %s\napproved: %+v", p.RunID, a.device, a.ParamsJSON, rec.Binding)
 	}
