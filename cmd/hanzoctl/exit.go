@@ -162,11 +162,16 @@ func (a *app) report(ctx context.Context, err error) int {
 		}
 		return exitInt
 	}
+	e, ours := errors.AsType[*client.Error](err)
 	if text := err.Error(); text != "" {
-		fmt.Fprintln(a.stderr, "hanzoctl: "+Text(text))
+		show := Text
+		if ours && e.Code == "policy.rules" {
+			show = Lines // a fault a line, with what the file holds in quotes
+		}
+		fmt.Fprintln(a.stderr, "hanzoctl: "+show(text))
 	}
 	code := exitCode(err)
-	if e, ok := errors.AsType[*client.Error](err); ok && hints[e.Code] != "" {
+	if ours && hints[e.Code] != "" {
 		fmt.Fprintln(a.stderr, hints[e.Code])
 	} else if code == exitUsage && !a.running {
 		fmt.Fprintln(a.stderr, `see "`+a.helpFor()+`"`)
