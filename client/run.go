@@ -253,7 +253,7 @@ func (f *following) watch(ctx context.Context, id string) error {
 		}
 		f.run = m.GetRun()
 		switch {
-		case f.run.GetState() == runsv1.State_STATE_WAITING && f.told < StepWaiting:
+		case f.run.GetState() == runsv1.State_STATE_WAITING && f.run.GetResolvedBy() == "" && f.told < StepWaiting:
 			f.told = StepWaiting
 			f.step(StepWaiting)
 		case f.told == StepWaiting && (f.run.GetState() == runsv1.State_STATE_STARTING || f.run.GetState() == runsv1.State_STATE_RUNNING || f.run.GetState() == runsv1.State_STATE_DONE):

@@ -132,6 +132,9 @@ func (d *drive) ask(ctx context.Context) bool {
 	}
 	_, ok = d.write(func(r *Run) {
 		r.State, r.ApprovalID, r.ExpiresAt, r.Command = Waiting, a.ID, a.ExpiresAt, plan.Text
+		if a.Verdict == Allowed { // by a grant or a rule: nobody is waited for
+			r.ResolvedBy = a.ResolvedBy
+		}
 	})
 	return ok
 }
