@@ -214,14 +214,14 @@ func TestP5SlowReaders(t *testing.T) {
 
 	flood()
 	before := p99(t, asking)
-	memory := proc.RSS(t, d.PID())
+	memory := proc.Private(t, d.PID())
 	for _, l := range slow {
 		l.stop.Store(true)
 	}
 	stopped := time.Now()
 	flood()
 	after := p99(t, asking)
-	grown := proc.RSS(t, d.PID()) - memory
+	grown := proc.Private(t, d.PID()) - memory
 	t.Logf("p99 of health %v with all reading, %v with %d of %d not reading; memory %.1f MiB, then %+.1f MiB",
 		before, after, lazyClients, crowd, float64(memory)/mib, float64(grown)/mib)
 	if after > 2*before+noise {
@@ -238,7 +238,7 @@ func TestP5SlowReaders(t *testing.T) {
 	if got := connections(t, d); got != crowd-lazyClients+1 {
 		t.Errorf("%d clients are left; want %d", got, crowd-lazyClients+1)
 	}
-	proc.UntilFor(t, cutAfter, "the memory comes back", func() bool { return proc.RSS(t, d.PID())-memory < maxGrowth/2 })
+	proc.UntilFor(t, cutAfter, "the memory comes back", func() bool { return proc.Private(t, d.PID())-memory < maxGrowth/2 })
 }
 
 // TestAnswersNobodyReads: an operator that invokes and does not read the answers does not keep the
