@@ -44,11 +44,28 @@ type Options struct {
 	// It is sent over TLS only, after the certificate was checked.
 	Token string
 
+	// Via reaches the daemon by a way of its own, such as SSH; Socket, Host and what belongs to Host are
+	// not used then. Dial takes it over: Close of the client closes it.
+	Via Way
+
 	// AsNode asks for the role node, for a node that presents what would make it an operator: the
 	// shared secret or the local socket. Every call of the client has that role then.
 	AsNode bool
 	// ClientName goes into the user agent, for the daemon's log. It decides nothing.
 	ClientName string
+}
+
+// Way opens connections to one daemon other than by its local socket or TLS. The daemon knows the
+// caller by where the connection comes out, so a call by a Way carries no token.
+type Way interface {
+	// Dial opens a connection to the daemon's gRPC door. An *Error of it reaches the caller of the
+	// client's methods with its code and message, and class Denied when it has none of its own; any other
+	// error becomes a *NotRunning that names Target. It may be called by several goroutines.
+	Dial(ctx context.Context) (net.Conn, error)
+	// Target names the daemon for people, such as ssh://alice@box; it holds no secret.
+	Target() string
+	// Close ends every connection and what carries them.
+	Close() error
 }
 
 // Client is a connection to one daemon. Its service clients return *Error and *NotRunning. It is
@@ -65,6 +82,7 @@ type Client struct {
 
 	socket string
 	remote *remote // nil for the local socket
+	via    Way     // nil for both of them
 	asNode bool
 	conn   *grpc.ClientConn
 }
@@ -73,7 +91,11 @@ type Client struct {
 // first call; after a lost connection the next call dials again. It fails when an option cannot be
 // right.
 func Dial(_ context.Context, o Options) (*Client, error) {
-	c := &Client{socket: o.Socket, asNode: o.AsNode}
+	c := &Client{socket: o.Socket, via: o.Via, asNode: o.AsNode}
+	attempt := dialTimeout
+	if c.via != nil {
+		attempt = wayTimeout
+	}
 	options := []grpc.DialOption{
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return c.dial(ctx) }),
 		grpc.WithUserAgent(o.ClientName),
@@ -81,19 +103,22 @@ func Dial(_ context.Context, o Options) (*Client, error) {
 		grpc.WithDisableServiceConfig(),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: redialFirst, Multiplier: 2, Jitter: 0.2, MaxDelay: redialMax},
-			MinConnectTimeout: dialTimeout,
+			MinConnectTimeout: attempt,
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingAfter, Timeout: pingWait}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
 		grpc.WithChainUnaryInterceptor(c.unary),
 		grpc.WithChainStreamInterceptor(c.stream),
 	}
-	if o.Host != "" {
+	if c.via != nil {
+		c.socket = ""
+		options = append(options, grpc.WithAuthority("hanzod"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	} else if o.Host != "" {
 		r, cfg, err := newRemote(o)
 		if err != nil {
 			return nil, err
 		}
-		c.remote = r
+		c.remote, c.socket = r, ""
 		options = append(options, grpc.WithAuthority(r.address), grpc.WithPerRPCCredentials(r),
 			grpc.WithTransportCredentials(&tlsCredentials{credentials.NewTLS(cfg), r}))
 	} else {
@@ -123,27 +148,41 @@ func Dial(_ context.Context, o Options) (*Client, error) {
 }
 
 // Socket is where the client looks for the daemon of this machine, "" when it talks to another one.
-func (c *Client) Socket() string {
-	if c.remote != nil {
-		return ""
-	}
-	return c.socket
-}
+func (c *Client) Socket() string { return c.socket }
 
-// Target is where the client looks for the daemon: a path, or hanzod://host:port.
+// Target is where the client looks for the daemon: a path, hanzod://host:port, or what its Way says.
 func (c *Client) Target() string {
-	if c.remote != nil {
+	switch {
+	case c.via != nil:
+		return c.via.Target()
+	case c.remote != nil:
 		return scheme + "://" + c.remote.address
 	}
 	return c.socket
 }
 
 // Close ends the connection. Calls under way fail.
-func (c *Client) Close() error { return c.conn.Close() }
+func (c *Client) Close() error {
+	err := c.conn.Close()
+	if c.via != nil {
+		err = errors.Join(err, c.via.Close())
+	}
+	return err
+}
 
 // dial opens the socket or the TCP connection. Its errors carry a mark by which translate knows,
 // through gRPC's own wrapping, that the call was never sent.
 func (c *Client) dial(ctx context.Context) (net.Conn, error) {
+	if c.via != nil {
+		conn, err := c.via.Dial(ctx)
+		if e, ok := errors.AsType[*Error](err); ok {
+			return nil, fmt.Errorf("%s%w", refusedMark, &refused{code: e.Code, class: e.Class, text: e.Message})
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s%w", dialMark, err)
+		}
+		return conn, nil
+	}
 	if c.remote != nil {
 		var d net.Dialer
 		conn, err := d.DialContext(ctx, "tcp", c.remote.address)

@@ -143,12 +143,15 @@ func (c *Client) translate(ctx context.Context, err error) error {
 		out.Code, out.Class = CodeLost, errs.Unavailable
 	case st.Code() == codes.Unavailable:
 		if reason, found := marked(st.Message(), refusedMark); found {
-			out.Class = errs.Denied
-			out.Code, out.Message, _ = strings.Cut(reason, " ")
+			e := parseRefused(reason)
+			out.Code, out.Class, out.Message = e.code, e.class, e.text
 			return out
 		}
 		if reason, found := marked(st.Message(), dialMark); found {
-			if c.remote != nil {
+			switch {
+			case c.via != nil:
+				return &NotRunning{Socket: c.via.Target(), Remote: true, Reason: reason}
+			case c.remote != nil:
 				return &NotRunning{Socket: c.remote.address, Remote: true, Reason: reason}
 			}
 			return &NotRunning{Socket: c.socket, Reason: reason}

@@ -8,6 +8,8 @@ const (
 	maxMessage = 64 << 20
 	// dialTimeout bounds one attempt to connect, TLS included; a local socket answers at once or never.
 	dialTimeout = 5 * time.Second
+	// wayTimeout is the same for a Way, which may go through several machines.
+	wayTimeout = 30 * time.Second
 	// pingAfter is how long a call under way may see nothing of the daemon before it is asked whether
 	// it is there, pingWait how long its answer may take; then the call fails. The daemon allows a
 	// ping in ten seconds.

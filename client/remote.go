@@ -189,7 +189,7 @@ func Fingerprint(der []byte) string {
 // the first time is never trusted for that.
 func (r *remote) verify(s tls.ConnectionState, host string, o Options) error {
 	if len(s.PeerCertificates) == 0 {
-		return &refused{CodeUnknownDaemon, "the daemon at " + r.address + " shows no certificate"}
+		return &refused{code: CodeUnknownDaemon, text: "the daemon at " + r.address + " shows no certificate"}
 	}
 	leaf := s.PeerCertificates[0]
 	got := Fingerprint(leaf.Raw)
@@ -197,7 +197,7 @@ func (r *remote) verify(s tls.ConnectionState, host string, o Options) error {
 		if subtle.ConstantTimeCompare([]byte(got), []byte(r.pin)) == 1 {
 			return nil
 		}
-		return &refused{CodeWrongPin, fmt.Sprintf(
+		return &refused{code: CodeWrongPin, text: fmt.Sprintf(
 			"the certificate of %s is not the pinned one (pinned %s, presented %s): either the daemon there got a new one, or somebody else answers; nothing was sent",
 			r.address, r.pin, got)}
 	}
@@ -206,7 +206,7 @@ func (r *remote) verify(s tls.ConnectionState, host string, o Options) error {
 		opts.Intermediates.AddCert(c)
 	}
 	if _, err := leaf.Verify(opts); err != nil {
-		return &refused{CodeUnknownDaemon, fmt.Sprintf(
+		return &refused{code: CodeUnknownDaemon, text: fmt.Sprintf(
 			"nothing vouches for the certificate of %s (%v), so who answers there is not known; nothing was sent. Its SHA-256 fingerprint is %s",
 			r.address, err, got)}
 	}
@@ -248,11 +248,11 @@ func (t *tlsCredentials) explain(err error) error {
 	switch text := err.Error(); { // the alerts of TLS have no type that could be asked for
 	case errors.As(err, &no):
 	case errors.As(err, &record):
-		no = &refused{CodeNotTLS, "what answers at " + t.r.address + " does not speak TLS; the remote door of hanzod is usually port " + strconv.Itoa(RemotePort)}
+		no = &refused{code: CodeNotTLS, text: "what answers at " + t.r.address + " does not speak TLS; the remote door of hanzod is usually port " + strconv.Itoa(RemotePort)}
 	case strings.Contains(text, "ALPN"), strings.Contains(text, "no application protocol"):
-		no = &refused{CodeNotDaemon, "what answers at " + t.r.address + " speaks TLS but no gRPC; the remote door of hanzod is usually port " + strconv.Itoa(RemotePort)}
+		no = &refused{code: CodeNotDaemon, text: "what answers at " + t.r.address + " speaks TLS but no gRPC; the remote door of hanzod is usually port " + strconv.Itoa(RemotePort)}
 	case strings.Contains(text, "protocol version not supported"):
-		no = &refused{CodeNotDaemon, "what answers at " + t.r.address + " speaks no TLS 1.3, so it is no hanzod"}
+		no = &refused{code: CodeNotDaemon, text: "what answers at " + t.r.address + " speaks no TLS 1.3, so it is no hanzod"}
 	default:
 		return fmt.Errorf("%s%w", dialMark, err)
 	}
@@ -260,7 +260,21 @@ func (t *tlsCredentials) explain(err error) error {
 }
 
 // refused is a connection that this side gives up before a call is sent.
-type refused struct{ code, text string }
+type refused struct {
+	code  string
+	class errs.Class // Internal, the zero value, stands for Denied
+	text  string
+}
 
-// Error is the form in which it passes through gRPC.
-func (e *refused) Error() string { return e.code + " " + e.text }
+// Error is the form in which it passes through gRPC; parseRefused reads it.
+func (e *refused) Error() string { return fmt.Sprintf("%s/%d %s", e.code, e.class, e.text) }
+
+func parseRefused(s string) *refused {
+	head, text, _ := strings.Cut(s, " ")
+	code, number, _ := strings.Cut(head, "/")
+	e := &refused{code: code, class: errs.Denied, text: text}
+	if n, err := strconv.ParseUint(number, 10, 8); err == nil && n > 0 {
+		e.class = errs.Class(n)
+	}
+	return e
+}

@@ -45,7 +45,7 @@ func dialSocket(ctx context.Context, path string) (net.Conn, error) {
 		return nil, fmt.Errorf("the owner of %s cannot be read", path)
 	}
 	if uid := int(st.Uid); !trusted(uid, os.Getuid()) {
-		return nil, &refused{CodeForeignSocket, fmt.Sprintf(
+		return nil, &refused{code: CodeForeignSocket, text: fmt.Sprintf(
 			"the socket %s belongs to user %d, not to you; run this as that user, or name your own socket with --socket", path, uid)}
 	}
 	var d net.Dialer

@@ -51,7 +51,7 @@ func checkOwner(conn net.Conn, path string) error {
 	if owner.Equals(self) || owner.IsWellKnown(windows.WinLocalSystemSid) || owner.IsWellKnown(windows.WinBuiltinAdministratorsSid) {
 		return nil
 	}
-	return &refused{CodeForeignSocket, fmt.Sprintf("the pipe %s belongs to %s, not to you", path, owner.String())}
+	return &refused{code: CodeForeignSocket, text: fmt.Sprintf("the pipe %s belongs to %s, not to you", path, owner.String())}
 }
 
 func ownSID() (*windows.SID, error) {
