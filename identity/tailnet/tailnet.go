@@ -1,5 +1,6 @@
 // Package tailnet asks the Tailscale service of this machine whose machine an address of the tailnet
-// is. It speaks to the service's local socket only.
+// is, which machines there are, and for connections to them. It speaks to the service's local socket
+// only.
 //
 // It imports the standard library, and on Windows that of named pipes, and owns no goroutine. A
 // Client is safe for concurrent use.
@@ -43,6 +44,7 @@ var networks = []netip.Prefix{netip.MustParsePrefix("100.64.0.0/10"), netip.Must
 // Client asks the service.
 type Client struct {
 	http   *http.Client
+	dial   func(context.Context) (net.Conn, error)
 	now    func() time.Time
 	asking chan struct{}
 
@@ -62,11 +64,13 @@ func New(path string, now func() time.Time) *Client {
 	if path == "" {
 		path = socketPath
 	}
+	here := func(ctx context.Context) (net.Conn, error) { return dial(ctx, path) }
 	return &Client{
+		dial: here,
 		http: &http.Client{
 			Timeout: askTimeout,
 			Transport: &http.Transport{
-				DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, path) },
+				DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return here(ctx) },
 				DisableKeepAlives: true,
 			},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
