@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
@@ -29,7 +30,7 @@ import (
 
 // Options say where the daemon is and who is asking.
 type Options struct {
-	// Socket is the daemon's socket: SocketPath(DefaultStateDir(os.Getenv)) when empty.
+	// Socket is the daemon's socket; when empty, the one that Find finds.
 	Socket string
 
 	// Host is a daemon on another machine, hanzod://host[:port] as ParseHost takes it. Empty talks to
@@ -123,11 +124,11 @@ func Dial(_ context.Context, o Options) (*Client, error) {
 			grpc.WithTransportCredentials(&tlsCredentials{credentials.NewTLS(cfg), r}))
 	} else {
 		if c.socket == "" {
-			dir, err := stateDir()
+			found, err := Find(os.Getenv)
 			if err != nil {
 				return nil, err
 			}
-			c.socket = SocketPath(dir)
+			c.socket = found.Socket
 		}
 		options = append(options, grpc.WithAuthority("hanzod"), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	}

@@ -3,7 +3,6 @@ package client
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,6 +18,12 @@ func DefaultStateDir(getenv func(string) string) string {
 			return expandHome(dir, home)
 		}
 	}
+	return HomeStateDir(getenv)
+}
+
+// HomeStateDir is the usual state directory, ~/.hanzo/hanzod; "" when the home directory is not known.
+func HomeStateDir(getenv func(string) string) string {
+	home := homeDir(getenv)
 	if home == "" {
 		return ""
 	}
@@ -35,14 +40,6 @@ func SocketPath(stateDir string) string {
 		stateDir = abs
 	}
 	return socketPath(filepath.Clean(stateDir))
-}
-
-func stateDir() (string, error) {
-	dir := DefaultStateDir(os.Getenv)
-	if dir == "" {
-		return "", fmt.Errorf("the home directory is not known; set HANZOD_STATE_DIR")
-	}
-	return dir, nil
 }
 
 func homeDir(getenv func(string) string) string {

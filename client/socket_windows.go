@@ -36,7 +36,12 @@ func checkOwner(conn net.Conn, path string) error {
 	if !ok {
 		return fmt.Errorf("the owner of %s cannot be read", path)
 	}
-	sd, err := windows.GetSecurityInfo(windows.Handle(handle.Fd()), windows.SE_KERNEL_OBJECT, windows.OWNER_SECURITY_INFORMATION)
+	return checkHandle(windows.Handle(handle.Fd()), windows.SE_KERNEL_OBJECT, path)
+}
+
+// checkHandle checks that an object belongs to this user, to the system or to the administrators.
+func checkHandle(handle windows.Handle, kind windows.SE_OBJECT_TYPE, path string) error {
+	sd, err := windows.GetSecurityInfo(handle, kind, windows.OWNER_SECURITY_INFORMATION)
 	if err != nil {
 		return fmt.Errorf("read the owner of %s: %w", path, err)
 	}
@@ -51,7 +56,7 @@ func checkOwner(conn net.Conn, path string) error {
 	if owner.Equals(self) || owner.IsWellKnown(windows.WinLocalSystemSid) || owner.IsWellKnown(windows.WinBuiltinAdministratorsSid) {
 		return nil
 	}
-	return &refused{code: CodeForeignSocket, text: fmt.Sprintf("the pipe %s belongs to %s, not to you", path, owner.String())}
+	return &refused{code: CodeForeignSocket, text: fmt.Sprintf("%s belongs to %s, not to you", path, owner.String())}
 }
 
 func ownSID() (*windows.SID, error) {

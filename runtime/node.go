@@ -210,7 +210,11 @@ func socketOf(o NodeOptions) string {
 	if o.Socket != "" {
 		return o.Socket
 	}
-	return client.SocketPath(client.DefaultStateDir(os.Getenv))
+	found, err := client.Find(os.Getenv)
+	if err != nil {
+		return "" // as for an unknown home: the dial says so
+	}
+	return found.Socket
 }
 
 // enroll uses an invite up: this machine is a paired device of the gateway then, and keeps its token
