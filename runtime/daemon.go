@@ -87,6 +87,12 @@ type Options struct {
 	// TailscaleSocket is where the Tailscale service of this machine answers, "" for where it is on this
 	// system.
 	TailscaleSocket string
+	// SharedDiscovery is the well-known discovery file, client.SharedDiscoveryFile; "" leaves it to others.
+	// The one in the state directory is written in any case.
+	SharedDiscovery string
+	// Service is the service manager that runs this process, for the discovery file; "" when none is known
+	// to.
+	Service string
 }
 
 // Daemon is hanzod. New makes it, Run runs it once.
@@ -126,6 +132,9 @@ type Daemon struct {
 	tailscale             string // TailscaleSocket
 	pushHosts             map[push.Environment]string
 	pushRoots             *x509.CertPool
+	shared, service       string // SharedDiscovery and Service
+	started               time.Time
+	announcing            sync.Mutex // held while the discovery files change
 	socket                string
 	local                 net.Listener
 	tcp                   []net.Listener
@@ -144,11 +153,13 @@ type Daemon struct {
 func New(ctx context.Context, o Options) (*Daemon, error) {
 	d := &Daemon{
 		cfg: o.Config, now: o.Now, withNode: o.Node, companion: o.Companion, nodeSecurity: o.NodeSecurity, nodeAsk: o.NodeAsk, tailscale: o.TailscaleSocket, pushHosts: o.PushHosts, pushRoots: o.PushRoots,
+		shared: o.SharedDiscovery, service: o.Service,
 		fatal: make(chan error, 1), ready: make(chan struct{}),
 	}
 	if d.now == nil {
 		d.now = time.Now
 	}
+	d.started = d.now().Round(0) // without the monotonic clock, as it is written
 	if _, err := policyOf(NodeOptions{Security: o.NodeSecurity, Ask: o.NodeAsk}); err != nil {
 		return nil, err
 	}
@@ -183,6 +194,7 @@ func (d *Daemon) open(ctx context.Context, console io.Writer) error {
 	if err != nil {
 		return err
 	}
+	d.clearStale()
 	if d.TokenMade, err = config.EnsureToken(d.cfg); err != nil {
 		return err
 	}
@@ -454,6 +466,8 @@ func (d *Daemon) Run(ctx context.Context) error {
 		wg.Go(func() { served <- d.http.Serve(l) })
 	}
 	d.state.Store(ready)
+	d.announce()
+	run(d.keepAnnounced)
 	close(d.ready)
 	d.log.Info("hanzod is ready", "version", Version, "socket", d.socket, "listen", d.Addresses(),
 		"grpc", d.GRPCAddress(), "tls", d.TLSFingerprint())
@@ -479,6 +493,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 // stop ends the doors and then everything behind them.
 func (d *Daemon) stop(work context.Context, cancel context.CancelFunc, wg *sync.WaitGroup) {
 	d.state.Store(stopping)
+	d.withdraw()
 	deadline, done := context.WithTimeout(work, drainTime)
 	defer done()
 	for _, l := range d.tcp {

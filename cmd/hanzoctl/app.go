@@ -64,7 +64,8 @@ func (a *app) root() *cobra.Command {
 nodes it knows, what waits for an approval.
 
 The daemon is found at --socket, else under --state-dir, else at $HANZOD_SOCKET, else in
-the state directory ($HANZOD_STATE_DIR, or ~/.hanzo/hanzod). With --host one on another
+the state directory ($HANZOD_STATE_DIR, or ~/.hanzo/hanzod). Where none answers in
+~/.hanzo/hanzod, a running one with another state directory is. With --host one on another
 machine is asked over TLS: see "hanzoctl help remote".
 
 Wherever a node is asked for, its id, its name, its address or the first 6 or more

@@ -35,10 +35,14 @@ func (a *app) target() (client.Options, error) {
 			return o, usagef("--token-file, --tls-fingerprint and --tls-ca are for a daemon on another machine: name it with --host")
 		}
 		if o.Socket = a.socket; o.Socket == "" && a.stateDir != "" {
-			o.Socket = client.SocketPath(a.stateDir)
+			o.Socket = client.FindIn(a.stateDir).Socket
 		}
 		if o.Socket == "" {
-			o.Socket = a.getenv("HANZOD_SOCKET")
+			found, err := client.Find(a.getenv)
+			if err != nil {
+				return o, err
+			}
+			o.Socket = found.Socket
 		}
 		return o, nil
 	}

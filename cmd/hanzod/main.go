@@ -18,6 +18,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hanzoai/hanzod/client"
 	"github.com/hanzoai/hanzod/config"
 	"github.com/hanzoai/hanzod/runtime"
 	"github.com/hanzoai/hanzod/runtime/service"
@@ -188,11 +189,13 @@ hanzod's or of a newer version.`,
 			if companion == "" {
 				companion = os.Getenv("HANZOD_COMPANION")
 			}
+			under := service.Under() // before what says so is taken out of the environment
 			manager := service.TakeNotifier()
 			return service.Host(cmd.Context(), func(ctx context.Context) error {
 				d, err := runtime.New(ctx, runtime.Options{
 					Config: cfg, Console: errOut, Node: node, Companion: companion,
 					NodeSecurity: os.Getenv("BOT_EXEC_SECURITY"), NodeAsk: os.Getenv("BOT_EXEC_ASK"),
+					SharedDiscovery: client.SharedDiscoveryFile(os.Getenv), Service: under,
 				})
 				if err != nil {
 					return err

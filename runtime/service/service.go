@@ -181,6 +181,20 @@ func (p program) Stop(service.Service) error {
 	return p.stop()
 }
 
+// Under names the service manager that started this process: systemd, launchd or windows; "" where none
+// is known to have. It reads what TakeNotifier takes away.
+func Under() string {
+	switch {
+	case runtime.GOOS == "windows" && !service.Interactive():
+		return "windows"
+	case runtime.GOOS == "darwin" && os.Getenv("XPC_SERVICE_NAME") == Label:
+		return "launchd"
+	case os.Getenv("NOTIFY_SOCKET") != "":
+		return "systemd"
+	}
+	return ""
+}
+
 // Host runs the daemon as this process was started: under the service manager of Windows as its service,
 // elsewhere as it is. exit ends the process when the daemon ends unasked there: the service manager takes
 // anything else for a stop.
