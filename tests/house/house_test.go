@@ -74,6 +74,7 @@ var rules = []rule{
 	{"nodes", append(slices.Clone(leaves), "nodes/push"), "a domain imports leaves and its own"},
 	{"system", leaves, "a domain imports leaves only"},
 	{"hooks", leaves, "a domain imports leaves only"},
+	{"cron", leaves, "a domain imports leaves only"},
 	{"runs", leaves, "a domain imports leaves only: nodes and approvals reach it through interfaces"},
 	{"store/...", append(slices.Clone(leaves), "approvals", "approvals/audit", "nodes", "nodes/push", "runs", "system", "store/..."), "the store implements what domains declare"},
 	{"compat/wire", nil, "the wire kit knows no daemon"},
