@@ -14,13 +14,20 @@ import (
 func (l *loader) credentials() {
 	a := &l.config.Gateway.Auth
 	l.config.bothSecrets = a.Mode == "" && a.Token.IsSet() && a.Password.IsSet()
-	if !a.Token.IsSet() {
-		_, v := first(l.env, "HANZOD_TOKEN", "OPENCLAW_GATEWAY_TOKEN", "BOT_GATEWAY_TOKEN")
-		a.Token = NewSecret(v)
-	}
-	if !a.Password.IsSet() {
-		_, v := first(l.env, "HANZOD_PASSWORD", "OPENCLAW_GATEWAY_PASSWORD", "BOT_GATEWAY_PASSWORD")
-		a.Password = NewSecret(v)
+	for _, s := range []struct {
+		name, key string
+		into      *Secret
+	}{{"HANZOD_TOKEN", "gateway.auth.token", &a.Token}, {"HANZOD_PASSWORD", "gateway.auth.password", &a.Password}} {
+		from, v, err := Environ(l.env).Secret(s.name)
+		switch {
+		case err != nil:
+			l.fail("", nil, err.Error())
+		case !s.into.IsSet():
+			*s.into = v
+		case v.IsSet() && !s.into.Equal(v.Reveal()):
+			l.config.Warnings = append(l.config.Warnings,
+				fmt.Sprintf("%s is set, but %s in %s is another one, and counts; remove it there to use the variable", from, s.key, l.config.Path))
+		}
 	}
 }
 

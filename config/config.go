@@ -14,7 +14,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strconv"
 
 	"github.com/hanzoai/hanzod/config/json5"
 )
@@ -54,6 +53,8 @@ type Config struct {
 	StateDir, Home string
 	// LegacyDir is a state directory of the older product that exists and that nobody named, or "".
 	LegacyDir string
+	// Warnings are what holds and is most likely not what was meant, for the log.
+	Warnings []string
 
 	Gateway    Gateway
 	Logging    Logging
@@ -184,24 +185,11 @@ func (l *loader) syntax(err error, file string) {
 // override applies flags and environment, which win over the file.
 func (l *loader) override(opts Options) {
 	g := &l.config.Gateway
-	if name, v := first(l.env, "HANZOD_PORT", "OPENCLAW_GATEWAY_PORT", "CLAWDBOT_GATEWAY_PORT"); v != "" {
-		port, err := strconv.Atoi(v)
-		if err != nil || port < 1 || port > 65535 {
-			l.fail(name, nil, "Expected integer 1..65535, got "+quote(v))
-		}
-		g.Port = port
-	}
+	l.environment()
 	if opts.Port != nil {
 		if g.Port = *opts.Port; g.Port < 0 || g.Port > 65535 {
 			l.fail("--port", nil, fmt.Sprintf("Expected integer 0..65535, got %d", g.Port))
 		}
-	}
-	if name, v := first(l.env, "HANZOD_GRPC_PORT"); v != "" {
-		port, err := strconv.Atoi(v)
-		if err != nil || port < 1 || port > 65535 {
-			l.fail(name, nil, "Expected integer 1..65535, got "+quote(v))
-		}
-		g.GRPC.Port = &port
 	}
 	if opts.GRPCPort != nil {
 		on := true
@@ -215,15 +203,6 @@ func (l *loader) override(opts Options) {
 			l.fail("--bind", nil, wrongChoice(opts.Bind, bindModes))
 		}
 		g.Bind = bind
-	}
-	if name, v := first(l.env, "HANZOD_LOG_LEVEL", "OPENCLAW_LOG_LEVEL"); v != "" {
-		if !contains(logLevels, v) {
-			l.fail(name, nil, wrongChoice(v, logLevels))
-		}
-		l.config.Logging.Level, l.config.Logging.ConsoleLevel = v, v
-	}
-	if _, v := first(l.env, "HANZOD_SKIP_CANVAS_HOST", "OPENCLAW_SKIP_CANVAS_HOST"); v == "1" {
-		l.config.CanvasHost.Enabled = false
 	}
 	if canvas := &l.config.CanvasHost; canvas.Port == 0 && g.Port > 0 && g.Port <= 65531 {
 		canvas.Port = g.Port + 4 // derived ports, config.md §1

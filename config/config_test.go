@@ -142,7 +142,7 @@ func TestDefaults(t *testing.T) {
 	}
 	wantLog := Logging{
 		Level: "info", File: filepath.Join(state, "logs", "hanzod.log"), MaxFileBytes: 500 << 20,
-		ConsoleLevel: "info", RedactSensitive: "tools",
+		ConsoleLevel: "info", ConsoleOutput: "stderr", RedactSensitive: "tools",
 	}
 	if d := cmp.Diff(wantLog, c.Logging); d != "" {
 		t.Error(d)
@@ -342,10 +342,10 @@ func TestOverridesWrong(t *testing.T) {
 	_, err := Load(Options{Env: vars{"HOME": t.TempDir(), "HANZOD_PORT": "x", "OPENCLAW_LOG_LEVEL": "loud"}.get, Port: &port, GRPCPort: &port, Bind: "all"})
 	want := []string{
 		`- HANZOD_PORT: Expected integer 1..65535, got "x"`,
+		`- OPENCLAW_LOG_LEVEL: Invalid value "loud", expected one of "silent", "fatal", "error", "warn", "info", "debug", "trace"`,
 		`- --port: Expected integer 0..65535, got 70000`,
 		`- --grpc-port: Expected integer 0..65535, got 70000`,
 		`- --bind: Invalid value "all", expected one of "auto", "lan", "loopback", "custom", "tailnet"`,
-		`- OPENCLAW_LOG_LEVEL: Invalid value "loud", expected one of "silent", "fatal", "error", "warn", "info", "debug", "trace"`,
 	}
 	if d := cmp.Diff(want, issues(t, err)); d != "" {
 		t.Fatal(d)

@@ -29,16 +29,21 @@ func first(env func(string) string, names ...string) (name, value string) {
 // locate finds home, state directory and config file: flag, our variables, the legacy variables,
 // the default. A legacy directory that nobody named is reported and not used.
 func (c *Config) locate(opts Options) error {
+	env := Environ(opts.Env)
+	name, dir := "", opts.StateDir
+	if dir == "" {
+		name, dir = env.Lookup("HANZOD_STATE_DIR")
+	}
 	home, err := homeDir(opts.Env)
-	if err != nil {
+	switch {
+	case err == nil:
+	case filepath.IsAbs(dir):
+		home = dir // a container may have an account without a name and a home
+	default:
 		return err
 	}
 	c.Home = home
 
-	name, dir := "", opts.StateDir
-	if dir == "" {
-		name, dir = first(opts.Env, "HANZOD_STATE_DIR", "OPENCLAW_STATE_DIR", "CLAWDBOT_STATE_DIR")
-	}
 	if dir == "" {
 		dir = filepath.Join(home, ".hanzo", "hanzod")
 	}
@@ -48,7 +53,7 @@ func (c *Config) locate(opts Options) error {
 
 	path := opts.Path
 	if path == "" {
-		_, path = first(opts.Env, "HANZOD_CONFIG_PATH", "OPENCLAW_CONFIG_PATH", "CLAWDBOT_CONFIG_PATH")
+		_, path = env.Lookup("HANZOD_CONFIG_PATH")
 	}
 	if path == "" {
 		path = filepath.Join(c.StateDir, "config.json")
@@ -86,7 +91,7 @@ func homeDir(env func(string) string) (string, error) {
 	if home == "" {
 		u, err := user.Current()
 		if err != nil || u.HomeDir == "" {
-			return "", errors.New("cannot find the home directory: set HOME")
+			return "", errors.New("cannot find the home directory: set HOME, or HANZOD_STATE_DIR to an absolute path")
 		}
 		home = u.HomeDir
 	}

@@ -18,13 +18,15 @@ type Push struct {
 // pushCredentials reads the environment, which is the only place for them.
 func (l *loader) pushCredentials() {
 	p := &l.config.Push
-	_, p.TeamID = first(l.env, "HANZOD_APNS_TEAM_ID", "OPENCLAW_APNS_TEAM_ID")
-	_, p.KeyID = first(l.env, "HANZOD_APNS_KEY_ID", "OPENCLAW_APNS_KEY_ID")
-	_, key := first(l.env,
-		"HANZOD_APNS_PRIVATE_KEY_P8", "HANZOD_APNS_PRIVATE_KEY", "OPENCLAW_APNS_PRIVATE_KEY_P8", "OPENCLAW_APNS_PRIVATE_KEY")
-	p.Key = NewSecret(key)
-	name, path := first(l.env, "HANZOD_APNS_PRIVATE_KEY_PATH", "OPENCLAW_APNS_PRIVATE_KEY_PATH")
-	if key != "" || path == "" {
+	_, p.TeamID = l.variable("HANZOD_APNS_TEAM_ID")
+	_, p.KeyID = l.variable("HANZOD_APNS_KEY_ID")
+	var err error
+	if _, p.Key, err = Environ(l.env).Secret("HANZOD_APNS_PRIVATE_KEY_P8"); err != nil {
+		p.KeyErr = err
+		return
+	}
+	name, path := l.variable("HANZOD_APNS_PRIVATE_KEY_PATH")
+	if p.Key.IsSet() || path == "" {
 		return
 	}
 	text, err := readFile(path, maxPushKeyBytes)

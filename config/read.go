@@ -13,6 +13,10 @@ import (
 var (
 	bindModes = []string{"auto", "lan", "loopback", "custom", "tailnet"}
 	logLevels = []string{"silent", "fatal", "error", "warn", "info", "debug", "trace"}
+	logStyles = []string{"pretty", "compact", "json"}
+	authModes = []string{"none", "token", "password", "trusted-proxy", "iam"}
+	// logOutputs are where the console log goes.
+	logOutputs = []string{"stderr", "stdout"}
 )
 
 // later are the top-level objects whose features read them from Section (config.md §3).
@@ -176,7 +180,7 @@ func (l *loader) controlUI(o object, u *ControlUI) {
 }
 
 func (l *loader) auth(o object, a *Auth) {
-	o.choice("mode", &a.Mode, "none", "token", "password", "trusted-proxy", "iam")
+	o.choice("mode", &a.Mode, authModes...)
 	o.secret("token", &a.Token, nil)
 	o.secret("password", &a.Password, nil)
 	if n := o.typed("allowTailscale", json5.Bool); n != nil {
@@ -233,17 +237,12 @@ func (o object) prefixes(key string) []netip.Prefix {
 	o.strs(key, &list)
 	var out []netip.Prefix
 	for i, s := range list {
-		p, err := netip.ParsePrefix(strings.TrimSpace(s))
+		p, err := parsePrefix(strings.TrimSpace(s))
 		if err != nil {
-			addr, err := netip.ParseAddr(strings.TrimSpace(s))
-			if err != nil {
-				o.l.fail(join(join(o.path, key), strconv.Itoa(i)), o.n.Get(key), "Expected IP address or CIDR block, got "+quote(s))
-				continue
-			}
-			addr = addr.Unmap().WithZone("")
-			p = netip.PrefixFrom(addr, addr.BitLen())
+			o.l.fail(join(join(o.path, key), strconv.Itoa(i)), o.n.Get(key), "Expected IP address or CIDR block, got "+quote(s))
+			continue
 		}
-		out = append(out, p.Masked())
+		out = append(out, p)
 	}
 	return out
 }
@@ -278,7 +277,7 @@ func (l *loader) logging(o object, g *Logging) {
 	o.file("file", &g.File)
 	o.integer("maxFileBytes", 1, noBound, &g.MaxFileBytes)
 	o.choice("consoleLevel", &g.ConsoleLevel, logLevels...)
-	o.choice("consoleStyle", &g.ConsoleStyle, "pretty", "compact", "json")
+	o.choice("consoleStyle", &g.ConsoleStyle, logStyles...)
 	o.choice("redactSensitive", &g.RedactSensitive, "off", "tools")
 	o.strs("redactPatterns", &g.RedactPatterns)
 	o.strict()

@@ -124,6 +124,7 @@ type Logging struct {
 	MaxFileBytes    int64  // 500 MiB
 	ConsoleLevel    string // info
 	ConsoleStyle    string // pretty, compact, json, or "" for the terminal to decide
+	ConsoleOutput   string // stderr (default), stdout; the environment alone says so
 	RedactSensitive string // off, tools (default)
 	RedactPatterns  []string
 }
@@ -225,6 +226,8 @@ type CanvasHost struct {
 type NodeHost struct {
 	BrowserProxy  bool // true
 	AllowProfiles []string
+	// Embedded runs a node host inside the daemon; the environment alone says so.
+	Embedded bool
 }
 
 // Hooks is the section hooks, without gmail and internal.

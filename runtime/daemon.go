@@ -211,6 +211,10 @@ func (d *Daemon) open(ctx context.Context, console io.Writer) error {
 	if d.log, d.logFile, err = logs.New(d.logOptions(console, d.cfg.Logging.File)); err != nil {
 		return err
 	}
+	warnEnviron(d.log)
+	for _, w := range d.cfg.Warnings {
+		d.log.Warn(w)
+	}
 	if err := d.makeDomains(); err != nil {
 		return err
 	}

@@ -2,7 +2,9 @@ package runtime
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -84,6 +86,7 @@ func RunNode(ctx context.Context, o NodeOptions) error {
 	if err != nil {
 		return err
 	}
+	warnEnviron(log)
 	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
 		return fmt.Errorf("make the node's state directory: %w", err)
 	}
@@ -92,7 +95,12 @@ func RunNode(ctx context.Context, o NodeOptions) error {
 	if err != nil {
 		return err
 	}
-	if o.Enroll != "" {
+	switch {
+	case o.Enroll == "":
+	case cfg.Enrolled == usedCode(o.Enroll):
+		// A container is started with the same variables again and again.
+		log.Info("this machine is enrolled already; the invite is not used again")
+	default:
 		if err := enroll(ctx, o, cfg, path, log); err != nil {
 			return err
 		}
@@ -230,7 +238,7 @@ func enroll(ctx context.Context, o NodeOptions, cfg *dial.NodeConfig, path strin
 	case len(i.Addresses) == 0:
 		return errs.New(errs.Invalid, "the daemon that made this invite listens on its own machine only; start it with --bind lan and make another one")
 	case o.Host != "" || o.Port != 0 || o.GRPCPort != 0 || o.TLS || o.Fingerprint != "" || o.CAFile != "" || o.NoDevice:
-		return errs.New(errs.Invalid, "the invite says which gateway it is: leave --host, --port, --tls, --tls-fingerprint and --tls-ca away")
+		return errs.New(errs.Invalid, "the invite says which gateway it is: leave --host, --port, --tls, --tls-fingerprint and --tls-ca away, and the variables for them")
 	}
 	id, tokens, err := deviceOf(o.StateDir)
 	if err != nil {
@@ -258,12 +266,19 @@ func enroll(ctx context.Context, o NodeOptions, cfg *dial.NodeConfig, path strin
 		return err
 	}
 	cfg.Gateway = &dial.GatewayAddr{Host: host, GRPCPort: port, TLS: true, TLSFingerprint: e.Pin}
-	cfg.Link = ""
+	cfg.Link, cfg.Enrolled = "", usedCode(o.Enroll)
 	if err := cfg.Save(path); err != nil {
 		return fmt.Errorf("this machine is enrolled, but its gateway could not be kept; start it with --host hanzod://%s --tls-fingerprint %s: %w", e.Address, e.Pin, err)
 	}
 	log.Info("this machine is enrolled as a node", "gateway", "hanzod://"+e.Address, "device", e.DeviceID)
 	return nil
+}
+
+// usedCode is how an invite code that enrolled this machine is remembered: no secret, and enough to know
+// it again.
+func usedCode(code string) string {
+	sum := sha256.Sum256([]byte(strings.TrimSpace(code)))
+	return hex.EncodeToString(sum[:16])
 }
 
 // deviceOf is the device of a node host, and where its tokens are.
@@ -325,11 +340,7 @@ func nodePolicy(path string, o NodeOptions, skills *skillBins, log *slog.Logger)
 
 // gatewaySecrets are the variables in which this process may be handed the secrets of a gateway.
 // Operators with fewer rights than those secrets give may read what a command prints.
-var gatewaySecrets = []string{
-	"HANZOD_TOKEN", "OPENCLAW_GATEWAY_TOKEN", "BOT_GATEWAY_TOKEN",
-	"HANZOD_PASSWORD", "OPENCLAW_GATEWAY_PASSWORD", "BOT_GATEWAY_PASSWORD",
-	"HANZOD_APNS_PRIVATE_KEY_P8", "HANZOD_APNS_PRIVATE_KEY", "OPENCLAW_APNS_PRIVATE_KEY_P8", "OPENCLAW_APNS_PRIVATE_KEY",
-}
+var gatewaySecrets = config.SecretVariables()
 
 // runEnv is the environment that commands on this machine begin with: that of this process without
 // the secrets of the gateway.

@@ -115,7 +115,7 @@ Talk to a running daemon with hanzoctl.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w\nRun '%s --help' for the flags", err, c.CommandPath())}
 	})
-	root.AddCommand(runCmd(errOut), nodeCmd(errOut), tlsCmd(out, errOut), serviceCmd(out, errOut), versionCmd(out))
+	root.AddCommand(runCmd(out, errOut), nodeCmd(out, errOut), tlsCmd(out, errOut), serviceCmd(out, errOut), versionCmd(out), environTopic())
 	return root
 }
 
@@ -139,7 +139,7 @@ func (f *stateFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.stateDir, "state-dir", "", "state directory (default ~/.hanzo/hanzod)")
 }
 
-func runCmd(errOut io.Writer) *cobra.Command {
+func runCmd(out, errOut io.Writer) *cobra.Command {
 	var (
 		where stateFlags
 		port  int
@@ -160,11 +160,13 @@ Clients on this machine use the socket in the state directory and need no token.
 
 What the node host of --node runs is said by exec-approvals.json in the state directory; where that
 says nothing by tools.exec.security and tools.exec.ask of the configuration, of an agent
-before the general ones; then by BOT_EXEC_SECURITY and BOT_EXEC_ASK; else it is allowlist and
+before the general ones; then by HANZOD_EXEC_SECURITY and HANZOD_EXEC_ASK; else it is allowlist and
 on-miss. What runs on any node has to pass the policy rules first: see "hanzoctl policy --help".
 
 With a bind beyond this machine, hanzoctl and nodes on other machines reach the daemon by
 gRPC over TLS on the port after the TCP port. See "hanzod tls" for its certificate.
+
+It starts from the environment alone as well, as containers do: see "hanzod help environment".
 
 Exit codes: 0 stopped as asked, 1 failed, 2 wrong flags, 78 the configuration is not
 valid, another daemon holds the state directory, or its database is damaged, not
@@ -187,14 +189,15 @@ hanzod's or of a newer version.`,
 				return configError{err}
 			}
 			if companion == "" {
-				companion = os.Getenv("HANZOD_COMPANION")
+				companion = environ.Value("HANZOD_COMPANION")
 			}
+			node := node || cfg.NodeHost.Embedded && !cmd.Flags().Changed("node")
 			under := service.Under() // before what says so is taken out of the environment
 			manager := service.TakeNotifier()
 			return service.Host(cmd.Context(), func(ctx context.Context) error {
 				d, err := runtime.New(ctx, runtime.Options{
-					Config: cfg, Console: errOut, Node: node, Companion: companion,
-					NodeSecurity: os.Getenv("BOT_EXEC_SECURITY"), NodeAsk: os.Getenv("BOT_EXEC_ASK"),
+					Config: cfg, Console: console(cfg.Logging.ConsoleOutput, out, errOut), Node: node, Companion: companion,
+					NodeSecurity: environ.Value("HANZOD_EXEC_SECURITY"), NodeAsk: environ.Value("HANZOD_EXEC_ASK"),
 					SharedDiscovery: client.SharedDiscoveryFile(os.Getenv), Service: under,
 				})
 				if err != nil {
@@ -202,11 +205,14 @@ hanzod's or of a newer version.`,
 				}
 				go func() {
 					<-d.Ready()
-					welcome(errOut, d, cfg, node)
+					if cfg.Logging.ConsoleStyle != "json" { // somebody reads lines there who is no person
+						welcome(errOut, d, cfg, node)
+					}
 				}()
 				var telling sync.WaitGroup
 				told, done := context.WithCancel(ctx)
 				telling.Go(func() { manager.Run(told, d.Ready(), d.Summary, d.Probe, d.Log()) })
+				telling.Go(func() { service.Reap(told, d.Log()) })
 				defer telling.Wait()
 				defer done()
 				return d.Run(ctx)
@@ -232,7 +238,7 @@ func noArgs(c *cobra.Command, args []string) error {
 // welcome says what runs and what to do next.
 func welcome(w io.Writer, d *runtime.Daemon, cfg *config.Config, node bool) {
 	ctl := ctlName()
-	if socket := os.Getenv("HANZOD_STATE_DIR"); socket == "" && !defaultState(cfg) {
+	if socket := environ.Value("HANZOD_STATE_DIR"); socket == "" && !defaultState(cfg) {
 		ctl += " --state-dir " + cfg.StateDir
 	}
 	var b strings.Builder

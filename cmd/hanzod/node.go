@@ -1,12 +1,16 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -14,25 +18,8 @@ import (
 	"github.com/hanzoai/hanzod/config"
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/runtime"
+	"github.com/hanzoai/hanzod/runtime/service"
 )
-
-// secretFrom reads a secret from a file or the environment, never from the command line, where
-// other users would see it. Our own names come first, then the legacy ones (config.md §1).
-func secretFrom(file string, names ...string) (string, error) {
-	if file != "" {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			return "", err
-		}
-		return strings.TrimSpace(string(text)), nil
-	}
-	for _, n := range names {
-		if v := os.Getenv(n); v != "" {
-			return v, nil
-		}
-	}
-	return "", nil
-}
 
 // maxInvite bounds an invite code that is read, in bytes; they are a few hundred.
 const maxInvite = 64 << 10
@@ -58,7 +45,7 @@ func inviteFrom(arg string) (string, error) {
 	return strings.TrimSpace(string(text)), err
 }
 
-func nodeCmd(errOut io.Writer) *cobra.Command {
+func nodeCmd(out, errOut io.Writer) *cobra.Command {
 	var (
 		o         runtime.NodeOptions
 		tokenFile string
@@ -87,10 +74,11 @@ stdin and @FILE from a file.
 What runs is said by exec-approvals.json in the node's state directory. Where that says nothing,
 tools.exec.security and tools.exec.ask of the configuration count (--config, or config.json
 in the node's state directory), of an agent before the general ones; then --security and --ask,
-or BOT_EXEC_SECURITY and BOT_EXEC_ASK; else it is allowlist and on-miss.
+or HANZOD_EXEC_SECURITY and HANZOD_EXEC_ASK; else it is allowlist and on-miss.
 
-The gateway's token is read from --token-file, HANZOD_TOKEN, OPENCLAW_GATEWAY_TOKEN or
-BOT_GATEWAY_TOKEN. A node that was paired or enrolled needs none.`,
+The gateway's token is read from --token-file, HANZOD_TOKEN_FILE or HANZOD_TOKEN. A node that was
+paired or enrolled needs none. All of it can be said by the environment alone: see "hanzod help
+environment".`,
 		Example: `  hanzod node                                   the daemon of this user
   echo CODE | hanzod node --enroll -
   hanzod node --host hanzod://box.lan --tls-fingerprint AB:CD:… --token-file token
@@ -99,11 +87,11 @@ BOT_GATEWAY_TOKEN. A node that was paired or enrolled needs none.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
-			if o.Token, err = secretFrom(tokenFile, "HANZOD_TOKEN", "OPENCLAW_GATEWAY_TOKEN", "BOT_GATEWAY_TOKEN"); err != nil {
+			if o.Token, err = secretOf(tokenFile, "HANZOD_TOKEN"); err != nil {
 				return usageError{err}
 			}
-			if o.Password, err = secretFrom("", "HANZOD_PASSWORD", "OPENCLAW_GATEWAY_PASSWORD"); err != nil {
-				return err
+			if o.Password, err = secretOf("", "HANZOD_PASSWORD"); err != nil {
+				return usageError{err}
 			}
 			if invite != "" {
 				if o.Enroll, err = inviteFrom(invite); err != nil {
@@ -113,30 +101,24 @@ BOT_GATEWAY_TOKEN. A node that was paired or enrolled needs none.`,
 					return usageError{errors.New("the invite is empty; copy the whole line that \"hanzoctl devices invite --role node\" printed")}
 				}
 			}
-			o.Socket = os.Getenv("HANZOD_SOCKET")
+			if err := nodeEnviron(&o, out, errOut, cmd.Flags().Changed); err != nil {
+				return usageError{err}
+			}
 			if o.StateDir == "" {
 				if o.StateDir, err = nodeStateDir(); err != nil {
 					return err
 				}
 			}
-			o.NoDevice = os.Getenv("BOT_CLOUD_NODE") == "true"
-			if os.Getenv("OPENCLAW_ALLOW_INSECURE_PRIVATE_WS") == "1" {
-				o.AllowInsecure = true
-			}
-			if o.Security == "" {
-				o.Security = os.Getenv("BOT_EXEC_SECURITY")
-			}
-			if o.Ask == "" {
-				o.Ask = os.Getenv("BOT_EXEC_ASK")
-			}
-			if o.Companion == "" {
-				o.Companion = os.Getenv("HANZOD_COMPANION")
-			}
 			if o.Config, err = nodeConfig(cfgFile, o.StateDir); err != nil {
 				return err
 			}
-			o.Console = errOut
-			if err = runtime.RunNode(cmd.Context(), o); errs.ClassOf(err) == errs.Invalid {
+			var reaping sync.WaitGroup
+			ctx, done := context.WithCancel(cmd.Context())
+			reaping.Go(func() { service.Reap(ctx, slog.New(slog.DiscardHandler)) })
+			err = runtime.RunNode(ctx, o)
+			done()
+			reaping.Wait()
+			if errs.ClassOf(err) == errs.Invalid {
 				return usageError{err}
 			}
 			return err
@@ -188,12 +170,12 @@ func companionFlag(f *pflag.FlagSet, to *string) {
 
 // nodeStateDir is where a node host that is no part of a daemon keeps its own.
 func nodeStateDir() (string, error) {
-	if dir := os.Getenv("HANZOD_NODE_STATE_DIR"); dir != "" {
+	if dir := environ.Value("HANZOD_NODE_STATE_DIR"); dir != "" {
 		return dir, nil
 	}
 	home, err := os.UserHomeDir()
 	if err != nil {
-		return "", err
+		return "", usageError{fmt.Errorf("where is this node to keep its state? Set --state-dir, HANZOD_NODE_STATE_DIR or HOME: %w", err)}
 	}
 	return filepath.Join(home, ".hanzo", "node"), nil
 }

@@ -182,6 +182,8 @@ type NodeConfig struct {
 	// Link is the way in which the gateway was reached last ("local", "grpc" or "websocket"), "" before
 	// that.
 	Link string
+	// Enrolled tells the invite code again that enrolled this machine, "" without one.
+	Enrolled string
 
 	other map[string]json.RawMessage
 }
@@ -207,7 +209,7 @@ func LoadOrCreateNodeConfig(path string) (*NodeConfig, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("the node configuration %s cannot be read; repair or remove it: %w", path, err)
 	}
-	for key, dst := range map[string]any{"nodeId": &c.NodeID, "token": &c.Token, "displayName": &c.DisplayName, "gateway": &c.Gateway, "link": &c.Link} {
+	for key, dst := range map[string]any{"nodeId": &c.NodeID, "token": &c.Token, "displayName": &c.DisplayName, "gateway": &c.Gateway, "link": &c.Link, "enrolled": &c.Enrolled} {
 		if raw, ok := c.other[key]; ok {
 			if err := json.Unmarshal(raw, dst); err != nil {
 				return nil, fmt.Errorf("the node configuration %s has a bad %s; repair or remove it", path, key)
@@ -239,6 +241,7 @@ func (c *NodeConfig) Save(path string) error {
 	set("displayName", c.DisplayName, c.DisplayName != "")
 	set("gateway", c.Gateway, c.Gateway != nil)
 	set("link", c.Link, c.Link != "")
+	set("enrolled", c.Enrolled, c.Enrolled != "")
 	return writeFile(path, out, false)
 }
 
