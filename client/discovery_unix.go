@@ -50,3 +50,33 @@ func trustedFile(path string, info os.FileInfo) error {
 }
 
 func isRefused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
+
+// trustedProgram reports whether nobody but this user and root decides what a program is: it and its
+// directories belong to them, and others may not write there.
+func trustedProgram(path string) bool {
+	if !filepath.IsAbs(path) {
+		return false
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return false
+	}
+	info, err := os.Stat(real)
+	if err != nil || info.Mode().Perm()&0o111 == 0 || trustedFile(real, info) != nil {
+		return false
+	}
+	for dir := filepath.Dir(real); ; dir = filepath.Dir(dir) {
+		info, err := os.Stat(dir)
+		if err != nil {
+			return false
+		}
+		st, ok := info.Sys().(*syscall.Stat_t)
+		// In a directory like /tmp others may add files, and leave those of others alone.
+		if !ok || !trusted(int(st.Uid), os.Getuid()) || info.Mode().Perm()&0o022 != 0 && info.Mode()&os.ModeSticky == 0 {
+			return false
+		}
+		if dir == filepath.Dir(dir) {
+			return true
+		}
+	}
+}

@@ -31,3 +31,9 @@ func openTrusted(path string) (*os.File, error) {
 
 // isRefused: a pipe that nobody holds is not there.
 func isRefused(error) bool { return false }
+
+// trustedProgram: it is asked about the program beside this one only, which is as good as this one.
+func trustedProgram(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular()
+}

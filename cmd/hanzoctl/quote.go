@@ -1,121 +1,17 @@
 package main
 
-import (
-	"fmt"
-	"strings"
-	"unicode"
-	"unicode/utf8"
-)
+import "github.com/hanzoai/hanzod/client/show"
 
-// Quote writes an argv as one line that a shell would split into the same argv again, in printable
-// ASCII only. Two different argv never give the same line, and nothing can hide in it: control
-// characters, everything that is not ASCII and bytes that are no UTF-8 are written as escapes in
-// $'…'.
-func Quote(argv []string) string {
-	words := make([]string, len(argv))
-	for i, arg := range argv {
-		words[i] = quoteWord(arg, i == 0)
-	}
-	return strings.Join(words, " ")
-}
+// Quote, Text and Lines make text of others fit for a terminal: see package show.
 
-const safe = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_@%+:,./-"
+func Quote(argv []string) string { return show.Quote(argv) }
 
-func quoteWord(s string, first bool) string {
-	plain, ascii := s != "", true
-	for i := range len(s) {
-		c := s[i]
-		if c < ' ' || c > '~' {
-			ascii = false
-		}
-		// An assignment before the command would not be a word of it.
-		if strings.IndexByte(safe, c) < 0 && (c != '=' || first) {
-			plain = false
-		}
-	}
-	switch {
-	case plain:
-		return s
-	case ascii:
-		return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
-	}
-	var b strings.Builder
-	b.WriteString("$'")
-	for len(s) > 0 {
-		r, n := utf8.DecodeRuneInString(s)
-		switch {
-		case r == utf8.RuneError && n == 1:
-			fmt.Fprintf(&b, `\x%02x`, s[0])
-		case r == '\'' || r == '\\':
-			b.WriteByte('\\')
-			b.WriteRune(r)
-		case r == '\n':
-			b.WriteString(`\n`)
-		case r == '\t':
-			b.WriteString(`\t`)
-		case r < ' ' || r == 0x7f:
-			fmt.Fprintf(&b, `\x%02x`, r)
-		case r <= '~':
-			b.WriteRune(r)
-		case r <= 0xffff:
-			fmt.Fprintf(&b, `\u%04x`, r)
-		default:
-			fmt.Fprintf(&b, `\U%08x`, r)
-		}
-		s = s[n:]
-	}
-	b.WriteString("'")
-	return b.String()
-}
+func quoteWord(s string, first bool) string { return show.Word(s, first) }
 
-// visible reports whether a character may go to a terminal as it is: it shows, and it changes
-// neither the terminal nor the direction of the text.
-func visible(r rune) bool {
-	switch r {
-	case '\u115f', '\u1160', '\u2800', '\u3164', '\uffa0': // letters and signs that show nothing
-		return false
-	}
-	return unicode.IsPrint(r)
-}
+const safe = show.Plain
 
-// Text makes text of others safe for a terminal and keeps it on one line: what is not visible is
-// written as an escape.
-func Text(s string) string { return escape(s, "") }
+func Text(s string) string { return show.Text(s) }
 
-// Lines is Text for output of several lines.
-func Lines(s string) string { return escape(s, "\n\t") }
+func Lines(s string) string { return show.Lines(s) }
 
-func escape(s, keep string) string {
-	clean := true
-	for _, r := range s {
-		if !visible(r) || r == utf8.RuneError {
-			clean = false
-			break
-		}
-	}
-	if clean {
-		return s
-	}
-	var b strings.Builder
-	for len(s) > 0 {
-		r, n := utf8.DecodeRuneInString(s)
-		switch {
-		case r == utf8.RuneError && n == 1:
-			fmt.Fprintf(&b, `\x%02x`, s[0])
-		case visible(r) || strings.ContainsRune(keep, r):
-			b.WriteRune(r)
-		case r == '\n':
-			b.WriteString(`\n`)
-		case r == '\t':
-			b.WriteString(`\t`)
-		case r < 0x80:
-			fmt.Fprintf(&b, `\x%02x`, r)
-		case r <= 0xffff:
-			fmt.Fprintf(&b, `\u%04x`, r)
-		default:
-			fmt.Fprintf(&b, `\U%08x`, r)
-		}
-		s = s[n:]
-	}
-	return b.String()
-}
+func visible(r rune) bool { return show.Visible(r) }

@@ -389,6 +389,10 @@ with 1 when it is not installed or does not answer.`,
 				return usageError{fmt.Errorf("--output %q must be text or json", output)}
 			}
 			s, spec, err := installed(system)
+			if errors.Is(err, service.ErrNotInstalled) && output == "json" {
+				// For programs, that there is none is an answer, too.
+				return errors.Join(json.NewEncoder(out).Encode(serviceState{}), err)
+			}
 			if err != nil {
 				return err
 			}
