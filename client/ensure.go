@@ -114,7 +114,7 @@ func EnsureRunning(ctx context.Context, o EnsureOptions) (*Client, error) {
 		defer done()
 		wait = late
 	}
-	if c, err = awaitAnswer(wait, o.Options, s.StateDir); err == nil || !absent(err) {
+	if c, err = awaitAnswer(wait, o.Options, s.StateDir); err == nil || wait.Err() == nil && !absent(err) {
 		return c, err
 	}
 	switch now, _ := askService(ctx, program); {
@@ -132,7 +132,7 @@ func absent(err error) bool {
 	if _, ok := errors.AsType[*NotRunning](err); ok {
 		return true
 	}
-	return code(err) == CodeLost || code(err) == CodeTimeout
+	return code(err) == CodeLost
 }
 
 // waited words the end of a wait.

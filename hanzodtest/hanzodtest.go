@@ -45,6 +45,8 @@ type Options struct {
 	PushRoots *x509.CertPool
 	// TailscaleSocket is where a Tailscale service answers.
 	TailscaleSocket string
+	// SharedDiscovery is the discovery file that several daemons share.
+	SharedDiscovery string
 }
 
 // Daemon is a running daemon.
@@ -110,6 +112,7 @@ func Start(tb testing.TB, o Options) *Daemon {
 	log := &syncBuffer{}
 	rd, err := runtime.New(ctx, runtime.Options{
 		Config: cfg, Console: log, Node: o.Node, Now: o.Now, PushHosts: o.PushHosts, PushRoots: o.PushRoots, TailscaleSocket: o.TailscaleSocket,
+		SharedDiscovery: o.SharedDiscovery,
 	})
 	if err != nil {
 		cancel()
