@@ -101,6 +101,7 @@ func TestInside(t *testing.T) {
 	if !t.Run("Install", w.install) {
 		return
 	}
+	t.Run("Ensure", w.ensure)
 	t.Run("Crash", w.crash)
 	t.Run("Watchdog", w.watchdog)
 	t.Run("BadConfiguration", w.badConfiguration)
