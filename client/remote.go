@@ -201,11 +201,7 @@ func (r *remote) verify(s tls.ConnectionState, host string, o Options) error {
 			"the certificate of %s is not the pinned one (pinned %s, presented %s): either the daemon there got a new one, or somebody else answers; nothing was sent",
 			r.address, r.pin, got)}
 	}
-	opts := x509.VerifyOptions{Roots: o.Roots, DNSName: host, Intermediates: x509.NewCertPool()}
-	for _, c := range s.PeerCertificates[1:] {
-		opts.Intermediates.AddCert(c)
-	}
-	if _, err := leaf.Verify(opts); err != nil {
+	if err := vouch(s, host, o.Roots); err != nil {
 		return &refused{code: CodeUnknownDaemon, text: fmt.Sprintf(
 			"nothing vouches for the certificate of %s (%v), so who answers there is not known; nothing was sent. Its SHA-256 fingerprint is %s",
 			r.address, err, got)}
@@ -243,20 +239,27 @@ func (t *tlsCredentials) Clone() credentials.TransportCredentials {
 }
 
 func (t *tlsCredentials) explain(err error) error {
+	if no := t.r.stranger(err); no != nil {
+		return fmt.Errorf("%s%w", refusedMark, no)
+	}
+	return fmt.Errorf("%s%w", dialMark, err)
+}
+
+// stranger says why a failed handshake means that something else answers, nil when it does not.
+func (r *remote) stranger(err error) *refused {
 	var no *refused
 	var record tls.RecordHeaderError
 	switch text := err.Error(); { // the alerts of TLS have no type that could be asked for
 	case errors.As(err, &no):
+		return no
 	case errors.As(err, &record):
-		no = &refused{code: CodeNotTLS, text: "what answers at " + t.r.address + " does not speak TLS; the remote door of hanzod is usually port " + strconv.Itoa(RemotePort)}
+		return &refused{code: CodeNotTLS, text: "what answers at " + r.address + " does not speak TLS; the remote door of hanzod is usually port " + strconv.Itoa(RemotePort)}
 	case strings.Contains(text, "ALPN"), strings.Contains(text, "no application protocol"):
-		no = &refused{code: CodeNotDaemon, text: "what answers at " + t.r.address + " speaks TLS but no gRPC; the remote door of hanzod is usually port " + strconv.Itoa(RemotePort)}
+		return &refused{code: CodeNotDaemon, text: "what answers at " + r.address + " speaks TLS but no gRPC; the remote door of hanzod is usually port " + strconv.Itoa(RemotePort)}
 	case strings.Contains(text, "protocol version not supported"):
-		no = &refused{code: CodeNotDaemon, text: "what answers at " + t.r.address + " speaks no TLS 1.3, so it is no hanzod"}
-	default:
-		return fmt.Errorf("%s%w", dialMark, err)
+		return &refused{code: CodeNotDaemon, text: "what answers at " + r.address + " speaks no TLS 1.3, so it is no hanzod"}
 	}
-	return fmt.Errorf("%s%w", refusedMark, no)
+	return nil
 }
 
 // refused is a connection that this side gives up before a call is sent.

@@ -37,6 +37,13 @@ type app struct {
 	timeout                  time.Duration
 	timeoutSet               bool
 
+	// to is the daemon to ask, once it is known; said, that it was told on stderr.
+	to   *target
+	said bool
+	// silent is a run that nobody looks at: the shell completes a line.
+	silent bool
+	steps  progress
+
 	args []string
 	// running says that flags and arguments were understood.
 	running bool
@@ -65,8 +72,9 @@ nodes it knows, what waits for an approval.
 
 The daemon is found at --socket, else under --state-dir, else at $HANZOD_SOCKET, else in
 the state directory ($HANZOD_STATE_DIR, or ~/.hanzo/hanzod). Where none answers in
-~/.hanzo/hanzod, a running one with another state directory is. With --host one on another
-machine is asked over TLS: see "hanzoctl help remote".
+~/.hanzo/hanzod, a running one with another state directory is. With --host, or a context
+that was chosen with "hanzoctl context use", one on another machine is asked: see "hanzoctl
+help remote". All output then says which.
 
 Wherever a node is asked for, its id, its name, its address or the first 6 or more
 characters of its id will do.`,
@@ -108,12 +116,12 @@ characters of its id will do.`,
 	f.BoolVar(&a.noColor, "no-color", false, "no colours on the terminal (also with NO_COLOR set)")
 	// The names are constants of this file: an unknown one is a mistake that every test shows.
 	must(root.RegisterFlagCompletionFunc("host", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-		return a.hostNames(), cobra.ShellCompDirectiveNoFileComp
+		return append(a.contextNames(), localName, "ssh://", "tailnet://", "hanzod://"), cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
 	}))
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)))
 	root.AddCommand(
 		a.statusCmd(), a.healthCmd(), a.nodesCmd(), a.devicesCmd(), a.approveCmd(), a.grantsCmd(), a.policyCmd(), a.approvalsCmd(), a.auditCmd(),
-		a.enrollCmd(), a.hostsCmd(),
+		a.enrollCmd(), a.contextCmd(), a.attachCmd(),
 		a.eventsCmd(), a.logsCmd(), a.tokenCmd(), a.versionCmd(), exitCodesTopic(), remoteTopic(),
 	)
 	return root
@@ -141,25 +149,28 @@ func names(cmd *cobra.Command) string {
 	return strings.Join(out, ", ")
 }
 
-// dial makes the client. Nothing is sent before the first call.
-func (a *app) dial(ctx context.Context) (*client.Client, error) {
-	o, err := a.target()
-	if err != nil {
-		return nil, err
-	}
-	return client.Dial(ctx, o)
-}
-
 // call runs f with a client and a deadline: --timeout, else the given one; zero is none.
 func (a *app) call(cmd *cobra.Command, limit time.Duration, f func(context.Context, *client.Client) error) error {
-	ctx, cancel := a.bounded(cmd.Context(), limit)
+	ctx, cancel := a.bounded(cmd.Context(), 0)
 	defer cancel()
-	c, err := a.dial(ctx)
+	c, err := a.dialWithin(ctx)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
+	if !a.timeoutSet { // else it bounds both
+		var done context.CancelFunc
+		ctx, done = a.bounded(ctx, limit)
+		defer done()
+	}
 	return f(ctx, c)
+}
+
+// dialWithin is dial with a deadline of its own: a person may be asked on the way.
+func (a *app) dialWithin(ctx context.Context) (*client.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectLimit)
+	defer cancel()
+	return a.dial(ctx)
 }
 
 // bounded gives a context a deadline: --timeout, else the given one; zero is none.
@@ -181,6 +192,7 @@ func (a *app) complete(cmd *cobra.Command, f func(context.Context, *client.Clien
 	}
 	ctx, cancel := context.WithTimeout(parent, completionTimeout)
 	defer cancel()
+	a.silent = true
 	c, err := a.dial(ctx)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp

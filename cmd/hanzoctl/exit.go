@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -63,6 +64,8 @@ type codeError struct {
 	code int
 	text string
 	err  error
+	// final is a code that stands although this process was interrupted.
+	final bool
 }
 
 func (e *codeError) Error() string {
@@ -127,7 +130,7 @@ var hints = map[string]string{
 	"nodes.timeout":            "give it longer with --timeout",
 	client.CodeTimeout:         "give it longer with --timeout",
 	client.CodeWrongPin:        `compare with "hanzod tls fingerprint" on that machine, over a way that you trust, and pin the new one only if it is the same`,
-	client.CodeUnknownDaemon:   `compare with "hanzod tls fingerprint" on that machine, over a way that you trust; if it is the same, repeat with --tls-fingerprint`,
+	client.CodeUnknownDaemon:   `compare with "hanzod tls fingerprint" on that machine, over a way that you trust; if it is the same, repeat with --tls-fingerprint, or on a terminal, where it is asked about and kept`,
 	"identity.bearer":          `see the token that it takes with "hanzoctl token" on that machine`,
 	"system.local_only":        "run it on the machine of the daemon",
 	client.CodeDeviceUnknown:   "see the devices with: hanzoctl devices",
@@ -156,6 +159,9 @@ func (a *app) report(ctx context.Context, err error) int {
 	if err == nil {
 		return 0
 	}
+	if e, ok := errors.AsType[*codeError](err); ok && e.final {
+		return e.code
+	}
 	if ctx.Err() != nil {
 		if e, ok := errors.AsType[*codeError](err); ok && e.text != "" {
 			fmt.Fprintln(a.stderr, "hanzoctl: "+Text(e.text))
@@ -168,15 +174,36 @@ func (a *app) report(ctx context.Context, err error) int {
 		if ours && e.Code == "policy.rules" {
 			show = Lines // a fault a line, with what the file holds in quotes
 		}
-		fmt.Fprintln(a.stderr, "hanzoctl: "+show(text))
+		fmt.Fprintln(a.stderr, "hanzoctl: "+a.at(err, text)+show(text))
 	}
 	code := exitCode(err)
-	if ours && hints[e.Code] != "" {
+	if ours && e.Code == client.CodeWrongPin && a.to != nil && !a.to.knownSince.IsZero() {
+		fmt.Fprintf(a.stderr, `THE DAEMON THERE HAS ANOTHER CERTIFICATE than the one that was trusted on %s.
+Either it got a new one, or somebody else answers in its place. Compare with "hanzod tls
+fingerprint" on that machine, over a way that you trust. Only if it is the same as the one
+presented: hanzoctl context untrust %s
+`, a.to.knownSince.Local().Format("2 January 2006"), Quote([]string{strings.TrimPrefix(a.to.Address, kindTLS+"://")}))
+	} else if ours && hints[e.Code] != "" {
 		fmt.Fprintln(a.stderr, hints[e.Code])
 	} else if code == exitUsage && !a.running {
 		fmt.Fprintln(a.stderr, `see "`+a.helpFor()+`"`)
 	}
 	return code
+}
+
+// at names the daemon in front of an error that came of asking it, where it is not the usual one and the text
+// does not say so itself.
+func (a *app) at(err error, text string) string {
+	t := a.to
+	if t == nil || t.local() || exitCode(err) == exitUsage && !a.said {
+		return ""
+	}
+	for _, s := range []string{t.Name, t.Attached, strings.TrimPrefix(t.Address, kindTLS+"://")} {
+		if s != "" && strings.Contains(text, s) {
+			return ""
+		}
+	}
+	return Text(t.String()) + ": "
 }
 
 // helpFor is the help command for the words that were typed, as far as they are commands.

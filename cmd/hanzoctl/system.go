@@ -34,6 +34,7 @@ func (a *app) statusCmd() *cobra.Command {
 					return err
 				}
 				rows := []string{
+					cells("target", a.to.String()),
 					cells("version", s.GetVersion()),
 					cells("pid", strconv.FormatInt(s.GetPid(), 10)),
 					cells("uptime", span(s.GetUptime().AsDuration())),
@@ -68,7 +69,11 @@ func (a *app) statusCmd() *cobra.Command {
 				for _, g := range s.GetAgents() {
 					rows = append(rows, cells("agent", fmt.Sprintf("%s, %d sessions, heartbeat %s", g.GetAgentId(), g.GetSessionCount(), heartbeat(g.GetHeartbeat()))))
 				}
-				return a.printOne(s, "", rows...)
+				whole, err := a.withTarget(s)
+				if err != nil {
+					return err
+				}
+				return a.printOne(whole, "", rows...)
 			})
 		}}
 }
@@ -97,13 +102,20 @@ func (a *app) healthCmd() *cobra.Command {
 					word = "not ok"
 				}
 				rows := []string{word}
+				if !a.to.local() {
+					rows = append(rows, cells("target", a.to.String()))
+				}
 				if s, err := c.System.GetStatus(ctx, &systemv1.GetStatusRequest{}); err == nil { // who may not see it, does not
 					rows = append(rows, cells("auth", s.GetAuthMode()))
 				}
 				for _, g := range h.GetAgents() {
 					rows = append(rows, cells("agent "+g.GetAgentId(), fmt.Sprintf("%d sessions", g.GetSessionCount()), "heartbeat "+heartbeat(g.GetHeartbeat())))
 				}
-				if err := a.printOne(h, "", rows...); err != nil {
+				whole, err := a.withTarget(h)
+				if err != nil {
+					return err
+				}
+				if err := a.printOne(whole, "", rows...); err != nil {
 					return err
 				}
 				if !h.GetOk() {
@@ -209,7 +221,10 @@ func (a *app) logLine(line string) error {
 func (a *app) tokenCmd() *cobra.Command {
 	return &cobra.Command{Use: "token", Short: "Print the secret that remote clients present", Args: cobra.NoArgs,
 		Long: `Print the secret that remote clients present. Whoever has it can act as you: do not put it
-into a command line or a URL.`,
+into a command line or a URL.
+
+A daemon shows it at its own socket alone. Over SSH you come out there, so --host ssh://box
+works; over TLS and the tailnet it is refused.`,
 		Example: `  hanzoctl token
   hanzoctl token | ssh phone-gateway 'cat > ~/.hanzod-token'`,
 		RunE: func(cmd *cobra.Command, _ []string) error {

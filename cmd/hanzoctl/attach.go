@@ -1,0 +1,6 @@
+package main
+
+import "github.com/spf13/cobra"
+
+func (a *app) attachCmd() *cobra.Command { return &cobra.Command{Use: "attach"} }
+func attachedAt(string) string           { return "" }
