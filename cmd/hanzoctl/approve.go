@@ -253,6 +253,9 @@ func (a *app) showApproval(ctx context.Context, c *client.Client, query string) 
 	}
 	p, now := out.GetApproval(), time.Now()
 	rows := []string{cells("state", state(p))}
+	if daemon := a.elsewhere(); daemon != "" {
+		rows = append(rows, cells("daemon", daemon))
+	}
 	all := facts(p, now)
 	if p.GetState() == approvalsv1.State_STATE_PENDING && a.output == "table" {
 		like, err := c.Approvals.ListApprovals(ctx, &approvalsv1.ListApprovalsRequest{Like: &id})
@@ -296,7 +299,7 @@ func (a *app) decide(ctx context.Context, c *client.Client, query string, act ac
 	if p.GetState() == approvalsv1.State_STATE_PENDING {
 		what = fmt.Sprintf("counted, %d of %d have allowed it", allowing(p), p.GetQuorum())
 	}
-	rows := []string{fmt.Sprintf("%s: %s on %s (%s)", what, whatRuns(p), Text(where(p)), Text(p.GetId()))}
+	rows := []string{fmt.Sprintf("%s: %s%s (%s)", what, whatRuns(p), at(p, a.elsewhere()), Text(p.GetId()))}
 	if p.GetGrantId() != "" {
 		kept := "until it is revoked"
 		if act.grant != nil {

@@ -40,7 +40,9 @@ type board struct {
 	color bool
 	// once says that there is nothing but once, always and deny: no grants, nothing to compare with.
 	once bool
-	now  func() time.Time
+	// daemon names the one that is asked, "" for that of this machine. It is safe for a terminal.
+	daemon string
+	now    func() time.Time
 }
 
 // detail is what a list leaves out.
@@ -344,10 +346,30 @@ func (b *board) render() string {
 	return "\x1b[H" + strings.Join(out, "\x1b[K\r\n") + "\x1b[K\x1b[J"
 }
 
+// place says behind a decision where the command runs.
+func (b *board) place(p *approvalsv1.Approval) string {
+	if b.once {
+		return ""
+	}
+	return at(p, b.daemon)
+}
+
+// at says where the command of an approval runs, and by which daemon where that is not the one of this machine.
+func at(p *approvalsv1.Approval, daemon string) string {
+	s := " on " + Text(where(p))
+	if daemon != "" {
+		s += " of " + daemon
+	}
+	return s
+}
+
 func (b *board) title() string {
 	title := fmt.Sprintf("%d waiting for an approval", len(b.all))
 	if len(b.all) == 0 {
 		title = "nothing waits for an approval"
+	}
+	if b.daemon != "" {
+		title = b.daemon + ": " + title // in front, where a narrow screen shows it
 	}
 	if b.filter != "" {
 		title += fmt.Sprintf("; %d with %q", len(b.items), b.filter)
@@ -427,6 +449,9 @@ func (b *board) detailLines() []line {
 		return nil
 	}
 	all := facts(p, b.now())
+	if b.daemon != "" {
+		all = append([]fact{{"daemon", text(b.daemon)}}, all...)
+	}
 	if b.once {
 		program := p.GetResolvedPath()
 		if program == "" {

@@ -155,7 +155,7 @@ func (a *app) shown(name string, c *hostContext, current string) shownContext {
 		kind = "unknown"
 	}
 	s.Kind = kind
-	if kind != kindTLS && err == nil {
+	if err == nil {
 		s.Address = address
 	}
 	if !c.EnrolledAt.IsZero() {

@@ -130,7 +130,7 @@ var hints = map[string]string{
 	"nodes.timeout":            "give it longer with --timeout",
 	client.CodeTimeout:         "give it longer with --timeout",
 	client.CodeWrongPin:        `compare with "hanzod tls fingerprint" on that machine, over a way that you trust, and pin the new one only if it is the same`,
-	client.CodeUnknownDaemon:   `compare with "hanzod tls fingerprint" on that machine, over a way that you trust; if it is the same, repeat with --tls-fingerprint, or on a terminal, where it is asked about and kept`,
+	client.CodeUnknownDaemon:   `compare with "hanzod tls fingerprint" on that machine, over a way that you trust. On a terminal it is asked about, and kept; elsewhere, if it is the same, repeat with --tls-fingerprint`,
 	"identity.bearer":          `see the token that it takes with "hanzoctl token" on that machine`,
 	"system.local_only":        "run it on the machine of the daemon",
 	client.CodeDeviceUnknown:   "see the devices with: hanzoctl devices",
@@ -191,11 +191,11 @@ presented: hanzoctl context untrust %s
 	return code
 }
 
-// at names the daemon in front of an error that came of asking it, where it is not the usual one and the text
-// does not say so itself.
+// at names a daemon on another machine, or a context, in front of an error that came of asking it, where the
+// text does not do so itself.
 func (a *app) at(err error, text string) string {
 	t := a.to
-	if t == nil || t.local() || exitCode(err) == exitUsage && !a.said {
+	if t == nil || t.local() || t.Kind == kindSocket && t.Name == "" && t.Attached == "" || exitCode(err) == exitUsage && !a.said {
 		return ""
 	}
 	for _, s := range []string{t.Name, t.Attached, strings.TrimPrefix(t.Address, kindTLS+"://")} {

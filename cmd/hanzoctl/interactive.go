@@ -46,7 +46,7 @@ type source interface {
 
 // interactive shows the pending approvals of a daemon on the terminal until the user quits.
 func (a *app) interactive(ctx context.Context, c *client.Client) error {
-	return a.board(ctx, daemonSource{c}, &board{color: a.color(), now: time.Now})
+	return a.board(ctx, daemonSource{c}, &board{color: a.color(), now: time.Now, daemon: a.elsewhere()})
 }
 
 // board runs a board on the terminal. It waits for its goroutines before it returns.
@@ -155,11 +155,11 @@ func (b *board) decide(ctx context.Context, from source, act action) {
 	case !ok:
 		b.note = "too late: " + beaten(p)
 	case p.GetState() == approvalsv1.State_STATE_PENDING:
-		b.note = fmt.Sprintf("counted: %d of %d have allowed it: %s", allowing(p), p.GetQuorum(), whatRuns(p))
+		b.note = fmt.Sprintf("counted: %d of %d have allowed it: %s", allowing(p), p.GetQuorum(), whatRuns(p)) + b.place(p)
 	default:
-		b.note = act.done(p) + ": " + whatRuns(p)
+		b.note = act.done(p) + ": " + whatRuns(p) + b.place(p)
 		if act.grant != nil && !act.grant.onlyAlways() {
-			b.note = "allowed, and " + act.grant.String() + ": " + whatRuns(p)
+			b.note = "allowed, and " + act.grant.String() + ": " + whatRuns(p) + b.place(p)
 		}
 	}
 	b.mine = p.GetId()

@@ -40,7 +40,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("REMOTE", r.Address)
 			e.Setenv("PIN", r.Fingerprint)
 			e.Setenv("CERT", r.CertFile)
-			e.Setenv("HANZOD_SOCKET", d.Socket)
+			e.Setenv("HANZOD_STATE_DIR", filepath.Dir(d.Socket))
 			e.Setenv("NODE", clienttest.NodeID)
 			e.Setenv("PHONE", clienttest.PhoneID)
 			e.Setenv("LAPTOP", clienttest.LaptopID)
@@ -137,7 +137,7 @@ type terminal struct {
 func onTerminal(t testing.TB, socket string, args ...string) *terminal {
 	t.Helper()
 	cmd := exec.Command("hanzoctl", args...)
-	cmd.Env = append(os.Environ(), "HANZOD_SOCKET="+socket, "TERM=xterm", "NO_COLOR=1")
+	cmd.Env = append(os.Environ(), "HANZOD_STATE_DIR="+filepath.Dir(socket), "TERM=xterm", "NO_COLOR=1")
 	f, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 24, Cols: 100})
 	if err != nil {
 		t.Fatal(err)
@@ -215,7 +215,7 @@ type process struct {
 func start(t testing.TB, socket string, args ...string) *process {
 	t.Helper()
 	p := &process{cmd: exec.Command("hanzoctl", args...)}
-	p.cmd.Env = append(os.Environ(), "HANZOD_SOCKET="+socket)
+	p.cmd.Env = append(os.Environ(), "HANZOD_STATE_DIR="+filepath.Dir(socket))
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.errOut
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -473,6 +473,9 @@ func (a *app) confirm(question string, yes bool) (bool, error) {
 	if !isTerminal(a.stdin) {
 		return false, nil
 	}
+	if daemon := a.elsewhere(); daemon != "" {
+		question = daemon + ": " + question
+	}
 	fmt.Fprint(a.stderr, question+" [y/N] ")
 	var answer string
 	if _, err := fmt.Fscanln(a.stdin, &answer); err != nil && !errors.Is(err, io.EOF) && answer == "" {

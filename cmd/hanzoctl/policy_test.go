@@ -27,7 +27,7 @@ func TestPolicyScripts(t *testing.T) {
 				return err
 			}
 			e.Setenv("NODE", id)
-			e.Setenv("HANZOD_SOCKET", d.Socket())
+			e.Setenv("HANZOD_STATE_DIR", d.StateDir)
 			e.Setenv("RULES", filepath.Join(d.StateDir, "policy.json"))
 			e.Setenv("STATE", d.StateDir)
 			e.Setenv("HOME", e.WorkDir)

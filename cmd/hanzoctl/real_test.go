@@ -49,7 +49,7 @@ func TestRealScripts(t *testing.T) {
 		Dir: filepath.Join("testdata", "real"),
 		Setup: func(e *testscript.Env) error {
 			d, name, id := realDaemon(e.T().(testing.TB), hanzodtest.Options{})
-			e.Setenv("HANZOD_SOCKET", d.Socket())
+			e.Setenv("HANZOD_STATE_DIR", d.StateDir)
 			e.Setenv("NODE", id)
 			e.Setenv("NAME", strings.ReplaceAll(name, ".", `\.`))
 			e.Setenv("HOME", e.WorkDir)

@@ -90,17 +90,12 @@ func (t *target) short() string {
 	return t.Address
 }
 
-// word is how to name it to --host, "" where the socket flags are it.
-func (t *target) word() string {
-	switch {
-	case t.Kind == kindLocal:
-		return localName
-	case t.Name != "":
-		return t.Name
-	case t.Kind == kindSocket:
+// elsewhere names the daemon that is asked, "" where it is the one that is meant where nothing is said.
+func (a *app) elsewhere() string {
+	if a.to == nil || a.to.local() {
 		return ""
 	}
-	return t.Address
+	return Text(a.to.String())
 }
 
 // target is the daemon to ask: flags first, then the environment, then the chosen context, then this machine.
