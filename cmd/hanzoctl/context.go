@@ -215,6 +215,9 @@ vouched for with --tls-ca; without either it is asked about when it is first see
 				return err
 			}
 			c := &hostContext{Version: 1, Address: address}
+			if kind == kindSocket {
+				c.Address = args[1] // the socket of a state directory may be another one later
+			}
 			if kind != kindTLS {
 				if err := a.noHost(); err != nil {
 					return err

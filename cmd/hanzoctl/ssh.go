@@ -1,19 +1,9 @@
 package main
 
-import (
-	"context"
-
-	"github.com/hanzoai/hanzod/client"
-)
+import "context"
 
 func sshAddress(s string) (string, error) { return s, nil }
 
-func (a *app) overSSH(ctx context.Context, t *target) (client.Way, error) {
-	return nil, usagef("not yet")
-}
-
-func tailnetAddress(s string) (string, error) { return "tailnet://" + s, nil }
-
-func (a *app) overTailnet(ctx context.Context, t *target) (client.Way, error) {
-	return nil, usagef("not yet")
+func (a *app) overSSH(context.Context, *target) (hostWay, error) {
+	return nil, usagef("this hanzoctl does not speak SSH yet")
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -383,17 +384,12 @@ func (a *app) reach(ctx context.Context, t *target) (client.Options, error) {
 	if !a.silent && !a.quiet && isTerminal(a.stderr) {
 		defer a.steps.begin(a.stderr, "connecting to "+t.short())()
 	}
-	var err error
-	o.Via, err = a.way(ctx, t)
-	return o, err
-}
-
-// way reaches a daemon over SSH or the tailnet.
-func (a *app) way(ctx context.Context, t *target) (client.Way, error) {
-	if t.Kind == kindSSH {
-		return a.overSSH(ctx, t)
+	w, err := a.way(ctx, t)
+	if err != nil {
+		return o, err
 	}
-	return a.overTailnet(ctx, t)
+	o.Via = w
+	return o, nil
 }
 
 // withTarget is a message as JSON prints it, with the daemon that it is about.
@@ -414,7 +410,21 @@ func (a *app) withTarget(m proto.Message) (json.RawMessage, error) {
 }
 
 // hostPort is an address of TCP without a scheme.
-func hostPort(host, port string) string { return net.JoinHostPort(host, port) }
+func hostPort(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
+
+// bracketed is a host as it stands in a URL.
+func bracketed(host string) string {
+	if strings.Contains(host, ":") {
+		return "[" + host + "]"
+	}
+	return host
+}
+
+// login shows where a person has to let this machine into a tailnet.
+func (a *app) login(url string) {
+	a.steps.clear()
+	fmt.Fprintln(a.stderr, "to let this machine into the tailnet, open: "+Text(url))
+}
 
 // exists reports whether there is a file.
 func exists(path string) bool {
