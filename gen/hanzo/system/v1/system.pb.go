@@ -28,6 +28,64 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type Severity int32
+
+const (
+	Severity_SEVERITY_UNSPECIFIED Severity = 0
+	Severity_SEVERITY_OK          Severity = 1
+	// Worth knowing; nothing is wrong.
+	Severity_SEVERITY_NOTE Severity = 2
+	// Something that will or may go wrong.
+	Severity_SEVERITY_WARNING Severity = 3
+	// Something that does not work or is not safe.
+	Severity_SEVERITY_ERROR Severity = 4
+)
+
+// Enum value maps for Severity.
+var (
+	Severity_name = map[int32]string{
+		0: "SEVERITY_UNSPECIFIED",
+		1: "SEVERITY_OK",
+		2: "SEVERITY_NOTE",
+		3: "SEVERITY_WARNING",
+		4: "SEVERITY_ERROR",
+	}
+	Severity_value = map[string]int32{
+		"SEVERITY_UNSPECIFIED": 0,
+		"SEVERITY_OK":          1,
+		"SEVERITY_NOTE":        2,
+		"SEVERITY_WARNING":     3,
+		"SEVERITY_ERROR":       4,
+	}
+)
+
+func (x Severity) Enum() *Severity {
+	p := new(Severity)
+	*p = x
+	return p
+}
+
+func (x Severity) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Severity) Descriptor() protoreflect.EnumDescriptor {
+	return file_hanzo_system_v1_system_proto_enumTypes[0].Descriptor()
+}
+
+func (Severity) Type() protoreflect.EnumType {
+	return &file_hanzo_system_v1_system_proto_enumTypes[0]
+}
+
+func (x Severity) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Severity.Descriptor instead.
+func (Severity) EnumDescriptor() ([]byte, []int) {
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{0}
+}
+
 type GetHealthRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Ask for a fresh look instead of the cached summary (at most 60 s old).
@@ -1249,6 +1307,292 @@ func (x *GetSharedSecretResponse) GetSecret() string {
 	return ""
 }
 
+type DiagnoseRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiagnoseRequest) Reset() {
+	*x = DiagnoseRequest{}
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiagnoseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiagnoseRequest) ProtoMessage() {}
+
+func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiagnoseRequest.ProtoReflect.Descriptor instead.
+func (*DiagnoseRequest) Descriptor() ([]byte, []int) {
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{18}
+}
+
+type DiagnoseResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was looked at, the worst first.
+	Findings []*Finding `protobuf:"bytes,1,rep,name=findings,proto3" json:"findings,omitempty"`
+	// The clock of the daemon when it answered.
+	At *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
+	// Version and process of the daemon.
+	Version       string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	Pid           int64  `protobuf:"varint,4,opt,name=pid,proto3" json:"pid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiagnoseResponse) Reset() {
+	*x = DiagnoseResponse{}
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiagnoseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiagnoseResponse) ProtoMessage() {}
+
+func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiagnoseResponse.ProtoReflect.Descriptor instead.
+func (*DiagnoseResponse) Descriptor() ([]byte, []int) {
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *DiagnoseResponse) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+func (x *DiagnoseResponse) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *DiagnoseResponse) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *DiagnoseResponse) GetPid() int64 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+// Finding is what one check found.
+type Finding struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the check, stable, for example "state.mode".
+	Check    string   `protobuf:"bytes,1,opt,name=check,proto3" json:"check,omitempty"`
+	Severity Severity `protobuf:"varint,2,opt,name=severity,proto3,enum=hanzo.system.v1.Severity" json:"severity,omitempty"`
+	// What is so, or what is wrong, in plain words.
+	What string `protobuf:"bytes,3,opt,name=what,proto3" json:"what,omitempty"`
+	// What to do next, a command where one does it; empty when nothing has to be done.
+	Next string `protobuf:"bytes,4,opt,name=next,proto3" json:"next,omitempty"`
+	// "hanzod doctor --fix" on the machine can mend it.
+	Fixable       bool `protobuf:"varint,5,opt,name=fixable,proto3" json:"fixable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Finding) Reset() {
+	*x = Finding{}
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Finding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Finding) ProtoMessage() {}
+
+func (x *Finding) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Finding.ProtoReflect.Descriptor instead.
+func (*Finding) Descriptor() ([]byte, []int) {
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Finding) GetCheck() string {
+	if x != nil {
+		return x.Check
+	}
+	return ""
+}
+
+func (x *Finding) GetSeverity() Severity {
+	if x != nil {
+		return x.Severity
+	}
+	return Severity_SEVERITY_UNSPECIFIED
+}
+
+func (x *Finding) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *Finding) GetNext() string {
+	if x != nil {
+		return x.Next
+	}
+	return ""
+}
+
+func (x *Finding) GetFixable() bool {
+	if x != nil {
+		return x.Fixable
+	}
+	return false
+}
+
+type BackupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupRequest) Reset() {
+	*x = BackupRequest{}
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupRequest) ProtoMessage() {}
+
+func (x *BackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
+func (*BackupRequest) Descriptor() ([]byte, []int) {
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{21}
+}
+
+type BackupResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The next bytes of the archive.
+	Data []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	// Bytes that went into the archive so far, and all that go, before compression.
+	Done          uint64 `protobuf:"varint,2,opt,name=done,proto3" json:"done,omitempty"`
+	All           uint64 `protobuf:"varint,3,opt,name=all,proto3" json:"all,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupResponse) Reset() {
+	*x = BackupResponse{}
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupResponse) ProtoMessage() {}
+
+func (x *BackupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
+func (*BackupResponse) Descriptor() ([]byte, []int) {
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *BackupResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *BackupResponse) GetDone() uint64 {
+	if x != nil {
+		return x.Done
+	}
+	return 0
+}
+
+func (x *BackupResponse) GetAll() uint64 {
+	if x != nil {
+		return x.All
+	}
+	return 0
+}
+
 var File_hanzo_system_v1_system_proto protoreflect.FileDescriptor
 
 const file_hanzo_system_v1_system_proto_rawDesc = "" +
@@ -1351,7 +1695,30 @@ const file_hanzo_system_v1_system_proto_rawDesc = "" +
 	"\x16GetSharedSecretRequest\"N\n" +
 	"\x17GetSharedSecretResponse\x12\x1b\n" +
 	"\tauth_mode\x18\x01 \x01(\tR\bauthMode\x12\x16\n" +
-	"\x06secret\x18\x02 \x01(\tR\x06secret2\x89\a\n" +
+	"\x06secret\x18\x02 \x01(\tR\x06secret\"\x11\n" +
+	"\x0fDiagnoseRequest\"\xa0\x01\n" +
+	"\x10DiagnoseResponse\x124\n" +
+	"\bfindings\x18\x01 \x03(\v2\x18.hanzo.system.v1.FindingR\bfindings\x12*\n" +
+	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\x12\x10\n" +
+	"\x03pid\x18\x04 \x01(\x03R\x03pid\"\x98\x01\n" +
+	"\aFinding\x12\x14\n" +
+	"\x05check\x18\x01 \x01(\tR\x05check\x125\n" +
+	"\bseverity\x18\x02 \x01(\x0e2\x19.hanzo.system.v1.SeverityR\bseverity\x12\x12\n" +
+	"\x04what\x18\x03 \x01(\tR\x04what\x12\x12\n" +
+	"\x04next\x18\x04 \x01(\tR\x04next\x12\x18\n" +
+	"\afixable\x18\x05 \x01(\bR\afixable\"\x0f\n" +
+	"\rBackupRequest\"J\n" +
+	"\x0eBackupResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\x12\x12\n" +
+	"\x04done\x18\x02 \x01(\x04R\x04done\x12\x10\n" +
+	"\x03all\x18\x03 \x01(\x04R\x03all*r\n" +
+	"\bSeverity\x12\x18\n" +
+	"\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vSEVERITY_OK\x10\x01\x12\x11\n" +
+	"\rSEVERITY_NOTE\x10\x02\x12\x14\n" +
+	"\x10SEVERITY_WARNING\x10\x03\x12\x12\n" +
+	"\x0eSEVERITY_ERROR\x10\x042\xd7\b\n" +
 	"\rSystemService\x12\x80\x01\n" +
 	"\tGetHealth\x12!.hanzo.system.v1.GetHealthRequest\x1a\".hanzo.system.v1.GetHealthResponse\",\xea\xc7\x18\x16\n" +
 	"\x06health\x10\x01 \x010\x01:\x06health\x82\xd3\xe4\x93\x02\f\x12\n" +
@@ -1369,7 +1736,11 @@ const file_hanzo_system_v1_system_proto_rawDesc = "" +
 	"\n" +
 	"FollowLogs\x12\".hanzo.system.v1.FollowLogsRequest\x1a#.hanzo.system.v1.FollowLogsResponse\"#\xea\xc7\x18\b\x10\x02\x18\x01 \x030\x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/logs:follow0\x01\x12t\n" +
 	"\x0fGetSharedSecret\x12'.hanzo.system.v1.GetSharedSecretRequest\x1a(.hanzo.system.v1.GetSharedSecretResponse\"\x0e\xea\xc7\x18\n" +
-	"\x10\x02\x18\x05 \x01(\x010\x01B8Z6github.com/hanzoai/hanzod/gen/hanzo/system/v1;systemv1b\x06proto3"
+	"\x10\x02\x18\x05 \x01(\x010\x01\x12o\n" +
+	"\bDiagnose\x12 .hanzo.system.v1.DiagnoseRequest\x1a!.hanzo.system.v1.DiagnoseResponse\"\x1e\xea\xc7\x18\b\x10\x02\x18\x05 \x010\x01\x82\xd3\xe4\x93\x02\f\x12\n" +
+	"/v1/doctor\x12[\n" +
+	"\x06Backup\x12\x1e.hanzo.system.v1.BackupRequest\x1a\x1f.hanzo.system.v1.BackupResponse\"\x0e\xea\xc7\x18\n" +
+	"\x10\x02\x18\x05 \x03(\x010\x010\x01B8Z6github.com/hanzoai/hanzod/gen/hanzo/system/v1;systemv1b\x06proto3"
 
 var (
 	file_hanzo_system_v1_system_proto_rawDescOnce sync.Once
@@ -1383,62 +1754,76 @@ func file_hanzo_system_v1_system_proto_rawDescGZIP() []byte {
 	return file_hanzo_system_v1_system_proto_rawDescData
 }
 
-var file_hanzo_system_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_hanzo_system_v1_system_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_hanzo_system_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_hanzo_system_v1_system_proto_goTypes = []any{
-	(*GetHealthRequest)(nil),        // 0: hanzo.system.v1.GetHealthRequest
-	(*GetHealthResponse)(nil),       // 1: hanzo.system.v1.GetHealthResponse
-	(*AgentHealth)(nil),             // 2: hanzo.system.v1.AgentHealth
-	(*Heartbeat)(nil),               // 3: hanzo.system.v1.Heartbeat
-	(*GetStatusRequest)(nil),        // 4: hanzo.system.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),       // 5: hanzo.system.v1.GetStatusResponse
-	(*AgentStatus)(nil),             // 6: hanzo.system.v1.AgentStatus
-	(*ListPresenceRequest)(nil),     // 7: hanzo.system.v1.ListPresenceRequest
-	(*ListPresenceResponse)(nil),    // 8: hanzo.system.v1.ListPresenceResponse
-	(*PresenceEntry)(nil),           // 9: hanzo.system.v1.PresenceEntry
-	(*WatchEventsRequest)(nil),      // 10: hanzo.system.v1.WatchEventsRequest
-	(*WatchEventsResponse)(nil),     // 11: hanzo.system.v1.WatchEventsResponse
-	(*TailLogsRequest)(nil),         // 12: hanzo.system.v1.TailLogsRequest
-	(*TailLogsResponse)(nil),        // 13: hanzo.system.v1.TailLogsResponse
-	(*FollowLogsRequest)(nil),       // 14: hanzo.system.v1.FollowLogsRequest
-	(*FollowLogsResponse)(nil),      // 15: hanzo.system.v1.FollowLogsResponse
-	(*GetSharedSecretRequest)(nil),  // 16: hanzo.system.v1.GetSharedSecretRequest
-	(*GetSharedSecretResponse)(nil), // 17: hanzo.system.v1.GetSharedSecretResponse
-	(*timestamppb.Timestamp)(nil),   // 18: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),     // 19: google.protobuf.Duration
-	(*structpb.Value)(nil),          // 20: google.protobuf.Value
+	(Severity)(0),                   // 0: hanzo.system.v1.Severity
+	(*GetHealthRequest)(nil),        // 1: hanzo.system.v1.GetHealthRequest
+	(*GetHealthResponse)(nil),       // 2: hanzo.system.v1.GetHealthResponse
+	(*AgentHealth)(nil),             // 3: hanzo.system.v1.AgentHealth
+	(*Heartbeat)(nil),               // 4: hanzo.system.v1.Heartbeat
+	(*GetStatusRequest)(nil),        // 5: hanzo.system.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),       // 6: hanzo.system.v1.GetStatusResponse
+	(*AgentStatus)(nil),             // 7: hanzo.system.v1.AgentStatus
+	(*ListPresenceRequest)(nil),     // 8: hanzo.system.v1.ListPresenceRequest
+	(*ListPresenceResponse)(nil),    // 9: hanzo.system.v1.ListPresenceResponse
+	(*PresenceEntry)(nil),           // 10: hanzo.system.v1.PresenceEntry
+	(*WatchEventsRequest)(nil),      // 11: hanzo.system.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),     // 12: hanzo.system.v1.WatchEventsResponse
+	(*TailLogsRequest)(nil),         // 13: hanzo.system.v1.TailLogsRequest
+	(*TailLogsResponse)(nil),        // 14: hanzo.system.v1.TailLogsResponse
+	(*FollowLogsRequest)(nil),       // 15: hanzo.system.v1.FollowLogsRequest
+	(*FollowLogsResponse)(nil),      // 16: hanzo.system.v1.FollowLogsResponse
+	(*GetSharedSecretRequest)(nil),  // 17: hanzo.system.v1.GetSharedSecretRequest
+	(*GetSharedSecretResponse)(nil), // 18: hanzo.system.v1.GetSharedSecretResponse
+	(*DiagnoseRequest)(nil),         // 19: hanzo.system.v1.DiagnoseRequest
+	(*DiagnoseResponse)(nil),        // 20: hanzo.system.v1.DiagnoseResponse
+	(*Finding)(nil),                 // 21: hanzo.system.v1.Finding
+	(*BackupRequest)(nil),           // 22: hanzo.system.v1.BackupRequest
+	(*BackupResponse)(nil),          // 23: hanzo.system.v1.BackupResponse
+	(*timestamppb.Timestamp)(nil),   // 24: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 25: google.protobuf.Duration
+	(*structpb.Value)(nil),          // 26: google.protobuf.Value
 }
 var file_hanzo_system_v1_system_proto_depIdxs = []int32{
-	18, // 0: hanzo.system.v1.GetHealthResponse.at:type_name -> google.protobuf.Timestamp
-	19, // 1: hanzo.system.v1.GetHealthResponse.took:type_name -> google.protobuf.Duration
-	2,  // 2: hanzo.system.v1.GetHealthResponse.agents:type_name -> hanzo.system.v1.AgentHealth
-	3,  // 3: hanzo.system.v1.AgentHealth.heartbeat:type_name -> hanzo.system.v1.Heartbeat
-	19, // 4: hanzo.system.v1.Heartbeat.interval:type_name -> google.protobuf.Duration
-	19, // 5: hanzo.system.v1.GetStatusResponse.uptime:type_name -> google.protobuf.Duration
-	6,  // 6: hanzo.system.v1.GetStatusResponse.agents:type_name -> hanzo.system.v1.AgentStatus
-	3,  // 7: hanzo.system.v1.AgentStatus.heartbeat:type_name -> hanzo.system.v1.Heartbeat
-	9,  // 8: hanzo.system.v1.ListPresenceResponse.entries:type_name -> hanzo.system.v1.PresenceEntry
-	18, // 9: hanzo.system.v1.PresenceEntry.at:type_name -> google.protobuf.Timestamp
-	18, // 10: hanzo.system.v1.WatchEventsResponse.at:type_name -> google.protobuf.Timestamp
-	20, // 11: hanzo.system.v1.WatchEventsResponse.payload:type_name -> google.protobuf.Value
-	0,  // 12: hanzo.system.v1.SystemService.GetHealth:input_type -> hanzo.system.v1.GetHealthRequest
-	4,  // 13: hanzo.system.v1.SystemService.GetStatus:input_type -> hanzo.system.v1.GetStatusRequest
-	7,  // 14: hanzo.system.v1.SystemService.ListPresence:input_type -> hanzo.system.v1.ListPresenceRequest
-	10, // 15: hanzo.system.v1.SystemService.WatchEvents:input_type -> hanzo.system.v1.WatchEventsRequest
-	12, // 16: hanzo.system.v1.SystemService.TailLogs:input_type -> hanzo.system.v1.TailLogsRequest
-	14, // 17: hanzo.system.v1.SystemService.FollowLogs:input_type -> hanzo.system.v1.FollowLogsRequest
-	16, // 18: hanzo.system.v1.SystemService.GetSharedSecret:input_type -> hanzo.system.v1.GetSharedSecretRequest
-	1,  // 19: hanzo.system.v1.SystemService.GetHealth:output_type -> hanzo.system.v1.GetHealthResponse
-	5,  // 20: hanzo.system.v1.SystemService.GetStatus:output_type -> hanzo.system.v1.GetStatusResponse
-	8,  // 21: hanzo.system.v1.SystemService.ListPresence:output_type -> hanzo.system.v1.ListPresenceResponse
-	11, // 22: hanzo.system.v1.SystemService.WatchEvents:output_type -> hanzo.system.v1.WatchEventsResponse
-	13, // 23: hanzo.system.v1.SystemService.TailLogs:output_type -> hanzo.system.v1.TailLogsResponse
-	15, // 24: hanzo.system.v1.SystemService.FollowLogs:output_type -> hanzo.system.v1.FollowLogsResponse
-	17, // 25: hanzo.system.v1.SystemService.GetSharedSecret:output_type -> hanzo.system.v1.GetSharedSecretResponse
-	19, // [19:26] is the sub-list for method output_type
-	12, // [12:19] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	24, // 0: hanzo.system.v1.GetHealthResponse.at:type_name -> google.protobuf.Timestamp
+	25, // 1: hanzo.system.v1.GetHealthResponse.took:type_name -> google.protobuf.Duration
+	3,  // 2: hanzo.system.v1.GetHealthResponse.agents:type_name -> hanzo.system.v1.AgentHealth
+	4,  // 3: hanzo.system.v1.AgentHealth.heartbeat:type_name -> hanzo.system.v1.Heartbeat
+	25, // 4: hanzo.system.v1.Heartbeat.interval:type_name -> google.protobuf.Duration
+	25, // 5: hanzo.system.v1.GetStatusResponse.uptime:type_name -> google.protobuf.Duration
+	7,  // 6: hanzo.system.v1.GetStatusResponse.agents:type_name -> hanzo.system.v1.AgentStatus
+	4,  // 7: hanzo.system.v1.AgentStatus.heartbeat:type_name -> hanzo.system.v1.Heartbeat
+	10, // 8: hanzo.system.v1.ListPresenceResponse.entries:type_name -> hanzo.system.v1.PresenceEntry
+	24, // 9: hanzo.system.v1.PresenceEntry.at:type_name -> google.protobuf.Timestamp
+	24, // 10: hanzo.system.v1.WatchEventsResponse.at:type_name -> google.protobuf.Timestamp
+	26, // 11: hanzo.system.v1.WatchEventsResponse.payload:type_name -> google.protobuf.Value
+	21, // 12: hanzo.system.v1.DiagnoseResponse.findings:type_name -> hanzo.system.v1.Finding
+	24, // 13: hanzo.system.v1.DiagnoseResponse.at:type_name -> google.protobuf.Timestamp
+	0,  // 14: hanzo.system.v1.Finding.severity:type_name -> hanzo.system.v1.Severity
+	1,  // 15: hanzo.system.v1.SystemService.GetHealth:input_type -> hanzo.system.v1.GetHealthRequest
+	5,  // 16: hanzo.system.v1.SystemService.GetStatus:input_type -> hanzo.system.v1.GetStatusRequest
+	8,  // 17: hanzo.system.v1.SystemService.ListPresence:input_type -> hanzo.system.v1.ListPresenceRequest
+	11, // 18: hanzo.system.v1.SystemService.WatchEvents:input_type -> hanzo.system.v1.WatchEventsRequest
+	13, // 19: hanzo.system.v1.SystemService.TailLogs:input_type -> hanzo.system.v1.TailLogsRequest
+	15, // 20: hanzo.system.v1.SystemService.FollowLogs:input_type -> hanzo.system.v1.FollowLogsRequest
+	17, // 21: hanzo.system.v1.SystemService.GetSharedSecret:input_type -> hanzo.system.v1.GetSharedSecretRequest
+	19, // 22: hanzo.system.v1.SystemService.Diagnose:input_type -> hanzo.system.v1.DiagnoseRequest
+	22, // 23: hanzo.system.v1.SystemService.Backup:input_type -> hanzo.system.v1.BackupRequest
+	2,  // 24: hanzo.system.v1.SystemService.GetHealth:output_type -> hanzo.system.v1.GetHealthResponse
+	6,  // 25: hanzo.system.v1.SystemService.GetStatus:output_type -> hanzo.system.v1.GetStatusResponse
+	9,  // 26: hanzo.system.v1.SystemService.ListPresence:output_type -> hanzo.system.v1.ListPresenceResponse
+	12, // 27: hanzo.system.v1.SystemService.WatchEvents:output_type -> hanzo.system.v1.WatchEventsResponse
+	14, // 28: hanzo.system.v1.SystemService.TailLogs:output_type -> hanzo.system.v1.TailLogsResponse
+	16, // 29: hanzo.system.v1.SystemService.FollowLogs:output_type -> hanzo.system.v1.FollowLogsResponse
+	18, // 30: hanzo.system.v1.SystemService.GetSharedSecret:output_type -> hanzo.system.v1.GetSharedSecretResponse
+	20, // 31: hanzo.system.v1.SystemService.Diagnose:output_type -> hanzo.system.v1.DiagnoseResponse
+	23, // 32: hanzo.system.v1.SystemService.Backup:output_type -> hanzo.system.v1.BackupResponse
+	24, // [24:33] is the sub-list for method output_type
+	15, // [15:24] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_hanzo_system_v1_system_proto_init() }
@@ -1452,13 +1837,14 @@ func file_hanzo_system_v1_system_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hanzo_system_v1_system_proto_rawDesc), len(file_hanzo_system_v1_system_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   18,
+			NumEnums:      1,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_hanzo_system_v1_system_proto_goTypes,
 		DependencyIndexes: file_hanzo_system_v1_system_proto_depIdxs,
+		EnumInfos:         file_hanzo_system_v1_system_proto_enumTypes,
 		MessageInfos:      file_hanzo_system_v1_system_proto_msgTypes,
 	}.Build()
 	File_hanzo_system_v1_system_proto = out.File

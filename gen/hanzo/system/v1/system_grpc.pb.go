@@ -28,6 +28,8 @@ const (
 	SystemService_TailLogs_FullMethodName        = "/hanzo.system.v1.SystemService/TailLogs"
 	SystemService_FollowLogs_FullMethodName      = "/hanzo.system.v1.SystemService/FollowLogs"
 	SystemService_GetSharedSecret_FullMethodName = "/hanzo.system.v1.SystemService/GetSharedSecret"
+	SystemService_Diagnose_FullMethodName        = "/hanzo.system.v1.SystemService/Diagnose"
+	SystemService_Backup_FullMethodName          = "/hanzo.system.v1.SystemService/Backup"
 )
 
 // SystemServiceClient is the client API for SystemService service.
@@ -51,6 +53,11 @@ type SystemServiceClient interface {
 	// GetSharedSecret returns the secret that remote clients present. It is answered on the local
 	// socket only.
 	GetSharedSecret(ctx context.Context, in *GetSharedSecretRequest, opts ...grpc.CallOption) (*GetSharedSecretResponse, error)
+	// Diagnose looks for what is wrong with the daemon and its machine. It takes five seconds at the most.
+	Diagnose(ctx context.Context, in *DiagnoseRequest, opts ...grpc.CallOption) (*DiagnoseResponse, error)
+	// Backup streams a backup of the state as it is at one moment: a gzip-compressed tar archive with secrets in
+	// it. It is answered on the local socket only, one at a time.
+	Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupResponse], error)
 }
 
 type systemServiceClient struct {
@@ -149,6 +156,35 @@ func (c *systemServiceClient) GetSharedSecret(ctx context.Context, in *GetShared
 	return out, nil
 }
 
+func (c *systemServiceClient) Diagnose(ctx context.Context, in *DiagnoseRequest, opts ...grpc.CallOption) (*DiagnoseResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DiagnoseResponse)
+	err := c.cc.Invoke(ctx, SystemService_Diagnose_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *systemServiceClient) Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &SystemService_ServiceDesc.Streams[2], SystemService_Backup_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[BackupRequest, BackupResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SystemService_BackupClient = grpc.ServerStreamingClient[BackupResponse]
+
 // SystemServiceServer is the server API for SystemService service.
 // All implementations must embed UnimplementedSystemServiceServer
 // for forward compatibility.
@@ -170,6 +206,11 @@ type SystemServiceServer interface {
 	// GetSharedSecret returns the secret that remote clients present. It is answered on the local
 	// socket only.
 	GetSharedSecret(context.Context, *GetSharedSecretRequest) (*GetSharedSecretResponse, error)
+	// Diagnose looks for what is wrong with the daemon and its machine. It takes five seconds at the most.
+	Diagnose(context.Context, *DiagnoseRequest) (*DiagnoseResponse, error)
+	// Backup streams a backup of the state as it is at one moment: a gzip-compressed tar archive with secrets in
+	// it. It is answered on the local socket only, one at a time.
+	Backup(*BackupRequest, grpc.ServerStreamingServer[BackupResponse]) error
 	mustEmbedUnimplementedSystemServiceServer()
 }
 
@@ -200,6 +241,12 @@ func (UnimplementedSystemServiceServer) FollowLogs(*FollowLogsRequest, grpc.Serv
 }
 func (UnimplementedSystemServiceServer) GetSharedSecret(context.Context, *GetSharedSecretRequest) (*GetSharedSecretResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetSharedSecret not implemented")
+}
+func (UnimplementedSystemServiceServer) Diagnose(context.Context, *DiagnoseRequest) (*DiagnoseResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Diagnose not implemented")
+}
+func (UnimplementedSystemServiceServer) Backup(*BackupRequest, grpc.ServerStreamingServer[BackupResponse]) error {
+	return status.Error(codes.Unimplemented, "method Backup not implemented")
 }
 func (UnimplementedSystemServiceServer) mustEmbedUnimplementedSystemServiceServer() {}
 func (UnimplementedSystemServiceServer) testEmbeddedByValue()                       {}
@@ -334,6 +381,35 @@ func _SystemService_GetSharedSecret_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SystemService_Diagnose_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DiagnoseRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SystemServiceServer).Diagnose(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SystemService_Diagnose_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SystemServiceServer).Diagnose(ctx, req.(*DiagnoseRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SystemService_Backup_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(BackupRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(SystemServiceServer).Backup(m, &grpc.GenericServerStream[BackupRequest, BackupResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SystemService_BackupServer = grpc.ServerStreamingServer[BackupResponse]
+
 // SystemService_ServiceDesc is the grpc.ServiceDesc for SystemService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -361,6 +437,10 @@ var SystemService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "GetSharedSecret",
 			Handler:    _SystemService_GetSharedSecret_Handler,
 		},
+		{
+			MethodName: "Diagnose",
+			Handler:    _SystemService_Diagnose_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -371,6 +451,11 @@ var SystemService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "FollowLogs",
 			Handler:       _SystemService_FollowLogs_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Backup",
+			Handler:       _SystemService_Backup_Handler,
 			ServerStreams: true,
 		},
 	},
