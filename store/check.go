@@ -28,60 +28,62 @@ func (s *Store) Check(ctx context.Context) error {
 		for err := range t.tx.Check() {
 			complain(err)
 		}
-		complain(checkRecords(t.tx, complain))
+		complain(checkRecords(t.tx, complain, func() error { return nil }))
 		return errors.Join(found...)
 	})
 }
 
-func checkRecords(tx *bolt.Tx, complain func(error)) error {
+// checkRecords decodes every record and compares the indexes with them. It ends early with the error of stop,
+// which it asks with each record.
+func checkRecords(tx *bolt.Tx, complain func(error), stop func() error) error {
 	err := errors.Join(
 		tx.Bucket(bucketDevices).ForEach(func(k, v []byte) error {
 			_, err := decodeDevice(k, v)
 			complain(err)
-			return nil
+			return stop()
 		}),
 		tx.Bucket(bucketDeviceRequests).ForEach(func(k, v []byte) error {
 			_, err := decodeRequest(k, v)
 			complain(err)
-			return nil
+			return stop()
 		}),
 		tx.Bucket(bucketInvites).ForEach(func(k, v []byte) error {
 			_, err := decodeInvite(k, v)
 			complain(err)
-			return nil
+			return stop()
 		}),
 		tx.Bucket(bucketNodeNames).ForEach(func(k, v []byte) error {
 			complain(decode(bucketNodeNames, k, v, &nodeNameRecord{}))
-			return nil
+			return stop()
 		}),
 		tx.Bucket(bucketNodeRequests).ForEach(func(k, v []byte) error {
 			_, err := decodeNodeRequest(k, v)
 			complain(err)
-			return nil
+			return stop()
 		}),
 		tx.Bucket(bucketNodePairings).ForEach(func(k, v []byte) error {
 			_, err := decodeNodePairing(k, v)
 			complain(err)
-			return nil
+			return stop()
 		}),
 		tx.Bucket(bucketSystemEvents).ForEach(func(k, v []byte) error {
 			complain(decode(bucketSystemEvents, k, v, &systemEventRecord{}))
-			return nil
+			return stop()
 		}),
 		tx.Bucket(bucketPushRegistrations).ForEach(func(k, v []byte) error {
 			_, err := decodePush(k, v)
 			complain(err)
-			return nil
+			return stop()
 		}),
 		tx.Bucket(bucketGrants).ForEach(func(k, v []byte) error {
 			_, err := decodeGrant(k, v)
 			complain(err)
-			return nil
+			return stop()
 		}),
 		checkVoiceWake(tx, complain),
-		checkApprovals(tx, complain),
-		checkRuns(tx, complain),
-		checkAudit(tx, complain),
+		checkApprovals(tx, complain, stop),
+		checkRuns(tx, complain, stop),
+		checkAudit(tx, complain, stop),
 	)
 	return err
 }
@@ -95,7 +97,7 @@ func checkVoiceWake(tx *bolt.Tx, complain func(error)) error {
 
 // checkApprovals compares the indexes with the records: each record is where it belongs, and nothing
 // else is there.
-func checkApprovals(tx *bolt.Tx, complain func(error)) error {
+func checkApprovals(tx *bolt.Tx, complain func(error), stop func() error) error {
 	ids, liveOnes := tx.Bucket(bucketApprovalIDs), tx.Bucket(bucketApprovalsLive)
 	all, alive := 0, 0
 	err := tx.Bucket(bucketApprovals).ForEach(func(k, v []byte) error {
@@ -118,8 +120,11 @@ func checkApprovals(tx *bolt.Tx, complain func(error)) error {
 		if has(liveOnes, k) != live(a.State) {
 			complain(fmt.Errorf("approval %s is %s, and %s says otherwise", printable(id), a.State, bucketApprovalsLive))
 		}
-		return nil
+		return stop()
 	})
+	if err != nil {
+		return err
+	}
 	if n := ids.Stats().KeyN; n != all {
 		complain(fmt.Errorf("%s has %d entries for %d approvals", bucketApprovalIDs, n, all))
 	}
@@ -131,7 +136,7 @@ func checkApprovals(tx *bolt.Tx, complain func(error)) error {
 
 // checkAudit demands that every row is chained to the one before, from the last that was removed up
 // to the head.
-func checkAudit(tx *bolt.Tx, complain func(error)) error {
+func checkAudit(tx *bolt.Tx, complain func(error), stop func() error) error {
 	base, err := auditEndAt(tx, keyAuditBase)
 	complain(err)
 	head, err2 := auditEndAt(tx, keyAuditHead)
@@ -159,8 +164,11 @@ func checkAudit(tx *bolt.Tx, complain func(error)) error {
 			complain(fmt.Errorf("row %d of the audit log is not the one that was written after row %d", row.Seq, last.seq))
 		}
 		last, size = auditEnd{seq: row.Seq, hash: hash}, size+uint64(len(record))
-		return nil
+		return stop()
 	})
+	if err != nil {
+		return err
+	}
 	if last.seq != head.seq || last.hash != head.hash {
 		complain(fmt.Errorf("the audit log ends at row %d and its head is row %d", last.seq, head.seq))
 	}

@@ -19,8 +19,8 @@ const (
 	newName  = "hanzod.db.new"
 
 	// fileLockTimeout is how long bbolt tries its own lock. Ours is held, so only a tool that looks
-	// into the file can have it; the second start must be over in 200 ms.
-	fileLockTimeout = 100 * time.Millisecond
+	// into the file can have it, such as Examine, which is waited for.
+	fileLockTimeout = examineTime + time.Second
 )
 
 // boltOptions are those of every open. The free list is not written but found again when opening,
@@ -108,7 +108,7 @@ func inspect(path string, info os.FileInfo) error {
 	var known bool
 	err = withFaults(func() error {
 		return db.View(func(tx *bolt.Tx) error {
-			if err := readPages(path, db, tx); err != nil {
+			if err := readPages(path, db, tx, nil); err != nil {
 				return err
 			}
 			schema, known = schemaOf(tx)
@@ -132,8 +132,8 @@ func inspect(path string, info os.FileInfo) error {
 	return nil
 }
 
-// readPages reads all pages that the last transaction uses.
-func readPages(path string, db *bolt.DB, tx *bolt.Tx) error {
+// readPages reads all pages that the last transaction uses. It ends early with the error of stop, if any.
+func readPages(path string, db *bolt.DB, tx *bolt.Tx, stop func() error) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -148,7 +148,7 @@ func readPages(path string, db *bolt.DB, tx *bolt.Tx) error {
 	}
 	size := uint64(db.Info().PageSize)
 	n := uint64(tx.Size()) / size
-	w := &pageWalk{r: f, size: size, n: n, seen: make([]bool, n)}
+	w := &pageWalk{r: f, size: size, n: n, seen: make([]bool, n), stop: stop}
 	return w.tree(uint64(tx.Cursor().Bucket().RootPage()), nil, nil, 0)
 }
 

@@ -16,6 +16,10 @@ const (
 	// lockTextSize is the fixed length of the lock file's text, so that one write replaces all of
 	// an older one.
 	lockTextSize = 128
+	// lockTries and lockWait let Holder, which takes a free lock for a moment, not keep a daemon from
+	// starting. A second start must be over in 200 ms.
+	lockTries = 3
+	lockWait  = 15 * time.Millisecond
 )
 
 // errHeld is what tryLock returns when another process holds the lock.
@@ -32,7 +36,15 @@ func lockDir(dir string, now time.Time) (*dirLock, error) {
 	if err != nil {
 		return nil, cannotOpen(path, err)
 	}
-	if err := tryLock(f); err != nil {
+	err = tryLock(f)
+	for range lockTries - 1 {
+		if !errors.Is(err, errHeld) {
+			break
+		}
+		time.Sleep(lockWait)
+		err = tryLock(f)
+	}
+	if err != nil {
 		defer f.Close()
 		if errors.Is(err, errHeld) {
 			return nil, lockedError(dir, readHolder(f))

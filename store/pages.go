@@ -29,6 +29,8 @@ type pageWalk struct {
 	size uint64 // of a page
 	n    uint64 // pages in use: 0 to n-1
 	seen []bool
+	// stop ends the walk early with its error; nil never does.
+	stop func() error
 	// buf is one page per depth, reused.
 	buf [maxTreeDeep][]byte
 }
@@ -51,6 +53,11 @@ func (w *pageWalk) tree(id uint64, low, high []byte, depth int) error {
 func (w *pageWalk) page(id uint64, depth int) ([]byte, error) {
 	if id < firstPage || id >= w.n {
 		return nil, fmt.Errorf("page %d is outside of the file", id)
+	}
+	if w.stop != nil {
+		if err := w.stop(); err != nil {
+			return nil, err
+		}
 	}
 	b := w.grow(depth, w.size)
 	if _, err := w.r.ReadAt(b, int64(id*w.size)); err != nil {

@@ -333,13 +333,13 @@ func (s *Store) PruneRuns(ctx context.Context, endedBefore time.Time, max int, l
 }
 
 // checkRuns reads every run, and demands that output is that of one that has some.
-func checkRuns(tx *bolt.Tx, complain func(error)) error {
+func checkRuns(tx *bolt.Tx, complain func(error), stop func() error) error {
 	records := tx.Bucket(bucketRuns)
 	return errors.Join(
 		records.ForEach(func(k, v []byte) error {
 			_, err := decodeRun(k, v)
 			complain(err)
-			return nil
+			return stop()
 		}),
 		tx.Bucket(bucketRunOutput).ForEach(func(k, v []byte) error {
 			complain(decode(bucketRunOutput, k, v, &runOutput{}))
@@ -349,7 +349,7 @@ func checkRuns(tx *bolt.Tx, complain func(error)) error {
 			} else if err != nil {
 				complain(err)
 			}
-			return nil
+			return stop()
 		}),
 	)
 }
