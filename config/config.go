@@ -47,6 +47,8 @@ type Config struct {
 	// Path is the config file, whether it exists or not; Exists says which.
 	Path   string
 	Exists bool
+	// Includes are the files that Path includes, as absolute paths without links, in order of reading.
+	Includes []string
 	// Hash is the lower-case hex SHA-256 of the file's text, of the empty text when it is missing.
 	Hash string
 	// StateDir is where the daemon keeps its state, Home the home directory paths with ~ mean.
@@ -126,6 +128,16 @@ func find(opts Options) (*loader, []byte, error) {
 		l.pushCredentials()
 	}
 	return l, text, nil
+}
+
+// Locate says where state and configuration are, without reading either.
+func Locate(opts Options) (stateDir, path string, err error) {
+	if opts.Env == nil {
+		opts.Env = os.Getenv
+	}
+	c := &Config{}
+	err = c.locate(opts)
+	return c.StateDir, c.Path, err
 }
 
 // Section returns the checked tree of a top-level key that has no typed form here, or nil. It holds

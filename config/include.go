@@ -94,6 +94,9 @@ func (l *loader) included(n, directive *json5.Node, at includeSite) *json5.Node 
 		if file == l.config.Path || slices.Contains(at.chain, file) {
 			return fail("%s includes itself", quote(name.Str))
 		}
+		if !slices.Contains(l.config.Includes, file) {
+			l.config.Includes = append(l.config.Includes, file)
+		}
 		part, err := json5.Parse(text)
 		if err != nil {
 			l.syntax(err, file)

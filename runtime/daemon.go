@@ -37,6 +37,7 @@ import (
 	"github.com/hanzoai/hanzod/nodes/push"
 	"github.com/hanzoai/hanzod/ops"
 	"github.com/hanzoai/hanzod/runs"
+	"github.com/hanzoai/hanzod/runtime/backup"
 	"github.com/hanzoai/hanzod/runtime/listen"
 	"github.com/hanzoai/hanzod/runtime/logs"
 	"github.com/hanzoai/hanzod/runtime/metrics"
@@ -143,6 +144,7 @@ type Daemon struct {
 	guard                 *listen.Guard       // of tcp
 	cert                  *listen.Certificate // nil when nothing speaks TLS
 	logFile               io.Closer
+	backingUp             sync.Mutex // held by the one backup under way
 
 	fatal chan error
 	ready chan struct{}
@@ -183,6 +185,9 @@ func (d *Daemon) open(ctx context.Context, console io.Writer) error {
 	early, _, err := logs.New(d.logOptions(console, ""))
 	if err != nil {
 		return err
+	}
+	if backup.Pending(d.cfg.StateDir) {
+		return backup.ErrUnfinished // the configuration was read from the old state, or from half of the new one
 	}
 	// The lock comes first: a second daemon touches nothing of the first, its log included.
 	d.store, err = store.Open(ctx, d.cfg.StateDir, store.Options{
@@ -364,7 +369,7 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 		Remote: func() rpc.Remote {
 			return rpc.Remote{Addresses: d.RemoteAddresses(), Fingerprint: d.TLSFingerprint(), Name: machineName()}
 		},
-		Bus: d.bus, Render: compat.Payload, SharedSecret: d.sharedSecret, Bearer: d.identity.Bearer, NodeName: d.nodes.Name,
+		Bus: d.bus, Render: compat.Payload, SharedSecret: d.sharedSecret, Backup: d.backup, Bearer: d.identity.Bearer, NodeName: d.nodes.Name,
 		Presence: d.presence, Version: Version, Now: d.now,
 		Log: d.subsystem("rpc"), Metrics: d.metrics,
 	})

@@ -55,6 +55,8 @@ type Service struct {
 	mu      sync.Mutex
 	health  *Health // nil until the first refresh
 	version uint64
+	// diagnosis is the one under way, nil when there is none.
+	diagnosis *diagnosing
 
 	refresh  chan struct{}
 	presence chan struct{}

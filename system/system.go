@@ -6,11 +6,13 @@
 package system
 
 import (
+	"context"
 	"time"
 
 	"github.com/hanzoai/hanzod/config"
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/identity"
+	"github.com/hanzoai/hanzod/system/doctor"
 )
 
 // Heartbeat is how often an agent looks for work of its own.
@@ -82,6 +84,8 @@ type Facts struct {
 	Agents func() (agents []Agent, defaultID string)
 	// Config reads the configuration file and shows what it says now, without its secrets.
 	Config func() (config.View, error)
+	// Diagnose looks for what is wrong, until ctx ends at the latest; nil finds nothing.
+	Diagnose func(ctx context.Context) []doctor.Finding
 }
 
 // Versions count the changes of presence and health. They start at 1 and only grow.
@@ -159,4 +163,7 @@ var (
 	ErrLogRange  = errs.Define(errs.Invalid, "system.log_range", "limit goes from 1 to 5000, maxBytes from 1 to 1000000, and cursor from 0")
 	ErrConfig    = errs.Define(errs.Unavailable, "system.config", "the config file cannot be read; check that it is there and that the daemon may read it")
 	ErrLocalOnly = errs.Define(errs.Denied, "system.local_only", "the shared secret is shown on the local socket only")
+	// ErrBackupLocal and ErrBackupBusy are refusals of a backup.
+	ErrBackupLocal = errs.Define(errs.Denied, "system.backup_local", "a backup holds every secret and is made on the local socket only")
+	ErrBackupBusy  = errs.Define(errs.Exhausted, "system.backup_busy", "another backup is being made; try again later")
 )

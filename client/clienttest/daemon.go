@@ -87,6 +87,7 @@ type Daemon struct {
 	knocks    int
 	minted    int
 	remote    *Remote
+	findings  []*systemv1.Finding
 }
 
 // New starts a Daemon on a socket in a temporary directory. It stops with the test.

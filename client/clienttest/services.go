@@ -268,3 +268,17 @@ func (d *Daemon) FollowLogs(in *systemv1.FollowLogsRequest, s grpc.ServerStreami
 func (d *Daemon) GetSharedSecret(context.Context, *systemv1.GetSharedSecretRequest) (*systemv1.GetSharedSecretResponse, error) {
 	return &systemv1.GetSharedSecretResponse{AuthMode: "token", Secret: Secret}, nil
 }
+
+// Diagnose answers with what Findings was given.
+func (d *Daemon) Diagnose(context.Context, *systemv1.DiagnoseRequest) (*systemv1.DiagnoseResponse, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return &systemv1.DiagnoseResponse{Findings: d.findings, At: timestamppb.Now(), Version: "0.0.0-test", Pid: int64(os.Getpid())}, nil
+}
+
+// Findings sets what the daemon finds when it is diagnosed.
+func (d *Daemon) Findings(all ...*systemv1.Finding) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.findings = all
+}

@@ -21,6 +21,7 @@ import (
 	"github.com/hanzoai/hanzod/client"
 	"github.com/hanzoai/hanzod/config"
 	"github.com/hanzoai/hanzod/runtime"
+	"github.com/hanzoai/hanzod/runtime/backup"
 	"github.com/hanzoai/hanzod/runtime/service"
 	"github.com/hanzoai/hanzod/store"
 )
@@ -51,7 +52,9 @@ func Main() int {
 	if err == nil || (ctx.Err() != nil && errors.Is(err, context.Canceled)) {
 		return 0 // done, or told to stop before it had started
 	}
-	fmt.Fprintln(os.Stderr, "hanzod: "+err.Error())
+	if _, told := errors.AsType[problemsError](err); !told {
+		fmt.Fprintln(os.Stderr, "hanzod: "+err.Error())
+	}
 	return exitCode(err)
 }
 
@@ -78,12 +81,17 @@ func exitCode(err error) int {
 	case errors.As(err, &bad), errors.As(err, &refused):
 		return exitConfig
 	case errors.Is(err, store.ErrLocked), errors.Is(err, store.ErrCorrupt), errors.Is(err, store.ErrForeign),
-		errors.Is(err, store.ErrNewer):
+		errors.Is(err, store.ErrNewer), errors.Is(err, backup.ErrUnfinished):
 		return exitConfig
 	default:
 		return exitFailure
 	}
 }
+
+// problemsError ends a command that told already what is wrong.
+type problemsError struct{}
+
+func (problemsError) Error() string { return "there are problems" }
 
 // usageError is a wrong command line.
 type usageError struct{ error }
@@ -115,7 +123,8 @@ Talk to a running daemon with hanzoctl.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w\nRun '%s --help' for the flags", err, c.CommandPath())}
 	})
-	root.AddCommand(runCmd(out, errOut), nodeCmd(out, errOut), tlsCmd(out, errOut), serviceCmd(out, errOut), versionCmd(out), environTopic())
+	root.AddCommand(runCmd(out, errOut), nodeCmd(out, errOut), tlsCmd(out, errOut), serviceCmd(out, errOut),
+		backupCmd(out, errOut), restoreCmd(out, errOut), versionCmd(out), environTopic())
 	return root
 }
 
@@ -183,6 +192,9 @@ hanzod's or of a newer version.`,
 			}
 			if cmd.Flags().Changed("grpc-port") {
 				opts.GRPCPort = &grpc
+			}
+			if err := finishRestore(errOut, opts); err != nil {
+				return err
 			}
 			cfg, err := config.Load(opts)
 			if err != nil {

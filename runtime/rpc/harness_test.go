@@ -126,6 +126,10 @@ func (d systemOf) Status(context.Context, identity.Caller) (system.Status, error
 	return system.Status{}, d.err
 }
 
+func (d systemOf) Diagnose(context.Context, identity.Caller) (system.Diagnosis, error) {
+	return system.Diagnosis{}, d.err
+}
+
 func (d systemOf) Presence(context.Context, identity.Caller) ([]system.Presence, error) {
 	return nil, d.err
 }

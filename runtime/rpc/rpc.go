@@ -117,6 +117,7 @@ type Approvals interface {
 type System interface {
 	Health(ctx context.Context, c identity.Caller, probe bool) (system.Health, error)
 	Status(context.Context, identity.Caller) (system.Status, error)
+	Diagnose(context.Context, identity.Caller) (system.Diagnosis, error)
 	Presence(context.Context, identity.Caller) ([]system.Presence, error)
 	TailLogs(context.Context, identity.Caller, system.TailIn) (system.TailOut, error)
 	FollowLogs(ctx context.Context, c identity.Caller, lines int, send func(line string) error) error
@@ -159,6 +160,8 @@ type Deps struct {
 	Render func(events.Event) ([]byte, bool)
 	// SharedSecret returns what remote clients present. It refuses callers that may not know it.
 	SharedSecret func(identity.Caller) (mode, secret string, err error)
+	// Backup writes a backup. It refuses callers that may not have one.
+	Backup func(ctx context.Context, c identity.Caller, w io.Writer, progress func(done, all int64)) error
 	// Bearer finds the caller that a token stands for. The door fills in where it came from.
 	Bearer func(ctx context.Context, token string, from identity.Peer) (identity.Caller, error)
 	// NodeName returns the name to show for a node, "" when it is unknown.

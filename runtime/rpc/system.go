@@ -11,6 +11,7 @@ import (
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/system"
+	"github.com/hanzoai/hanzod/system/doctor"
 )
 
 type systemServer struct {
@@ -36,6 +37,59 @@ func (y *systemServer) TailLogs(ctx context.Context, req *systemv1.TailLogsReque
 
 func (y *systemServer) GetSharedSecret(ctx context.Context, req *systemv1.GetSharedSecretRequest) (*systemv1.GetSharedSecretResponse, error) {
 	return call(ctx, req, nothing, y.secret, secretToProto)
+}
+
+func (y *systemServer) Diagnose(ctx context.Context, req *systemv1.DiagnoseRequest) (*systemv1.DiagnoseResponse, error) {
+	return call(ctx, req, nothing, without(y.s.d.System.Diagnose), diagnosisToProto)
+}
+
+// Backup sends the archive in pieces as it is made.
+func (y *systemServer) Backup(_ *systemv1.BackupRequest, stream systemv1.SystemService_BackupServer) error {
+	ctx := stream.Context()
+	c, ok := callerFrom(ctx)
+	if !ok {
+		return errNoCaller
+	}
+	p := &pieces{send: stream.Send}
+	err := y.s.d.Backup(ctx, c, p, func(done, all int64) { p.done, p.all = uint64(done), uint64(all) })
+	if err != nil {
+		return err
+	}
+	return p.flush()
+}
+
+// pieceSize is how much of a backup goes in one message, in bytes.
+const pieceSize = 256 << 10
+
+// pieces sends what is written to it in messages of one size. A reader that does not read holds up its own
+// backup only: the state is copied by then.
+type pieces struct {
+	send      func(*systemv1.BackupResponse) error
+	buf       []byte
+	done, all uint64
+}
+
+func (p *pieces) Write(b []byte) (int, error) {
+	n := len(b)
+	for len(b) > 0 {
+		k := min(len(b), pieceSize-len(p.buf))
+		p.buf, b = append(p.buf, b[:k]...), b[k:]
+		if len(p.buf) == pieceSize {
+			if err := p.flush(); err != nil {
+				return 0, err
+			}
+		}
+	}
+	return n, nil
+}
+
+func (p *pieces) flush() error {
+	if len(p.buf) == 0 {
+		return nil
+	}
+	err := p.send(&systemv1.BackupResponse{Data: p.buf, Done: p.done, All: p.all})
+	p.buf = nil // the message may still be read
+	return err
 }
 
 type sharedSecret struct{ mode, secret string }
@@ -119,6 +173,21 @@ func healthToProto(h system.Health) (*systemv1.GetHealthResponse, error) {
 		}
 	}
 	return r, nil
+}
+
+func diagnosisToProto(d system.Diagnosis) (*systemv1.DiagnoseResponse, error) {
+	r := &systemv1.DiagnoseResponse{At: timeToProto(d.At), Version: d.Version, Pid: int64(d.PID), Findings: make([]*systemv1.Finding, len(d.Findings))}
+	for i, f := range d.Findings {
+		r.Findings[i] = &systemv1.Finding{
+			Check: f.Check, Severity: severities[f.Severity], What: cleanText(f.What), Next: cleanText(f.Next), Fixable: f.Fixable,
+		}
+	}
+	return r, nil
+}
+
+var severities = map[doctor.Severity]systemv1.Severity{
+	doctor.OK: systemv1.Severity_SEVERITY_OK, doctor.Note: systemv1.Severity_SEVERITY_NOTE,
+	doctor.Warning: systemv1.Severity_SEVERITY_WARNING, doctor.Error: systemv1.Severity_SEVERITY_ERROR,
 }
 
 func heartbeatToProto(h system.Heartbeat) *systemv1.Heartbeat {

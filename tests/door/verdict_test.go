@@ -139,7 +139,10 @@ func newHouse(t *testing.T) *house {
 	server := rpc.New(rpc.Deps{
 		Catalogue: catalogue, Gate: g, Nodes: ns, Approvals: app, Policy: rules, Runs: rs, System: sys, Bus: bus, Render: compat.Payload,
 		SharedSecret: func(identity.Caller) (string, string, error) { return "", "", system.ErrLocalOnly },
-		Bearer:       id.Bearer, NodeName: ns.Name, Log: log, Metrics: noMetrics{},
+		Backup: func(context.Context, identity.Caller, io.Writer, func(done, all int64)) error {
+			return system.ErrBackupLocal
+		},
+		Bearer: id.Bearer, NodeName: ns.Name, Log: log, Metrics: noMetrics{},
 		Devices: id, DeviceConnections: func() map[string]int { return map[string]int{} }, Remote: func() rpc.Remote { return rpc.Remote{} },
 	})
 	h.channel = new(inprocgrpc.Channel).WithServerUnaryInterceptor(server.UnaryInterceptor()).WithServerStreamInterceptor(server.StreamInterceptor())
@@ -338,6 +341,8 @@ func byLegacy(t *testing.T, c *legacy, op *ops.Operation) string {
 // missing names the doors that an operation lacks, and why.
 var missing = map[string]string{
 	"/hanzo.system.v1.SystemService/GetSharedSecret":     "the secret is shown on the local socket only: no REST, no legacy",
+	"/hanzo.system.v1.SystemService/Diagnose":            "the original cannot diagnose itself",
+	"/hanzo.system.v1.SystemService/Backup":              "a backup holds every secret and is made on the local socket only: no REST, no legacy",
 	"/hanzo.system.v1.SystemService/WatchEvents":         "legacy clients get events without asking",
 	"/hanzo.system.v1.SystemService/FollowLogs":          "the legacy protocol has no streams",
 	"/hanzo.nodes.v1.NodeService/WatchNodes":             "the legacy protocol has no streams",
