@@ -168,10 +168,11 @@ func TestLibrariesStayBehindOneDoor(t *testing.T) {
 	}
 }
 
-// No domain type carries a tag of a wire format: codecs live at the doors.
+// No domain type carries a tag of a wire format: codecs live at the doors. Findings are what two programs print
+// alike.
 func TestDomainsHaveNoJSONTags(t *testing.T) {
 	cmd := exec.Command("grep", "-rnE", "`json:", "--include=*.go", "--exclude=*_test.go",
-		"../../errs", "../../identity", "../../events", "../../nodes", "../../system", "../../approvals", "../../runs", "--exclude-dir=host", "--exclude-dir=policy", "--exclude-dir=audit", "--exclude-dir=push", "--exclude-dir=iam")
+		"../../errs", "../../identity", "../../events", "../../nodes", "../../system", "../../approvals", "../../runs", "--exclude-dir=host", "--exclude-dir=policy", "--exclude-dir=audit", "--exclude-dir=push", "--exclude-dir=iam", "--exclude-dir=doctor")
 	if out, err := cmd.Output(); err == nil {
 		t.Errorf("JSON tags in a domain:\n%s", out)
 	}
