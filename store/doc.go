@@ -21,6 +21,10 @@
 //
 //	meta
 //	  schema                       8 bytes big endian: number of the last migration that ran
+//	  readable_from                8 bytes big endian: the oldest schema whose hanzod may open this file;
+//	                               without it that is schema
+//	  touched_by                   8 bytes big endian: the oldest schema whose hanzod wrote to this file of
+//	                               a newer one; gone once the newer one has opened it again
 //	  voice_wake                   record: the words that wake voice clients, when somebody set some
 //	devices
 //	  <device id>                  record: one paired device with its tokens (secrets)
@@ -70,6 +74,22 @@
 // decoder keeps reading the old one. A new bucket, or another key layout, needs a migration: a
 // function of its own at the end of the list in schema.go, and a file in testdata from before it
 // with a test. The files there are never written again.
+//
+// # Upgrades and the way back
+//
+// An older hanzod opens a database of a newer schema when readable_from allows it, so that an upgrade
+// whose program does not come up can be undone without losing what was acknowledged meanwhile. It leaves
+// alone the buckets that it does not know, and carries the fields of records that it does not know when it
+// writes them over. So a migration keeps readableFrom where it is when it only adds:
+//
+//   - It adds buckets, keys of meta or fields. It changes no key, no record version and no meaning, and
+//     adds no value to a field whose old values are all that an older decoder takes.
+//   - It can run again, over what an older hanzod has written since: it makes what is missing, and fills an
+//     index anew.
+//   - What it adds holds no secret that has to go when the record changes: an older hanzod carries it on.
+//
+// Any other migration sets readableFrom to its own number. "hanzod service upgrade" does not cross that
+// line unless it is told to, because there is no way back over it but a backup.
 //
 // # Writes
 //

@@ -104,14 +104,16 @@ func inspect(path string, info os.FileInfo) error {
 	if err != nil {
 		return openError(path, err)
 	}
-	var schema uint64
+	var schema, readable uint64
 	var known bool
 	err = withFaults(func() error {
 		return db.View(func(tx *bolt.Tx) error {
 			if err := readPages(path, db, tx, nil); err != nil {
 				return err
 			}
-			schema, known = schemaOf(tx)
+			if schema, known = schemaOf(tx); known && schema > 0 {
+				readable = readableBy(tx, schema)
+			}
 			return nil
 		})
 	})
@@ -123,7 +125,7 @@ func inspect(path string, info os.FileInfo) error {
 		return corrupt(path, err)
 	case !known:
 		return foreign(path, "it holds something else")
-	case schema > uint64(len(migrations)):
+	case readable > uint64(len(migrations)):
 		e := ErrNewer.With("path", path, "schema", schema, "known", uint64(len(migrations)))
 		return e.WithText(fmt.Sprintf(
 			"%s was written by a newer hanzod (schema %d; this one knows %d); install that version again, or restore a backup from before the upgrade",

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -229,17 +228,6 @@ func TestForeignFiles(t *testing.T) {
 		edit(t, dir, func(tx *bolt.Tx) error { return tx.DeleteBucket(bucketAudit) })
 		wantRefused(t, dir, ErrCorrupt, "bucket audit is missing")
 	})
-}
-
-func TestNewerSchema(t *testing.T) {
-	dir := t.TempDir()
-	open(t, dir).Close()
-	edit(t, dir, func(tx *bolt.Tx) error {
-		return tx.Bucket(bucketMeta).Put(keySchema, binary.BigEndian.AppendUint64(nil, 99))
-	})
-	wantRefused(t, dir, ErrNewer, "schema 99")
-	_, err := Open(t.Context(), dir, Options{})
-	wantClass(t, err, errs.Conflict)
 }
 
 // copyOf puts a database from testdata into a directory of its own.

@@ -2,6 +2,7 @@ package store
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	bolt "go.etcd.io/bbolt"
@@ -29,6 +30,8 @@ var (
 	bucketAuditOpen         = []byte("audit_open")
 
 	keySchema    = []byte("schema")
+	keyReadable  = []byte("readable_from")
+	keyTouched   = []byte("touched_by")
 	keyVoiceWake = []byte("voice_wake")
 
 	keyAuditBase = []byte("base")
@@ -50,6 +53,16 @@ var migrations = []func(*bolt.Tx) error{
 	migrateTo2,
 	migrateTo3,
 	migrateTo4,
+}
+
+// readableFrom is the oldest schema whose hanzod may open a database of the newest one. It stays as it is
+// when a migration only adds, see the rules in doc.go; otherwise it becomes the new schema's number, and
+// an upgrade across it has no way back.
+const readableFrom = 4
+
+// Schema is the newest schema that this hanzod writes, and the oldest whose hanzod opens it as well.
+func Schema() (newest, readable uint64) {
+	return uint64(len(migrations)), min(readableFrom, uint64(len(migrations)))
 }
 
 // migrateTo1 makes the buckets of the first schema.
@@ -97,23 +110,36 @@ func schemaOf(tx *bolt.Tx) (n uint64, known bool) {
 	return binary.BigEndian.Uint64(v), true
 }
 
+// readableBy reads the oldest schema whose hanzod may open a database: its own where nothing says
+// otherwise.
+func readableBy(tx *bolt.Tx, schema uint64) uint64 {
+	if v := tx.Bucket(bucketMeta).Get(keyReadable); len(v) == 8 {
+		return min(binary.BigEndian.Uint64(v), schema)
+	}
+	return schema
+}
+
 // migrate runs what is missing, in one transaction: all of it or nothing. It returns the schema it
 // found, and makes sure that every bucket is there afterwards.
+//
+// A database of a newer schema that may be read is marked with the schema of this program: the newer
+// one runs its migrations again when it comes back, over what was written meanwhile.
 func migrate(db *bolt.DB) (from uint64, err error) {
 	to := uint64(len(migrations))
+	var touched uint64
 	err = db.View(func(tx *bolt.Tx) error {
 		from, _ = schemaOf(tx)
+		touched = touchedBy(tx)
 		return nil
 	})
-	if err == nil && from < to {
-		err = db.Update(func(tx *bolt.Tx) error {
-			for i, step := range migrations[from:] {
-				if err := step(tx); err != nil {
-					return fmt.Errorf("migration to schema %d: %w", from+uint64(i)+1, err)
-				}
-			}
-			return tx.Bucket(bucketMeta).Put(keySchema, binary.BigEndian.AppendUint64(nil, to))
-		})
+	switch {
+	case err != nil:
+	case from > to:
+		if touched == 0 || touched > to {
+			err = db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketMeta).Put(keyTouched, number(to)) })
+		}
+	case from < to, touched != 0 && touched < to:
+		err = db.Update(func(tx *bolt.Tx) error { return migrateFrom(tx, from, touched) })
 	}
 	if err != nil {
 		return from, err
@@ -127,3 +153,32 @@ func migrate(db *bolt.DB) (from uint64, err error) {
 		return nil
 	})
 }
+
+// migrateFrom brings a database of a schema to the newest. touched is the schema of an older hanzod that
+// has written to it since, 0 for none.
+func migrateFrom(tx *bolt.Tx, from, touched uint64) error {
+	if touched != 0 {
+		from = min(from, touched)
+	}
+	to := uint64(len(migrations))
+	for i, step := range migrations[from:] {
+		if err := step(tx); err != nil {
+			return fmt.Errorf("migration to schema %d: %w", from+uint64(i)+1, err)
+		}
+	}
+	_, readable := Schema()
+	meta := tx.Bucket(bucketMeta)
+	return errors.Join(meta.Put(keySchema, number(to)), meta.Put(keyReadable, number(readable)), meta.Delete(keyTouched))
+}
+
+// touchedBy is the schema of the oldest hanzod that wrote to a newer database, 0 for none.
+func touchedBy(tx *bolt.Tx) uint64 {
+	if meta := tx.Bucket(bucketMeta); meta != nil {
+		if v := meta.Get(keyTouched); len(v) == 8 {
+			return binary.BigEndian.Uint64(v)
+		}
+	}
+	return 0
+}
+
+func number(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }

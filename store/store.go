@@ -74,11 +74,15 @@ func Open(ctx context.Context, dir string, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, errors.Join(err, lock.release())
 	}
-	if to := uint64(len(migrations)); from < to {
+	switch to := uint64(len(migrations)); {
+	case from < to:
 		opts.Log.Info("store migrated", "path", filepath.Join(dir, fileName), "from", from, "to", to)
+	case from > to:
+		opts.Log.Warn("the database was written by a newer hanzod; what this one does not know stays as it is",
+			"path", filepath.Join(dir, fileName), "schema", from, "known", to)
 	}
 	s := &Store{dir: dir, db: db, lock: lock}
-	s.w = newWriter(db, opts.Audit, func(err error) {
+	s.w = newWriter(db, opts.Audit, from > uint64(len(migrations)), func(err error) {
 		opts.Log.Error("store stopped", "path", filepath.Join(dir, fileName), "err", err)
 		if opts.OnFatal != nil {
 			opts.OnFatal(err)

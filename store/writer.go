@@ -50,13 +50,19 @@ type txn struct {
 	// head is where the newest row of the audit log is told, limits bound the log.
 	head   *auditEnd
 	limits AuditLimits
+	// newer says that the database may hold what this program does not know.
+	newer bool
 }
 
 func (t *txn) get(bucket, key []byte) []byte { return t.tx.Bucket(bucket).Get(key) }
 
 func (t *txn) put(bucket, key, value []byte) error {
 	t.dirty = true
-	return t.tx.Bucket(bucket).Put(key, value)
+	b := t.tx.Bucket(bucket)
+	if t.newer {
+		value = carry(bucket, b.Get(key), value)
+	}
+	return b.Put(key, value)
 }
 
 func (t *txn) delete(bucket, key []byte) error {
@@ -78,6 +84,7 @@ type writer struct {
 	// audited hears of the newest row of the audit log once it is on disk; nil when nobody does.
 	audited func(auditEnd)
 	limits  AuditLimits
+	newer   bool // see txn
 	// head is the newest row that the transaction at hand wrote, zero when it wrote none.
 	head auditEnd
 
@@ -90,8 +97,8 @@ type writer struct {
 	stopped chan struct{}
 }
 
-func newWriter(db *bolt.DB, limits AuditLimits, onFatal func(error)) *writer {
-	w := &writer{db: db, onFatal: onFatal, limits: limits.orDefault(), commit: (*bolt.Tx).Commit, stopped: make(chan struct{})}
+func newWriter(db *bolt.DB, limits AuditLimits, newer bool, onFatal func(error)) *writer {
+	w := &writer{db: db, onFatal: onFatal, limits: limits.orDefault(), newer: newer, commit: (*bolt.Tx).Commit, stopped: make(chan struct{})}
 	w.wake.L = &w.mu
 	go w.run()
 	return w
@@ -240,7 +247,7 @@ func (w *writer) prepare(group []*op) (*bolt.Tx, error) {
 			if o.removed {
 				continue
 			}
-			t := &txn{tx: tx, head: &w.head, limits: w.limits}
+			t := &txn{tx: tx, head: &w.head, limits: w.limits, newer: w.newer}
 			o.err = call(o.fn, t)
 			if o.err != nil && t.dirty {
 				o.removed, again = true, true

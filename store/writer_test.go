@@ -338,7 +338,7 @@ func TestFileGone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Store{dir: dir, db: db, w: newWriter(db, AuditLimits{}, func(err error) { fatal <- err })}
+	s := &Store{dir: dir, db: db, w: newWriter(db, AuditLimits{}, false, func(err error) { fatal <- err })}
 	create(t, s, pending("a", 0))
 	files[0].Close()
 	_, err = s.UpdateApproval(t.Context(), "a", decide("denied", "deny", start))
