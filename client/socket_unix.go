@@ -17,7 +17,7 @@ func socketPath(dir string) string {
 	if len(path) <= maxSocketPath {
 		return path
 	}
-	uid := strconv.Itoa(os.Getuid())
+	uid := strconv.Itoa(os.Geteuid())
 	// /run/user comes second so that a client without a login session finds the same place.
 	for _, base := range []string{os.Getenv("XDG_RUNTIME_DIR"), "/run/user/" + uid, os.TempDir()} {
 		if info, err := os.Stat(base); base == "" || err != nil || !info.IsDir() {
@@ -44,7 +44,7 @@ func dialSocket(ctx context.Context, path string) (net.Conn, error) {
 	if !ok {
 		return nil, fmt.Errorf("the owner of %s cannot be read", path)
 	}
-	if uid := int(st.Uid); !trusted(uid, os.Getuid()) {
+	if uid := int(st.Uid); !trusted(uid, os.Geteuid()) {
 		return nil, &refused{code: CodeForeignSocket, text: fmt.Sprintf(
 			"the socket %s belongs to user %d, not to you; run this as that user, or name your own socket with --socket", path, uid)}
 	}

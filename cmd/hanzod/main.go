@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -129,13 +130,25 @@ Talk to a running daemon with hanzoctl.`,
 }
 
 func versionCmd(out io.Writer) *cobra.Command {
-	return &cobra.Command{
+	var output string
+	c := &cobra.Command{
 		Use: "version", Short: "Print the version", Args: noArgs,
+		Long: `version prints the version of this program. With --output json it also says which schema of
+the database it writes, and the oldest schema whose hanzod can read that.`,
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintln(out, "hanzod "+runtime.Version)
-			return err
+			switch output {
+			case "text":
+				_, err := fmt.Fprintln(out, "hanzod "+runtime.Version)
+				return err
+			case "json":
+				newest, readable := store.Schema()
+				return json.NewEncoder(out).Encode(service.Facts{Version: runtime.Version, Schema: newest, ReadableFrom: readable})
+			}
+			return usageError{fmt.Errorf("--output %q must be text or json", output)}
 		},
 	}
+	c.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	return c
 }
 
 // stateFlags are the flags that say where configuration and state are.

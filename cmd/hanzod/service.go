@@ -118,6 +118,9 @@ What the daemon is to do belongs in its configuration file; the flags here are t
 			if err != nil {
 				return err
 			}
+			if err := makeState(spec); err != nil {
+				return err
+			}
 			if err := s.Install(f.force); err != nil {
 				return err
 			}
@@ -221,10 +224,24 @@ func (f *installFlags) spec(cmd *cobra.Command) (service.Spec, error) {
 	if cmd.Flags().Changed("port") {
 		opts.Port = &f.port
 	}
-	if _, err := config.Load(opts); err != nil {
+	err = asAccount(spec.RunAs, func() error {
+		_, err := config.Load(opts)
+		return err
+	})
+	if err != nil {
 		return spec, configError{err}
 	}
 	return spec, nil
+}
+
+// makeState makes the directories that the service manager expects to be there, as the account that they
+// belong to: a service that is shut in could not make them itself.
+func makeState(spec service.Spec) error {
+	err := asAccount(spec.RunAs, func() error { return os.MkdirAll(filepath.Join(spec.StateDir, "logs"), 0o700) })
+	if err != nil && spec.RunAs != "" {
+		return fmt.Errorf("make the state directory as %s: %w\nMake the home directory of that account first, or name a directory of its own with --state-dir", spec.RunAs, err)
+	}
+	return err
 }
 
 // account is whose service it is to be.
@@ -283,6 +300,15 @@ func serviceControlCmd(out io.Writer, action, short, done string) *cobra.Command
 	return c
 }
 
+// ask asks the daemon of a service for its version and process.
+func ask(ctx context.Context, spec service.Spec) (version string, pid int, err error) {
+	err = asAccount(spec.RunAs, func() (err error) {
+		version, pid, err = runtime.Ask(ctx, spec.StateDir)
+		return err
+	})
+	return version, pid, err
+}
+
 // control does it and, when a daemon is to run then, waits until it answers.
 func control(ctx context.Context, out io.Writer, s *service.Service, spec service.Spec, action, done string) error {
 	if err := s.Control(action); err != nil {
@@ -297,7 +323,7 @@ func control(ctx context.Context, out io.Writer, s *service.Service, spec servic
 	tick := time.NewTicker(readyEvery)
 	defer tick.Stop()
 	for {
-		version, pid, err := runtime.Ask(ctx, spec.StateDir)
+		version, pid, err := ask(ctx, spec)
 		if err == nil {
 			fmt.Fprintf(out, "%s: hanzod %s, process %d\n", done, version, pid)
 			return nil
@@ -339,7 +365,7 @@ is asked for, unless --yes says so.`,
 				fmt.Fprintln(out, "removed the service; the state stays in "+spec.StateDir)
 				return nil
 			}
-			if err := store.Purge(spec.StateDir); err != nil {
+			if err := asAccount(spec.RunAs, func() error { return store.Purge(spec.StateDir) }); err != nil {
 				return err
 			}
 			fmt.Fprintln(out, "removed the service and "+spec.StateDir)
@@ -402,7 +428,7 @@ with 1 when it is not installed or does not answer.`,
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), 2*time.Second)
 			defer cancel()
-			if st.Version, st.PID, err = runtime.Ask(ctx, spec.StateDir); err == nil {
+			if st.Version, st.PID, err = ask(ctx, spec); err == nil {
 				st.Answers = true
 			}
 			if output == "json" {
@@ -557,13 +583,17 @@ func tail(ctx context.Context, out io.Writer, path string, lines int, follow boo
 }
 
 func serviceUpgradeCmd(out io.Writer) *cobra.Command {
-	var system bool
+	var system, oneWay bool
 	var binary string
 	c := &cobra.Command{
 		Use: "upgrade --binary FILE", Short: "Replace the program of the service and restart it", Args: noArgs,
 		Long: `upgrade puts another hanzod in the place of the installed one and restarts the service.
 The daemon drains first; clients and nodes are told and come back by themselves, and what
-was acknowledged is there. When the new program does not come up, the old one is put back.`,
+was acknowledged is there. When the new program does not come up, the old one is put back
+and serves on with the same database.
+
+A program that would change the database so that the installed one could not read it any
+more is refused, because there would be no way back. Make a backup, and say --one-way.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if binary == "" {
 				return usageError{errors.New("name the new program with --binary")}
@@ -576,11 +606,14 @@ was acknowledged is there. When the new program does not come up, the old one is
 			if err != nil {
 				return err
 			}
-			ask := func(ctx context.Context) (string, int, error) { return runtime.Ask(ctx, spec.StateDir) }
-			return s.Upgrade(cmd.Context(), path, ask, func(step string) { fmt.Fprintln(out, step) })
+			return s.Upgrade(cmd.Context(), service.UpgradeOptions{
+				Binary: path, OneWay: oneWay,
+				Running: func(ctx context.Context) (string, int, error) { return ask(ctx, spec) }, Say: func(step string) { fmt.Fprintln(out, step) },
+			})
 		},
 	}
 	systemFlag(c, &system)
 	c.Flags().StringVar(&binary, "binary", "", "the new program")
+	c.Flags().BoolVar(&oneWay, "one-way", false, "also when the installed program could not read the database any more")
 	return c
 }

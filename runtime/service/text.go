@@ -61,7 +61,8 @@ func Systemd(s Spec) string {
 			for _, l := range []string{
 				"PrivateDevices=yes", "ProtectClock=yes", "ProtectControlGroups=yes", "ProtectHostname=yes",
 				"ProtectKernelLogs=yes", "ProtectKernelModules=yes", "ProtectKernelTunables=yes", "ProtectSystem=strict",
-				"PrivateTmp=yes", "CapabilityBoundingSet=",
+				"PrivateTmp=yes", "CapabilityBoundingSet=", "ProtectProc=invisible", "RemoveIPC=yes", "KeyringMode=private",
+				"SystemCallFilter=@system-service", "SystemCallErrorNumber=EPERM",
 			} {
 				line("%s", l)
 			}

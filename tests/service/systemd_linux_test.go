@@ -136,6 +136,11 @@ func newWorld(t *testing.T) *world {
 	for _, name := range []string{"hanzod", "hanzoctl"} {
 		link(t, filepath.Join(os.Getenv(programs), name), filepath.Join(bin, name))
 	}
+	// /tmp is the machine's, and none of this one's to clean.
+	must(os.MkdirAll(w.home+"/.config/systemd/user", 0o755))
+	for _, unit := range []string{"systemd-tmpfiles-setup.service", "systemd-tmpfiles-clean.service", "systemd-tmpfiles-clean.timer"} {
+		must(os.Symlink("/dev/null", w.home+"/.config/systemd/user/"+unit))
+	}
 	w.env = append(proc.Env(w.home), "XDG_RUNTIME_DIR="+runtimeDir, "XDG_CONFIG_HOME="+w.home+"/.config")
 	manager := exec.Command(managerPath, "--user", "--log-target=console", "--log-level=warning")
 	manager.Env = w.env
