@@ -143,8 +143,7 @@ func (e Environ) Secret(name string) (from string, value Secret, err error) {
 	}
 	text, err := readFile(path, maxSecretFileBytes)
 	if err != nil {
-		var where *fs.PathError
-		if errors.As(err, &where) {
+		if where, ok := errors.AsType[*fs.PathError](err); ok {
 			err = where.Err
 		}
 		return "", Secret{}, fmt.Errorf("%s: %s cannot be read: %w", file, path, err)

@@ -124,8 +124,14 @@ characters of its id will do.`,
 		a.enrollCmd(), a.contextCmd(), a.attachCmd(),
 		a.eventsCmd(), a.logsCmd(), a.tokenCmd(), a.versionCmd(), exitCodesTopic(), remoteTopic(),
 	)
+	if docsCmd != nil {
+		root.AddCommand(docsCmd(root))
+	}
 	return root
 }
+
+// docsCmd makes the command that writes man pages and completions; builds with the tag "docs" have it.
+var docsCmd func(root *cobra.Command) *cobra.Command
 
 func must(err error) {
 	if err != nil {

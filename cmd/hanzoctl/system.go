@@ -255,6 +255,7 @@ func (a *app) versionCmd() *cobra.Command {
   hanzoctl version -o json`,
 		RunE: func(*cobra.Command, []string) error {
 			b := built{Version: version(), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+			b.Revision = revision
 			if info, ok := debug.ReadBuildInfo(); ok {
 				for _, s := range info.Settings {
 					if s.Key == "vcs.revision" {
@@ -266,8 +267,14 @@ func (a *app) versionCmd() *cobra.Command {
 		}}
 }
 
-// version is the version of the module, as the Go tool recorded it.
+// release and revision are set by a build that knows better than the Go tool.
+var release, revision string
+
+// version is the version of the build, else that of the module, as the Go tool recorded it.
 func version() string {
+	if release != "" {
+		return release
+	}
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
 		return info.Main.Version
 	}

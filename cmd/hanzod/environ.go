@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -75,10 +76,8 @@ func choice(name, without string, allowed ...string) (string, error) {
 	if v == "" {
 		return without, nil
 	}
-	for _, a := range allowed {
-		if v == a {
-			return v, nil
-		}
+	if slices.Contains(allowed, v) {
+		return v, nil
 	}
 	return "", fmt.Errorf("%s must be %s or %s, not %q", from, strings.Join(allowed[:len(allowed)-1], ", "), allowed[len(allowed)-1], v)
 }

@@ -100,6 +100,9 @@ type usageError struct{ error }
 // configError is a configuration that cannot be read or does not hold.
 type configError struct{ error }
 
+// docsCmd makes the command that writes man pages and the like; builds with the tag "docs" have it.
+var docsCmd func(root *cobra.Command) *cobra.Command
+
 func rootCmd(out, errOut io.Writer) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "hanzod",
@@ -121,6 +124,9 @@ Talk to a running daemon with hanzoctl.`,
 	}
 	root.SetOut(out)
 	root.SetErr(errOut)
+	if docsCmd != nil {
+		root.AddCommand(docsCmd(root))
+	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w\nRun '%s --help' for the flags", err, c.CommandPath())}
 	})
