@@ -225,6 +225,7 @@ var words = map[string]wording{
 	identity.ErrTooManyPending.Code:    unavailable("too many devices wait for approval; decide on some first"),
 	identity.ErrTooManyDevices.Code:    unavailable("too many devices are paired; remove some first"),
 	identity.ErrBearerRequired.Code:    invalid("unauthorized"),
+	identity.ErrMember.Code:            ownText,
 	identity.ErrBearerNotAccepted.Code: invalid("unauthorized"),
 	identity.ErrRateLimited.Code:       invalid("unauthorized: too many failed authentication attempts (retry later)"),
 

@@ -197,6 +197,9 @@ func (c *conn) admitted(id string, p connectParams, role identity.Role, adm iden
 		Principal: cmp.Or(adm.Principal, "conn:"+c.id), ClientID: c.dialect.ClientID, ClientMode: p.Client.Mode,
 		DisplayName: p.Client.DisplayName.Or(""), Local: c.peer.Local, RemoteIP: c.peer.reported,
 	}
+	if m := c.peer.Member; m != nil {
+		c.caller.DisplayName = m.Shown(c.caller.DisplayName)
+	}
 	if role == identity.RoleOperator {
 		c.caller.Scopes = adm.Scopes
 	} else {

@@ -40,6 +40,8 @@ type Options struct {
 	// port; GRPCPort also opens the gRPC door for other machines where it would be closed.
 	Port, GRPCPort *int
 	Bind           string
+	// Tailnet turns gateway.tailnet on.
+	Tailnet bool
 }
 
 // Config is everything the daemon was told. Secrets in it print as "[redacted]".
@@ -209,6 +211,7 @@ func (l *loader) override(opts Options) {
 			l.fail("--grpc-port", nil, fmt.Sprintf("Expected integer 0..65535, got %d", *opts.GRPCPort))
 		}
 	}
+	l.tailnetOverride(opts)
 	if opts.Bind != "" {
 		bind, ok := bindMode(opts.Bind)
 		if !ok {

@@ -105,6 +105,7 @@ func (l *loader) gateway(o object, g *Gateway) {
 	tailscale.choice("mode", &g.Tailscale.Mode, "off", "serve", "funnel")
 	tailscale.bool("resetOnExit", &g.Tailscale.ResetOnExit)
 	tailscale.strict()
+	l.tailnet(o.object("tailnet"), &g.Tailnet)
 
 	remote, isRemote := o.object("remote"), func() bool { return g.Mode == "remote" }
 	remote.str("url", &g.Remote.URL)

@@ -20,6 +20,7 @@ type Gateway struct {
 	Nodes                     Nodes
 	HTTP                      HTTP
 	Tailscale                 Tailscale
+	Tailnet                   Tailnet
 	Remote                    Remote
 	Reload                    Reload
 	ChannelHealthCheckMinutes int // 5; 0 is off

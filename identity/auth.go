@@ -27,6 +27,7 @@ const (
 const (
 	authTailscale AuthMode = "tailscale"
 	authOwner     AuthMode = "owner"
+	authMember    AuthMode = "tailnet"
 )
 
 // PersonScopes is what a person whom the identity service vouches for may have without a device,
@@ -52,6 +53,8 @@ type Auth struct {
 	Issuer Issuer
 	// Tailnet accepts identities of the tailnet when it is not nil.
 	Tailnet Tailnet
+	// Members is who comes over the tailnet; nil where nobody does.
+	Members Members
 	// Limit locks sources out; nil leaves it at slowing them down.
 	Limit *AuthLimit
 	// InsecureUI lets the Control UI on this machine in without a device, DeviceFreeUI the Control UI
@@ -123,8 +126,9 @@ type shared struct {
 	retryAfter time.Duration // with reason rate_limited
 	// principal is whom a proxy or an identity service vouches for, "" for others.
 	principal string
-	// person is set with method iam.
+	// person is set with method iam, member with method tailnet.
 	person Person
+	member *Member
 }
 
 // vouches is sharedAuthOk of protocol.md §4.2 for a role: somebody who holds the secret of the
@@ -139,6 +143,8 @@ func (sh shared) vouches(role Role) bool {
 		return true
 	case AuthIAM:
 		return role == RoleOperator || sh.person.Admin
+	case authMember:
+		return sh.member.May(role)
 	default:
 		return false
 	}
@@ -172,6 +178,9 @@ const reasonLimited = "rate_limited"
 func (s *Service) evaluate(ctx context.Context, c credentials) shared {
 	if c.owner {
 		return shared{ok: true, method: authOwner}
+	}
+	if m := c.from.Member; m != nil && c.from.MemberCounts {
+		return shared{ok: true, method: authMember, principal: m.Principal(), member: m}
 	}
 	switch s.auth.Mode {
 	case AuthTrustedProxy:
@@ -419,7 +428,35 @@ func (s *Service) skipsPairing(a Attempt, sh shared) bool {
 //
 // Failures count as in a connect. A device token is let in from a locked source too: nobody guesses
 // one, and who shares the address of a guesser is not to suffer for it.
+//
+// Who comes over the tailnet needs no token where the tailnet's word counts, and may nothing beyond its
+// mapping with one.
 func (s *Service) Bearer(ctx context.Context, token string, from Peer) (Caller, error) {
+	m := from.Member
+	if m == nil {
+		return s.bearer(ctx, token, from)
+	}
+	if token == "" && from.MemberCounts {
+		c, err := m.Caller(RoleOperator)
+		c.RemoteIP = from.IP()
+		return c, err
+	}
+	if !m.May(RoleOperator) && !m.May(RoleNode) {
+		return Caller{}, m.Refusal(RoleOperator)
+	}
+	from.MemberCounts = false // the token decides
+	c, err := s.bearer(ctx, token, from)
+	switch {
+	case err != nil || c.Role == RoleInvited:
+		return c, err
+	case !m.May(c.Role):
+		return Caller{}, m.Refusal(c.Role)
+	}
+	c.Scopes = m.bound(c.Scopes)
+	return c, nil
+}
+
+func (s *Service) bearer(ctx context.Context, token string, from Peer) (Caller, error) {
 	if strings.HasPrefix(token, invitePrefix) {
 		return s.invited(token, from.IP())
 	}

@@ -3,6 +3,7 @@ package identity
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"strings"
 )
 
 // Ended is the payload of the event device.ended: what a credential let in ends now. Doors act on it,
@@ -51,6 +52,9 @@ func (s *Service) Confirm(c Caller, adm Admission) error {
 // Standing returns nil as long as what let the caller in still does, ErrEnded after that.
 func (s *Service) Standing(c Caller) error {
 	if c.DeviceID == "" {
+		if strings.HasPrefix(c.Principal, memberPrefix) && (s.auth.Members == nil || !s.auth.Members.Stands(c.Principal)) {
+			return ErrEnded.WithText("the tailnet or gateway.tailnet.grants do not let this caller in any more")
+		}
 		return nil
 	}
 	d, exists, err := s.store.Device(c.DeviceID)

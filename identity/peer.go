@@ -21,6 +21,11 @@ type Peer struct {
 	// Claimed is whom a proxy on this machine speaks for by its own word. It counts only where it is
 	// checked otherwise (Tailnet).
 	Claimed netip.Addr
+	// Member is who the tailnet says is at the other end of the connection, nil where it did not come over
+	// the tailnet.
+	Member *Member
+	// MemberCounts says that the tailnet's word is enough for this request: no web page made it.
+	MemberCounts bool
 	// Headers are the headers that the auth mode reads, by lower-case name. One that came more than once
 	// is left out: nobody can say which of its values the proxy has set.
 	Headers map[string]string

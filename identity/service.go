@@ -191,6 +191,14 @@ type Attempt struct {
 	Webchat   bool
 }
 
+// bound cuts the scopes to what may be had over the tailnet, if it came that way. A signature is over
+// those that were asked for.
+func (a *Attempt) bound() {
+	if m := a.Peer.Member; m != nil {
+		a.Scopes = m.bound(a.Scopes)
+	}
+}
+
 // Admission is a client that is let in.
 type Admission struct {
 	Scopes   []Scope
@@ -238,6 +246,12 @@ func (s *Service) Admit(ctx context.Context, a Attempt) (Admission, error) {
 }
 
 func (s *Service) admit(ctx context.Context, a Attempt) (Admission, error) {
+	m := a.Peer.Member
+	if m != nil {
+		if err := m.admit(&a); err != nil {
+			return Admission{}, err
+		}
+	}
 	c := credentials{
 		token: strings.TrimSpace(a.Token), password: strings.TrimSpace(a.Password), from: a.Peer, scope: LimitSecret, owner: a.Owner,
 	}
@@ -245,6 +259,7 @@ func (s *Service) admit(ctx context.Context, a Attempt) (Admission, error) {
 		a.Device = nil
 	}
 	if a.Device == nil {
+		a.bound()
 		return s.admitWithoutDevice(a, s.evaluate(ctx, c), c)
 	}
 	token := a.Token
@@ -257,6 +272,10 @@ func (s *Service) admit(ctx context.Context, a Attempt) (Admission, error) {
 	})
 	if err != nil {
 		return Admission{}, err
+	}
+	a.bound()
+	if m != nil && a.Peer.MemberCounts && a.Role == RoleOperator {
+		return s.admitWithoutDevice(a, s.evaluate(ctx, c), c)
 	}
 	a.Scopes = scopesFor(a.Role, a.Scopes)
 	dev, exists, err := s.store.Device(a.Device.ID)

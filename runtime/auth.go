@@ -41,6 +41,9 @@ func (d *Daemon) makeAuth() (identity.Auth, error) {
 	if secret.IsSet() && auth.Mode != identity.AuthNone && auth.Mode != identity.AuthTrustedProxy {
 		auth.Secret = secret
 	}
+	if d.tailnet != nil {
+		auth.Members = d.tailnet
+	}
 	if d.cfg.AllowTailscale() {
 		auth.Tailnet = tailnet.New(d.tailscale, d.now)
 	}

@@ -85,6 +85,9 @@ type Options struct {
 	// PushHosts and PushRoots take the place of Apple's push service in tests.
 	PushHosts map[push.Environment]string
 	PushRoots *x509.CertPool
+	// Tailnet is where people read the address that lets the daemon into its tailnet: Console when nil. It is
+	// used when gateway.tailnet is on.
+	Tailnet io.Writer
 	// TailscaleSocket is where the Tailscale service of this machine answers, "" for where it is on this
 	// system.
 	TailscaleSocket string
@@ -125,6 +128,7 @@ type Daemon struct {
 	grpc      *grpc.Server
 	http      *http.Server
 	remote    *grpc.Server // nil when the door for other machines is closed
+	members   *grpc.Server // nil when the daemon is to be on no tailnet
 
 	withNode  bool
 	companion string
@@ -139,9 +143,13 @@ type Daemon struct {
 	socket                string
 	local                 net.Listener
 	tcp                   []net.Listener
-	loopback              bool                // tcp is reached from this machine only
-	far                   *listen.Limited     // of remote
-	guard                 *listen.Guard       // of tcp
+	loopback              bool            // tcp is reached from this machine only
+	far                   *listen.Limited // of remote
+	guard                 *listen.Guard   // of tcp
+	tailnet               *tailnetDoor    // nil with members
+	tailnetOut            io.Writer
+	tailnetMu             sync.Mutex
+	tailnetListeners      []net.Listener      // under tailnetMu
 	cert                  *listen.Certificate // nil when nothing speaks TLS
 	logFile               io.Closer
 	backingUp             sync.Mutex // held by the one backup under way
@@ -156,7 +164,10 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 	d := &Daemon{
 		cfg: o.Config, now: o.Now, withNode: o.Node, companion: o.Companion, nodeSecurity: o.NodeSecurity, nodeAsk: o.NodeAsk, tailscale: o.TailscaleSocket, pushHosts: o.PushHosts, pushRoots: o.PushRoots,
 		shared: o.SharedDiscovery, service: o.Service,
-		fatal: make(chan error, 1), ready: make(chan struct{}),
+		fatal: make(chan error, 1), ready: make(chan struct{}), tailnetOut: o.Tailnet,
+	}
+	if d.tailnetOut == nil {
+		d.tailnetOut = o.Console
 	}
 	if d.now == nil {
 		d.now = time.Now
@@ -167,6 +178,9 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 	}
 	if _, err := companionOf(o.Companion, nil); err != nil {
 		return nil, err
+	}
+	if o.Config.Gateway.Tailnet.Enabled && !TailnetBuilt {
+		return nil, &config.Refused{Text: "gateway.tailnet is on: " + ErrNoTailnet.Error()}
 	}
 	d.state.Store(starting)
 	if err := d.open(ctx, o.Console); err != nil {
@@ -254,6 +268,9 @@ func (d *Daemon) fail(err error) {
 // makeDomains makes the services that hold the rules.
 func (d *Daemon) makeDomains() error {
 	d.bus = events.NewBounded(d.now, fitMemory())
+	if d.cfg.Gateway.Tailnet.Enabled {
+		d.tailnet = newTailnetDoor(d.cfg, d.subsystem("tailnet"), d.tailnetOut, d.now)
+	}
 	auth, err := d.makeAuth()
 	if err != nil {
 		return err
@@ -307,7 +324,7 @@ func (d *Daemon) makeDomains() error {
 			NodesKnown:       func() int { _, known := d.nodes.Counts(); return known },
 			ApprovalsPending: d.approvals.PendingCount,
 			PolicyFault:      func() string { return d.rules.State().Fault },
-			Listen:           d.Addresses,
+			Listen:           d.listens,
 			Remote:           func() (string, string) { return d.GRPCAddress(), d.TLSFingerprint() },
 			Agents:           agentsOf(d.cfg),
 			Config: func() (config.View, error) {
@@ -377,6 +394,11 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	if d.far != nil {
 		d.remote = d.rpc.Remote(listen.RemoteCredentials(d.cert))
 	}
+	tailnetName := func() string { return "" }
+	if d.tailnet != nil {
+		d.members = d.rpc.Remote(listen.TailnetCredentials())
+		tailnetName = d.tailnet.name
+	}
 	d.door = compat.New(compat.Config{
 		Catalogue: catalogue, Gate: g, Identity: d.identity, Nodes: d.nodes, Approvals: d.approvals,
 		System: d.system, Presence: d.presence, Bus: d.bus, Log: d.subsystem("gateway"), Metrics: d.metrics,
@@ -388,7 +410,8 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	d.web = web.New(d.webConfig())
 	handler, err := rest.New(rest.Deps{
 		RPC: d.rpc, Legacy: d.door, Web: d.web, Metrics: d.metrics.Handler(), Bearer: d.identity.Bearer, Gate: g,
-		Ready: d.State, Loopback: d.loopback, Hosts: d.peers.Names(),
+		TailnetName: tailnetName,
+		Ready:       d.State, Loopback: d.loopback, Hosts: d.peers.Names(),
 		ProxyNames: d.identity.Mode() != identity.AuthTrustedProxy, Peers: d.peers,
 		HSTS: d.cfg.Gateway.HTTP.StrictTransportSecurity, Log: d.subsystem("rest"),
 	})
@@ -426,6 +449,23 @@ func (d *Daemon) Addresses() []string {
 		out = append(out, l.Addr().String())
 	}
 	return out
+}
+
+// listens are the TCP addresses with those on the tailnet.
+func (d *Daemon) listens() []string {
+	out := d.Addresses()
+	if d.tailnet != nil {
+		out = append(out, d.tailnet.addresses()...)
+	}
+	return out
+}
+
+// TailnetName is the full name of the daemon on its tailnet, "" while it is on none.
+func (d *Daemon) TailnetName() string {
+	if d.tailnet == nil {
+		return ""
+	}
+	return d.tailnet.name()
 }
 
 // Log is the daemon's logger.
@@ -483,6 +523,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if d.withNode {
 		run(d.runNode)
 	}
+	if d.tailnet != nil {
+		run(d.runTailnet)
+	}
 	settle := time.AfterFunc(settleTime, debug.FreeOSMemory)
 	defer settle.Stop()
 
@@ -508,6 +551,9 @@ func (d *Daemon) stop(work context.Context, cancel context.CancelFunc, wg *sync.
 	for _, l := range d.tcp {
 		_ = l.Close() // the server closes it again and says so
 	}
+	d.tailnetMu.Lock()
+	closeAll(d.tailnetListeners)
+	d.tailnetMu.Unlock()
 	d.bus.Publish("shutdown", system.Shutdown{Reason: "gateway stopping"})
 	d.rpc.Stop()
 	d.nodes.Stop()
@@ -519,7 +565,7 @@ func (d *Daemon) stop(work context.Context, cancel context.CancelFunc, wg *sync.
 			_ = d.http.Close() // what did not end in time is cut
 		}
 	})
-	for _, g := range []*grpc.Server{d.grpc, d.remote} {
+	for _, g := range []*grpc.Server{d.grpc, d.remote, d.members} {
 		if g != nil {
 			doors.Go(func() { drain(deadline, g) })
 		}

@@ -152,6 +152,15 @@ func Connect(ctx context.Context, o Options) (*Host, error) {
 	return h, nil
 }
 
+// Other returns another daemon by the same way into the tailnet. Closing either of them closes the way.
+func (h *Host) Other(address string) (*Host, error) {
+	host, port, err := ParseAddress(address)
+	if err != nil {
+		return nil, &client.Error{Class: client.Invalid, Message: err.Error(), Err: err}
+	}
+	return &Host{host: host, port: port, net: h.net, route: h.route}, nil
+}
+
 // Target implements client.Way.
 func (h *Host) Target() string {
 	if h.port == DefaultPort {

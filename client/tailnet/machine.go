@@ -53,6 +53,9 @@ type Machine interface {
 	// WhoIs says who is at the other end of a connection from that address. It asks what the tailnet says
 	// now: an error means that nobody it knows of is there.
 	WhoIs(ctx context.Context, from netip.AddrPort) (Identity, error)
+	// Members are who has the machines of the tailnet, this one's included, as far as this one may know.
+	// Somebody with several machines is there several times.
+	Members(ctx context.Context) ([]Identity, error)
 	// Addrs are the addresses of the machine, and Name its full name, at the moment.
 	Addrs() []netip.Addr
 	Name() string

@@ -276,6 +276,32 @@ func (m *machine) WhoIs(ctx context.Context, from netip.AddrPort) (Identity, err
 	return id, nil
 }
 
+func (m *machine) Members(ctx context.Context) ([]Identity, error) {
+	st, err := m.local.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []Identity
+	add := func(p *ipnstate.PeerStatus) {
+		if p == nil || p.Expired {
+			return
+		}
+		id := Identity{Machine: strings.ToLower(strings.TrimSuffix(p.DNSName, ".")), ID: string(p.ID)}
+		if p.Tags != nil && p.Tags.Len() > 0 {
+			id.Tags = p.Tags.AsSlice()
+		} else {
+			u := st.User[p.UserID]
+			id.Login, id.Groups = u.LoginName, u.Groups
+		}
+		out = append(out, id)
+	}
+	add(st.Self)
+	for _, p := range st.Peer {
+		add(p)
+	}
+	return out, nil
+}
+
 func (m *machine) Listen(port int) (net.Listener, error) {
 	l, err := m.srv.Listen("tcp", ":"+strconv.Itoa(port))
 	if err != nil {

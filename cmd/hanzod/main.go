@@ -174,6 +174,7 @@ func runCmd(out, errOut io.Writer) *cobra.Command {
 		grpc  int
 		bind  string
 		node  bool
+		tail  bool
 
 		companion string
 	)
@@ -191,6 +192,11 @@ says nothing by tools.exec.security and tools.exec.ask of the configuration, of 
 before the general ones; then by HANZOD_EXEC_SECURITY and HANZOD_EXEC_ASK; else it is allowlist and
 on-miss. What runs on any node has to pass the policy rules first: see "hanzoctl policy --help".
 
+With --tailnet the daemon is a machine of its own on a tailnet (Tailscale, or headscale with
+gateway.tailnet.controlUrl) and serves the same ports there, to whom gateway.tailnet.grants names
+and to nobody else. HANZOD_TS_AUTHKEY, TS_AUTHKEY or gateway.tailnet.authKeyFile let it in;
+without a key it prints an address for somebody to open. It takes the build with the tag "tailnet".
+
 With a bind beyond this machine, hanzoctl and nodes on other machines reach the daemon by
 gRPC over TLS on the port after the TCP port. See "hanzod tls" for its certificate.
 
@@ -202,10 +208,14 @@ hanzod's or of a newer version.`,
 		Example: `  hanzod run
   hanzod run --node
   hanzod run --bind lan
+  hanzod run --tailnet
   hanzod run --port 0 --state-dir /tmp/try`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			opts := config.Options{Path: where.config, StateDir: where.stateDir, Bind: bind}
+			opts := config.Options{Path: where.config, StateDir: where.stateDir, Bind: bind, Tailnet: tail}
+			if tail && !runtime.TailnetBuilt {
+				return usageError{fmt.Errorf("--tailnet: %w", runtime.ErrNoTailnet)}
+			}
 			if cmd.Flags().Changed("port") {
 				opts.Port = &port
 			}
@@ -255,6 +265,7 @@ hanzod's or of a newer version.`,
 	c.Flags().IntVar(&grpc, "grpc-port", config.DefaultPort+1, "TCP port of gRPC over TLS, and open it in any case; 0 takes a free one")
 	c.Flags().StringVar(&bind, "bind", "", "loopback, lan, tailnet, auto or custom (default loopback)")
 	c.Flags().BoolVar(&node, "node", false, "run a node host for this machine inside the daemon")
+	c.Flags().BoolVar(&tail, "tailnet", false, "be a machine of a tailnet and serve there too (build tag tailnet)")
 	companionFlag(c.Flags(), &companion)
 	return c
 }

@@ -6,6 +6,7 @@
 package peer
 
 import (
+	"context"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -48,7 +49,10 @@ func (r *Rules) Trusts(a netip.Addr) bool {
 func (r *Rules) Peer(req *http.Request) identity.Peer {
 	p := identity.Peer{Direct: Addr(req.RemoteAddr), Forwarded: forwarded(req.Header)}
 	_, p.HasOrigin = req.Header["Origin"]
-	p.Trusted = r.Trusts(p.Direct)
+	p.Member = MemberOf(req.Context())
+	// What comes over the tailnet is who the tailnet says, and speaks for nobody else.
+	p.Trusted = r.Trusts(p.Direct) && p.Member == nil
+	p.MemberCounts = p.Member != nil && !p.HasOrigin && (single(req.Header, MemberHeader) == "tailnet" || req.Header.Get("Upgrade") != "")
 	p.Client = p.Direct
 	if p.Trusted {
 		p.Client = r.client(req.Header)
@@ -66,6 +70,29 @@ func (r *Rules) Peer(req *http.Request) identity.Peer {
 		}
 	}
 	return p
+}
+
+// MemberHeader, with the value tailnet, says that a request is made in the name of who the tailnet says
+// is calling. No web page can set a header whose name begins like this, not even one that this daemon
+// serves or that leads a name of its own here: what a browser sends without asking its user does not count. WebSocket
+// upgrades do without it, because pages cannot hide their origin there.
+const MemberHeader = "Sec-Hanzo-Identity"
+
+type memberKey struct{}
+
+// WithMember returns a context for the requests of a connection over the tailnet. who is asked at the
+// first request.
+func WithMember(ctx context.Context, who func() *identity.Member) context.Context {
+	return context.WithValue(ctx, memberKey{}, who)
+}
+
+// MemberOf returns who the tailnet says made a request with this context, nil where it did not come over
+// the tailnet.
+func MemberOf(ctx context.Context) *identity.Member {
+	if who, ok := ctx.Value(memberKey{}).(func() *identity.Member); ok {
+		return who()
+	}
+	return nil
 }
 
 // single is the value of a header that came once.

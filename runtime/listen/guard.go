@@ -3,9 +3,12 @@ package listen
 import (
 	"container/list"
 	"context"
+	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -129,12 +132,7 @@ func (g *Guard) room(ctx context.Context) error {
 // admit counts a connection, and closes another one where it is one too many. It returns nil when
 // that is the new one.
 func (g *Guard) admit(c net.Conn) *GuardedConn {
-	gc := &GuardedConn{guard: g, since: time.Now()}
-	if t, ok := c.(*net.TCPConn); ok {
-		gc.TCPConn = t
-	} else {
-		return nil // the listeners of the daemon are TCP
-	}
+	gc := &GuardedConn{Conn: c, guard: g, since: time.Now()}
 	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
 		gc.addr = a.AddrPort().Addr().Unmap().WithZone("")
 	}
@@ -173,7 +171,7 @@ func (g *Guard) evict(kind func(*GuardedConn) bool) bool {
 		if kind(gc) {
 			g.forget(gc)
 			g.evicted++
-			_ = gc.TCPConn.Close() // there is nothing to tell a stranger
+			_ = gc.Conn.Close() // there is nothing to tell a stranger
 			return true
 		}
 	}
@@ -199,7 +197,7 @@ func (g *Guard) forget(gc *GuardedConn) {
 
 // GuardedConn is a connection of a guarded listener.
 type GuardedConn struct {
-	*net.TCPConn
+	net.Conn
 	guard *Guard
 	addr  netip.Addr
 	alone bool // one address is one client
@@ -241,7 +239,31 @@ func (gc *GuardedConn) tired() {
 // Close implements net.Conn.
 func (gc *GuardedConn) Close() error {
 	gc.Known()
-	return gc.TCPConn.Close()
+	return gc.Conn.Close()
+}
+
+// SyscallConn implements syscall.Conn, with an error where the connection is none of this machine's system.
+func (gc *GuardedConn) SyscallConn() (syscall.RawConn, error) {
+	if t, ok := gc.Conn.(*net.TCPConn); ok {
+		return t.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
+}
+
+// CloseWrite ends what is sent, for servers that let the other side read to the end.
+func (gc *GuardedConn) CloseWrite() error {
+	if c, ok := gc.Conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
+// ReadFrom implements io.ReaderFrom: the system sends files by itself where it can.
+func (gc *GuardedConn) ReadFrom(r io.Reader) (int64, error) {
+	if t, ok := gc.Conn.(*net.TCPConn); ok {
+		return t.ReadFrom(r)
+	}
+	return io.Copy(struct{ io.Writer }{gc.Conn}, r)
 }
 
 // Guarded returns the guarded connection beneath c, which may be TLS over one.

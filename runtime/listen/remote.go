@@ -231,16 +231,21 @@ type RemoteInfo struct {
 	// Addr is the address of the peer, invalid when it is not known.
 	Addr netip.Addr
 
+	stranger
+}
+
+// stranger is a connection that has not proved who it is.
+type stranger struct {
 	conn *guarded // nil outside Limit
 }
 
 // Proved says that a call on the connection had credentials that are accepted: it is no stranger any
 // more.
-func (r RemoteInfo) Proved() { r.conn.proved() }
+func (r stranger) Proved() { r.conn.proved() }
 
 // Refused says that a call on the connection had credentials that are not accepted. It reports whether
 // that is the first in a row; too many end the connection.
-func (r RemoteInfo) Refused() (first bool) {
+func (r stranger) Refused() (first bool) {
 	if r.conn == nil {
 		return true
 	}

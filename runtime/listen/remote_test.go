@@ -93,8 +93,8 @@ func TestLimitStrangers(t *testing.T) {
 	counts(t, l, MaxStrangersPerAddr, MaxStrangersPerAddr)
 	ended(t, dialTCP(t, l)) // one too many
 	first := (<-accepted).(*guarded)
-	RemoteInfo{conn: first}.Proved()
-	RemoteInfo{conn: first}.Proved() // twice changes nothing
+	RemoteInfo{stranger: stranger{first}}.Proved()
+	RemoteInfo{stranger: stranger{first}}.Proved() // twice changes nothing
 	// There is room for one again.
 	clients = append(clients, dialTCP(t, l))
 	counts(t, l, MaxStrangersPerAddr+1, MaxStrangersPerAddr)
@@ -142,7 +142,7 @@ func TestLimitRefusals(t *testing.T) {
 	accepted, stop := serve(t, l)
 	defer stop()
 	c := dialTCP(t, l)
-	info := RemoteInfo{conn: (<-accepted).(*guarded)}
+	info := RemoteInfo{stranger: stranger{(<-accepted).(*guarded)}}
 	for i := range maxRefusals - 1 {
 		if first := info.Refused(); first != (i == 0) {
 			t.Errorf("refusal %d is the first: %v", i, first)

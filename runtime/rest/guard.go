@@ -3,12 +3,14 @@ package rest
 import (
 	"errors"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/identity/peer"
+	"github.com/hanzoai/hanzod/identity/tailnet"
 )
 
 // The refusals of this door.
@@ -22,7 +24,10 @@ var (
 // guard says who is calling. It refuses first what a browser may have been tricked into.
 func (s *server) guard(r *http.Request) (identity.Caller, error) {
 	from := s.d.Peers.Peer(r)
-	if s.d.Loopback && !s.knownHost(r.Host) && (!s.d.ProxyNames || !from.Trusted || !from.Forwarded) {
+	if from.Member != nil && !s.knownHost(r.Host) && !s.tailnetHost(r.Host) {
+		return identity.Caller{}, errHost
+	}
+	if s.d.Loopback && from.Member == nil && !s.knownHost(r.Host) && (!s.d.ProxyNames || !from.Trusted || !from.Forwarded) {
 		return identity.Caller{}, errHost
 	}
 	if !s.d.Peers.MayWrite(r, from) {
@@ -52,6 +57,21 @@ func (s *server) guard(r *http.Request) (identity.Caller, error) {
 func (s *server) knownHost(host string) bool {
 	name, ok := peer.Hostname(host)
 	return ok && (peer.LocalHost(host) || s.hosts[name])
+}
+
+// tailnetHost reports whether the Host header names this machine on the tailnet: by an address there, or
+// by its name, short or full.
+func (s *server) tailnetHost(host string) bool {
+	name, ok := peer.Hostname(host)
+	if !ok || s.d.TailnetName == nil {
+		return false
+	}
+	if a, err := netip.ParseAddr(name); err == nil {
+		return tailnet.Contains(a)
+	}
+	full := s.d.TailnetName()
+	short, _, _ := strings.Cut(full, ".")
+	return full != "" && (name == full || name == short)
 }
 
 // carriesToken reports whether the query names a token. Its value is not looked at.

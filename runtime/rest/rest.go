@@ -95,6 +95,9 @@ type Deps struct {
 	// ProxyNames lets requests of trusted proxies name any host. It must not be set where the word of a
 	// proxy is enough to be let in: a web page that leads a name of its own here can send any header.
 	ProxyNames bool
+	// TailnetName is the full name of this daemon on the tailnet, "" while it is on none; nil where it
+	// never is.
+	TailnetName func() string
 	// HSTS is the value of Strict-Transport-Security, empty for none.
 	HSTS string
 	Log  *slog.Logger
@@ -146,6 +149,9 @@ func NewServer(h http.Handler, log *slog.Logger) *http.Server {
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			if gc, ok := listen.Guarded(c); ok {
 				ctx = peer.WithProved(ctx, gc.Known)
+			}
+			if tc, ok := listen.TailnetOf(c); ok {
+				ctx = peer.WithMember(ctx, tc.Member)
 			}
 			return ctx
 		},

@@ -144,6 +144,9 @@ func (l *link) register(ctx context.Context, c identity.Caller, r *nodesv1.NodeR
 		ConnID: l.id, NodeID: id, Principal: "conn:" + l.id, ClientID: r.GetClientId(), ClientMode: r.GetClientMode(),
 		DisplayName: r.GetDisplayName(), Local: c.Local, RemoteIP: ip,
 	}
+	if m := a.Peer.Member; m != nil {
+		l.caller.DisplayName = m.Shown(l.caller.DisplayName)
+	}
 	// From here on an end of the device reaches this link; this is for one that came before.
 	l.s.streams.become(l.live, l.caller)
 	if err := d.Devices.Confirm(l.caller, adm); err != nil {
@@ -161,7 +164,7 @@ func (l *link) register(ctx context.Context, c identity.Caller, r *nodesv1.NodeR
 	d.Nodes.Saw(instance)
 	key := d.Presence.Join(system.Party{
 		ConnID: l.id, DeviceID: adm.DeviceID, InstanceID: instance, ClientID: r.GetClientId(),
-		Mode: r.GetClientMode(), DisplayName: r.GetDisplayName(), Version: r.GetVersion(), Platform: adm.Platform,
+		Mode: r.GetClientMode(), DisplayName: l.caller.DisplayName, Version: r.GetVersion(), Platform: adm.Platform,
 		DeviceFamily: adm.DeviceFamily, ModelIdentifier: r.GetModelIdentifier(), IP: ip, Role: identity.RoleNode,
 	})
 	l.release(welcome(l, node, adm, d.Version))

@@ -153,7 +153,7 @@ func callerOf(ctx context.Context) (identity.Caller, error) {
 		if c, err = localCaller(info); err != nil {
 			return identity.Caller{}, err
 		}
-	case listen.RemoteInfo:
+	case listen.RemoteInfo, listen.MemberInfo:
 		cred, ok := credentialFrom(ctx)
 		if !ok { // it did not pass tap
 			return identity.Caller{}, errNoCaller

@@ -37,9 +37,10 @@ const (
 )
 
 // Remote returns the server for other machines, for connections from listen.Limit under
-// listen.RemoteCredentials. It serves what GRPC serves, by the same interceptors; but nothing, the
+// listen.RemoteCredentials, or from a listen.Tailnet under listen.TailnetCredentials. It serves what GRPC serves, by the same interceptors; but nothing, the
 // standard health service included, without credentials that are accepted. Each call brings its own,
-// as "authorization: Bearer <token>", and they are checked before anything of its body is read. Its
+// as "authorization: Bearer <token>", and they are checked before anything of its body is read; over a
+// tailnet the connection itself says who is calling. Its
 // owner serves and stops it as GRPC says.
 func (s *Server) Remote(creds credentials.TransportCredentials) *grpc.Server {
 	g := grpc.NewServer(append(s.options(creds),
@@ -71,11 +72,22 @@ func (s *Server) tap(ctx context.Context, info *tap.Info) (context.Context, erro
 	if !ok {
 		return nil, s.finish(ctx, identity.Caller{}, info.FullMethodName, begin, errNoCaller)
 	}
-	from, ok := p.AuthInfo.(listen.RemoteInfo)
-	if !ok {
+	var cred credential
+	var from interface {
+		Proved()
+		Refused() (first bool)
+	}
+	var err error
+	switch who := p.AuthInfo.(type) {
+	case listen.RemoteInfo:
+		from = who
+		cred, err = s.authenticate(ctx, who, info.Header)
+	case listen.MemberInfo:
+		from = who
+		cred, err = member(who, info.Header)
+	default:
 		return nil, s.finish(ctx, identity.Caller{}, info.FullMethodName, begin, errNoCaller)
 	}
-	cred, err := s.authenticate(ctx, from, info.Header)
 	if err != nil {
 		// An error of ours says nothing of the caller.
 		if class := errs.ClassOf(err); class != errs.Internal && class != errs.Unavailable && from.Refused() {
@@ -115,6 +127,27 @@ func (s *Server) authenticate(ctx context.Context, from listen.RemoteInfo, heade
 		return cred, err
 	}
 	c.Door, c.RemoteIP, c.Local = identity.DoorGRPC, cred.caller.RemoteIP, false
+	cred.caller = c
+	return cred, nil
+}
+
+// member is the caller whom the tailnet names, in the role that it asks for, or else in the first that it
+// may have. A token is not looked at: it could not add anything.
+func member(from listen.MemberInfo, header metadata.MD) (credential, error) {
+	m := from.Member
+	cred := credential{peer: identity.Peer{Direct: from.Addr, Client: from.Addr, Member: m, MemberCounts: true}}
+	cred.caller.RemoteIP, cred.caller.Principal = from.Addr.String(), m.Principal()
+	role := identity.RoleOperator
+	if asked := header[roleHeader]; len(asked) > 0 {
+		role = identity.Role(asked[0])
+	} else if !m.May(role) && m.May(identity.RoleNode) {
+		role = identity.RoleNode
+	}
+	c, err := m.Caller(role)
+	if err != nil {
+		return cred, err
+	}
+	c.Door, c.RemoteIP = identity.DoorGRPC, cred.caller.RemoteIP
 	cred.caller = c
 	return cred, nil
 }
