@@ -324,6 +324,7 @@ func (d *Daemon) makeDomains() error {
 			NodesKnown:       func() int { _, known := d.nodes.Counts(); return known },
 			ApprovalsPending: d.approvals.PendingCount,
 			PolicyFault:      func() string { return d.rules.State().Fault },
+			Diagnose:         d.diagnose,
 			Listen:           d.listens,
 			Remote:           func() (string, string) { return d.GRPCAddress(), d.TLSFingerprint() },
 			Agents:           agentsOf(d.cfg),

@@ -12,6 +12,9 @@
 //	  hanzod.db.new   0600  a database being made; left over only by a crash, then made anew
 //	  audit.head      0600  the newest row of the audit log and its hash, written after each commit;
 //	                        says at the next start whether the log was cut or put back
+//	  .restore/       0700  a restore being prepared, or to be finished: see runtime/backup
+//	  replaced-*/     0700  files that a restore replaced
+//	  .backup-*       0600  the copy of the database while a backup is made, where it has a name at all
 //	  hanzod.lock     0600  locked by the kernel for as long as a daemon has the store open; its
 //	                        text names the holder for people and decides nothing
 //

@@ -28,14 +28,17 @@ type Exam struct {
 	Path  string
 	Size  int64
 	InUse int64
-	// Schema is that of the file, Known the newest of this program.
-	Schema, Known uint64
+	// Schema is that of the file, Readable the oldest whose program may open it, Known the newest of this one.
+	Schema, Readable, Known uint64
 	// Faults are what is wrong, at most maxComplaints; empty means that what was read is whole.
 	Faults []error
 	// Partial says that time ended it before all was read.
 	Partial bool
 	// Pages says that all pages are whole, Records that all records were read too.
 	Pages, Records bool
+	// AuditHead is the newest row of the audit log, nil in a schema without a chain; Anchor is the one that
+	// the head file beside the database names, nil when there is none.
+	AuditHead, Anchor *audit.Mark
 }
 
 // Examine reads the database of a directory that no daemon has open, and changes nothing: pages, records,
@@ -70,7 +73,19 @@ func Examine(ctx context.Context, dir string) (Exam, error) {
 		return out, nil
 	}
 	err = examine(ctx, db, &out)
+	out.Anchor = readHead(dir)
 	return out, errors.Join(err, db.Close())
+}
+
+// readHead is the mark in the head file of a directory.
+func readHead(dir string) *audit.Mark {
+	f, err := os.Open(filepath.Join(dir, headName))
+	if err != nil {
+		return nil
+	}
+	h := auditHead{f: f}
+	defer func() { _ = h.close() }()
+	return h.read()
 }
 
 // Examine does the same in the store that is open, on its last commit, while it goes on.
@@ -112,7 +127,14 @@ func examine(ctx context.Context, db *bolt.DB, out *Exam) error {
 			if out.Schema, known = schemaOf(tx); !known {
 				return foreign(out.Path, "it holds something else")
 			}
-			if out.Schema != out.Known {
+			if out.Schema == 0 {
+				return nil // empty
+			}
+			if mark, ok, err := headOf(tx); ok && err == nil {
+				out.AuditHead = &mark
+			}
+			out.Readable = readableBy(tx, out.Schema)
+			if out.Schema < out.Known || out.Readable > out.Known {
 				return nil // its records are read by the program of that schema
 			}
 			for _, name := range buckets {

@@ -98,6 +98,20 @@ func Open(path string, o Options) *File {
 	return f
 }
 
+// Readable reports whether a file can be used, and changes nothing: neither the file nor its lock is made. The
+// error says why not.
+func Readable(path string) error {
+	f := &File{path: path}
+	raw, err := f.read()
+	if err != nil {
+		return ErrRead.Wrap(err)
+	}
+	if _, why := parseDocument(raw, func() string { return "" }); why != "" {
+		return ErrCorrupt.WithText(why)
+	}
+	return nil
+}
+
 // Path returns where the file is.
 func (f *File) Path() string { return f.path }
 

@@ -120,7 +120,7 @@ characters of its id will do.`,
 	}))
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)))
 	root.AddCommand(
-		a.statusCmd(), a.healthCmd(), a.nodesCmd(), a.devicesCmd(), a.approveCmd(), a.grantsCmd(), a.policyCmd(), a.approvalsCmd(), a.auditCmd(),
+		a.statusCmd(), a.healthCmd(), a.doctorCmd(), a.nodesCmd(), a.devicesCmd(), a.approveCmd(), a.grantsCmd(), a.policyCmd(), a.approvalsCmd(), a.auditCmd(),
 		a.enrollCmd(), a.contextCmd(), a.attachCmd(),
 		a.eventsCmd(), a.logsCmd(), a.tokenCmd(), a.versionCmd(), exitCodesTopic(), remoteTopic(),
 	)

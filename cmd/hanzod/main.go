@@ -131,7 +131,7 @@ Talk to a running daemon with hanzoctl.`,
 		return usageError{fmt.Errorf("%w\nRun '%s --help' for the flags", err, c.CommandPath())}
 	})
 	root.AddCommand(runCmd(out, errOut), nodeCmd(out, errOut), tlsCmd(out, errOut), serviceCmd(out, errOut),
-		backupCmd(out, errOut), restoreCmd(out, errOut), versionCmd(out), environTopic())
+		doctorCmd(out), backupCmd(out, errOut), restoreCmd(out, errOut), versionCmd(out), environTopic())
 	return root
 }
 

@@ -162,7 +162,7 @@ func parseManifest(text []byte) (Manifest, error) {
 
 // kept are names in a state directory that no backup may write: the lock, what a restore keeps there, logs
 // and the socket.
-var kept = []string{"hanzod.lock", workDir, "logs", "hanzod.sock", "audit.head"}
+var kept = []string{"hanzod.lock", workDir, "logs", "hanzod.sock", "daemon.json", "audit.head"}
 
 // checkName demands a plain name below state/ or outside/, on every system.
 func checkName(name string) error {

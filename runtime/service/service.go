@@ -252,6 +252,20 @@ func (s *Service) Path() string {
 	return ""
 }
 
+// UnitFile is where the definition of a service of the machine or of this user is, whoever made it; "" where
+// the system has no such file.
+func UnitFile(system bool) string {
+	home, err := os.UserHomeDir()
+	if err != nil && !system {
+		return ""
+	}
+	s, err := New(Spec{System: system, Executable: "/hanzod", Home: home})
+	if err != nil {
+		return ""
+	}
+	return s.Path()
+}
+
 // definition is the text that Install would write, "" where the manager takes none.
 func (s *Service) definition() string {
 	switch s.svc.Platform() {

@@ -1,5 +1,5 @@
 // Package doctor says what is looked at when somebody asks what is wrong, and how findings are told. The
-// table of checks is here; what makes them is on the machine (runtime/doctor), in the daemon (runtime) and in
+// table of checks is here; what makes them is on the machine (runtime/checks), in the daemon (runtime) and in
 // hanzoctl.
 //
 // It imports nothing of ours and owns no goroutine.
