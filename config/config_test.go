@@ -157,7 +157,7 @@ func TestDefaults(t *testing.T) {
 		t.Error(d)
 	}
 	if c.AuthMode() != "token" || c.DefaultAgentID() != "main" || c.MainKey() != "main" || c.SessionScope() != "per-sender" ||
-		!cmp.Equal(c.AgentIDs(), []string{"main"}) || c.Section("models") != nil || !c.Browser.Enabled || c.Discovery.MDNS != "minimal" {
+		!cmp.Equal(c.AgentIDs(), []string{"main"}) || c.Section("models") != nil || !c.Browser.Enabled || c.Discovery.MDNS != "off" {
 		t.Error("effective values")
 	}
 }
@@ -184,7 +184,7 @@ func TestEverythingTyped(t *testing.T) {
     list: [{id: 'A b', name: ' Ann '}, {id: 'two', default: true, workspace: '/ws2', heartbeat: {every: 15, prompt: ' go '}}]},
   tools: {exec: {host: 'node', security: 'full', ask: 'always', node: 'n1', safeBins: ['ls']}},
   canvasHost: {enabled: false, port: 1}, nodeHost: {browserProxy: {enabled: false}},
-  hooks: {enabled: true, token: 'H', path: 'in/'}, discovery: {wideArea: {enabled: true}, mdns: {mode: 'off'}},
+  hooks: {enabled: true, token: 'H', path: 'in/'}, discovery: {wideArea: {enabled: true}, mdns: {mode: 'full'}},
   update: {checkOnStart: false, channel: 'beta', auto: {enabled: true}}, browser: {enabled: false},
 }`)
 	g := c.Gateway
@@ -209,7 +209,7 @@ func TestEverythingTyped(t *testing.T) {
 		{"exec", c.Tools.Exec, Exec{Host: "node", Security: "full", Ask: "always", Node: "n1", SafeBins: SafeBins{Bins: []string{"ls"}}, TimeoutSec: 1800}},
 		{"canvas", c.CanvasHost, CanvasHost{Port: 1, Root: filepath.Join(abs(t, "/ws2"), "canvas"), LiveReload: true}},
 		{"hooks", []any{c.Hooks.Enabled, c.Hooks.Path, c.Hooks.Token.Reveal()}, []any{true, "/in", "H"}},
-		{"discovery", c.Discovery, Discovery{true, "off"}}, {"update", c.Update, Update{"beta", false, true}},
+		{"discovery", c.Discovery, Discovery{true, "full", 22}}, {"update", c.Update, Update{"beta", false, true}},
 		{"browser", c.Browser.Enabled, false}, {"node host", c.NodeHost.BrowserProxy, false},
 		{"raw", c.Section("channels").At("telegram", "botToken").Str, "b"}, {"tailscale", c.AllowTailscale(), true},
 		{"origins", c.AllowedOrigins(), []string{"https://a"}},
@@ -415,6 +415,9 @@ func TestEnvironmentPrecedence(t *testing.T) {
 		{"grpc closed", "{gateway:{bind:'lan',grpc:{enabled:false}}}", nil, Options{}, remoteDoor, "18790 false"},
 		{"no canvas", "{}", vars{"OPENCLAW_SKIP_CANVAS_HOST": "1"}, Options{}, func(c *Config) any { return c.CanvasHost.Enabled }, false},
 		{"canvas", "{}", vars{"OPENCLAW_SKIP_CANVAS_HOST": "0"}, Options{}, func(c *Config) any { return c.CanvasHost.Enabled }, true},
+		{"no announcement", "{discovery:{mdns:{mode:'full'}}}", vars{"OPENCLAW_DISABLE_BONJOUR": "1"}, Options{}, func(c *Config) any { return c.Discovery.MDNS }, "off"},
+		{"no announcement, ours first", "{discovery:{mdns:{mode:'full'}}}", vars{"HANZOD_DISABLE_MDNS": "0", "OPENCLAW_DISABLE_BONJOUR": "1"}, Options{}, func(c *Config) any { return c.Discovery.MDNS }, "full"},
+		{"ssh port", "{}", vars{"HANZOD_SSH_PORT": "2222"}, Options{}, func(c *Config) any { return c.Discovery.SSHPort }, 2222},
 		{"canvas port follows", "{}", vars{"HANZOD_PORT": "6"}, Options{}, func(c *Config) any { return c.CanvasHost.Port }, 10},
 		{"bind flag", "{gateway:{bind:'lan'}}", nil, Options{Bind: "loopback"}, func(c *Config) any { return c.Gateway.Bind }, "loopback"},
 		{"token of the file", "{gateway:{auth:{token:'f'}}}", vars{"HANZOD_TOKEN": "h"}, Options{}, token, "f"},

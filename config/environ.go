@@ -57,6 +57,8 @@ var variables = []Variable{
 	{Name: "HANZOD_TS_HOSTNAME", Run: true, About: "name that it asks for there (hanzod- and the host name)"},
 	{Name: "HANZOD_TS_CONTROL_URL", Older: []string{"TS_CONTROL_URL"}, Run: true, About: "control server of the tailnet (that of Tailscale)"},
 	{Name: "HANZOD_SKIP_CANVAS_HOST", Older: []string{"OPENCLAW_SKIP_CANVAS_HOST"}, Run: true, About: "1 serves no canvas"},
+	{Name: "HANZOD_DISABLE_MDNS", Older: []string{"OPENCLAW_DISABLE_BONJOUR"}, Run: true, About: "true announces nothing on the local network, whatever the configuration says"},
+	{Name: "HANZOD_SSH_PORT", Older: []string{"OPENCLAW_SSH_PORT"}, Run: true, About: "port of this machine's SSH server, for the announcement (22)"},
 	{Name: "HANZOD_APNS_TEAM_ID", Older: []string{"OPENCLAW_APNS_TEAM_ID"}, Run: true, About: "for pushes to phones: team"},
 	{Name: "HANZOD_APNS_KEY_ID", Older: []string{"OPENCLAW_APNS_KEY_ID"}, Run: true, About: "for pushes to phones: id of the key"},
 	{Name: "HANZOD_APNS_PRIVATE_KEY_P8", Older: []string{"HANZOD_APNS_PRIVATE_KEY", "OPENCLAW_APNS_PRIVATE_KEY_P8", "OPENCLAW_APNS_PRIVATE_KEY"}, Secret: true, Run: true, About: "for pushes to phones: the key, PEM text"},
@@ -307,11 +309,23 @@ func (l *loader) environment() {
 	if _, v := l.variable("HANZOD_SKIP_CANVAS_HOST"); v == "1" {
 		c.CanvasHost.Enabled = false
 	}
-	var err error
-	if c.NodeHost.Embedded, err = Environ(l.env).Bool("HANZOD_NODE"); err != nil {
-		name, text, _ := strings.Cut(err.Error(), ": ")
-		l.fail(name, nil, text)
+	if port, ok := l.port("HANZOD_SSH_PORT"); ok {
+		c.Discovery.SSHPort = port
 	}
+	if l.toggle("HANZOD_DISABLE_MDNS") {
+		c.Discovery.MDNS = "off"
+	}
+	c.NodeHost.Embedded = l.toggle("HANZOD_NODE")
+}
+
+// toggle reads a variable that is true or false.
+func (l *loader) toggle(name string) bool {
+	on, err := Environ(l.env).Bool(name)
+	if err != nil {
+		from, text, _ := strings.Cut(err.Error(), ": ")
+		l.fail(from, nil, text)
+	}
+	return on
 }
 
 // iam reads an identity service, which takes both of its variables when the file has none.

@@ -57,7 +57,7 @@ func (l *loader) read(tree *json5.Node) {
 	proxy.bool("enabled", &c.NodeHost.BrowserProxy)
 	proxy.strs("allowProfiles", &c.NodeHost.AllowProfiles)
 
-	c.Discovery.MDNS = "minimal"
+	c.Discovery.MDNS, c.Discovery.SSHPort = "off", 22
 	discovery := root.object("discovery")
 	discovery.object("mdns").choice("mode", &c.Discovery.MDNS, "off", "minimal", "full")
 	discovery.object("wideArea").bool("enabled", &c.Discovery.WideArea)

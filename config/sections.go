@@ -266,7 +266,9 @@ type HookMapping struct {
 // Discovery is the section discovery.
 type Discovery struct {
 	WideArea bool
-	MDNS     string // off, minimal (default), full
+	MDNS     string // off (default), minimal, full
+	// SSHPort is where the SSH server of this machine listens, 22 by default. Mode full announces it.
+	SSHPort int
 }
 
 // Update is the section update.

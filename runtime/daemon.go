@@ -26,6 +26,7 @@ import (
 	"github.com/hanzoai/hanzod/approvals"
 	"github.com/hanzoai/hanzod/approvals/policy"
 	"github.com/hanzoai/hanzod/client"
+	"github.com/hanzoai/hanzod/client/discover"
 	"github.com/hanzoai/hanzod/compat"
 	"github.com/hanzoai/hanzod/compat/web"
 	"github.com/hanzoai/hanzod/config"
@@ -527,6 +528,11 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if d.tailnet != nil {
 		run(d.runTailnet)
 	}
+	announcing, unannounce := context.WithCancel(work)
+	defer unannounce()
+	if a, o, on := d.announcement(); on {
+		wg.Go(func() { discover.Advertise(announcing, a, o) })
+	}
 	settle := time.AfterFunc(settleTime, debug.FreeOSMemory)
 	defer settle.Stop()
 
@@ -539,6 +545,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	case failure = <-served:
 		d.log.Error("hanzod stops: a listener failed", "error", failure)
 	}
+	unannounce() // first, so that nobody new comes
 	d.stop(work, cancel, &wg)
 	return failure
 }

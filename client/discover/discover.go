@@ -46,10 +46,8 @@ type Announcement struct {
 	Fingerprint string
 	// CanvasPort is where the canvas is served.
 	CanvasPort int
-	// SSHPort says that the daemon is meant to be reached over SSH.
+	// SSHPort is where the SSH server of the machine listens: the daemon may be reached by it.
 	SSHPort int
-	// CLIPath is where the program is that older apps start over SSH.
-	CLIPath string
 	Version string
 }
 
@@ -75,7 +73,7 @@ func (a Announcement) texts(name, host string) (own, legacy []string) {
 	}
 	legacy = pairs("role", "gateway", "gatewayPort", num(a.Port), "lanHost", strings.TrimSuffix(host, "."), "displayName", name,
 		"transport", "gateway", "gatewayTls", gatewayTLS, "gatewayTlsSha256", pin, "canvasPort", num(a.CanvasPort),
-		"sshPort", num(a.SSHPort), "cliPath", a.CLIPath)
+		"sshPort", num(a.SSHPort))
 	return own, legacy
 }
 

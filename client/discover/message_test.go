@@ -13,8 +13,7 @@ import (
 
 func full() claim {
 	c := newClaim(Announcement{
-		Name: "Büro (2. Stock)", Port: 18789, GRPCPort: 18790, TLS: true, Fingerprint: strings.Repeat("0f", 32), CanvasPort: 18789, SSHPort: 22,
-		CLIPath: "/usr/bin/hanzod", Version: "1.2.3",
+		Name: "Büro (2. Stock)", Port: 18789, GRPCPort: 18790, TLS: true, Fingerprint: strings.Repeat("0f", 32), CanvasPort: 18789, SSHPort: 22, Version: "1.2.3",
 	}, 99)
 	for i := range byte(maxAddresses) {
 		c.addrs = append(c.addrs, netip.AddrFrom4([4]byte{198, 18, 0, i + 1}))
@@ -102,9 +101,9 @@ func TestTexts(t *testing.T) {
 	if got := strings.Join(legacy, " "); strings.Contains(got, "Tls") {
 		t.Error(got)
 	}
-	a.TLS, a.CanvasPort, a.SSHPort, a.CLIPath = true, 18789, 22, "/usr/bin/"+strings.Repeat("x", 300)
-	_, legacy = a.texts("box", "box-hanzod.local.")
-	if got := strings.Join(legacy, " "); !strings.HasSuffix(got, "transport=gateway gatewayTls=1 gatewayTlsSha256=ab canvasPort=18789 sshPort=22") {
+	a.TLS, a.CanvasPort, a.SSHPort = true, 18789, 22
+	_, legacy = a.texts(strings.Repeat("x", 300), "box-hanzod.local.")
+	if got := strings.Join(legacy, " "); strings.Contains(got, "displayName") || !strings.HasSuffix(got, "transport=gateway gatewayTls=1 gatewayTlsSha256=ab canvasPort=18789 sshPort=22") {
 		t.Error(got)
 	}
 }

@@ -122,7 +122,7 @@ characters of its id will do.`,
 	root.AddCommand(
 		a.statusCmd(), a.healthCmd(), a.doctorCmd(), a.nodesCmd(), a.devicesCmd(), a.approveCmd(), a.grantsCmd(), a.policyCmd(), a.approvalsCmd(), a.auditCmd(),
 		a.enrollCmd(), a.contextCmd(), a.attachCmd(),
-		a.eventsCmd(), a.logsCmd(), a.tokenCmd(), a.versionCmd(), exitCodesTopic(), remoteTopic(),
+		a.eventsCmd(), a.logsCmd(), a.tokenCmd(), a.discoverCmd(), a.versionCmd(), exitCodesTopic(), remoteTopic(),
 	)
 	if docsCmd != nil {
 		root.AddCommand(docsCmd(root))
