@@ -88,6 +88,9 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
+// spread is a part of d by chance, so that machines do not all speak at once.
+func spread(d time.Duration) time.Duration { return rand.N(d) } //nolint:gosec // nobody is kept from guessing it
+
 // place is what is due on one network.
 type place struct {
 	network
@@ -209,7 +212,7 @@ func (r *responder) look(now time.Time) {
 		r.holds, r.sent = false, 0
 	case probeAgain:
 		r.fine("network")
-		r.try(now.Add(rand.N(probeGap)))
+		r.try(now.Add(spread(probeGap)))
 	}
 }
 
@@ -281,7 +284,7 @@ func (r *responder) lose(now time.Time) {
 		r.lost = 0
 	}
 	r.lost++
-	wait := rand.N(probeGap)
+	wait := spread(probeGap)
 	if r.lost > patience {
 		wait = conflictWait
 	}
@@ -321,7 +324,7 @@ func (r *responder) bye() {
 	}
 	for i := range 2 {
 		if i > 0 {
-			time.Sleep(byeGap)
+			pause(context.Background(), byeGap)
 		}
 		for _, p := range r.places {
 			r.send(p, goodbye, time.Now())
@@ -434,7 +437,7 @@ func (r *responder) answer(m packet, p *place, now time.Time) {
 	default:
 		due, gap := now, answerGap
 		if shared {
-			due = now.Add(answerWait + rand.N(answerSpread))
+			due = now.Add(answerWait + spread(answerSpread))
 		}
 		if slices.ContainsFunc(m.records, func(rec record) bool { return rec.claimed }) {
 			gap = defendGap

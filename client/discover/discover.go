@@ -80,8 +80,8 @@ func (a Announcement) texts(name, host string) (own, legacy []string) {
 // pairs makes key=value texts, without those of no value and those that do not fit into one.
 func pairs(kv ...string) []string {
 	var out []string
-	for i := 0; i < len(kv); i += 2 {
-		if text := kv[i] + "=" + kv[i+1]; kv[i+1] != "" && len(text) <= maxText {
+	for p := range slices.Chunk(kv, 2) {
+		if text := strings.Join(p, "="); !strings.HasSuffix(text, "=") && len(text) <= maxText {
 			out = append(out, text)
 		}
 	}

@@ -131,6 +131,8 @@ func (m *machine) start(role string, args ...string) *program {
 	p.cmd = exec.Command("ip", append([]string{"netns", "exec", m.ns, os.Args[0], "as", role}, args...)...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.err
 	p.cmd.WaitDelay = time.Second
+	// The race detector would let each program linger for a second.
+	p.cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package discover
 
 import (
+	"errors"
 	"net/netip"
 	"strings"
 
@@ -65,7 +66,7 @@ func parse(b []byte) (m message, ok bool) {
 	m.id, m.response = h.ID, h.Response
 	for {
 		q, err := p.Question()
-		if err == dnsmessage.ErrSectionDone {
+		if errors.Is(err, dnsmessage.ErrSectionDone) {
 			break
 		}
 		if err != nil {
@@ -80,7 +81,7 @@ func parse(b []byte) (m message, ok bool) {
 		skip := []func() error{p.SkipAnswer, p.SkipAuthority, p.SkipAdditional}[section]
 		for {
 			h, err := next()
-			if err == dnsmessage.ErrSectionDone {
+			if errors.Is(err, dnsmessage.ErrSectionDone) {
 				break
 			}
 			if err != nil || len(m.records) == maxRecords {
@@ -128,13 +129,12 @@ func (r *record) body(p *dnsmessage.Parser) bool {
 
 // claim is what the daemon holds, or tries to, by its names on one network.
 type claim struct {
-	name       string // what people read
-	host       string // full name
-	port       uint16
-	instances  [2]string // full names, of Service and Legacy
-	texts      [2][]string
-	addrs      []netip.Addr
-	everywhere []netip.Addr // addresses on all networks
+	name      string // what people read
+	host      string // full name
+	port      uint16
+	instances [2]string // full names, of Service and Legacy
+	texts     [2][]string
+	addrs     []netip.Addr
 }
 
 var types = [2]string{Service + "." + domain, Legacy + "." + domain}

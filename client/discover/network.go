@@ -46,11 +46,6 @@ func (n network) same(o network) bool {
 	return n.Index == o.Index && n.Name == o.Name && slices.Equal(n.prefixes, o.prefixes)
 }
 
-// has says that an address is this machine's on that interface.
-func (n network) has(a netip.Addr) bool {
-	return slices.ContainsFunc(n.prefixes, func(p netip.Prefix) bool { return p.Addr() == a })
-}
-
 // near says that an address is of a neighbour: who asks from further away is not answered (RFC 6762 §11).
 func (n network) near(a netip.Addr) bool {
 	return a.Is6() && a.IsLinkLocalUnicast() || slices.ContainsFunc(n.prefixes, func(p netip.Prefix) bool { return p.Masked().Contains(a) })
@@ -102,6 +97,8 @@ type conn struct {
 	v6 *ipv6.PacketConn
 	in chan packet
 	wg sync.WaitGroup
+	// done is closed at the end.
+	done chan struct{}
 
 	mu     sync.Mutex // the interface that the next message leaves by is a state of the socket
 	joined map[string]bool
@@ -109,7 +106,7 @@ type conn struct {
 
 // open takes part in the group. Other programs of this machine may do so at the same time.
 func open() (*conn, error) {
-	c := &conn{in: make(chan packet, maxWaiting), joined: map[string]bool{}}
+	c := &conn{in: make(chan packet, maxWaiting), done: make(chan struct{}), joined: map[string]bool{}}
 	u4, err4 := net.ListenUDP("udp4", group4)
 	if err4 == nil {
 		c.v4 = ipv4.NewPacketConn(u4)
@@ -155,6 +152,7 @@ func open() (*conn, error) {
 
 // close ends both sockets and waits for their readers.
 func (c *conn) close() {
+	close(c.done)
 	if c.v4 != nil {
 		_ = c.v4.Close() // nothing is lost: there is no answer to wait for
 	}
@@ -173,7 +171,10 @@ func (c *conn) read(from func([]byte) (n, index int, multicast bool, addr net.Ad
 		}
 		udp, ok := addr.(*net.UDPAddr)
 		if err != nil || !ok {
-			time.Sleep(readPause)
+			select {
+			case <-c.done:
+			case <-time.After(readPause):
+			}
 			continue
 		}
 		m, ok := parse(buf[:n])
