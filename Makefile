@@ -9,7 +9,7 @@ CC_FOUND := $(shell command -v $${CC:-cc} 2>/dev/null || command -v gcc 2>/dev/n
 T       ?= 30s
 MUTATIONS ?= 1000000
 
-.PHONY: all help build run test check-format vet gen check-gen lint contract parity bench fuzz robust interop cross clean
+.PHONY: all help build run test check-format vet gen check-gen lint contract parity bench fuzz robust interop cross dist dist-check clean
 
 all: check-format vet check-gen test cross
 
@@ -26,6 +26,8 @@ help:
 	@echo 'make gen       generate code from proto/; needs no network once modules are there'
 	@echo 'make lint      golangci-lint and buf lint'
 	@echo 'make cross     build for linux, darwin and windows on amd64 and arm64'
+	@echo 'make dist      what is handed out: archives, deb and rpm, checksums (DIST="-only linux/amd64" for less)'
+	@echo 'make dist-check  install, upgrade and remove the packages; build twice and compare'
 	@echo 'make           format, vet, generated code, tests and cross builds: what a push must pass'
 
 build:
@@ -94,6 +96,13 @@ cross:
 	@set -e; for os in linux darwin windows; do for arch in amd64 arm64; do \
 	  echo "$$os/$$arch"; GOOS=$$os GOARCH=$$arch CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/hanzod; \
 	  GOOS=$$os GOARCH=$$arch CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/hanzoctl; done; done
+
+# A module of its own, so that the daemon's tree holds nothing of it.
+dist:
+	cd tools/dist && $(GO) run . $(DIST)
+
+dist-check:
+	cd tools/dist && DIST_SAME=1 $(GO) test . -count=1 -timeout 60m -v
 
 clean:
 	rm -rf bin dist

@@ -90,11 +90,17 @@ func Write(root *cobra.Command, dir, version string, date time.Time) error {
 // list, no blank lines. synopsis takes the place of the usage when it is not empty.
 func tidy(page string, date time.Time, synopsis string) string {
 	var out []string
-	verbatim, usage := false, false
+	verbatim, usage, flags := false, false, false
 	for line := range strings.Lines(page) {
 		line = strings.TrimRight(line, "\n")
 		last := len(out) - 1
 		switch {
+		case strings.HasPrefix(line, ".SH "):
+			flags = strings.HasPrefix(line, ".SH OPTIONS")
+		}
+		switch {
+		case flags && synopsis != "":
+			continue // a topic has none
 		case line == ".EX" || line == ".EE":
 			verbatim = line == ".EX"
 		case verbatim:
@@ -113,6 +119,9 @@ func tidy(page string, date time.Time, synopsis string) string {
 			}
 			out = append(out, ".TP", flag)
 			line = line[1:]
+		}
+		if synopsis != "" && strings.HasPrefix(line, `\fB`) {
+			line = strings.ReplaceAll(line, "(7)", "(1)") // its parent is a command
 		}
 		usage = line == ".SH SYNOPSIS"
 		out = append(out, line)

@@ -47,6 +47,7 @@ func run(args []string, out io.Writer) error {
 	f := flag.NewFlagSet("dist", flag.ContinueOnError)
 	root := f.String("root", "../..", "where the source is")
 	dir := f.String("out", "../../dist", "where the result goes; what is there is removed")
+	name := f.String("variant", "", "one variant alone: hanzod or hanzod-tailnet")
 	only := f.String("only", "", "platforms to build, such as linux/amd64,windows/arm64 (default all)")
 	if err := f.Parse(args); err != nil {
 		return err
@@ -54,6 +55,9 @@ func run(args []string, out io.Writer) error {
 	wanted, err := choose(*only)
 	if err != nil {
 		return err
+	}
+	if *name != "" && !slices.ContainsFunc(variants, func(v variant) bool { return v.name == *name }) {
+		return fmt.Errorf("-variant: there is no variant %q", *name)
 	}
 	src, err := readSource(*root)
 	if err != nil {
@@ -73,6 +77,9 @@ func run(args []string, out io.Writer) error {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(table, "\tMB\tbar\t")
 	for _, v := range variants {
+		if *name != "" && v.name != *name {
+			continue
+		}
 		extras, err := src.extras(v, filepath.Join(work, v.name))
 		if err != nil {
 			return err

@@ -19,8 +19,8 @@ import (
 const (
 	homepage   = "https://github.com/hanzoai/hanzod"
 	maintainer = "The hanzod authors <hanzod@hanzo.ai>"
-	about      = `The runtime of a personal AI assistant
-hanzod is a gateway that operators and nodes connect to, and a node host that
+	summary    = "Runtime of a personal AI assistant"
+	about      = `hanzod is a gateway that operators and nodes connect to, and a node host that
 runs approved commands. hanzoctl is its command line.`
 )
 
@@ -117,8 +117,11 @@ func describe(kind, work string, v variant, p platform, s *source, all []file) (
 		Overridables: nfpm.Overridables{
 			// Services reach others by TLS; a daemon that is only local does without.
 			Recommends: []string{"ca-certificates"}, Umask: 0o022,
-			RPM: nfpm.RPM{BuildHost: "localhost", Summary: strings.SplitN(about, "\n", 2)[0], Group: "Applications/Internet"},
+			RPM: nfpm.RPM{BuildHost: "localhost", Summary: summary, Group: "Applications/Internet"},
 		},
+	}
+	if kind == "deb" { // where the summary is the first line
+		info.Description = summary + "\n" + about
 	}
 	// They hold the same files, so there is one of them at a time.
 	for _, other := range variants {
