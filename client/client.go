@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/hanzoai/hanzod/errs"
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
 	auditv1 "github.com/hanzoai/hanzod/gen/hanzo/audit/v1"
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
@@ -200,6 +201,17 @@ func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 		return nil, fmt.Errorf("%s%w", dialMark, err)
 	}
 	return conn, nil
+}
+
+// DialSocket opens the local socket of a daemon, or its named pipe on Windows, after it has checked that
+// neither belongs to somebody else; it is an *Error with CodeForeignSocket then. It is for programs that carry
+// the bytes of others.
+func DialSocket(ctx context.Context, path string) (net.Conn, error) {
+	conn, err := dialSocket(ctx, path)
+	if e, ok := errors.AsType[*refused](err); ok {
+		return nil, &Error{Code: e.code, Class: errs.Denied, Message: e.text}
+	}
+	return conn, err
 }
 
 // roleHeader is where a caller asks for less than it is entitled to.

@@ -64,6 +64,9 @@ type Error struct {
 	Fields map[string]string
 	// Err is the cause, a gRPC status or a context error; nil for failures found here.
 	Err error
+
+	// away says that nothing answered, so the call was not sent, and that something may later.
+	away bool
 }
 
 func (e *Error) Error() string { return e.Message }
@@ -145,6 +148,7 @@ func (c *Client) translate(ctx context.Context, err error) error {
 		if reason, found := marked(st.Message(), refusedMark); found {
 			e := parseRefused(reason)
 			out.Code, out.Class, out.Message = e.code, e.class, e.text
+			out.away = c.via != nil && e.class == errs.Unavailable
 			return out
 		}
 		if reason, found := marked(st.Message(), dialMark); found {

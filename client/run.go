@@ -391,6 +391,9 @@ func badAnswer(what string) error {
 }
 
 func isNotRunning(err error) bool {
+	if e, ok := errors.AsType[*Error](err); ok && e.away {
+		return true
+	}
 	_, ok := errors.AsType[*NotRunning](err)
 	return ok
 }

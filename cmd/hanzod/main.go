@@ -74,6 +74,12 @@ func exitCode(err error) int {
 	var bad configError
 	var refused *config.Refused
 	var stopped stoppedError
+	if _, ok := errors.AsType[unavailableError](err); ok {
+		return exitUnavailable
+	}
+	if _, ok := errors.AsType[foreignError](err); ok {
+		return exitForeign
+	}
 	switch {
 	case errors.As(err, &stopped):
 		return exitStopped
@@ -131,7 +137,7 @@ Talk to a running daemon with hanzoctl.`,
 		return usageError{fmt.Errorf("%w\nRun '%s --help' for the flags", err, c.CommandPath())}
 	})
 	root.AddCommand(runCmd(out, errOut), nodeCmd(out, errOut), tlsCmd(out, errOut), serviceCmd(out, errOut),
-		doctorCmd(out), backupCmd(out, errOut), restoreCmd(out, errOut), versionCmd(out), environTopic())
+		doctorCmd(out), backupCmd(out, errOut), restoreCmd(out, errOut), connectCmd(os.Stdin, out), versionCmd(out), environTopic())
 	return root
 }
 

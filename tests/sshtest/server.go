@@ -392,7 +392,7 @@ func (s *Server) end() {
 // KeyPair makes a key of a kind ("ed25519", "rsa", "ecdsa"), encrypted when there is a passphrase.
 func KeyPair(t testing.TB, path, kind, passphrase string) {
 	t.Helper()
-	if out, err := command("ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-C", "test", "-f", path); err != nil {
+	if out, err := command("ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-a", "1", "-C", "test", "-f", path); err != nil {
 		t.Fatalf("ssh-keygen: %v\n%s", err, out)
 	}
 }
@@ -410,16 +410,22 @@ func Agent(t testing.TB, keys ...string) string {
 		t.Fatal(err)
 	}
 	socket := filepath.Join(dir, "agent")
-	cmd := exec.Command(program, "-D", "-a", socket)
+	// The agent lives as long as cat does, which ends when its input does: with this process at the latest.
+	cmd := exec.Command(program, "-a", socket, "cat")
 	cmd.SysProcAttr = apart()
 	var out bytes.Buffer
 	cmd.Stderr, cmd.WaitDelay = &out, time.Second
+	hold, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait() // it was killed
+		hold.Close()
+		kill(cmd.Process.Pid) // the group, with the agent itself
+		_ = cmd.Wait()        // it was killed
 		os.RemoveAll(dir)
 	})
 	for deadline := time.Now().Add(stepTime); ; {
