@@ -43,6 +43,7 @@ type app struct {
 	// silent is a run that nobody looks at: the shell completes a line.
 	silent bool
 	steps  progress
+	asker  asker
 
 	args []string
 	// running says that flags and arguments were understood.
@@ -51,7 +52,7 @@ type app struct {
 
 // run executes one command line and returns its exit code.
 func (a *app) run(ctx context.Context, args []string) int {
-	a.args = args
+	a.args, a.asker.a = args, a
 	root := a.root()
 	root.SetArgs(args)
 	root.SetOut(a.stdout)
@@ -82,6 +83,7 @@ characters of its id will do.`,
   hanzoctl nodes list
   hanzoctl nodes run build-box -- uname -a
   hanzoctl approve
+  hanzoctl --host ssh://alice@box status
   hanzoctl help exit-codes`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -115,8 +117,8 @@ characters of its id will do.`,
 	f.DurationVar(&a.timeout, "timeout", 0, "how long to wait at the most, for example 5s (default 15s; no limit for watches)")
 	f.BoolVar(&a.noColor, "no-color", false, "no colours on the terminal (also with NO_COLOR set)")
 	// The names are constants of this file: an unknown one is a mistake that every test shows.
-	must(root.RegisterFlagCompletionFunc("host", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-		return append(a.contextNames(), localName, "ssh://", "tailnet://", "hanzod://"), cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
+	must(root.RegisterFlagCompletionFunc("host", func(_ *cobra.Command, _ []string, word string) ([]string, cobra.ShellCompDirective) {
+		return a.hostWords(word)
 	}))
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)))
 	root.AddCommand(
@@ -252,7 +254,7 @@ func (a *app) again() string {
 	case a.remote.host != "":
 		words := []string{"hanzoctl", "--host", a.remote.host}
 		for _, f := range [][2]string{
-			{"--token-file", a.remote.tokenFile}, {"--tls-fingerprint", a.remote.fingerprint}, {"--tls-ca", a.remote.ca},
+			{"--socket", a.socket}, {"--state-dir", a.stateDir}, {"--token-file", a.remote.tokenFile}, {"--tls-fingerprint", a.remote.fingerprint}, {"--tls-ca", a.remote.ca},
 		} {
 			if f[1] != "" {
 				words = append(words, f[0], f[1])

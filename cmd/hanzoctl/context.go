@@ -32,6 +32,9 @@ type hostContext struct {
 	Version int `json:"version"`
 	// Address is as parseAddress takes it.
 	Address string `json:"address"`
+	// Socket and StateDir are where the daemon is on a machine that is reached by SSH.
+	Socket   string `json:"socket,omitempty"`
+	StateDir string `json:"stateDir,omitempty"`
 	// Fingerprint pins the certificate, CAFile vouches for it, TokenFile holds the token: for a daemon over TLS.
 	Fingerprint string `json:"fingerprint,omitempty"`
 	CAFile      string `json:"caFile,omitempty"`
@@ -136,6 +139,8 @@ type shownContext struct {
 	Kind        string   `json:"kind"`
 	Address     string   `json:"address"`
 	Current     bool     `json:"current"`
+	Socket      string   `json:"socket,omitempty"`
+	StateDir    string   `json:"stateDir,omitempty"`
 	Fingerprint string   `json:"fingerprint,omitempty"`
 	CAFile      string   `json:"caFile,omitempty"`
 	TokenFile   string   `json:"tokenFile,omitempty"`
@@ -148,7 +153,7 @@ type shownContext struct {
 }
 
 func (a *app) shown(name string, c *hostContext, current string) shownContext {
-	s := shownContext{Name: name, Address: c.Address, Current: name == current, Fingerprint: c.Fingerprint, CAFile: c.CAFile,
+	s := shownContext{Name: name, Address: c.Address, Current: name == current, Socket: c.Socket, StateDir: c.StateDir, Fingerprint: c.Fingerprint, CAFile: c.CAFile,
 		TokenFile: c.TokenFile, Enrolled: c.Token != "", DeviceID: c.DeviceID, Scopes: c.Scopes}
 	address, kind, err := parseAddress(c.Address)
 	if err != nil {
@@ -197,6 +202,9 @@ func (a *app) contextAddCmd() *cobra.Command {
   hanzod://host[:port]       over TLS, with the token in the file of --token-file
   /path                      a socket or state directory of this machine
 
+With ssh://, --socket or --state-dir say where the daemon is on that machine, when it is not
+where it is found by itself.
+
 Nothing is connected. For hanzod:// the certificate may be pinned with --tls-fingerprint, or
 vouched for with --tls-ca; without either it is asked about when it is first seen.`,
 		Example: `  hanzoctl context add box ssh://alice@box
@@ -207,14 +215,17 @@ vouched for with --tls-ca; without either it is asked about when it is first see
 			if _, err := a.contextFile(name); err != nil {
 				return err
 			}
-			if a.remote.host != "" || a.socket != "" || a.stateDir != "" {
-				return usagef("give the address as the second argument; --host, --socket and --state-dir say which daemon to ask, and none is asked")
+			if a.remote.host != "" {
+				return usagef("give the address as the second argument; --host says which daemon to ask, and none is asked")
 			}
 			address, kind, err := parseAddress(args[1])
 			if err != nil {
 				return err
 			}
-			c := &hostContext{Version: 1, Address: address}
+			if kind != kindSSH && a.socket+a.stateDir != "" {
+				return usagef("--socket and --state-dir go with ssh:// alone: they are where the daemon is on that machine")
+			}
+			c := &hostContext{Version: 1, Address: address, Socket: a.socket, StateDir: a.stateDir}
 			if kind == kindSocket {
 				c.Address = args[1] // the socket of a state directory may be another one later
 			}
@@ -370,6 +381,16 @@ func (a *app) completeContext(more ...string) cobra.CompletionFunc {
 	}
 }
 
+// hostWords completes what --host takes: names, and the beginning of an address once that is typed.
+func (a *app) hostWords(word string) ([]string, cobra.ShellCompDirective) {
+	for _, kind := range []string{kindSSH, kindTailnet, kindTLS} {
+		if scheme := kind + "://"; word != "" && strings.HasPrefix(scheme, word) && scheme != word {
+			return append(a.contextNames(), scheme), cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
+		}
+	}
+	return append(a.contextNames(), localName), cobra.ShellCompDirectiveNoFileComp
+}
+
 func (a *app) contextListCmd() *cobra.Command {
 	return &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List the daemons that this machine knows by name", Args: cobra.NoArgs,
 		Long: `List the daemons that this machine knows by name. * marks the one that is chosen with "hanzoctl
@@ -449,7 +470,7 @@ chose it. With one: what this machine keeps of that daemon. Secrets are not show
 			s := a.shown(args[0], c, current)
 			rows := []string{cells("name", s.Name), cells("address", s.Address), cells("kind", s.Kind), cells("chosen", map[bool]string{true: "yes", false: "no"}[s.Current])}
 			for _, r := range [][2]string{
-				{"certificate", s.Fingerprint}, {"trusted on first use", s.TrustedSince}, {"vouched for by", s.CAFile}, {"token in", s.TokenFile},
+				{"socket there", s.Socket}, {"state there", s.StateDir}, {"certificate", s.Fingerprint}, {"trusted on first use", s.TrustedSince}, {"vouched for by", s.CAFile}, {"token in", s.TokenFile},
 				{"enrolled", s.EnrolledAt}, {"scopes", scopeWords(s.Scopes)}, {"device", s.DeviceID},
 			} {
 				if r[1] != "" {

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/hanzoai/hanzod/client"
+	"github.com/hanzoai/hanzod/client/ssh"
+	"github.com/hanzoai/hanzod/client/tailnet"
 )
 
 // The exit codes. Those from 64 on are the ones of sysexits.h that come closest.
@@ -38,13 +41,15 @@ func exitCodesTopic() *cobra.Command {
     1  failed for another reason
     2  the command line or the request is wrong
    66  no such node, run, device or approval
-   69  no daemon answers at the socket or the address
+   69  no daemon answers at the socket or the address, or its machine cannot be
+       reached
    73  the state does not allow it: already there, or changed meanwhile
    74  the outcome is not known: look before you repeat it
    75  not now, later may work: node not connected, a limit reached, nobody
        answered the approval
    77  not allowed: by the daemon, by the policy of the node, or denied by an
-       approver; or it is not known who answers (see "hanzoctl help remote")
+       approver; or it is not known who answers, or SSH does not let you in
+       (see "hanzoctl help remote")
   124  no answer or no end in time
   130  interrupted
 
@@ -54,6 +59,8 @@ otherwise with one of the codes above, or
   127  the command did not start
 128+n  the command was ended by signal n; 128 when the node does not say which;
        137 when somebody killed it with "hanzoctl nodes kill"
+
+"hanzoctl attach HOST -- COMMAND" ends in the same way, with the command on this machine.
 
 A command may use these codes itself: "-o json" tells them apart.`,
 	}
@@ -95,6 +102,13 @@ var classCodes = map[client.Class]int{
 	client.Unknown:         exitUnknown,
 }
 
+// unreached are the codes of errors that say that no daemon could be reached, on the ways that have more to say
+// about it than client.NotRunning.
+var unreached = []string{
+	client.CodeLost, ssh.CodeUnreachable, ssh.CodeNoDaemon, ssh.CodeNoHanzod, ssh.CodeRefused, ssh.CodeProgram, ssh.CodeClosed,
+	tailnet.CodeNoService, tailnet.CodeNoPeer, tailnet.CodeOther,
+}
+
 // exitCode is the exit code for an error.
 func exitCode(err error) int {
 	if err == nil {
@@ -107,7 +121,7 @@ func exitCode(err error) int {
 		return exitNoDaemon
 	}
 	if e, ok := errors.AsType[*client.Error](err); ok {
-		if e.Code == client.CodeLost {
+		if slices.Contains(unreached, e.Code) {
 			return exitNoDaemon
 		}
 		return classCodes[e.Class]
@@ -160,6 +174,9 @@ func (a *app) report(ctx context.Context, err error) int {
 		return 0
 	}
 	if e, ok := errors.AsType[*codeError](err); ok && e.final {
+		if e.text != "" {
+			fmt.Fprintln(a.stderr, "hanzoctl: "+Text(e.text))
+		}
 		return e.code
 	}
 	if ctx.Err() != nil {

@@ -142,6 +142,11 @@ func onTerminal(t testing.TB, socket string, args ...string) *terminal {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return screenOf(t, cmd, f)
+}
+
+// screenOf reads the terminal of a program.
+func screenOf(t testing.TB, cmd *exec.Cmd, f *os.File) *terminal {
 	term := &terminal{t: t, f: f, cmd: cmd, out: make(chan string)}
 	done := make(chan struct{})
 	go func() {

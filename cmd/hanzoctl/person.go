@@ -22,7 +22,7 @@ var errNoAnswer = errors.New("no answer was given")
 type person struct {
 	in, out *os.File
 	own     bool // the files are to be closed
-	before  func()
+	steps   *progress
 }
 
 // person finds who can be asked: the terminal of this process, whatever its input and output are connected
@@ -31,19 +31,20 @@ func (a *app) person() *person {
 	if a.silent || !isTerminal(a.stdin) && !isTerminal(a.stderr) {
 		return nil
 	}
-	p := &person{before: a.steps.clear}
+	p := &person{steps: &a.steps}
 	if in, out, err := openTerminal(); err == nil {
 		p.in, p.out, p.own = in, out, true
-		return p
-	}
-	if isTerminal(a.stdin) && isTerminal(a.stderr) {
+	} else if isTerminal(a.stdin) && isTerminal(a.stderr) {
 		p.in, p.out = a.stdin, a.stderr
-		return p
+	} else {
+		return nil
 	}
-	return nil
+	p.steps.hold(true)
+	return p
 }
 
 func (p *person) close() {
+	p.steps.hold(false)
 	if p.own {
 		_ = errors.Join(p.in.Close(), p.out.Close()) // nothing is left in them
 	}
@@ -51,7 +52,6 @@ func (p *person) close() {
 
 // say shows a text. What others wrote in it was made safe by the caller.
 func (p *person) say(text string) {
-	p.before()
 	fmt.Fprintln(p.out, text)
 }
 
@@ -60,14 +60,8 @@ func (p *person) line(ctx context.Context, question string) (string, error) {
 	return p.read(ctx, question, true)
 }
 
-// secret asks for a line that is not shown.
-func (p *person) secret(ctx context.Context, question string) (string, error) {
-	return p.read(ctx, question, false)
-}
-
-// read reads key by key, so that an interrupt ends it and no more is taken from the terminal than the line.
+// read asks for a line, which is not shown without echo. It reads key by key, so that an interrupt ends it and no more is taken from the terminal than the line.
 func (p *person) read(ctx context.Context, question string, echo bool) (string, error) {
-	p.before()
 	old, err := term.MakeRaw(int(p.in.Fd()))
 	if err != nil {
 		return "", fmt.Errorf("set up the terminal: %w", err)

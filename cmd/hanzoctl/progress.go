@@ -18,6 +18,7 @@ type progress struct {
 	timer *time.Timer
 	text  string
 	shown bool
+	held  bool // a person is being asked, on the same terminal
 }
 
 // begin shows steps on a terminal from now on, once it has taken some time; the returned function ends it.
@@ -58,15 +59,25 @@ func (p *progress) clear() {
 	p.erase()
 }
 
+// hold shows nothing while a person is asked.
+func (p *progress) hold(held bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if held {
+		p.erase()
+	}
+	p.held = held
+}
+
 func (p *progress) draw() {
-	if p.out != nil {
+	if p.out != nil && !p.held {
 		w, _ := screenSize(p.out)
 		io.WriteString(p.out, "\r\x1b[K"+clip(Text(p.text), w-1))
 	}
 }
 
 func (p *progress) erase() {
-	if p.out != nil && p.shown {
+	if p.out != nil && p.shown && !p.held {
 		io.WriteString(p.out, "\r\x1b[K")
 	}
 }

@@ -21,29 +21,48 @@ func remoteTopic() *cobra.Command {
 	return &cobra.Command{
 		Use:   "remote",
 		Short: "How to ask a daemon on another machine",
-		Long: `A daemon on another machine is asked over TLS. It has to listen beyond its own machine
-("hanzod run --bind lan", or gateway.bind in its configuration); its port is 18790, or the
-one after gateway.port.
+		Long: `A daemon on another machine is asked in one of three ways. --host, or HANZOCTL_HOST, names it:
 
-The short way: "hanzoctl devices invite" there prints one line to run here. From then on
-"hanzoctl --host NAME" is all that it takes; see "hanzoctl enroll --help".
+  ssh://[user@]host[:port]   Over SSH, as "ssh host" would go: with your keys, agent, known
+                             hosts and ~/.ssh/config, jump hosts included. You come out at the
+                             daemon's socket, so whoever can log in as its user needs no token.
+  tailnet://host[:port]      Over a tailnet, to a daemon that runs with --tailnet. It knows you
+                             by your identity there, and its configuration says what you may do.
+  hanzod://host[:port]       Over TLS, to a daemon that listens beyond its own machine ("hanzod
+                             run --bind lan"; port 18790). It wants a token.
 
-Without it, two things are needed from there, both over a way that you trust:
+A daemon gets a name with "hanzoctl context add NAME ADDRESS"; --host takes names too. After
+"hanzoctl context use NAME" every command asks that daemon, until "hanzoctl context use local".
+What is asked: what a flag says, else the environment (HANZOCTL_HOST, HANZOD_SOCKET,
+HANZOD_STATE_DIR), else the chosen context, else this machine; --host local is this machine in
+any case. Whenever it is not the daemon of this machine, the first line on stderr says which it
+is, "status" and "health" show it, and their JSON has it as "target".
 
-  its token         "hanzoctl token" prints it. Put it into a file that only you can read;
-                    it never goes onto a command line or into a URL, where others see it.
-  its fingerprint   "hanzod tls fingerprint" prints it. It is how this machine knows that
-                    nobody else answers. A certificate that an authority of this system, or
-                    one in --tls-ca, vouches for needs none.
+"hanzoctl attach HOST" makes a daemon usable for other programs: a local socket for programs
+that know HANZOD_SOCKET, and with --listen its legacy port for legacy clients and the web UI.
 
-A certificate that nothing vouches for is never trusted because it is the first one seen:
-hanzoctl prints its fingerprint, sends nothing and ends with 77.
+hanzod:// in particular. The short way is to enrol: "hanzoctl devices invite" there prints one
+line to run here (see "hanzoctl enroll --help"). Without it, two things are needed, both over a
+way that you trust:
 
-The flags may be left in the environment: HANZOCTL_HOST, HANZOCTL_TLS_FINGERPRINT,
-HANZOCTL_TLS_CA, and HANZOCTL_TOKEN_FILE or HANZOD_TOKEN.
+  its token         "hanzoctl token" prints it there. Put it into a file that only you can
+                    read; it never goes onto a command line or into a URL, where others see it.
+  its certificate   An authority of this system, or one in --tls-ca, may vouch for it. Else a
+                    terminal shows its fingerprint when it is first seen, and asks: compare it
+                    with "hanzod tls fingerprint" there. What you trust is kept, and a daemon
+                    with another certificate is refused from then on; "hanzoctl context
+                    untrust HOST" forgets it. Without a terminal nothing is trusted: say
+                    --tls-fingerprint. The token is never sent before that is decided.
 
-All commands work but "token": the daemon shows its secret on its own machine alone.`,
-		Example: `  ssh box hanzoctl token > ~/.box-token
-  hanzoctl --host hanzod://box --token-file ~/.box-token --tls-fingerprint $(ssh box hanzod tls fingerprint) status`,
+The flags may be left in the environment: HANZOCTL_TLS_FINGERPRINT, HANZOCTL_TLS_CA, and
+HANZOCTL_TOKEN_FILE or HANZOD_TOKEN.
+
+All commands work but "token" over TLS and the tailnet: the daemon shows its secret at its own
+socket alone, and that is where SSH comes out.`,
+		Example: `  hanzoctl --host ssh://alice@box status
+  hanzoctl context add box ssh://alice@box --use
+  hanzoctl attach box --listen 127.0.0.1:18789
+  hanzoctl --host ssh://box token > ~/.box-token
+  hanzoctl --host hanzod://box --token-file ~/.box-token status`,
 	}
 }

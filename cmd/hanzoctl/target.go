@@ -56,6 +56,9 @@ type target struct {
 
 	variable string // of the environment that chose it
 	options  client.Options
+	// socketThere and stateDirThere are where the daemon is on a machine that is reached by SSH, "" for where
+	// it is by itself.
+	socketThere, stateDirThere string
 	// anchored says that options know the certificate of a daemon over TLS.
 	anchored bool
 	// knownSince is when its certificate was trusted, zero when something else says so.
@@ -114,12 +117,16 @@ func (a *app) target() (*target, error) {
 
 func (a *app) findTarget() (*target, error) {
 	here := a.socket != "" || a.stateDir != ""
-	if a.remote.host != "" && here {
-		return nil, usagef("--host is a daemon on another machine, --socket and --state-dir are one on this: give one of them")
-	}
 	switch {
 	case a.remote.host != "":
-		return a.hostTarget(a.remote.host, byFlag, "")
+		t, err := a.hostTarget(a.remote.host, byFlag, "")
+		if err == nil && here {
+			if t.Kind != kindSSH {
+				return nil, usagef("--socket and --state-dir are of a daemon on this machine, or with --host ssh:// on that one: give one of them")
+			}
+			t.socketThere, t.stateDirThere = a.socket, a.stateDir
+		}
+		return t, err
 	case a.socket != "":
 		return a.socketTarget(a.socket, byFlag, "")
 	case a.stateDir != "":
@@ -183,7 +190,7 @@ func (a *app) socketTarget(path, by, variable string) (*target, error) {
 	}
 	t := &target{Kind: kindSocket, Address: path, ChosenBy: by, variable: variable}
 	t.options.Socket = path
-	t.Attached = attachedAt(path)
+	t.Attached = a.attachedAt(path)
 	return t, nil
 }
 
@@ -232,7 +239,7 @@ func (a *app) contextTarget(name string, c *hostContext, by, variable string) (*
 	if err != nil {
 		return nil, fmt.Errorf("the context %s: %w", name, err)
 	}
-	t := &target{Kind: kind, Name: name, Address: address, ChosenBy: by, variable: variable}
+	t := &target{Kind: kind, Name: name, Address: address, ChosenBy: by, variable: variable, socketThere: c.Socket, stateDirThere: c.StateDir}
 	if kind == kindTLS {
 		return t, a.overTLS(t, c)
 	}
@@ -246,7 +253,7 @@ func (a *app) plain(t *target) error {
 	}
 	if t.Kind == kindSocket {
 		t.options.Socket = t.Address
-		t.Attached = attachedAt(t.Address)
+		t.Attached = a.attachedAt(t.Address)
 	}
 	return nil
 }
