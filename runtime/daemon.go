@@ -52,6 +52,9 @@ const (
 	// drainTime is how long a stop waits for clients and calls. With the closing of the store it
 	// stays below the five seconds that a stop may take.
 	drainTime = 3 * time.Second
+	// restartExpected is what clients are told of a restart: how long until they find the next daemon.
+	// It is the time of a drain that somebody holds up; most take less than half a second.
+	restartExpected = drainTime
 	// settleTime is when the memory of starting is given back.
 	settleTime = 2 * time.Second
 	// policyFileName is the exec approvals file, in the frozen format that companion apps read.
@@ -83,6 +86,9 @@ type Options struct {
 	Companion string
 	// Now is the clock, time.Now when nil.
 	Now func() time.Time
+	// Restarting is asked, when the daemon is told to stop, whether it will be started again at once, so
+	// that clients can be told; nil says no. It must answer soon.
+	Restarting func(context.Context) bool
 	// PushHosts and PushRoots take the place of Apple's push service in tests.
 	PushHosts map[push.Environment]string
 	PushRoots *x509.CertPool
@@ -131,8 +137,9 @@ type Daemon struct {
 	remote    *grpc.Server // nil when the door for other machines is closed
 	members   *grpc.Server // nil when the daemon is to be on no tailnet
 
-	withNode  bool
-	companion string
+	withNode   bool
+	companion  string
+	restarting func(context.Context) bool
 	// nodeSecurity and nodeAsk are NodeSecurity and NodeAsk of Options.
 	nodeSecurity, nodeAsk string
 	tailscale             string // TailscaleSocket
@@ -163,7 +170,7 @@ type Daemon struct {
 // does not allow a start, or a port is taken. A daemon that was made must be run.
 func New(ctx context.Context, o Options) (*Daemon, error) {
 	d := &Daemon{
-		cfg: o.Config, now: o.Now, withNode: o.Node, companion: o.Companion, nodeSecurity: o.NodeSecurity, nodeAsk: o.NodeAsk, tailscale: o.TailscaleSocket, pushHosts: o.PushHosts, pushRoots: o.PushRoots,
+		cfg: o.Config, now: o.Now, withNode: o.Node, companion: o.Companion, nodeSecurity: o.NodeSecurity, nodeAsk: o.NodeAsk, tailscale: o.TailscaleSocket, pushHosts: o.PushHosts, pushRoots: o.PushRoots, restarting: o.Restarting,
 		shared: o.SharedDiscovery, service: o.Service,
 		fatal: make(chan error, 1), ready: make(chan struct{}), tailnetOut: o.Tailnet,
 	}
@@ -546,12 +553,12 @@ func (d *Daemon) Run(ctx context.Context) error {
 		d.log.Error("hanzod stops: a listener failed", "error", failure)
 	}
 	unannounce() // first, so that nobody new comes
-	d.stop(work, cancel, &wg)
+	d.stop(work, cancel, &wg, failure == nil && d.restarting != nil && d.restarting(work))
 	return failure
 }
 
 // stop ends the doors and then everything behind them.
-func (d *Daemon) stop(work context.Context, cancel context.CancelFunc, wg *sync.WaitGroup) {
+func (d *Daemon) stop(work context.Context, cancel context.CancelFunc, wg *sync.WaitGroup, restart bool) {
 	d.state.Store(stopping)
 	d.withdraw()
 	deadline, done := context.WithTimeout(work, drainTime)
@@ -562,7 +569,12 @@ func (d *Daemon) stop(work context.Context, cancel context.CancelFunc, wg *sync.
 	d.tailnetMu.Lock()
 	closeAll(d.tailnetListeners)
 	d.tailnetMu.Unlock()
-	d.bus.Publish("shutdown", system.Shutdown{Reason: "gateway stopping"})
+	bye := system.Shutdown{Reason: "gateway stopping"}
+	if restart {
+		expected := restartExpected
+		bye.Reason, bye.RestartExpected = "gateway restarting", &expected
+	}
+	d.bus.Publish("shutdown", bye)
 	d.rpc.Stop()
 	d.nodes.Stop()
 	var doors sync.WaitGroup

@@ -245,6 +245,7 @@ hanzod's or of a newer version.`,
 				d, err := runtime.New(ctx, runtime.Options{
 					Config: cfg, Console: console(cfg.Logging.ConsoleOutput, out, errOut), Node: node, Companion: companion,
 					NodeSecurity: environ.Value("HANZOD_EXEC_SECURITY"), NodeAsk: environ.Value("HANZOD_EXEC_ASK"),
+					Restarting:      manager.Restarting,
 					SharedDiscovery: client.SharedDiscoveryFile(os.Getenv), Service: under,
 				})
 				if err != nil {

@@ -5,14 +5,38 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/exec"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
+
+// restartQuestion bounds how long a stop waits for systemd to say whether it is a restart.
+const restartQuestion = 300 * time.Millisecond
 
 // Notifier tells systemd how the daemon stands (sd_notify(3)). Its zero value tells nobody.
 type Notifier struct {
 	socket   string
 	watchdog time.Duration
+}
+
+// Restarting reports whether the stop that was asked for is the first half of a restart. Only the service
+// manager knows; where none can be asked, the answer is no.
+func (n Notifier) Restarting(ctx context.Context) bool {
+	if n.socket == "" {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, restartQuestion)
+	defer cancel()
+	args := []string{"list-jobs", "--no-legend", "--no-pager", "--plain", Name + ".service"}
+	if os.Getppid() != 1 { // the manager of a user started us
+		args = append([]string{"--user"}, args...)
+	}
+	cmd := exec.CommandContext(ctx, "systemctl", args...)
+	cmd.WaitDelay = restartQuestion
+	out, err := cmd.Output()
+	return err == nil && slices.Contains(strings.Fields(string(out)), "restart")
 }
 
 // TakeNotifier reads where systemd listens from the environment, and takes it out of there: the commands

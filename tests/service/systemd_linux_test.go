@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hanzoai/hanzod/client"
 	"github.com/hanzoai/hanzod/tests/robustness/proc"
 )
 
@@ -53,7 +54,8 @@ func TestUnderSystemd(t *testing.T) {
 	for _, name := range []string{"hanzod", "hanzoctl"} {
 		link(t, proc.Build(t, name, proc.Tested), filepath.Join(dir, name))
 	}
-	build := exec.Command("go", "build", "-ldflags", "-X github.com/hanzoai/hanzod/runtime.Version=9.9.9", "-o", filepath.Join(dir, "next"), "./cmd/hanzod")
+	// The next program has a migration more, which only adds.
+	build := exec.Command("go", "build", "-tags", "hanzod_nextschema", "-ldflags", "-X github.com/hanzoai/hanzod/runtime.Version=9.9.9", "-o", filepath.Join(dir, "next"), "./cmd/hanzod")
 	build.Dir, build.Env = proc.Root(t), append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -62,7 +64,7 @@ func TestUnderSystemd(t *testing.T) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc",
 		os.Args[0], "-test.run=^TestInside$", "-test.v", "-test.timeout="+outerTime.String())
-	cmd.Env = append(proc.Env(dir), inside+"=1", programs+"="+dir)
+	cmd.Env = append(proc.Env(dir), inside+"=1", programs+"="+dir, "ROBUST="+os.Getenv("ROBUST"))
 	cmd.WaitDelay = time.Second
 	out, err := cmd.CombinedOutput()
 	t.Logf("inside:\n%s", out)
@@ -105,8 +107,11 @@ func TestInside(t *testing.T) {
 	t.Run("Crash", w.crash)
 	t.Run("Watchdog", w.watchdog)
 	t.Run("BadConfiguration", w.badConfiguration)
-	t.Run("Upgrade", w.upgrade)
 	t.Run("BadUpgrade", w.badUpgrade)
+	t.Run("RollBack", w.rollBack)
+	t.Run("Restarts", w.restarts)
+	t.Run("Upgrade", w.upgrade)
+	t.Run("OneWay", w.oneWay)
 	t.Run("Uninstall", w.uninstall)
 }
 
@@ -224,7 +229,8 @@ func (w *world) status(t *testing.T) (st struct {
 	PID                                  int
 }) {
 	t.Helper()
-	out, _ := w.run(filepath.Join(w.bin, "hanzod"), "service", "status", "--output", "json")
+	// Not the installed program, which a test may have replaced.
+	out, _ := w.run(filepath.Join(os.Getenv(programs), "hanzod"), "service", "status", "--output", "json")
 	text, _, _ := strings.Cut(out, "\nhanzod: ")
 	if err := json.Unmarshal([]byte(text), &st); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -233,7 +239,7 @@ func (w *world) status(t *testing.T) (st struct {
 }
 
 func (w *world) install(t *testing.T) {
-	out := w.hanzod(t, 0, "service", "install", "--node", "--port", "0")
+	out := w.hanzod(t, 0, "service", "install", "--node", "--port", "21789")
 	if !strings.Contains(out, "started: hanzod") || !strings.Contains(out, "enable-linger") {
 		t.Errorf("%s", out)
 	}
@@ -343,11 +349,177 @@ func (w *world) badConfiguration(t *testing.T) {
 	w.hanzod(t, 0, "service", "start")
 }
 
+// crowd attaches clients to the daemon.
+func (w *world) crowd(t *testing.T, n int) *proc.Crowd {
+	t.Helper()
+	out, code := w.run(filepath.Join(w.bin, "hanzoctl"), "status", "-o", "json")
+	var st struct{ Listen []string }
+	if err := json.Unmarshal([]byte(out), &st); err != nil || code != 0 || len(st.Listen) == 0 {
+		t.Fatalf("%d %v %s", code, err, out)
+	}
+	token, code := w.run(filepath.Join(w.bin, "hanzoctl"), "token")
+	if code != 0 {
+		t.Fatal(token)
+	}
+	o := proc.CrowdOptions{Addr: st.Listen[0], Socket: client.SocketPath(w.state), Token: strings.TrimSpace(token)}
+	o.Scripts, o.Browsers, o.Devices, o.Nodes, o.GRPCNodes, o.Watchers, o.Streams = n, n, n, n, n, n, n
+	c := proc.NewCrowd(t, o)
+	c.Back(t, comeBack)
+	return c
+}
+
+// name gives the node of the crowd a name, which is on disk when it returns, and named demands that it has it.
+func (w *world) name(t *testing.T, text string) {
+	t.Helper()
+	if out, code := w.run(filepath.Join(w.bin, "hanzoctl"), "nodes", "rename", proc.NodeOfCrowd(0), text); code != 0 {
+		t.Fatalf("rename: %d %s", code, out)
+	}
+}
+
+func (w *world) named(t *testing.T, text string) {
+	t.Helper()
+	if out, code := w.run(filepath.Join(w.bin, "hanzoctl"), "nodes", "list"); code != 0 || !strings.Contains(out, text) {
+		t.Errorf("what was acknowledged is not there: %q: %d %s", text, code, out)
+	}
+}
+
+// backIn is how long the clients may take to come back after a restart through the service manager.
+const backIn = 5 * time.Second
+
+// restarts: restarts through the service manager; the clients are told that the daemon comes back.
+func (w *world) restarts(t *testing.T) {
+	rounds, each := 2, 4
+	if os.Getenv("ROBUST") != "" {
+		rounds, each = 10, 28
+	}
+	c := w.crowd(t, each)
+	for i := range rounds {
+		text := fmt.Sprint("round-", i)
+		w.name(t, text)
+		began := time.Now()
+		c.Restarted() // nobody comes in before the new one listens
+		w.hanzod(t, 0, "service", "restart")
+		var longest time.Duration
+		for _, at := range c.Back(t, 2*backIn) {
+			longest = max(longest, at.Sub(began))
+		}
+		if longest > backIn {
+			t.Errorf("the last client was back after %v", longest)
+		}
+		w.named(t, text)
+		told, expected := c.Told(int64(i + 1))
+		t.Logf("restart %d: all %d clients back within %v; %d were told, restart expected in %v ms", i, 7*each, longest, told, expected)
+		if told != 4*each || len(expected) != 1 || expected[0] <= 0 {
+			t.Errorf("%d of %d clients of the older protocol were told of the stop, with %v", told, 4*each, expected)
+		}
+	}
+	if r := c.Refused(); len(r) > 0 {
+		t.Errorf("clients were refused: %v", r)
+	}
+}
+
+// upgrade goes to a program that changes the schema, with clients attached.
 func (w *world) upgrade(t *testing.T) {
 	next := filepath.Join(os.Getenv(programs), "next")
+	c := w.crowd(t, 3)
+	w.name(t, "before-the-upgrade")
+	began := time.Now()
+	c.Restarted()
 	out := w.hanzod(t, 0, "service", "upgrade", "--binary", next)
 	if st := w.status(t); st.Version != "9.9.9" || !strings.Contains(out, "hanzod 9.9.9 runs") {
 		t.Errorf("%+v\n%s", st, out)
+	}
+	c.Back(t, comeBack)
+	t.Logf("upgraded, and all clients back, within %v", time.Since(began))
+	w.named(t, "before-the-upgrade")
+	if out := w.hanzod(t, 1, "service", "upgrade", "--binary", filepath.Join(w.bin, "hanzod")); !strings.Contains(out, "installed program itself") {
+		t.Errorf("%s", out)
+	}
+	// And back: the older program serves what the newer one has written.
+	w.name(t, "by-the-newer")
+	c.Restarted()
+	if out := w.hanzod(t, 0, "service", "upgrade", "--binary", filepath.Join(os.Getenv(programs), "hanzod")); !strings.Contains(out, " runs") {
+		t.Errorf("%s", out)
+	}
+	c.Back(t, comeBack)
+	w.named(t, "by-the-newer")
+	if r := c.Refused(); len(r) > 0 {
+		t.Errorf("clients were refused: %v", r)
+	}
+}
+
+// rollBack: the new program brings the database to its schema, lets clients in, acknowledges what they
+// write, and fails. The old one takes over again with all of that.
+func (w *world) rollBack(t *testing.T) {
+	old := w.status(t)
+	c := w.crowd(t, 3)
+	w.name(t, "by-the-old")
+	next, bad := filepath.Join(os.Getenv(programs), "next"), filepath.Join(w.home, "fails")
+	stop := filepath.Join(w.home, "stop")
+	// It is not the process that systemd waits for, so it never counts as up; it serves until it is stopped.
+	script := "#!/bin/sh\n[ \"$1\" = version ] && exec '" + next + "' \"$@\"\n" +
+		"'" + next + "' \"$@\" &\nwhile [ ! -e '" + stop + "' ]; do sleep 0.1; done\nkill -9 $!\nwait\nexit 1\n"
+	if err := os.WriteFile(bad, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	type result struct {
+		out  string
+		code int
+	}
+	done := make(chan result, 1)
+	go func() {
+		cmd := exec.Command(filepath.Join(w.bin, "hanzod"), "service", "upgrade", "--binary", bad)
+		cmd.Env, cmd.Dir = w.env, w.home
+		out, err := cmd.CombinedOutput()
+		code := 0
+		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+			code = exit.ExitCode()
+		}
+		done <- result{string(out), code}
+	}()
+	proc.UntilFor(t, comeBack, "the new program answers", func() bool { return w.status(t).Version == "9.9.9" })
+	t.Log("the new program answers")
+	proc.UntilFor(t, comeBack, "the node is back", func() bool {
+		out, _ := w.run(filepath.Join(w.bin, "hanzoctl"), "nodes", "rename", proc.NodeOfCrowd(0), "by-the-failing")
+		return !strings.Contains(out, "hanzoctl: ")
+	})
+	t.Log("it acknowledged a write")
+	c.Restarted()
+	began := time.Now()
+	if err := os.WriteFile(stop, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r := <-done
+	t.Logf("rolled back within %v:\n%s", time.Since(began), r.out)
+	if st := w.status(t); r.code != 1 || !st.Answers || st.Version != old.Version || !strings.Contains(r.out, "runs again") {
+		t.Errorf("%d %+v\n%s", r.code, st, r.out)
+	}
+	c.Back(t, comeBack)
+	w.named(t, "by-the-failing")
+	if r := c.Refused(); len(r) > 0 {
+		t.Errorf("clients were refused: %v", r)
+	}
+}
+
+// oneWay: a program whose database the installed one could not read is refused, and so is one that cannot
+// read the database that is there.
+func (w *world) oneWay(t *testing.T) {
+	for facts, want := range map[string]string{
+		`{"version":"20.0.0","schema":9,"readableFrom":9}`: "--one-way",
+		`{"version":"0.0.1","schema":2,"readableFrom":1}`:  "cannot read the database",
+	} {
+		script := "#!/bin/sh\n[ \"$1\" = version ] && { echo '" + facts + "'; exit 0; }\nexit 1\n"
+		file := filepath.Join(w.home, "facts")
+		if err := os.WriteFile(file, []byte(script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		old := w.status(t).PID
+		if out := w.hanzod(t, 1, "service", "upgrade", "--binary", file); !strings.Contains(out, want) {
+			t.Errorf("%s: %s", facts, out)
+		}
+		if now := w.status(t).PID; now != old {
+			t.Errorf("%s: a refused upgrade restarted the daemon", facts)
+		}
 	}
 }
 
