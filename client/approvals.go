@@ -56,7 +56,7 @@ func (c *Client) WatchApprovals(ctx context.Context, tell func(ApprovalsChange) 
 			return ctx.Err()
 		case w.ended != nil:
 			return w.ended
-		case !passing(err):
+		case !Passing(err):
 			return err
 		}
 		if !away {
@@ -76,8 +76,9 @@ func (c *Client) WatchApprovals(ctx context.Context, tell func(ApprovalsChange) 
 	}
 }
 
-// passing reports whether trying again may help.
-func passing(err error) bool {
+// Passing reports whether trying again later may help after an error of this package: the daemon is away,
+// or has no room, and does not refuse.
+func Passing(err error) bool {
 	if isNotRunning(err) {
 		return true
 	}

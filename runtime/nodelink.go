@@ -92,6 +92,9 @@ func (c *choice) Connect(ctx context.Context, offer host.Offer, invoke func(host
 	return nil, err
 }
 
+// Absent says that none of the ways leads anywhere: a host.Connector may.
+func (c *choice) Absent(err error) bool { return c.last != nil && c.last.Absent(err) }
+
 // Explain implements host.Connector.
 func (c *choice) Explain(log *slog.Logger, err error) {
 	if c.last != nil {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -106,11 +107,9 @@ func eachGrant(ctx context.Context, c *client.Client, req *approvalsv1.ListGrant
 }
 
 func (a *app) watchGrants(ctx context.Context, c *client.Client, count int) error {
-	s, err := c.Grants.WatchGrants(ctx, &approvalsv1.WatchGrantsRequest{})
-	if err != nil {
-		return err
-	}
-	return each(s, count, func(m *approvalsv1.WatchGrantsResponse) error {
+	return follow(ctx, a, count, func(ctx context.Context, _ bool) (grpc.ServerStreamingClient[approvalsv1.WatchGrantsResponse], error) {
+		return c.Grants.WatchGrants(ctx, &approvalsv1.WatchGrantsRequest{})
+	}, func(m *approvalsv1.WatchGrantsResponse) error {
 		g := m.GetGrant()
 		line := fmt.Sprintf("%-8s  %s  %s  used %d, %s  %s", grantStates[g.GetState()], Text(g.GetId()), Text(grantWhere(g)), g.GetUses(), grantLeft(g, time.Now()), grantCovers(g))
 		return a.printItem(g, g.GetId(), line)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -291,7 +292,8 @@ func (a *app) nodesWatchCmd() *cobra.Command {
 			}
 			return a.completeRun(cmd, false)
 		},
-		Long: `Print the nodes, and then each change.
+		Long: `Print the nodes, and then each change. It outlives restarts of the daemon and of the network: it
+says so, and begins again with the nodes that are there.
 
 With a run, print what the command writes while it runs, to stdout and stderr, until it has
 ended: your own runs, and with the scope for approvals those of others, also those that were
@@ -306,11 +308,9 @@ counted and left out. "hanzoctl nodes kill" ends a run.`,
 				return a.watchRun(cmd, args[0], count)
 			}
 			return a.call(cmd, 0, func(ctx context.Context, c *client.Client) error {
-				s, err := c.Nodes.WatchNodes(ctx, &nodesv1.WatchNodesRequest{})
-				if err != nil {
-					return err
-				}
-				return each(s, count, func(m *nodesv1.WatchNodesResponse) error {
+				return follow(ctx, a, count, func(ctx context.Context, _ bool) (grpc.ServerStreamingClient[nodesv1.WatchNodesResponse], error) {
+					return c.Nodes.WatchNodes(ctx, &nodesv1.WatchNodesRequest{})
+				}, func(m *nodesv1.WatchNodesResponse) error {
 					n := m.GetNode()
 					line := fmt.Sprintf("%-12s  %s  %s", changes[m.GetChange()], shortID(n.GetNodeId()), Text(n.GetDisplayName()))
 					return a.printItem(m, n.GetNodeId(), line)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
 
 	"github.com/hanzoai/hanzod/client"
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
@@ -132,16 +133,15 @@ func (a *app) eventsCmd() *cobra.Command {
 	var in []string
 	var count int
 	c := &cobra.Command{Use: "events", Short: "Print events as they happen", Args: cobra.NoArgs,
-		Long: "Print events as they happen, from now on, until interrupted.",
+		Long: `Print events as they happen, from now on, until interrupted. It outlives restarts of the daemon
+and of the network, and says so: what happens meanwhile is not printed.`,
 		Example: `  hanzoctl events --follow
   hanzoctl events --name exec.approval.requested -o jsonl`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.call(cmd, 0, func(ctx context.Context, c *client.Client) error {
-				s, err := c.System.WatchEvents(ctx, &systemv1.WatchEventsRequest{Names: in})
-				if err != nil {
-					return err
-				}
-				return each(s, count, func(e *systemv1.WatchEventsResponse) error {
+				return follow(ctx, a, count, func(ctx context.Context, _ bool) (grpc.ServerStreamingClient[systemv1.WatchEventsResponse], error) {
+					return c.System.WatchEvents(ctx, &systemv1.WatchEventsRequest{Names: in})
+				}, func(e *systemv1.WatchEventsResponse) (err error) {
 					if e.GetDropped() > 0 {
 						fmt.Fprintf(a.stderr, "%d events were dropped because this reader was too slow\n", e.GetDropped())
 					}
@@ -167,7 +167,7 @@ func (a *app) eventsCmd() *cobra.Command {
 }
 
 func (a *app) logsCmd() *cobra.Command {
-	var follow bool
+	var followed bool
 	var lines int
 	c := &cobra.Command{Use: "logs", Short: "Print the end of the daemon's log", Args: cobra.NoArgs,
 		Example: `  hanzoctl logs -n 50
@@ -176,13 +176,14 @@ func (a *app) logsCmd() *cobra.Command {
 			if lines < 0 || lines > maxLines {
 				return usagef("-n may be 0 to %d", maxLines)
 			}
-			if follow {
+			if followed {
 				return a.call(cmd, 0, func(ctx context.Context, c *client.Client) error {
-					s, err := c.System.FollowLogs(ctx, &systemv1.FollowLogsRequest{Lines: uint32(lines)})
-					if err != nil {
-						return err
-					}
-					return each(s, 0, func(m *systemv1.FollowLogsResponse) error { return a.logLine(m.GetLine()) })
+					return follow(ctx, a, 0, func(ctx context.Context, again bool) (grpc.ServerStreamingClient[systemv1.FollowLogsResponse], error) {
+						if again {
+							lines = 0 // they were printed
+						}
+						return c.System.FollowLogs(ctx, &systemv1.FollowLogsRequest{Lines: uint32(lines)})
+					}, func(m *systemv1.FollowLogsResponse) error { return a.logLine(m.GetLine()) })
 				})
 			}
 			return a.call(cmd, callTimeout, func(ctx context.Context, c *client.Client) error {
@@ -204,7 +205,7 @@ func (a *app) logsCmd() *cobra.Command {
 				return nil
 			})
 		}}
-	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on with each new line until interrupted")
+	c.Flags().BoolVarP(&followed, "follow", "f", false, "go on with each new line until interrupted")
 	c.Flags().IntVarP(&lines, "lines", "n", defaultLines, "lines from the end")
 	return c
 }

@@ -21,6 +21,10 @@ const (
 	// once.
 	firstWait = time.Second
 	maxWait   = 60 * time.Second
+	// absentWait bounds it where nobody answered at all: asking again costs nobody anything, and a machine whose
+	// network comes back is to be back within five seconds, of which one attempt that got no answer may
+	// take a part.
+	absentWait = 3 * time.Second
 	// healthyAfter is how long a link must have stood to make the next pause the first again.
 	healthyAfter = time.Minute
 )
@@ -82,6 +86,12 @@ type Connector interface {
 	Explain(log *slog.Logger, err error)
 }
 
+// absentee is a Connector that can tell that nobody answered.
+type absentee interface {
+	// Absent reports whether an error of Connect says that nobody is there. A gateway that refuses is.
+	Absent(err error) bool
+}
+
 // ServeOptions of Serve. Host and Connector are required.
 type ServeOptions struct {
 	Host      *Host
@@ -129,6 +139,11 @@ func Serve(ctx context.Context, o ServeOptions) error {
 		if stood >= healthyAfter {
 			wait = firstWait
 		}
+		most := maxWait
+		if a, ok := o.Connector.(absentee); ok && a.Absent(err) {
+			most = absentWait
+		}
+		wait = min(wait, most)
 		d := wait - time.Duration(o.Rand()*float64(wait)/2)
 		wait = min(2*wait, maxWait)
 		o.Connector.Explain(o.Log.With("retryIn", d.Round(time.Millisecond).String()), err)
