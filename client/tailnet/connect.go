@@ -242,7 +242,7 @@ func (h *Host) greeted(ctx context.Context, conn net.Conn) (net.Conn, error) {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		if errors.Is(err, os.ErrDeadlineExceeded) {
+		if late, ok := errors.AsType[net.Error](err); ok && late.Timeout() {
 			return nil, h.other()
 		}
 		return nil, fmt.Errorf("the connection to %s ended before it was answered: %w", h.Target(), err)

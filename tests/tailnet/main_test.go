@@ -141,7 +141,7 @@ func (c control) connect(t *testing.T, name, dir string, tags ...string) (*tailn
 	defer cancel()
 	h, err := tailnet.Connect(ctx, tailnet.Options{
 		Address: "tailnet://box", Socket: filepath.Join(dir, "no-service"), Progress: func(line string) { t.Log(name + ": " + line) },
-		Own: tailnet.MachineOptions{StateDir: filepath.Join(dir, "machine"), Name: name, ControlURL: c.url, Tags: tags},
+		Own: tailnet.MachineOptions{StateDir: filepath.Join(dir, "machine"), Name: name, ControlURL: c.url, Tags: tags, AuthKey: os.Getenv("TS_AUTHKEY")},
 	})
 	if err == nil {
 		t.Cleanup(func() { _ = h.Close() })

@@ -128,6 +128,7 @@ func TestMembers(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	})
+	t.Run("changed", func(t *testing.T) { changed(t, c, ci) })
 	t.Run("revoked", func(t *testing.T) { revoked(t, c, d, reader) })
 }
 
@@ -259,7 +260,7 @@ func rest(t *testing.T, d *hanzodtest.Daemon, reader, nobody *tailnet.Host) {
 		{"full name", "box.tail1.ts.net", []string{by}, 200},
 		{"address", "100.64.0.1:18789", []string{by}, 200},
 		{"without the header", "box", nil, 401},
-		{"a name that leads here", "evil.example", []string{by}, 403},
+		{"a name that leads here", "evil.example", []string{by}, 421},
 		{"a page", "box", []string{by, "Origin: http://box"}, 401},
 		{"another page", "box", []string{by, "Origin: http://evil.example"}, 403},
 		{"who claims to be somebody", "box", []string{"Tailscale-User-Login: " + login(3), "X-Forwarded-For: 100.64.0.3"}, 401},
@@ -292,23 +293,52 @@ func rest(t *testing.T, d *hanzodtest.Daemon, reader, nobody *tailnet.Host) {
 	}
 }
 
-// Whom the tailnet does not know any more is cut off, and not let in again.
-func revoked(t *testing.T, c control, d *hanzodtest.Daemon, reader *tailnet.Host) {
-	cl := dialed(t, reader, false)
+// What a machine may changes while it is connected: its streams end, and it is told why.
+func changed(t *testing.T, c control, ci *tailnet.Host) {
+	cl := dialed(t, ci, false)
 	watch, err := cl.Nodes.WatchNodes(t.Context(), &nodesv1.WatchNodesRequest{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := watch.Recv(); err != nil {
+	if _, err := watch.Header(); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range c.AllNodes() {
+		if strings.HasPrefix(n.Name, "ci.") {
+			n.Tags = []string{"tag:other"}
+			c.UpdateNode(n)
+		}
+	}
+	began := time.Now()
+	_, err = watch.Recv()
+	for err == nil { // what it had still to be told
+		_, err = watch.Recv()
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("the stream ended after %s", took)
+	}
+	_, err = cl.System.GetHealth(t.Context(), &systemv1.GetHealthRequest{})
+	e, ok := errors.AsType[*client.Error](err)
+	if !ok || e.Code != identity.ErrMember.Code {
+		t.Fatalf("%v", err)
+	}
+	contains(t, "the refusal", e.Message, "tag:other@ci.tail1.ts.net")
+}
+
+// Whom the tailnet does not know any more is cut off, and not let in again.
+func revoked(t *testing.T, c control, d *hanzodtest.Daemon, reader *tailnet.Host) {
+	cl := dialed(t, reader, false)
+	if _, err := cl.System.GetHealth(t.Context(), &systemv1.GetHealthRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	o := operator(identity.ScopeRead)
-	o.URL = "ws://" + local(t, reader, 18789)
+	o.URL, o.Client.ID, o.Client.Mode = "ws://"+local(t, reader, 18789), "gateway-client", "backend"
 	conn, err := dial.Dial(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
+	until(t, "presence names the login", func() bool { return strings.Contains(presence(t, d), login(2)) })
 	var box key.NodePublic
 	var id tailcfg.NodeID
 	for _, n := range c.AllNodes() {
@@ -332,8 +362,14 @@ func revoked(t *testing.T, c control, d *hanzodtest.Daemon, reader *tailnet.Host
 		t.Logf("cut off after %s", took.Round(10*time.Millisecond))
 	}
 	until(t, "nothing of the reader is connected", func() bool {
-		return !strings.Contains(presence(t, d), login(2))
+		return strings.Contains(d.Summary(), " 0 clients,")
 	})
+	// It does not get in again: the tailnet carries nothing from it, and would not say who it is.
+	again, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	if _, err := cl.System.GetHealth(again, &systemv1.GetHealthRequest{}); err == nil {
+		t.Error("who was removed is answered")
+	}
 }
 
 func presence(t *testing.T, d *hanzodtest.Daemon) string {
@@ -353,5 +389,3 @@ func presence(t *testing.T, d *hanzodtest.Daemon) string {
 	}
 	return string(text)
 }
-
-
