@@ -28,6 +28,7 @@ import (
 func TestBinary(t *testing.T) {
 	hanzod := filepath.Join(t.TempDir(), "hanzod")
 	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-tags", "tailnet", "-ldflags", "-s -w", "-o", hanzod, "../../cmd/hanzod")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

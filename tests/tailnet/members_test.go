@@ -354,7 +354,7 @@ func revoked(t *testing.T, c control, d *hanzodtest.Daemon, reader *tailnet.Host
 		t.Fatal("the daemon does not listen to the control server")
 	}
 	until(t, "the log says that the connection ended", func() bool {
-		return strings.Contains(d.LogText(), "a connection over the tailnet ends") && strings.Contains(d.LogText(), login(2))
+		return strings.Contains(d.LogText(), `"was":"`+login(2))
 	})
 	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("it took %s", took)
