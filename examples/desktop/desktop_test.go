@@ -88,8 +88,8 @@ func (a *app) text() string {
 	return a.out.String()
 }
 
-// until waits until the app has written a word. It may write any two words in any order, so that only
-// single words can be waited for.
+// until waits until the app has written a word. It writes what changes on the screen, so that only single
+// words can be waited for, where something else stood before.
 func (a *app) until(word string) {
 	a.Helper()
 	wait(a.T, "the terminal shows "+word, func() bool { return strings.Contains(a.text(), word) })
@@ -152,9 +152,9 @@ func TestAppOnATerminal(t *testing.T) {
 	c := operator(t, d)
 	a := startApp(t, d.Socket())
 	a.until(d.Socket())
-	a.until("connected")
-	notify(t, c, "word-from-operator")
-	a.until("word-from-operator")
+	a.until("system.notify") // it lists itself
+	notify(t, c, "from-operator")
+	a.until("from-operator")
 	a.until(`\x1b]0;owned\x07`)
 
 	// It is the node of the app that is asked to run something, and it does not offer that.
@@ -217,8 +217,8 @@ func TestAppOnATerminal(t *testing.T) {
 	a.clear()
 	d = hanzodtest.Start(t, hanzodtest.Options{Node: true, StateDir: d.StateDir})
 	a.until("back")
-	notify(t, operator(t, d), "word-after-restart")
-	a.until("word-after-restart")
+	notify(t, operator(t, d), "again-there")
+	a.until("again-there")
 
 	a.press("q")
 	select {
@@ -239,7 +239,7 @@ func TestAppOnATerminal(t *testing.T) {
 func TestAppEndsOnSignals(t *testing.T) {
 	d := hanzodtest.Start(t, hanzodtest.Options{})
 	a := startApp(t, d.Socket())
-	a.until("connected")
+	a.until("system.notify") // it lists itself
 	if err := a.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
