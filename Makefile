@@ -9,7 +9,7 @@ CC_FOUND := $(shell command -v $${CC:-cc} 2>/dev/null || command -v gcc 2>/dev/n
 T       ?= 30s
 MUTATIONS ?= 1000000
 
-.PHONY: all help build run test check-format vet gen check-gen lint contract parity bench fuzz robust interop cross dist dist-check clean
+.PHONY: all help build run test check-format vet gen check-gen lint contract parity bench fuzz robust interop examples cross dist dist-check clean
 
 all: check-format vet check-gen test cross
 
@@ -22,6 +22,7 @@ help:
 	@echo 'make bench     measure against the bars (BENCH="-json", "-quick", "-only REGEXP")'
 	@echo 'make robust    the long suites: kill -9, silent peers, full disks'
 	@echo 'make interop   drive the daemon with a published client of the original, which npm installs once'
+	@echo 'make examples  try the clients in JavaScript and Python; npm and pip install their packages once'
 	@echo 'make fuzz      every fuzz target for T=30s each, and MUTATIONS=1000000 changed command lines'
 	@echo 'make gen       generate code from proto/; needs no network once modules are there'
 	@echo 'make lint      golangci-lint and buf lint'
@@ -84,6 +85,16 @@ robust:
 
 interop:
 	INTEROP=1 $(GO) test ./tests/interop -count=1 -parallel 2 -timeout 30m -v
+
+# Their packages go into a directory of their own, which git ignores. Nothing is compiled or run on the way.
+EXAMPLES := $(CURDIR)/.cache/examples
+examples:
+	mkdir -p $(EXAMPLES)/nodejs
+	cp examples/nodejs/package.json examples/nodejs/package-lock.json $(EXAMPLES)/nodejs/
+	cd $(EXAMPLES)/nodejs && npm ci --ignore-scripts --no-audit --no-fund --fetch-timeout=60000 --fetch-retries=2
+	python3 -m venv $(EXAMPLES)/python
+	$(EXAMPLES)/python/bin/pip install --quiet --disable-pip-version-check --only-binary=:all: --timeout 60 --retries 2 -r examples/python/requirements.txt
+	HANZOD_EXAMPLES=$(EXAMPLES) $(GO) test ./tests/local -run Examples -count=1 -timeout 5m -v
 
 fuzz:
 	@set -e; for pkg in $$($(GO) list ./...); do \
