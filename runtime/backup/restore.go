@@ -110,6 +110,7 @@ func Restore(ctx context.Context, in RestoreIn) (RestoreOut, error) {
 	if _, err := finish(root); err != nil {
 		return out, err
 	}
+	step()
 	if err := root.RemoveAll(workDir); err != nil {
 		return out, err
 	}
@@ -125,6 +126,7 @@ func Restore(ctx context.Context, in RestoreIn) (RestoreOut, error) {
 	if err != nil {
 		return out, errors.Join(err, root.RemoveAll(workDir))
 	}
+	step()
 	p, err := planFor(root, out.Manifest, in.Now())
 	if err != nil {
 		return out, errors.Join(err, root.RemoveAll(workDir))
@@ -266,6 +268,12 @@ func planFor(root *os.Root, m Manifest, now time.Time) (plan, error) {
 		}
 		p.Aside = fmt.Sprintf("%s%s-%d", asidePrefix, now.UTC().Format("20060102T150405Z"), n)
 	}
+	// What could not be moved must be known before the plan is made: after that, nothing goes back.
+	for _, name := range p.New {
+		if _, err := root.Lstat(filepath.FromSlash(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return p, ErrFile.WithText(name + " of the present state is not where a restore can move it: make its directory a plain one").Wrap(err)
+		}
+	}
 	for _, name := range managed {
 		if slices.Contains(p.New, name) {
 			continue
@@ -300,9 +308,11 @@ func writePlan(root *os.Root, p plan) error {
 	if err := errors.Join(syncDir(root, workDir), syncDir(root, ".")); err != nil {
 		return err
 	}
+	step()
 	if err := root.Rename(tmp, planName); err != nil {
 		return err
 	}
+	step()
 	return syncDir(root, workDir)
 }
 
@@ -324,6 +334,7 @@ func apply(root *os.Root, p plan) (moved []string, err error) {
 			return err
 		}
 		dirs[path.Dir(p.Aside+"/"+name)] = true
+		step()
 		return root.Rename(from, to)
 	}
 	for _, name := range p.Old {
@@ -345,6 +356,7 @@ func apply(root *os.Root, p plan) (moved []string, err error) {
 			return nil, err
 		}
 		dirs[path.Dir(name)] = true
+		step()
 		if err := root.Rename(from, filepath.FromSlash(name)); err != nil {
 			return nil, err
 		}
@@ -371,6 +383,7 @@ func apply(root *os.Root, p plan) (moved []string, err error) {
 			return moved, err
 		}
 	}
+	step()
 	// The plan goes first: without it, the rest is a restore that never happened.
 	if err := root.Remove(planName); err != nil {
 		return moved, err
@@ -378,11 +391,15 @@ func apply(root *os.Root, p plan) (moved []string, err error) {
 	if err := syncDir(root, workDir); err != nil {
 		return moved, err
 	}
+	step()
 	if len(moved) == 0 {
 		_ = root.Remove(p.Aside) // empty: there was no state before
 	}
 	return moved, root.RemoveAll(workDir)
 }
+
+// step is called before each change to a state directory. Tests end the restore there.
+var step = func() {}
 
 // Pending reports whether a restore of a state directory waits to be finished.
 func Pending(stateDir string) bool {
