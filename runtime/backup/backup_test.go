@@ -337,7 +337,9 @@ func pack(t testing.TB, entries ...entry) []byte {
 	return b.Bytes()
 }
 
-func plain(name, body string) entry { return entry{Header: tar.Header{Name: name, Mode: 0o600}, body: body} }
+func plain(name, body string) entry {
+	return entry{Header: tar.Header{Name: name, Mode: 0o600}, body: body}
+}
 
 func fileOf(name, body string) File {
 	sum := sha256.Sum256([]byte(body))
