@@ -87,7 +87,7 @@ func waitingDevices(list identity.ListOut) []doctor.Finding {
 		}
 		what, id := fmt.Sprintf("the device %q (%s) wants to be let in", name, p.Platform), p.DeviceID[:min(12, len(p.DeviceID))]
 		if p.Repair {
-			what = fmt.Sprintf("the device %q (%s) is paired, and has no token that is good: it waits for its repair", name, p.Platform)
+			what = fmt.Sprintf("the device %q (%s) is paired and cannot get in: its repair waits for an answer", name, p.Platform)
 		}
 		out = append(out, doctor.Of("pairing.devices", doctor.Warning, what, "if it is yours: hanzoctl devices approve "+id))
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/hanzoai/hanzod/client/clienttest"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
+	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
 )
 
 func TestMain(m *testing.M) {
@@ -29,7 +30,7 @@ func TestMain(m *testing.M) {
 // the last standard output in a variable, "until NAME command…" runs a command until it prints something
 // and keeps that, "knock NAME PLATFORM" makes a device ask to be let in as a
 // node, "ask ID NAME" a client for a node id, "arrive ID [NAME]" connects a node, "later ID [NAME]" does
-// so while the next command runs, "tamper SEQ" changes a row of the audit log behind the daemon's back.
+// so while the next command runs, "finding CHECK SEVERITY WHAT [NEXT]" gives the daemon something to find, "tamper SEQ" changes a row of the audit log behind the daemon's back.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
@@ -52,7 +53,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "capture": capture, "knock": knock, "ask": ask, "arrive": arrive, "later": later, "until": until, "tamper": tamper,
+			"exits": exits, "capture": capture, "knock": knock, "ask": ask, "arrive": arrive, "later": later, "until": until, "tamper": tamper, "finding": finding,
 		},
 	})
 }
@@ -96,6 +97,14 @@ func tamper(ts *testscript.TestScript, _ bool, args []string) {
 	seq, err := strconv.Atoi(args[0])
 	ts.Check(err)
 	daemonOf(ts).Tamper(seq)
+}
+
+func finding(ts *testscript.TestScript, _ bool, args []string) {
+	f := &systemv1.Finding{Check: args[0], Severity: systemv1.Severity(systemv1.Severity_value["SEVERITY_"+strings.ToUpper(args[1])]), What: args[2]}
+	if len(args) > 3 {
+		f.Next = args[3]
+	}
+	daemonOf(ts).Findings(f)
 }
 
 func later(ts *testscript.TestScript, _ bool, args []string) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hanzoai/hanzod/compat/dial"
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
+	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
 	"github.com/hanzoai/hanzod/hanzodtest"
 	"github.com/hanzoai/hanzod/identity"
 )
@@ -180,6 +181,13 @@ func TestR12TokensOutliveUpdates(t *testing.T) {
 			}
 			if p := list.GetPending(); len(p) != 1 || p[0].GetRequestId() != refused.Detail("requestId") || !p[0].GetRepair() || p[0].GetDeviceId() != o.Device.ID {
 				t.Fatalf("the repair is not named: %v", p)
+			}
+			found, err := a.local().System.Diagnose(a.ctx(), &systemv1.DiagnoseRequest{})
+			if err != nil || !slices.ContainsFunc(found.GetFindings(), func(f *systemv1.Finding) bool {
+				return f.GetCheck() == "pairing.devices" && f.GetSeverity() == systemv1.Severity_SEVERITY_WARNING &&
+					strings.Contains(f.GetWhat(), "repair") && strings.Contains(f.GetNext(), "hanzoctl devices approve "+o.Device.ID[:12])
+			}) {
+				t.Fatalf("the doctor does not name the repair: %v %v", found, err)
 			}
 			if _, err := a.local().Devices.ApprovePairing(a.ctx(), &devicesv1.ApprovePairingRequest{RequestId: refused.Detail("requestId")}); err != nil {
 				t.Fatal(err)
