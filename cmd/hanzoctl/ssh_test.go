@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -71,7 +72,25 @@ type attacher struct {
 	t   testing.TB
 	cmd *exec.Cmd
 	out *bufio.Reader
-	err strings.Builder
+	err errText
+}
+
+// errText is what a running program has written.
+type errText struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (e *errText) Write(p []byte) (int, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.b.Write(p)
+}
+
+func (e *errText) String() string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.b.String()
 }
 
 func (b *boxed) attach(t testing.TB, args ...string) *attacher {
