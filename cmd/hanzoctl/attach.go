@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -352,7 +353,9 @@ func (at *attachment) stay(ctx context.Context) error {
 			return err
 		}
 		at.open()
+		at.mu.Lock()
 		at.away = time.Since(since)
+		at.mu.Unlock()
 		if err := at.tell("resumed", nil); err != nil {
 			return err
 		}
@@ -368,15 +371,11 @@ func (at *attachment) final(err error) bool {
 // watch returns when the daemon is not there any more, with the reason.
 func (at *attachment) watch(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	defer cancel()
 	ended := make(chan error, 1)
-	go func() { ended <- at.listen(ctx) }()
-	defer func() {
-		cancel()
-		if ended != nil {
-			_ = <-ended // it was told to end
-		}
-	}()
+	wg.Go(func() { ended <- at.listen(ctx) })
 	ticker := time.NewTicker(probeEvery)
 	defer ticker.Stop()
 	late := 0
@@ -451,8 +450,10 @@ func (at *attachment) resume(ctx context.Context) error {
 			s, lerr := at.a.look(look, at.c, at.way)
 			cancel()
 			if lerr == nil {
+				at.mu.Lock()
 				s.Socket, s.Listen = at.last.Socket, at.last.Listen
 				at.last = s
+				at.mu.Unlock()
 				at.port.Store(int64(s.port))
 				return nil
 			}

@@ -39,11 +39,11 @@ type attachment struct {
 	legacy  *carrier // nil without --listen
 	port    atomic.Int64
 	command bool // output belongs to a command
-	last    attachState
-	away    time.Duration // of the last time that the link was lost
 
-	mu   sync.Mutex // for what is told
-	told time.Time  // when it was last told that connections are refused
+	mu   sync.Mutex // for what is told, and guards what follows
+	last attachState
+	away time.Duration // of the last time that the link was lost
+	told time.Time     // when it was last told that connections are refused
 }
 
 func (at *attachment) open() {

@@ -296,6 +296,26 @@ func TestAttachSilence(t *testing.T) {
 	b.ssh.Thaw()
 }
 
+// The daemon may go away and come back, with another port, while the machine stays.
+func TestAttachRestart(t *testing.T) {
+	t.Parallel()
+	b := startBox(t)
+	at := b.attach(t, "--listen", "127.0.0.1:0")
+	s := at.state("attached")
+	if err := b.d.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	at.state("lost")
+	d := hanzodtest.Start(t, hanzodtest.Options{StateDir: b.d.StateDir})
+	at.state("resumed")
+	if err := askHealth(t, s.Socket); err != nil {
+		t.Error(err)
+	}
+	if _, answer := legacyClient(t, s.Listen, d.Token); !strings.Contains(answer, `"ok":true`) {
+		t.Errorf("legacy client: %s", answer)
+	}
+}
+
 // What was killed leaves a socket behind that nobody answers on; the next attachment replaces it.
 func TestAttachAfterKill(t *testing.T) {
 	t.Parallel()

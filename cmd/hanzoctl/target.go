@@ -135,7 +135,7 @@ func (a *app) findTarget() (*target, error) {
 	if host := a.getenv("HANZOCTL_HOST"); host != "" {
 		return a.hostTarget(host, byEnv, "$HANZOCTL_HOST")
 	}
-	if socket := a.getenv("HANZOD_SOCKET"); socket != "" {
+	if socket := strings.TrimSpace(a.getenv("HANZOD_SOCKET")); socket != "" {
 		return a.socketTarget(socket, byEnv, "$HANZOD_SOCKET")
 	}
 	if strings.TrimSpace(a.getenv("HANZOD_STATE_DIR")) == "" {
