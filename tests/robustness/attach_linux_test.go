@@ -49,6 +49,11 @@ func newAttached(t *testing.T) *attached {
 	}
 	a.o.file("token", proc.Token)
 	a.events = a.ctl("nodes", "watch", "-o", "jsonl")
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the operator says %s%s\nthe node says %s", a.events.Stdout, a.events.Stderr, a.node.Stderr)
+		}
+	})
 	proc.Until(t, "the operator sees the node", func() bool { return strings.Contains(a.events.Stdout.String(), "PRESENT") })
 	return a
 }
@@ -103,6 +108,9 @@ func TestShortCut(t *testing.T) {
 	a.n.cut()
 	a.o.cut()
 	time.Sleep(shortCut)
+	if call.Ended() {
+		t.Fatalf("the cut cuts nothing: %s", call.Stdout)
+	}
 	a.n.join()
 	a.o.join()
 	if call.Wait(t, proc.Patience); call.Code != 0 || !strings.Contains(call.Stdout.String(), "survived") {

@@ -95,17 +95,17 @@ func (w *wires) station() *station {
 	return s
 }
 
-// cut lets the switch drop whatever comes from the station and goes to it. Both ends see a network that
-// is up, and hear nothing.
+// cut takes the station's wire off the switch: whatever it sends vanishes there. It sees a network that is
+// up, and hears nothing.
 func (s *station) cut() {
 	s.w.t.Helper()
-	s.w.do("-n", s.w.prefix+"switch", "link", "set", s.port, "type", "bridge_slave", "state", "0")
+	s.w.do("-n", s.w.prefix+"switch", "link", "set", s.port, "nomaster")
 }
 
 // join undoes cut.
 func (s *station) join() {
 	s.w.t.Helper()
-	s.w.do("-n", s.w.prefix+"switch", "link", "set", s.port, "type", "bridge_slave", "state", "3")
+	s.w.do("-n", s.w.prefix+"switch", "link", "set", s.port, "master", "br0")
 }
 
 // move gives the station another address.
