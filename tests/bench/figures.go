@@ -162,6 +162,15 @@ var specs = []spec{
 	{ID: "ctl/help/p50", Unit: ms, Floor: "floor/process", Bar: 20, Aim: 8, Rule: "P3"},
 	{ID: "ctl/health/rss", Unit: mb, Orig: 337, Bar: 25, Aim: 15, Rule: "P3"},
 
+	// From nothing to the first answer: at the socket, and over SSH beyond a bare handshake with the same server.
+	{ID: "attach/local/p50", Unit: ms, Floor: "floor/unix", Bar: 20, Rule: "attach"},
+	{ID: "attach/ssh/handshake", Unit: ms},
+	{ID: "attach/ssh/beyond", Unit: ms, Floor: "floor/process", Bar: 300, Rule: "attach"},
+	// What a download through it moves, and one through ssh -L in the same run, in MB (10^6 bytes) a second.
+	{ID: "attach/stream/rate", Unit: "MB/s", Higher: true},
+	{ID: "attach/stream/openssh", Unit: "MB/s", Higher: true},
+	{ID: "attach/stream/ratio", Unit: "x", Higher: true, Bar: 0.8, Rule: "attach"},
+
 	{ID: "size/hanzod", Unit: mb, Orig: 69, Bar: 45, Aim: 35, Rule: "P27"},
 	{ID: "size/hanzoctl", Unit: mb},
 }

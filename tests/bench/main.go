@@ -61,6 +61,7 @@ var groups = []group{
 	{[]string{"start"}, (*bench).starts},
 	{[]string{"stop"}, (*bench).stops},
 	{[]string{"ctl"}, (*bench).ctl},
+	{[]string{"attach"}, (*bench).attaches},
 	{[]string{"health"}, (*bench).health},
 	{[]string{"list"}, (*bench).list},
 	{[]string{"invoke", "apart"}, (*bench).invoke},

@@ -39,13 +39,11 @@ func newAttached(t *testing.T) *attached {
 	a.pin = strings.TrimSpace(a.d.run(nil, hanzod, "tls", "fingerprint", "--state-dir", a.d.home).Wait(t, proc.Patience).Stdout.String())
 	state := a.n.home + "/node"
 	a.n.file("node/exec-approvals.json", `{"version":1,"defaults":{"security":"full","ask":"off"}}`)
-	a.node = a.n.run(nil, hanzod, "node", "--state-dir", state, "--display-name", "far", "--host", "hanzod://"+a.d.addr,
-		"--tls-fingerprint", a.pin, "--token-file", a.n.file("token", proc.Token))
-	proc.Until(t, "the node asks to be paired", func() bool {
-		return a.connects() == 1 || strings.Contains(a.node.Stderr.String(), "not paired")
-	})
-	if a.connects() == 0 {
-		t.Fatalf("the node is not let in: %s", a.node.Stderr)
+	invite := a.d.run(nil, proc.Build(t, "hanzoctl", proc.Tested), "--state-dir", a.d.home, "devices", "invite", "--role", "node", "-q").Wait(t, proc.Patience)
+	a.node = a.n.run(nil, hanzod, "node", "--state-dir", state, "--display-name", "far", "--enroll", "@"+a.n.file("code", invite.Stdout.String()))
+	proc.Until(t, "the node is let in", func() bool { return a.connects() == 1 || a.node.Ended() })
+	if a.node.Ended() {
+		t.Fatalf("the node is not let in: %s%s", invite.Stderr, a.node.Stderr)
 	}
 	a.o.file("token", proc.Token)
 	a.events = a.ctl("nodes", "watch", "-o", "jsonl")
@@ -69,7 +67,7 @@ func (a *attached) connects() int {
 	return strings.Count(a.node.Stderr.String(), "connected to the gateway")
 }
 
-// here asks at the daemon's own socket whether the node is online.
+// here asks at the daemon's own socket whether the node, which it knows, is online.
 func (a *attached) here() bool {
 	a.t.Helper()
 	c := a.d.run(nil, proc.Build(a.t, "hanzoctl", proc.Tested), "--state-dir", a.d.home, "nodes", "list", "-o", "json").Wait(a.t, proc.Patience)
