@@ -560,14 +560,14 @@ func suffices(makers []Party, requester Party, r policy.Ruling) bool {
 }
 
 // stands reports whether those who made a grant still are who they were: what a device agreed to ends
-// with its pairing.
+// with its pairing, and what somebody on the tailnet agreed to with the mapping of that login.
 func (s *Service) stands(g Grant) bool {
 	if s.standing == nil {
 		return true
 	}
 	for _, m := range g.Makers {
-		c := identity.Caller{Role: identity.RoleOperator, DeviceID: m.DeviceID, Paired: m.Paired}
-		if m.DeviceID != "" && s.standing(c) != nil {
+		c := identity.Caller{Role: identity.RoleOperator, DeviceID: m.DeviceID, Paired: m.Paired, Principal: m.Principal}
+		if s.standing(c) != nil {
 			return false
 		}
 	}

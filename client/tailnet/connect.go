@@ -58,7 +58,9 @@ type Options struct {
 	// Socket is where the Tailscale service of this machine answers, "" for where it is on this system.
 	Socket string
 	// Own is the machine that a build with the tag makes where there is no service that is logged in:
-	// hanzoctl keeps it in ~/.hanzo/hanzoctl/tailnet. A StateDir that is empty goes without.
+	// hanzoctl keeps it in ~/.hanzo/hanzoctl/tailnet. A StateDir that is empty goes without. A name, key and
+	// control server that are empty are hanzoctl- and the host name, HANZOD_TS_AUTHKEY or TS_AUTHKEY, and
+	// HANZOD_TS_CONTROL_URL.
 	Own MachineOptions
 }
 
@@ -109,7 +111,7 @@ func ParseAddress(address string) (host string, port uint16, err error) {
 		}
 		port = uint16(n)
 	}
-	if host == "" || strings.ContainsAny(host, " \t/\\@%") {
+	if host == "" || strings.HasPrefix(host, ".") || strings.HasSuffix(host, ".") || strings.Contains(host, "..") || strings.ContainsAny(host, " \t/\\@%") {
 		return "", 0, bad
 	}
 	return host, port, nil

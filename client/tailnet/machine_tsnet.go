@@ -402,7 +402,7 @@ func join(ctx context.Context, o Options, why string) (network, error) {
 	if o.Own.StateDir == "" {
 		return nil, &client.Error{Code: CodeNoService, Class: client.Unavailable, Message: why}
 	}
-	own := o.Own
+	own := o.Own.defaults()
 	o.Progress(why + "; joining the tailnet as " + own.Name)
 	var mu sync.Mutex
 	asked := make(chan string, 1)
@@ -440,7 +440,11 @@ func join(ctx context.Context, o Options, why string) (network, error) {
 			return j.m, nil
 		case last = <-asked:
 			limit.Reset(loginWait)
-			o.Progress("to let this machine into the tailnet, open " + last)
+			if tell := o.Own.Login; tell != nil {
+				tell(last)
+			} else {
+				o.Progress("to let this machine into the tailnet, open " + last)
+			}
 		case <-limit.C:
 			cancel(nil)
 			<-done
@@ -451,6 +455,26 @@ func join(ctx context.Context, o Options, why string) (network, error) {
 			return nil, &client.Error{Code: CodeLogin, Class: client.Deadline, Message: text}
 		}
 	}
+}
+
+// defaults fills in what is empty from the environment.
+func (o MachineOptions) defaults() MachineOptions {
+	for _, name := range []string{"HANZOD_TS_AUTHKEY", "TS_AUTHKEY"} {
+		if o.AuthKey == "" {
+			o.AuthKey = os.Getenv(name)
+		}
+	}
+	if o.ControlURL == "" {
+		o.ControlURL = os.Getenv("HANZOD_TS_CONTROL_URL")
+	}
+	if o.Name == "" {
+		o.Name = "hanzoctl"
+		if host, err := os.Hostname(); err == nil {
+			host, _, _ = strings.Cut(host, ".")
+			o.Name += "-" + host
+		}
+	}
+	return o
 }
 
 // lock keeps a second program from being the same machine.

@@ -43,7 +43,7 @@ func tailnetAddress(s string) (string, error) {
 func (a *app) overTailnet(ctx context.Context, t *target) (hostWay, error) {
 	o := tailnet.Options{Address: t.Address, Progress: a.steps.step}
 	if dir, err := a.settingsDir(); err == nil {
-		o.Own = tailnet.MachineOptions{StateDir: filepath.Join(dir, "tailnet"), AuthKey: a.getenv("TS_AUTHKEY"), Login: a.login}
+		o.Own = tailnet.MachineOptions{StateDir: filepath.Join(dir, "tailnet"), Login: a.login}
 	}
 	h, err := tailnet.Connect(ctx, o)
 	if err != nil {
