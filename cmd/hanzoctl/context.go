@@ -453,7 +453,7 @@ chose it. With one: what this machine keeps of that daemon. Secrets are not show
 				if err != nil {
 					return err
 				}
-				by := map[string]string{byDefault: "nothing else is said", byFlag: "a flag", byEnv: "the environment", byContext: "hanzoctl context use"}[t.ChosenBy]
+				by := map[string]string{byDefault: "nothing else is said", byFlag: "a flag", byEnv: "the environment", byContext: "hanzoctl context use", byDiscovery: "it runs, and none does where one usually is"}[t.ChosenBy]
 				if t.variable != "" {
 					by += ", " + t.variable
 				}

@@ -40,6 +40,8 @@ const (
 	byFlag    = "flag"
 	byEnv     = "environment"
 	byContext = "context"
+	// byDiscovery: no daemon answers where one usually is, and the shared discovery file names another.
+	byDiscovery = "discovery"
 )
 
 // target is the daemon that a command line means. The exported fields are what JSON shows of it.
@@ -51,7 +53,7 @@ type target struct {
 	Address string `json:"address"`
 	// Attached is the daemon behind a socket of "hanzoctl attach".
 	Attached string `json:"attached,omitempty"`
-	// ChosenBy is flag, environment, context (the one of "hanzoctl context use") or default.
+	// ChosenBy is flag, environment, context (the one of "hanzoctl context use"), discovery or default.
 	ChosenBy string `json:"chosenBy"`
 
 	variable string // of the environment that chose it
@@ -166,6 +168,10 @@ func (a *app) localTarget(by string) (*target, error) {
 	}
 	found, err := a.findLocal()
 	t := &target{Kind: kindLocal, Address: found.Socket, ChosenBy: by}
+	if found.By == client.ByShared && by == byDefault {
+		// It is not the one of the usual state directory, and that must be seen.
+		t.Kind, t.ChosenBy = kindSocket, byDiscovery
+	}
 	t.options.Socket = found.Socket
 	return t, err
 }

@@ -54,7 +54,7 @@ func TestDaemonIsFoundWhereverItsStateIs(t *testing.T) {
 	u.daemon(t) // the second one
 	expect := func(what string, d *proc.Daemon) {
 		t.Helper()
-		if out, code := u.status(t); code != 0 || !strings.Contains(out, d.Socket()) {
+		if out, code := u.status(t); code != 0 || !strings.Contains(out, "this machine · "+d.Socket()) {
 			t.Errorf("%s: %d\n%s", what, code, out)
 		}
 	}
