@@ -62,7 +62,14 @@ func writeSettings(path string, v any) (err error) {
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	return os.Rename(f.Name(), path)
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	if d, err := os.Open(dir); err == nil {
+		_ = d.Sync() // so that the name outlasts a power cut; not every system can
+		_ = d.Close()
+	}
+	return nil
 }
 
 // settings is the file of what this user chose. Keys that this version does not know are kept.

@@ -376,6 +376,33 @@ func TestSSHAsks(t *testing.T) {
 	}
 }
 
+// A passphrase is asked for on the terminal, and not shown.
+func TestSSHAsksForPassphrase(t *testing.T) {
+	t.Parallel()
+	d := hanzodtest.Start(t, hanzodtest.Options{})
+	s := sshtest.Start(t, sshtest.Options{Env: map[string]string{"HANZOD_STATE_DIR": d.StateDir}})
+	key := filepath.Join(s.Dir, "locked")
+	const passphrase = "correct horse"
+	sshtest.KeyPair(t, key, "ed25519", passphrase)
+	s.Authorize(key + ".pub")
+	s.Key = key
+	b := &boxed{d: d, ssh: s, home: s.ClientHome(s.HostBlock("box", "IdentitiesOnly yes"))}
+	tm := onTerminalWith(t, b.env(), "--host", "ssh://box", "health")
+	tm.until("passphrase")
+	tm.press("wrong\r")
+	tm.until("passphrase")
+	tm.press(passphrase[:7] + "xy\x7f\x7f" + passphrase[7:] + "\r")
+	screen := tm.until("(?m)^ok")
+	if code := tm.exit(); code != 0 || strings.Contains(screen, "horse") {
+		t.Errorf("exit %d, %q", code, screen)
+	}
+	cmd := exec.Command("hanzoctl", "--host", "ssh://box", "health")
+	cmd.Env = b.env()
+	if out, _ := cmd.CombinedOutput(); cmd.ProcessState.ExitCode() != exitDenied || !strings.Contains(string(out), "ssh-add") {
+		t.Errorf("exit %d, %s", cmd.ProcessState.ExitCode(), out)
+	}
+}
+
 // The board of approve says on which daemon it decides.
 func TestInteractiveOverSSH(t *testing.T) {
 	t.Parallel()
