@@ -41,7 +41,7 @@ func lockDir(dir string, now time.Time) (*dirLock, error) {
 		if !errors.Is(err, errHeld) {
 			break
 		}
-		time.Sleep(lockWait)
+		<-time.After(lockWait)
 		err = tryLock(f)
 	}
 	if err != nil {

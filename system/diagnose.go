@@ -29,7 +29,7 @@ func (s *Service) Diagnose(ctx context.Context, _ identity.Caller) (Diagnosis, e
 		r = &diagnosing{done: make(chan struct{})}
 		s.diagnosis = r
 		// It goes on when who asked first goes away: others wait for it.
-		//nolint:contextcheck // see above; it is bounded
+		//nolint:contextcheck,gosec // see above; it is bounded
 		go func() {
 			look, cancel := context.WithTimeout(context.Background(), doctor.MaxTime)
 			defer cancel()

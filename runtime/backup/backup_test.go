@@ -261,7 +261,7 @@ func TestCutOff(t *testing.T) {
 			t.Fatalf("cut off at %d: still pending", n)
 		}
 		got := markOf(t, dir)
-		if got != want && !(want == "old" && got == "new") {
+		if got != want && (want != "old" || got != "new") {
 			t.Errorf("cut off at %d: the state is %q, want %q", n, got, want)
 		}
 		text, err := os.ReadFile(filepath.Join(dir, "config.json"))
@@ -569,6 +569,15 @@ func TestLinks(t *testing.T) {
 	}
 }
 
+func TestNoRoom(t *testing.T) {
+	if err := Room(t.TempDir(), 1<<62); !errors.Is(err, ErrSpace) || !strings.Contains(err.Error(), "MiB free") {
+		t.Errorf("%v", err)
+	}
+	if err := Room(t.TempDir(), 1); err != nil {
+		t.Skip("this disk is full: ", err)
+	}
+}
+
 func FuzzRead(f *testing.F) {
 	dir := makeState(f, "one")
 	good := archiveOf(f, dir)
@@ -577,6 +586,17 @@ func FuzzRead(f *testing.F) {
 	f.Add(pack(f, manifestOf(f, fileOf(database, "x")), plain(database, "x")))
 	f.Add(pack(f, manifestOf(f, fileOf(database, "x"), fileOf("state/../x", "y")), plain(database, "x"), plain("state/../x", "y")))
 	f.Fuzz(func(t *testing.T, archive []byte) {
+		begun := false
+		_, err := Read(context.Background(), bytes.NewReader(archive), nil, func(Manifest) error {
+			begun = true
+			return ErrSpace
+		}, nil)
+		if err == nil || !begun && !errors.Is(err, ErrArchive) && !errors.Is(err, ErrNewer) {
+			t.Fatalf("%v", err)
+		}
+		if !begun {
+			return // nothing is written before there is a manifest
+		}
 		base := t.TempDir()
 		into := filepath.Join(base, "in")
 		if err := os.Mkdir(into, 0o700); err != nil {

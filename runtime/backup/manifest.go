@@ -185,7 +185,7 @@ func checkName(name string) error {
 	if state && strings.HasPrefix(first, asidePrefix) {
 		return bad("%q is a name that it may not have", name)
 	}
-	for _, part := range strings.Split(rel, "/") {
+	for part := range strings.SplitSeq(rel, "/") {
 		if strings.HasSuffix(part, ".") || strings.HasSuffix(part, " ") {
 			return bad("%q is a name that it may not have", name)
 		}

@@ -217,7 +217,7 @@ func prepare(ctx context.Context, in RestoreIn, into *os.Root, dir string) (Rest
 	if err := into.Remove(filepath.FromSlash(statePrefix + "hanzod.lock")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return out, err
 	}
-	return out, syncTree(dir)
+	return out, syncTree(into)
 }
 
 // reset checks a database and ends in it what could happen a second time.
@@ -462,33 +462,29 @@ func finish(root *os.Root) (plan, error) {
 	return p, nil
 }
 
-// syncTree makes the entries of all directories of a new state durable; its files are.
-func syncTree(dir string) error {
-	return filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+// syncTree makes all files and directories of a new state durable.
+func syncTree(root *os.Root) error {
+	return fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		if !d.IsDir() {
-			f, err := os.OpenFile(name, os.O_RDWR, 0)
-			if err != nil {
-				return err
-			}
-			return errors.Join(f.Sync(), f.Close())
+		if d.IsDir() {
+			return syncDir(root, name)
 		}
-		return syncPath(name)
+		f, err := root.OpenFile(filepath.FromSlash(name), os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		return errors.Join(f.Sync(), f.Close())
 	})
 }
 
+// syncDir makes the entries of a directory durable. Windows has no way to; NTFS journals its entries.
 func syncDir(root *os.Root, name string) error {
-	return syncPath(filepath.Join(root.Name(), filepath.FromSlash(name)))
-}
-
-// syncPath makes the entries of a directory durable. Windows has no way to; NTFS journals its entries.
-func syncPath(dir string) error {
 	if runtime.GOOS == "windows" {
 		return nil
 	}
-	d, err := os.Open(dir)
+	d, err := root.Open(filepath.FromSlash(name))
 	if err != nil {
 		return err
 	}

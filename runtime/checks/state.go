@@ -204,7 +204,7 @@ func sizes(ctx context.Context, p Place) []doctor.Finding {
 		out = ok("state.size", what)
 	}
 	if dirs > 0 {
-		out = append(out, one("state.size", doctor.Note, fmt.Sprintf("%d replaced states take %s", dirs, size(replaced)),
+		out = append(out, one("state.size", doctor.Note, fmt.Sprintf("states that were replaced by restores take %s in %d directories", size(replaced), dirs),
 			"when they are not needed any more: rm -r "+quote(p.StateDir)+"/replaced-*")...)
 	}
 	return out

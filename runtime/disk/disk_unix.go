@@ -14,6 +14,6 @@ func Of(path string) (Space, error) {
 	if err := unix.Statfs(path, &st); err != nil {
 		return Space{}, &os.PathError{Op: "statfs", Path: path, Err: err}
 	}
-	size := uint64(st.Bsize) //nolint:unconvert // its type differs between systems
-	return Space{Free: uint64(st.Bavail) * size, Total: uint64(st.Blocks) * size}, nil
+	size := uint64(st.Bsize)
+	return Space{Free: st.Bavail * size, Total: st.Blocks * size}, nil
 }

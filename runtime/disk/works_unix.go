@@ -25,8 +25,11 @@ func Works(dir string) (err error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return fmt.Errorf("files in %s cannot be locked: %w", dir, err)
 	}
-	if err := unix.Flock(int(other.Fd()), unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
-		return fmt.Errorf("a lock in %s keeps nobody out (%v): two daemons could use one state", dir, err)
+	switch err := unix.Flock(int(other.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
+	case err == nil:
+		return fmt.Errorf("a lock in %s keeps nobody out: two daemons could use one state", dir)
+	case !errors.Is(err, unix.EWOULDBLOCK):
+		return fmt.Errorf("files in %s cannot be locked: %w", dir, err)
 	}
 	if _, err := f.WriteString("x"); err != nil {
 		return fmt.Errorf("files in %s cannot be written: %w", dir, err)

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -49,7 +50,7 @@ func (b *ackedBook) add(id string) {
 func (b *ackedBook) all() []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.ids[:len(b.ids):len(b.ids)]
+	return slices.Clip(b.ids)
 }
 
 // denials asks and denies until ctx ends. What is in the book is on disk: it was denied, and that was
