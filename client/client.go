@@ -2,7 +2,8 @@
 // TLS to another machine, with a token. hanzoctl is built on it, and so can other programs be.
 //
 // It imports gen, errs, gRPC and, on Windows, the named-pipe library. A Client owns the
-// goroutines of its gRPC connection and ends them in Close; the package starts none of its own.
+// goroutines of its gRPC connection, and one while it asks the daemon for a sign of life, and ends them in
+// Close.
 package client
 
 import (
@@ -12,6 +13,8 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
@@ -53,6 +56,8 @@ type Options struct {
 	// AsNode asks for the role node, for a node that presents what would make it an operator: the
 	// shared secret or the local socket. Every call of the client has that role then.
 	AsNode bool
+	// Now is the clock by which a sleep of the machine is noticed; time.Now when nil.
+	Now func() time.Time
 	// ClientName goes into the user agent, for the daemon's log. It decides nothing.
 	ClientName string
 }
@@ -87,6 +92,7 @@ type Client struct {
 	via    Way     // nil for both of them
 	asNode bool
 	conn   *grpc.ClientConn
+	waker  *waker
 }
 
 // Dial prepares a connection. Nothing is sent, and a missing daemon goes unnoticed, until the
@@ -94,12 +100,19 @@ type Client struct {
 // right.
 func Dial(_ context.Context, o Options) (*Client, error) {
 	c := &Client{socket: o.Socket, via: o.Via, asNode: o.AsNode}
+	c.waker = newWaker(o.Now, c.awake)
 	attempt := dialTimeout
 	if c.via != nil {
 		attempt = wayTimeout
 	}
 	options := []grpc.DialOption{
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return c.dial(ctx) }),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			conn, err := c.dial(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return c.waker.track(conn), nil
+		}),
 		grpc.WithUserAgent(o.ClientName),
 		grpc.WithNoProxy(),
 		grpc.WithDisableServiceConfig(),
@@ -166,6 +179,7 @@ func (c *Client) Target() string {
 // Close ends the connection. Calls under way fail.
 func (c *Client) Close() error {
 	err := c.conn.Close()
+	c.waker.close()
 	if c.via != nil {
 		err = errors.Join(err, c.via.Close())
 	}
@@ -225,22 +239,36 @@ func (c *Client) role(ctx context.Context) context.Context {
 }
 
 func (c *Client) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, next grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	if ctx.Value(awakeKey{}) == nil {
+		c.waker.begin()
+		defer c.waker.end()
+	}
 	return c.translate(ctx, next(c.role(ctx), method, req, reply, cc, opts...))
 }
 
 func (c *Client) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, next grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	c.waker.begin()
 	s, err := next(c.role(ctx), desc, cc, method, opts...)
 	if err != nil {
+		c.waker.end()
 		return nil, c.translate(ctx, err)
 	}
-	return &clientStream{ClientStream: s, c: c}, nil
+	// A stream is over when reading it fails or its context ends: gRPC asks its users for one of the two.
+	end := sync.OnceFunc(c.waker.end)
+	stop := context.AfterFunc(ctx, end)
+	return &clientStream{ClientStream: s, c: c, over: func() { stop(); end() }}, nil
 }
 
 type clientStream struct {
 	grpc.ClientStream
-	c *Client
+	c    *Client
+	over func()
 }
 
 func (s *clientStream) RecvMsg(m any) error {
-	return s.c.translate(s.Context(), s.ClientStream.RecvMsg(m))
+	err := s.ClientStream.RecvMsg(m)
+	if err != nil {
+		s.over()
+	}
+	return s.c.translate(s.Context(), err)
 }
