@@ -152,7 +152,11 @@ func clear(dir string) error {
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
-	return os.MkdirAll(dir, 0o755)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	// It marks the directory as ours, also when what comes next fails.
+	return os.WriteFile(filepath.Join(dir, sumsName), nil, 0o644)
 }
 
 // sumsName is the file of checksums, in the form that sha256sum -c reads.
@@ -167,6 +171,9 @@ func sums(dir string, table io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintln(table, "\t\t\t")
 	for _, e := range entries { // sorted
+		if e.Name() == sumsName {
+			continue
+		}
 		text, err := os.ReadFile(filepath.Join(dir, e.Name()))
 		if err != nil {
 			return err
