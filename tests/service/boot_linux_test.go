@@ -155,6 +155,9 @@ func TestBootFirst(t *testing.T) {
 	}
 	runtime.LockOSThread() // for good: its namespaces are not those of the others
 	files := bootFiles()
+	if err := packagedFiles(files); err != nil {
+		t.Fatal(err)
+	}
 	for name, from := range map[string]string{"opt/hanzo/hanzod": "hanzod", "opt/hanzo/hanzoctl": "hanzoctl", "opt/test": ""} {
 		path := filepath.Join(os.Getenv(programs), from)
 		if from == "" {
@@ -218,7 +221,8 @@ func TestBootInside(t *testing.T) {
 		t.Run("Hangs", m.hangs) &&
 		t.Run("Refused", m.refused) &&
 		t.Run("PortTaken", m.portTaken) &&
-		t.Run("Uninstall", m.uninstall)
+		t.Run("Uninstall", m.uninstall) &&
+		t.Run("Packaged", m.packaged)
 	if ok {
 		fmt.Println(bootDone)
 	}
