@@ -122,7 +122,7 @@ func (c *configReader) line(line, path string, system bool, active *bool, depth 
 	}
 	switch key {
 	case "host":
-		*active = matchList(args, c.alias, false)
+		*active = matchList(args, c.alias, true)
 	case "match":
 		var err error
 		if *active, err = c.match(args); err != nil {
