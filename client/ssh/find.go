@@ -49,13 +49,14 @@ case "$dir" in
 esac
 test -n "$given" || given=$HANZOD_SOCKET
 file=$dir/daemon.json
-run=${XDG_RUNTIME_DIR:-/run/user/$(id -u)}
+uid=$(id -u)
+run=${XDG_RUNTIME_DIR:-/run/user/$uid}
 if test -z "$named$given" && ! test -S "$dir/hanzod.sock" && ! test -f "$file"; then
   for f in "$run/hanzod/daemon.json" "$home/Library/Caches/hanzod/daemon.json"; do
     if test -f "$f" && test -O "$f"; then file=$f; break; fi
   done
 fi
-echo "uid=$(id -u)"
+echo "uid=$uid"
 echo "given=$given"
 echo "dir=$dir"
 look=$given
@@ -65,7 +66,7 @@ if test -z "$look"; then
 fi
 echo "look=$look"
 echo "socket=$(ls -ldnL "$look" 2>/dev/null)"
-echo "parent=$(ls -ldnL "$(dirname "$look")" 2>/dev/null)"
+echo "parent=$(ls -ldnL "${look%/*}" 2>/dev/null)"
 if test -z "$given" && test -f "$file"; then
   echo "file"
   head -c 16384 "$file"

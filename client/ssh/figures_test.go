@@ -1,0 +1,210 @@
+//go:build unix
+
+package ssh_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hanzoai/hanzod/client"
+	"github.com/hanzoai/hanzod/client/ssh"
+	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
+	"github.com/hanzoai/hanzod/tests/sshtest"
+)
+
+const (
+	// attachBar is how long attaching may take beyond the SSH handshake, localBar the same by the local
+	// socket, streamBar the least part of what "ssh -L" moves.
+	attachBar = 300 * time.Millisecond
+	localBar  = 20 * time.Millisecond
+	streamBar = 0.8
+	// streamTime is how long a stream is measured.
+	streamTime = 700 * time.Millisecond
+)
+
+// How long it takes from the end of the SSH handshake to the first answer of the daemon.
+func TestFigureAttach(t *testing.T) {
+	w := machine(t, sshtest.Options{})
+	attach := func() (handshake, beyond time.Duration) {
+		var in atomic.Pointer[time.Time]
+		o := w.options("ssh://box")
+		o.Progress = func(step ssh.Step, _ string) {
+			if now := time.Now(); step == ssh.StepFind {
+				in.Store(&now)
+			}
+		}
+		start := time.Now()
+		h := w.connectTo(o)
+		c, err := client.Dial(t.Context(), client.Options{Via: h})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := c.System.GetHealth(t.Context(), &systemv1.GetHealthRequest{}); err != nil {
+			t.Fatal(err)
+		}
+		return in.Load().Sub(start), time.Since(*in.Load())
+	}
+	local := func() time.Duration {
+		start := time.Now()
+		c, err := client.Dial(t.Context(), client.Options{Socket: w.daemon.Socket()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := c.System.GetHealth(t.Context(), &systemv1.GetHealthRequest{}); err != nil {
+			t.Fatal(err)
+		}
+		return time.Since(start)
+	}
+	var hands, beyonds, locals []time.Duration
+	for range 7 {
+		a, b := attach()
+		hands, beyonds, locals = append(hands, a), append(beyonds, b), append(locals, local())
+	}
+	for _, l := range [][]time.Duration{hands, beyonds, locals} {
+		slices.Sort(l)
+	}
+	t.Logf("attach by SSH: handshake %s, beyond it %s (median of 7; bar %s); attach by the local socket %s (bar %s)",
+		hands[3].Round(time.Millisecond), beyonds[3].Round(time.Millisecond), attachBar, locals[3].Round(100*time.Microsecond), localBar)
+	// The fastest, because a busy machine says nothing about us.
+	if beyonds[0] > attachBar || locals[0] > localBar {
+		t.Errorf("attach takes %s beyond the handshake, and %s by the local socket", beyonds[0], locals[0])
+	}
+}
+
+// pour is a port that pours bytes at whoever connects and says one byte, or takes all that comes.
+func pour(t testing.TB) int {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				var how [1]byte
+				if _, err := io.ReadFull(c, how[:]); err != nil {
+					return
+				}
+				if how[0] == 'u' {
+					_, _ = io.Copy(io.Discard, c)
+					return
+				}
+				buf := make([]byte, 64<<10)
+				for {
+					if _, err := c.Write(buf); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// rate is how many bytes a second a connection moves.
+func rate(t testing.TB, conn net.Conn, how byte) float64 {
+	t.Helper()
+	defer conn.Close()
+	if _, err := conn.Write([]byte{how}); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 64<<10)
+	var n int64
+	start, warm := time.Now(), time.Time{}
+	for {
+		var m int
+		var err error
+		if how == 'u' {
+			m, err = conn.Write(buf)
+		} else {
+			m, err = conn.Read(buf)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		now := time.Now()
+		if warm.IsZero() {
+			if now.Sub(start) > streamTime/5 {
+				warm = now
+			}
+			continue
+		}
+		n += int64(m)
+		if now.Sub(warm) > streamTime {
+			return float64(n) / now.Sub(warm).Seconds()
+		}
+	}
+}
+
+// How much a stream by SSH moves, beside what "ssh -L" moves to the same port in the same run.
+func TestFigureStream(t *testing.T) {
+	if _, err := exec.LookPath("ssh"); err != nil {
+		t.Skip("there is no ssh here (Debian: openssh-client)")
+	}
+	w := machine(t, sshtest.Options{})
+	port := pour(t)
+	h := w.connect()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	local := l.Addr().String()
+	l.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	cmd := exec.CommandContext(ctx, "ssh", "-F", filepath.Join(w.home, ".ssh", "config"), "-N", "-o", "BatchMode=yes", "-o", "ExitOnForwardFailure=yes",
+		"-L", fmt.Sprintf("%s:127.0.0.1:%d", local, port), "box")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		cancel()
+		_ = cmd.Wait()
+	}()
+	theirs := func() net.Conn {
+		for deadline := time.Now().Add(limit); ; {
+			c, err := net.Dial("tcp", local)
+			if err == nil {
+				return c
+			}
+			if time.Now().After(deadline) {
+				t.Fatal(err)
+			}
+			<-time.After(20 * time.Millisecond)
+		}
+	}
+	theirs().Close()
+	for _, how := range []byte("du") {
+		name := map[byte]string{'d': "from", 'u': "to"}[how]
+		var us, them float64 // the best of each: a busy machine slows down both
+		for i := range 6 {
+			conn, err := h.DialPort(t.Context(), port)
+			if err != nil {
+				t.Fatal(err)
+			}
+			us, them = max(us, rate(t, conn, how)), max(them, rate(t, theirs(), how))
+			if i > 0 && us >= streamBar*them {
+				break
+			}
+		}
+		t.Logf("stream %s the machine: %.0f MB/s by us, %.0f MB/s by ssh -L: %.0f %% (bar %.0f %%)", name, us/1e6, them/1e6, 100*us/them, 100*streamBar)
+		best := us / them
+		if best < streamBar {
+			t.Errorf("a stream %s the machine moves %.0f %% of what ssh -L moves", name, 100*best)
+		}
+	}
+}
