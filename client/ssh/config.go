@@ -101,8 +101,7 @@ func (c *configReader) file(path string, system bool, active *bool, depth int) e
 	}
 	for n, line := range strings.Split(string(text), "\n") {
 		if err := c.line(line, path, system, active, depth); err != nil {
-			var far *beyond
-			if errors.As(err, &far) {
+			if far, ok := errors.AsType[*beyond](err); ok {
 				return &beyond{fmt.Sprintf("%s (%s:%d)", far.what, path, n+1)}
 			}
 			return fmt.Errorf("%s:%d: %w", path, n+1, err)

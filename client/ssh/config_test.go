@@ -295,3 +295,36 @@ func TestGreeting(t *testing.T) {
 		}
 	}
 }
+
+func TestConnectLine(t *testing.T) {
+	t.Parallel()
+	five, zero := 5, 0
+	p := &place{shell: true, program: "/opt/hanzod"}
+	for want, c := range map[string]struct {
+		h    *Host
+		port *int
+	}{
+		`"$h" connect --stdio --greet g; done`:                    {&Host{}, nil},
+		`"$h" connect --stdio --greet g --state-dir "/a b"; done`: {&Host{dir: "/a b"}, nil},
+		`"$h" connect --stdio --greet g --socket "/s"; done`:      {&Host{dir: "/a b", socket: "/s"}, nil},
+		`"$h" connect --stdio --greet g --port 5; done`:           {&Host{dir: "/a b", socket: "/s"}, &five},
+		`"$h" connect --stdio --greet g --gateway --state-dir "/`: {&Host{dir: "/a b", socket: "/s"}, &zero},
+	} {
+		line, err := c.h.connectLine(p, c.port, "g")
+		if err != nil || !strings.Contains(line, want) || !strings.HasPrefix(line, `sh -c 'for h in "/opt/hanzod" hanzod `) || strings.Count(line, "'") != 2 {
+			t.Errorf("%q, %v", line, err)
+		}
+	}
+	if line, err := (&Host{}).connectLine(&place{}, nil, "g"); err != nil || line != "hanzod connect --stdio --greet g" {
+		t.Errorf("%q, %v", line, err)
+	}
+	for _, dir := range []string{"/a'b", `/a"b`, "/a$b", "/a`b", `/a\b`, "/a!b", "/a\nb"} {
+		if line, err := (&Host{dir: dir}).connectLine(p, nil, "g"); err == nil {
+			t.Errorf("%q", line)
+		}
+		p.program = dir
+		if line, err := (&Host{}).connectLine(p, nil, "g"); err != nil || strings.Contains(line, dir) {
+			t.Errorf("%q, %v", line, err)
+		}
+	}
+}

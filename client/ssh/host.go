@@ -217,8 +217,7 @@ func (h *Host) try(ctx context.Context, port *int) (net.Conn, error) {
 		return h.openProgram(ctx, port)
 	}
 	l, err := h.link(ctx)
-	var far *beyond
-	if errors.As(err, &far) {
+	if far, ok := errors.AsType[*beyond](err); ok {
 		h.leave(far.what)
 		return h.openProgram(ctx, port)
 	}

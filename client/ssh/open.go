@@ -194,21 +194,30 @@ func (h *Host) lost(ctx context.Context, l *link, err error) error {
 // parts what the login shell prints from what the daemon says.
 func (h *Host) connectLine(p *place, port *int, greeting string) (string, error) {
 	args := " connect --stdio --greet " + greeting
-	for _, o := range []struct{ flag, value string }{{"--state-dir", h.dir}, {"--socket", h.socket}} {
-		if o.value == "" {
-			continue
+	name := func(flag, path string) error {
+		if path == "" {
+			return nil
 		}
-		if !quotable(o.value) {
-			return "", fail(StepOpen, CodeBadAddress, client.Invalid, "the path "+plain(o.value)+" cannot be named on the command line of another machine")
+		if !quotable(path) {
+			return fail(StepOpen, CodeBadAddress, client.Invalid, "the path "+plain(path)+" cannot be named on the command line of another machine")
 		}
-		args += " " + o.flag + ` "` + o.value + `"`
+		args += " " + flag + ` "` + path + `"`
+		return nil
 	}
-	if port != nil {
-		if *port == 0 {
-			args += " --gateway"
-		} else {
-			args += " --port " + strconv.Itoa(*port)
-		}
+	var err error
+	switch {
+	case port != nil && *port != 0:
+		args += " --port " + strconv.Itoa(*port)
+	case port != nil:
+		args += " --gateway"
+		err = name("--state-dir", h.dir)
+	case h.socket != "":
+		err = name("--socket", h.socket)
+	default:
+		err = name("--state-dir", h.dir)
+	}
+	if err != nil {
+		return "", err
 	}
 	if p != nil && !p.shell && h.dir == "" && h.socket == "" && h.left() == "" {
 		return "hanzod" + args, nil // such as Windows
@@ -347,7 +356,7 @@ func greet(r io.Reader, greeting string) error {
 	want := []byte(greeting + "\n")
 	seen := make([]byte, 0, 1<<10)
 	var b [1]byte
-	for n := 0; n < maxNoise; n++ {
+	for range maxNoise {
 		if _, err := io.ReadFull(r, b[:]); err != nil {
 			return errNoGreeting
 		}

@@ -125,8 +125,7 @@ func (r *resolver) plan(a Address) (*plan, error) {
 		}
 	}
 	err := r.hops(p, a, nil, false, 0)
-	var far *beyond
-	if errors.As(err, &far) {
+	if far, ok := errors.AsType[*beyond](err); ok {
 		p.outside = far.what
 		return p, nil
 	}
@@ -171,7 +170,7 @@ func parseJumps(s string) ([]Address, error) {
 		return nil, nil
 	}
 	var list []Address
-	for _, one := range strings.Split(s, ",") {
+	for one := range strings.SplitSeq(s, ",") {
 		one = strings.TrimSpace(one)
 		if _, ok := cutScheme(one); !ok {
 			one = scheme + one
@@ -198,7 +197,7 @@ func (r *resolver) hop(a Address) (*hop, settings, error) {
 	}
 	s := c.got
 	for _, key := range beyondUs {
-		if v := s.first(key); v != "" && !strings.EqualFold(v, "none") && !(key == "securitykeyprovider" && v == "internal") {
+		if v := s.first(key); v != "" && !strings.EqualFold(v, "none") && (key != "securitykeyprovider" || v != "internal") {
 			return nil, nil, &beyond{key + " is set for " + a.Host}
 		}
 	}

@@ -82,7 +82,11 @@ daemon answers, 77 the socket belongs to another user.`,
 					return fmt.Errorf("write the greeting: %w", err)
 				}
 			}
-			return carry(conn, in, out)
+			defer context.AfterFunc(cmd.Context(), func() { _ = conn.Close() })() // told to stop
+			if err := carry(conn, in, out); err != nil {
+				return errors.Join(cmd.Context().Err(), err)
+			}
+			return nil
 		},
 	}
 	c.Flags().BoolVar(&f.stdio, "stdio", false, "carry standard input and output (the only way there is)")
@@ -96,7 +100,7 @@ daemon answers, 77 the socket belongs to another user.`,
 
 func (f *connectFlags) check(portSet bool) error {
 	ways := 0
-	for _, set := range []bool{f.socket != "", portSet, f.gateway} {
+	for _, set := range []bool{f.socket != "", portSet, f.gateway} { // where it goes
 		if set {
 			ways++
 		}
@@ -106,8 +110,8 @@ func (f *connectFlags) check(portSet bool) error {
 		return errors.New("say --stdio: connect carries standard input and output")
 	case ways > 1:
 		return errors.New("--socket, --port and --gateway exclude each other")
-	case portSet && f.stateDir != "":
-		return errors.New("--port and --state-dir exclude each other")
+	case f.stateDir != "" && (portSet || f.socket != ""):
+		return errors.New("--state-dir and --port or --socket exclude each other")
 	case portSet && (f.port < 1 || f.port > 65535):
 		return fmt.Errorf("--port %d must be from 1 to 65535", f.port)
 	case len(f.greet) > maxGreeting || strings.ContainsFunc(f.greet, func(r rune) bool { return r < ' ' || r > '~' }):
