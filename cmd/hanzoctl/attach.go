@@ -29,9 +29,10 @@ const (
 	probeEvery = 5 * time.Second
 	probeWait  = 5 * time.Second
 	// resumeFirst and resumeMax bound the pauses between attempts to reach a lost daemon again, and resumeWait
-	// one attempt.
+	// one attempt. Who waits for a network is to be back within five seconds of its return; after a refusal,
+	// which a server may count, client/ssh makes the longer pause.
 	resumeFirst = 250 * time.Millisecond
-	resumeMax   = 15 * time.Second
+	resumeMax   = 2 * time.Second
 	resumeWait  = 30 * time.Second
 )
 

@@ -241,7 +241,7 @@ func (a *app) printFound(r discover.Result) error {
 	ours, ssh, older := false, false, false
 	for _, f := range all {
 		rows = append(rows, f.row())
-		ours, ssh, older = ours || f.GRPCPort != 0, ssh || f.SSHPort != 0, older || f.Kind != "hanzod"
+		ours, ssh, older = ours || f.GRPCPort != 0, ssh || f.SSHPort != 0 && f.Kind == "hanzod", older || f.Kind != "hanzod"
 	}
 	if err := a.printTable(rows); err != nil {
 		return err
