@@ -6,6 +6,8 @@ import "github.com/hanzoai/hanzod/errs"
 var (
 	// ErrLocked has the field "pid" when the holder could be read.
 	ErrLocked = errs.Define(errs.Conflict, "store.locked", "another hanzod has the state directory open")
+	// ErrOwner has the field "path".
+	ErrOwner = errs.Define(errs.Denied, "store.owner", "the state directory belongs to another user")
 	// ErrNewer has the fields "path", "schema" and "known".
 	ErrNewer = errs.Define(errs.Conflict, "store.newer", "the database was written by a newer hanzod")
 	// ErrForeign has the field "path".

@@ -191,8 +191,11 @@ func WhoHolds(dir string) (Holder, error) {
 }
 
 // Lock takes the lock of a state directory, which has to be there, for what is done to it without a daemon.
-// It fails with ErrLocked when a daemon has it.
+// It fails with ErrLocked when a daemon has it, and with ErrOwner when it is another user's.
 func Lock(dir string) (release func() error, err error) {
+	if err := checkOwner(dir); err != nil {
+		return nil, err
+	}
 	l, err := lockDir(dir, time.Now())
 	if err != nil {
 		return nil, err

@@ -4,7 +4,11 @@ package store
 
 import (
 	"errors"
+	"fmt"
 	"os"
+	"os/user"
+	"strconv"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,6 +28,25 @@ func tryLock(f *os.File) error {
 			return err
 		}
 	}
+}
+
+// checkOwner refuses a directory of another user: what is made in it would be out of that user's reach, also
+// for root.
+func checkOwner(dir string) error {
+	fi, err := os.Stat(dir)
+	if err != nil {
+		return cannotOpen(dir, err)
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok || int(st.Uid) == os.Geteuid() {
+		return nil
+	}
+	name := strconv.FormatUint(uint64(st.Uid), 10)
+	run := "#" + name
+	if u, err := user.LookupId(name); err == nil {
+		name, run = u.Username, u.Username
+	}
+	return ErrOwner.With("path", dir).WithText(fmt.Sprintf("%s belongs to the user %s; run this as that user: sudo -u %s hanzod ...", dir, name, run))
 }
 
 // syncDir makes the entries of a directory durable.

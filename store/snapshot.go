@@ -47,6 +47,9 @@ func SnapshotDir(ctx context.Context, dir string, w io.Writer, room func(int64) 
 	if err != nil {
 		return out, cannotOpen(path, err)
 	}
+	if err := checkOwner(dir); err != nil {
+		return out, err
+	}
 	lock, err := lockDir(dir, time.Now())
 	if err != nil {
 		return out, err

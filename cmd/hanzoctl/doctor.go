@@ -126,7 +126,7 @@ func (a *app) diagnose(ctx context.Context) ([]doctor.Finding, error) {
 	}
 	// Its clock was read between the call and now.
 	skew := time.Until(out.GetAt().AsTime())
-	if skew > clockSkew || skew < -clockSkew-took-doctor.MaxTime {
+	if skew > clockSkew || skew < -clockSkew-took {
 		add("clock", doctor.Warning, fmt.Sprintf("the clock of the daemon is %s off from the one here", skew.Round(time.Second)), "set the wrong one right: signatures hold for two minutes")
 	}
 	theirs := make([]doctor.Finding, len(out.GetFindings()))

@@ -640,3 +640,20 @@ func FuzzManifest(f *testing.F) {
 		}
 	})
 }
+
+// TestOlder: a backup from before an upgrade is brought to the schema of this program.
+func TestOlder(t *testing.T) {
+	dir := t.TempDir()
+	text, err := os.ReadFile(filepath.Join("..", "..", "store", "testdata", "schema1.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, dir, store.FileName, string(text))
+	into := t.TempDir()
+	out, err := restoreInto(into, archiveOf(t, dir))
+	newest, _ := store.Schema()
+	if err != nil || out.Manifest.Schema != 1 || out.Schema != newest {
+		t.Errorf("%+v %v", out, err)
+	}
+	markOf(t, into)
+}
