@@ -281,3 +281,35 @@ func TestReadToken(t *testing.T) {
 		t.Errorf("a token with a line feed: %v", err)
 	}
 }
+
+func TestAskCertificate(t *testing.T) {
+	d := clienttest.New(t)
+	r := d.Remote(t)
+	cert, err := client.AskCertificate(t.Context(), "hanzod://"+r.Address, nil)
+	if err != nil || cert.Fingerprint != r.Fingerprint || cert.Address != r.Address || cert.Vouched || cert.Reason == "" || cert.Until.IsZero() {
+		t.Errorf("got %+v, %v", cert, err)
+	}
+	roots, err := client.ReadRoots(r.CertFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(r.Address)
+	if cert, err := client.AskCertificate(t.Context(), "localhost:"+port, roots); err != nil || !cert.Vouched {
+		t.Errorf("with roots: %+v, %v", cert, err)
+	}
+	if n := len(r.Roles()); n != 0 {
+		t.Errorf("%d calls were made", n)
+	}
+	web := httptest.NewServer(http.NotFoundHandler())
+	defer web.Close()
+	for address, code := range map[string]string{web.Listener.Addr().String(): client.CodeNotTLS, "https://x": client.CodeBadHost} {
+		_, err := client.AskCertificate(t.Context(), address, nil)
+		if e, ok := errors.AsType[*client.Error](err); !ok || e.Code != code {
+			t.Errorf("%s: %v", address, err)
+		}
+	}
+	_, err = client.AskCertificate(t.Context(), "127.0.0.1:1", nil)
+	if _, ok := errors.AsType[*client.NotRunning](err); !ok {
+		t.Errorf("nobody there: %v", err)
+	}
+}
