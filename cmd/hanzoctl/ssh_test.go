@@ -364,7 +364,7 @@ func TestSSHAsks(t *testing.T) {
 	tm := onTerminalWith(t, b.env(), "--host", "ssh://box", "health")
 	tm.until("SHA256:(.|\n)*\\?")
 	tm.press("yes\r")
-	tm.until("(?m)^ok")
+	tm.until(`ok\r\n`)
 	if code := tm.exit(); code != 0 {
 		t.Errorf("exit %d", code)
 	}
@@ -392,7 +392,7 @@ func TestSSHAsksForPassphrase(t *testing.T) {
 	tm.press("wrong\r")
 	tm.until("passphrase")
 	tm.press(passphrase[:7] + "xy\x7f\x7f" + passphrase[7:] + "\r")
-	screen := tm.until("(?m)^ok")
+	screen := tm.until(`ok\r\n`)
 	if code := tm.exit(); code != 0 || strings.Contains(screen, "horse") {
 		t.Errorf("exit %d, %q", code, screen)
 	}
