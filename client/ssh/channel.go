@@ -22,7 +22,7 @@ func (h *Host) channel(ctx context.Context, l *link, kind string, data []byte) (
 		err  error
 	}
 	done := make(chan opened, 1)
-	l.work.Go(func() {
+	l.spawn(func() {
 		ch, reqs, err := l.OpenChannel(kind, data)
 		if err == nil && ctx.Err() != nil {
 			go ssh.DiscardRequests(reqs)
@@ -79,7 +79,7 @@ func (c *conn) SetWriteDeadline(time.Time) error { return os.ErrNoDeadline }
 
 // forwarded makes a connection of a channel to a socket or a port.
 func forwarded(l *link, ch ssh.Channel, reqs <-chan *ssh.Request, to string) net.Conn {
-	l.work.Go(func() { ssh.DiscardRequests(reqs) })
-	l.work.Go(func() { _, _ = io.Copy(io.Discard, ch.Stderr()) }) // nothing is to come there
+	l.spawn(func() { ssh.DiscardRequests(reqs) })
+	l.spawn(func() { _, _ = io.Copy(io.Discard, ch.Stderr()) }) // nothing is to come there
 	return &conn{Reader: ch, w: ch, half: ch.CloseWrite, to: to, done: ch.Close}
 }

@@ -83,6 +83,18 @@ type link struct {
 	mu       sync.Mutex
 	sessions int  // programs that run there by this link
 	full     bool // the machine runs no more at once
+	ended    bool // close waits for what it started
+}
+
+// spawn starts a goroutine of the link.
+func (l *link) spawn(f func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ended {
+		go f() // it ends at once, with the connection
+		return
+	}
+	l.work.Go(f)
 }
 
 func (l *link) alive() bool {
@@ -98,6 +110,9 @@ func (l *link) alive() bool {
 // what is above it would first write to a machine that may be dead.
 func (l *link) close() {
 	_ = l.base.Close() // nothing of it is needed any more
+	l.mu.Lock()
+	l.ended = true
+	l.mu.Unlock()
 	l.work.Wait()
 }
 
@@ -155,7 +170,7 @@ func (l *link) beat(m *meter, every time.Duration) {
 			}
 			if asked.Before(seen.Add(every)) {
 				asked = time.Now()
-				l.work.Go(func() {
+				l.spawn(func() {
 					// Servers answer also what they do not know. A write to a dead link blocks until it is closed.
 					_, _, _ = l.SendRequest("keepalive@openssh.com", true, nil)
 				})

@@ -100,11 +100,11 @@ func (h *Host) run(ctx context.Context, command, input string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.work.Go(func() {
+	l.spawn(func() {
 		defer l.free()
 		ssh.DiscardRequests(reqs)
 	})
-	l.work.Go(func() { _, _ = io.Copy(io.Discard, ch.Stderr()) }) // what a login shell says there is of no use
+	l.spawn(func() { _, _ = io.Copy(io.Discard, ch.Stderr()) }) // what a login shell says there is of no use
 	stop := context.AfterFunc(ctx, func() { _ = ch.Close() })
 	defer func() {
 		stop()
@@ -113,7 +113,7 @@ func (h *Host) run(ctx context.Context, command, input string) ([]byte, error) {
 	if ok, err := ch.SendRequest("exec", true, ssh.Marshal(struct{ Command string }{command})); err != nil || !ok {
 		return nil, err // refused: it prints nothing
 	}
-	l.work.Go(func() {
+	l.spawn(func() {
 		_, _ = io.WriteString(ch, input) // a program that does not read it prints no facts
 		_ = ch.CloseWrite()              // the same
 	})

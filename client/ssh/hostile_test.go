@@ -274,3 +274,69 @@ func TestCloseWhileBusy(t *testing.T) {
 		<-read
 	}
 }
+
+// A person is asked for a password, and for what the machine wants to know; its words cannot steer the terminal.
+func TestPasswordsAndQuestions(t *testing.T) {
+	t.Parallel()
+	const secret = "correct horse"
+	for _, kbd := range []bool{false, true} {
+		_, key, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		signer, err := xssh.NewSignerFromKey(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg := &xssh.ServerConfig{}
+		cfg.AddHostKey(signer)
+		if kbd {
+			cfg.KeyboardInteractiveCallback = func(_ xssh.ConnMetadata, ask xssh.KeyboardInteractiveChallenge) (*xssh.Permissions, error) {
+				got, err := ask("na\x1b[2Jme", "read\u202ethis", []string{"Code\r\n:", "Colour:"}, []bool{false, true})
+				if err == nil && (len(got) != 2 || got[0] != secret || got[1] != "blue") {
+					err = errors.New("no")
+				}
+				return nil, err
+			}
+		} else {
+			cfg.PasswordCallback = func(_ xssh.ConnMetadata, p []byte) (*xssh.Permissions, error) {
+				if string(p) != secret {
+					return nil, errors.New("no")
+				}
+				return nil, nil
+			}
+		}
+		in := make(chan struct{}, 8)
+		o := hostile(t, func(c net.Conn) {
+			conn, chans, reqs, err := xssh.NewServerConn(c, cfg)
+			if err != nil {
+				c.Close()
+				return
+			}
+			in <- struct{}{}
+			go xssh.DiscardRequests(reqs)
+			for n := range chans {
+				_ = n.Reject(xssh.Prohibited, "no")
+			}
+			conn.Close()
+		})
+		if e := failsWithin(t, o, limit, limit); e.Code != ssh.CodeAuth {
+			t.Fatalf("without a person: %v", e)
+		}
+		p := &person{answers: map[string][]string{"password": {"wrong", secret}, "Code": {"wrong", secret}, "Colour": {"red", "blue"}}}
+		o.Prompt = p
+		e := failsWithin(t, o, limit, limit) // it lets us in, and refuses the rest
+		if len(in) != 1 || e.Code != ssh.CodeRefused || strings.Contains(e.Message, secret) {
+			t.Fatalf("let in %d times: %s: %v", len(in), e.Code, e)
+		}
+		for i, q := range p.questions() {
+			if strings.ContainsAny(q, "\x1b\r\u202e") || !strings.Contains(q, "alice@127.0.0.1") || p.shown[i] != strings.Contains(q, "Colour") {
+				t.Errorf("the question is %q, shown %v", q, p.shown[i])
+			}
+		}
+		p.answers = map[string][]string{"password": {"1", "2", "3", secret}, "Code": {"1", "2", "3", secret}, "Colour": {"1", "2", "3", "blue"}}
+		if e := failsWithin(t, o, limit, limit); e.Code != ssh.CodeAuth {
+			t.Fatalf("after three wrong answers: %v", e)
+		}
+	}
+}

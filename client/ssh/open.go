@@ -278,7 +278,7 @@ func (h *Host) session(ctx context.Context) (*link, ssh.Channel, <-chan *ssh.Req
 // greeted runs the command line in a session and waits for its greeting.
 func (h *Host) greeted(ctx context.Context, l *link, ch ssh.Channel, reqs <-chan *ssh.Request, line, greeting string) (net.Conn, error) {
 	stderr, code := &tail{}, make(chan int, 1)
-	l.work.Go(func() {
+	l.spawn(func() {
 		defer l.free() // the session has ended
 		exit := -1
 		for r := range reqs {
@@ -292,7 +292,7 @@ func (h *Host) greeted(ctx context.Context, l *link, ch ssh.Channel, reqs <-chan
 		code <- exit
 	})
 	said := make(chan struct{})
-	l.work.Go(func() {
+	l.spawn(func() {
 		defer close(said)
 		_, _ = io.Copy(stderr, ch.Stderr()) // it ends with the session
 	})

@@ -63,11 +63,13 @@ func (h *Host) openProgram(ctx context.Context, port *int) (net.Conn, error) {
 		return nil, fail(StepConnect, CodeBusy, client.Exhausted, fmt.Sprintf("%d ssh programs to %s are running", maxPrograms, h.target()))
 	}
 	h.processes++
+	h.work.Add(1)
 	h.mu.Unlock()
 	over := func() {
 		h.mu.Lock()
 		h.processes--
 		h.mu.Unlock()
+		h.work.Done()
 	}
 	h.d.tell(StepConnect, h.target()+", by the ssh program")
 	stderr := &tail{}
@@ -93,14 +95,14 @@ func (h *Host) openProgram(ctx context.Context, port *int) (net.Conn, error) {
 	stop := context.AfterFunc(wait, p.kill)
 	err = greet(out, greeting)
 	if stop() && err == nil {
-		h.work.Go(func() {
+		go func() {
+			defer over()
 			select {
 			case <-p.closing():
 			case <-h.life.Done():
 			}
 			p.end()
-			over()
-		})
+		}()
 		h.mu.Lock()
 		if port == nil {
 			h.route = RouteProgram

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -455,4 +456,52 @@ func TestSilentLink(t *testing.T) {
 		t.Fatal("nobody notices")
 	}
 	again(t, h)
+}
+
+// Who vouches for machines and for users may be an authority.
+func TestCertificates(t *testing.T) {
+	t.Parallel()
+	w := machine(t, sshtest.Options{})
+	dir := w.server.Dir
+	sign := func(args ...string) {
+		t.Helper()
+		if out, err := exec.Command("ssh-keygen", append([]string{"-q", "-s", filepath.Join(dir, "ca"), "-I", "test"}, args...)...).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	sshtest.KeyPair(t, filepath.Join(dir, "ca"), "ed25519", "")
+	user := filepath.Join(dir, "user")
+	sshtest.KeyPair(t, user, "ecdsa", "")
+	sign("-h", "-n", "127.0.0.1", filepath.Join(dir, "host_ed25519.pub"))
+	sign("-n", w.server.User, user+".pub")
+	w.server.Configure(sshtest.Options{
+		Lines: []string{"HostCertificate " + filepath.Join(dir, "host_ed25519-cert.pub"), "TrustedUserCAKeys " + filepath.Join(dir, "ca.pub")},
+		Env:   map[string]string{"HANZOD_STATE_DIR": w.daemon.StateDir},
+	})
+	w.configure(strings.ReplaceAll(w.server.HostBlock("box"), w.server.Key, user))
+	ca := readFile(t, filepath.Join(dir, "ca.pub"))
+	writeFile(t, w.server.KnownHosts, "@cert-authority [127.0.0.1]:* "+ca)
+	health(t, w.connect())
+	if !strings.Contains(w.progress(), "-CERT-") {
+		t.Fatalf("the machine showed no certificate:\n%s", w.progress())
+	}
+	writeFile(t, w.server.KnownHosts, "@cert-authority [127.0.0.1]:* "+ca+"@revoked * "+ca)
+	w.refused(w.options("ssh://box"), ssh.CodeChangedHost, "revoked")
+	// The certificate of another machine is none.
+	sign("-h", "-n", "elsewhere", filepath.Join(dir, "host_ed25519.pub"))
+	writeFile(t, w.server.KnownHosts, "@cert-authority [127.0.0.1]:* "+ca)
+	w.refused(w.options("ssh://box"), ssh.CodeChangedHost, "certificate", "does not hold")
+	// Without the authority the machine is known by its plain key.
+	writeFile(t, w.server.KnownHosts, w.server.HostKeys()[0]+"\n")
+	for _, line := range w.server.HostKeys() {
+		if strings.Contains(line, " ssh-ed25519 ") {
+			writeFile(t, w.server.KnownHosts, line+"\n")
+		}
+	}
+	health(t, w.connect())
+	// And without its certificate the user is not let in.
+	if err := os.Remove(user + "-cert.pub"); err != nil {
+		t.Fatal(err)
+	}
+	w.refused(w.options("ssh://box"), ssh.CodeAuth, user, "ssh-copy-id")
 }
