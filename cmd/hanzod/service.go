@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"maps"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -15,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -30,6 +33,9 @@ const (
 	// readyEvery is how often it is asked, tailEvery how often a log file is looked at for more.
 	readyEvery = 50 * time.Millisecond
 	tailEvery  = 300 * time.Millisecond
+	// maxSocket is how long the path of a socket may be on every system (sun_path of darwin has 104 bytes). A
+	// longer one would be in the runtime directory of a login, which a service of the machine has none of.
+	maxSocket = 103
 	// maxTail bounds how much of the end of a log file is read for its last lines, in bytes.
 	maxTail = 4 << 20
 )
@@ -112,6 +118,9 @@ What the daemon is to do belongs in its configuration file; the flags here are t
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			spec, err := f.spec(cmd)
 			if err != nil {
+				return err
+			}
+			if err := rival(spec); err != nil && !f.force {
 				return err
 			}
 			s, err := service.New(spec)
@@ -220,6 +229,9 @@ func (f *installFlags) spec(cmd *cobra.Command) (service.Spec, error) {
 		spec.Env[k] = v
 	}
 	// What would only be found out by the service, where nobody looks, is found out here.
+	if goruntime.GOOS != "windows" && f.system && len(filepath.Join(spec.StateDir, "hanzod.sock")) > maxSocket {
+		return spec, usageError{fmt.Errorf("the path of the state directory is too long for a socket in it (%s); name a shorter one with --state-dir", spec.StateDir)}
+	}
 	opts := config.Options{Path: f.config, StateDir: spec.StateDir, Bind: f.bind}
 	if cmd.Flags().Changed("port") {
 		opts.Port = &f.port
@@ -244,8 +256,58 @@ func makeState(spec service.Spec) error {
 	return err
 }
 
+// rival refuses a service that would get in the way of another one: one of the machine and one of the user
+// would want the same state or the same port, and whoever comes second would not start.
+func rival(spec service.Spec) error {
+	other, err := service.Load(!spec.System)
+	if err != nil {
+		return nil //nolint:nilerr // none is known, and that is all that is asked
+	}
+	whose := "of this user"
+	uninstall := "hanzod service uninstall"
+	if other.System {
+		whose, uninstall = "of the machine", "sudo hanzod service uninstall --system"
+	}
+	why := ""
+	if other.StateDir == spec.StateDir {
+		why = "the state directory " + spec.StateDir
+	} else if a, b := servicePort(spec), servicePort(other); a != 0 && a == b {
+		why = fmt.Sprintf("the TCP port %d", a)
+	}
+	if why == "" {
+		return nil
+	}
+	return fmt.Errorf("a service %s is installed as well, and both want %s\nRemove that one with: %s\nOr give this one its own with --state-dir and --port", whose, why, uninstall)
+}
+
+// servicePort is the port that a service will take, 0 for any or when its configuration cannot be read.
+func servicePort(spec service.Spec) (port int) {
+	opts := config.Options{StateDir: spec.StateDir}
+	for i, w := range spec.Args[:max(0, len(spec.Args)-1)] {
+		switch w {
+		case "--config":
+			opts.Path = spec.Args[i+1]
+		case "--port":
+			if n, err := strconv.Atoi(spec.Args[i+1]); err == nil {
+				opts.Port = &n
+			}
+		}
+	}
+	_ = asAccount(spec.RunAs, func() error {
+		cfg, err := config.Load(opts)
+		if err == nil {
+			port = cfg.Gateway.Port
+		}
+		return err
+	})
+	return port
+}
+
 // account is whose service it is to be.
 func (f *installFlags) account() (*user.User, error) {
+	if by := os.Getenv("SUDO_USER"); !f.system && by != "" && by != "root" {
+		return nil, usageError{fmt.Errorf("sudo would make this a service of root: leave out sudo for one of %s, or add --system --run-as %s for one that starts at boot", by, by)}
+	}
 	if !f.system {
 		if f.runAs != "" {
 			return nil, usageError{errors.New("--run-as belongs to --system: a user's service runs as that user")}
@@ -386,7 +448,7 @@ func confirm(in io.Reader, out io.Writer, dir string) error {
 		return err
 	}
 	if strings.TrimSpace(line) != "yes" {
-		return errors.New("nothing was removed")
+		return errors.New("nothing was removed: it was not answered with yes (where nobody can answer, say --yes)")
 	}
 	return nil
 }
@@ -400,6 +462,34 @@ type serviceState struct {
 	Version  string `json:"version,omitempty"`
 	PID      int    `json:"pid,omitempty"`
 	Answers  bool   `json:"answers"`
+	// Missing says that the program is not where the service looks for it.
+	Missing bool `json:"missing,omitempty"`
+	// Renew is how to install the service as it is again.
+	Renew string `json:"renew,omitempty"`
+}
+
+// renew is the command that installs a service again with what it was installed with.
+func renew(spec service.Spec) string {
+	words := []string{"hanzod", "service", "install", "--force"}
+	if spec.System {
+		words = append([]string{"sudo"}, words...)
+		words = append(words, "--system")
+		if spec.RunAs != "" {
+			words = append(words, "--run-as", spec.RunAs)
+		}
+	}
+	words = append(words, spec.Args[min(1, len(spec.Args)):]...)
+	for _, k := range slices.Sorted(maps.Keys(spec.Env)) {
+		words = append(words, "--env", k+"="+spec.Env[k])
+	}
+	for i, w := range words {
+		if w == "" || strings.ContainsFunc(w, func(r rune) bool {
+			return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("-_./=:@,+", r)
+		}) {
+			words[i] = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
+		}
+	}
+	return strings.Join(words, " ")
 }
 
 func serviceStatusCmd(out io.Writer) *cobra.Command {
@@ -425,6 +515,12 @@ with 1 when it is not installed or does not answer.`,
 			st := serviceState{StateDir: spec.StateDir, Command: strings.Join(append([]string{spec.Executable}, spec.Args...), " "), RunAs: spec.RunAs}
 			if st.State, err = s.Status(); err != nil {
 				return err
+			}
+			if _, err := os.Stat(spec.Executable); errors.Is(err, fs.ErrNotExist) {
+				st.Missing = true
+			}
+			if st.Changed || st.Missing {
+				st.Renew = renew(spec)
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), 2*time.Second)
 			defer cancel()
@@ -489,8 +585,11 @@ func (st serviceState) print(out io.Writer) {
 	row("as", st.RunAs)
 	row("state", st.StateDir)
 	row("definition", st.Definition)
-	if st.Changed {
-		row("", "the definition was changed, or is of another hanzod; renew it with: hanzod service install --force")
+	switch {
+	case st.Missing:
+		row("", "the program is not there; install the service from where it is now, with: "+st.Renew)
+	case st.Changed:
+		row("", "the definition was changed, or is of another hanzod; renew it with: "+st.Renew)
 	}
 }
 
@@ -510,28 +609,48 @@ log file of the daemon elsewhere.`,
 				return err
 			}
 			if j := s.Log(cmd.Context(), lines, follow); j != nil {
-				j.Stdout, j.Stderr = out, errOut
+				heard := &heard{w: out}
+				j.Stdout, j.Stderr = heard, errOut
 				err := j.Run()
 				if cmd.Context().Err() != nil {
 					return nil //nolint:nilerr // told to stop following
 				}
-				return err
+				if heard.any {
+					return err
+				}
+				// The journal keeps nothing here, or not for this user: the daemon's own file does.
 			}
 			opts := config.Options{StateDir: spec.StateDir}
 			if i := slices.Index(spec.Args, "--config"); i >= 0 {
 				opts.Path = spec.Args[i+1]
 			}
-			cfg, err := config.Load(opts)
-			if err != nil {
-				return configError{err}
-			}
-			return tail(cmd.Context(), out, cfg.Logging.File, lines, follow)
+			return asAccount(spec.RunAs, func() error {
+				cfg, err := config.Load(opts)
+				if err != nil {
+					return configError{err}
+				}
+				return tail(cmd.Context(), out, cfg.Logging.File, lines, follow)
+			})
 		},
 	}
 	systemFlag(c, &system)
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what comes")
 	c.Flags().IntVarP(&lines, "lines", "n", 100, "how many lines")
 	return c
+}
+
+// heard passes on what a journal says, but for its word that it has nothing to say.
+type heard struct {
+	w   io.Writer
+	any bool
+}
+
+func (h *heard) Write(p []byte) (int, error) {
+	if !h.any && strings.TrimSpace(string(p)) == "-- No entries --" {
+		return len(p), nil
+	}
+	h.any = h.any || len(p) > 0
+	return h.w.Write(p)
 }
 
 // tail prints the last lines of a file and, when told to follow, what is added to it, also after it was

@@ -327,7 +327,30 @@ func (m *machine) gateway(t *testing.T) {
 		t.Log(lines[len(lines)-1])
 	}
 	m.hanzod(t, 0, "service", "restart")
+	// There is no journal on this machine: what the daemon said is in its own file.
+	if out := m.hanzod(t, 0, "service", "logs"); !strings.Contains(out, "hanzod is ready") {
+		t.Errorf("logs: %s", out)
+	}
+	if out := m.hanzod(t, 1, "service", "install", "--state-dir", "/root/state"); !strings.Contains(out, "both want the TCP port 18789") || !strings.Contains(out, "sudo hanzod service uninstall --system") {
+		t.Errorf("a second service for the same port: %s", out)
+	}
+	if out := m.hanzod(t, 2, "service", "install", "--system", "--force", "--run-as", "hanzo", "--state-dir", "/var/lib/hanzo/"+strings.Repeat("long", 30)); !strings.Contains(out, "too long") {
+		t.Errorf("a long path: %s", out)
+	}
+	if err := os.Rename("/opt/hanzo/hanzod", "/opt/hanzo/moved"); err != nil {
+		t.Fatal(err)
+	}
+	out, code := m.run("/opt/hanzo/moved", "service", "status")
+	if err := os.Rename("/opt/hanzo/moved", "/opt/hanzo/hanzod"); err != nil {
+		t.Fatal(err)
+	}
+	if code != 0 || !strings.Contains(out, "the program is not there") || !strings.Contains(out, "sudo hanzod service install --force --system --run-as hanzo") {
+		t.Errorf("a program that was moved: %d %s", code, out)
+	}
 	m.hanzod(t, 0, "service", "uninstall", "--purge", "--yes")
+	if out := m.hanzod(t, 1, "service", "status", "-o", "json"); !strings.Contains(out, `"installed":false`) {
+		t.Errorf("status of nothing: %s", out)
+	}
 	if _, err := os.Stat(m.state); !os.IsNotExist(err) {
 		t.Errorf("the state is still there: %v", err)
 	}
