@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"reflect"
 	"strings"
 )
@@ -108,9 +109,7 @@ func fieldsOf(typ reflect.Type) map[string]reflect.Type {
 		case name == "-":
 			continue
 		case f.Anonymous && name == "":
-			for n, t := range fieldsOf(f.Type) {
-				out[n] = t
-			}
+			maps.Copy(out, fieldsOf(f.Type))
 			continue
 		case name == "":
 			name = f.Name

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -63,7 +64,7 @@ func nextMigration(tx *bolt.Tx) error {
 func asNext(t *testing.T, dir string, f func(*Store)) {
 	t.Helper()
 	old := migrations
-	migrations = append(old[:len(old):len(old)], nextMigration)
+	migrations = append(slices.Clip(old), nextMigration)
 	defer func() { migrations = old }()
 	s, err := Open(t.Context(), dir, Options{})
 	if err != nil {

@@ -240,6 +240,9 @@ hanzod's or of a newer version.`,
 			}
 			node := node || cfg.NodeHost.Embedded && !cmd.Flags().Changed("node")
 			under := service.Under() // before what says so is taken out of the environment
+			if err := endChildrenWithMe(); err != nil {
+				fmt.Fprintln(errOut, "hanzod: "+err.Error()+"; commands may outlive the daemon")
+			}
 			manager := service.TakeNotifier()
 			return service.Host(cmd.Context(), func(ctx context.Context) error {
 				d, err := runtime.New(ctx, runtime.Options{

@@ -3,6 +3,9 @@ package host
 import (
 	"os/exec"
 	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/windows"
 )
 
 const foldNames = true
@@ -11,10 +14,16 @@ const foldNames = true
 // has ended are missed.
 type group struct{ cmd *exec.Cmd }
 
-func newGroup(cmd *exec.Cmd) group { return group{cmd} }
+// A command gets no console window of its own, also where the daemon has none.
+func newGroup(cmd *exec.Cmd) group {
+	cmd.SysProcAttr = &syscall.SysProcAttr{HideWindow: true, CreationFlags: windows.CREATE_NO_WINDOW}
+	return group{cmd}
+}
 
 func (g group) kill() error {
-	_ = exec.Command("taskkill", "/T", "/F", "/PID", strconv.Itoa(g.cmd.Process.Pid)).Run()
+	kill := exec.Command("taskkill", "/T", "/F", "/PID", strconv.Itoa(g.cmd.Process.Pid))
+	kill.SysProcAttr = &syscall.SysProcAttr{HideWindow: true, CreationFlags: windows.CREATE_NO_WINDOW}
+	_ = kill.Run() // the process itself is killed in any case
 	return g.cmd.Process.Kill()
 }
 

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -199,11 +200,7 @@ func (c *Crowd) note(text string) {
 func (c *Crowd) Refused() map[string]int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	out := map[string]int{}
-	for k, v := range c.refused {
-		out[k] = v
-	}
-	return out
+	return maps.Clone(c.refused)
 }
 
 // up notes that a client is connected.
