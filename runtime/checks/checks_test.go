@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -258,9 +259,10 @@ func TestBesideDaemon(t *testing.T) {
 func TestHangs(t *testing.T) {
 	dir := stateDir(t)
 	p := place(t, dir)
-	let, calls := make(chan struct{}), 0
+	let := make(chan struct{})
+	var calls atomic.Int32
 	p.Examine = func(context.Context) (store.Exam, error) {
-		calls++
+		calls.Add(1)
 		<-let
 		return store.Exam{}, errors.New("x")
 	}
@@ -273,7 +275,7 @@ func TestHangs(t *testing.T) {
 		}
 	}
 	close(let)
-	if calls != 1 {
-		t.Errorf("it was started %d times", calls)
+	if n := calls.Load(); n != 1 {
+		t.Errorf("it was started %d times", n)
 	}
 }
