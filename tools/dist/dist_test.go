@@ -123,8 +123,9 @@ func TestClear(t *testing.T) {
 	}
 }
 
-// TestSameBytes builds one commit twice: from two directories, with caches, time zones, umasks and host
-// names of their own, at different times. It compiles everything anew and takes minutes.
+// TestSameBytes builds one commit twice: from two directories, with time zones, umasks and host names of their
+// own, at different times. The second time it compiles everything anew, which takes minutes. DIST_ONLY and
+// DIST_VARIANT are what -only and -variant are.
 func TestSameBytes(t *testing.T) {
 	need(t, "git", "unshare", "sh")
 	if os.Getenv("DIST_SAME") == "" {
@@ -140,11 +141,15 @@ func TestSameBytes(t *testing.T) {
 		root := filepath.Join(dir, strings.Repeat("deep/", i*3), "src")
 		command(t, ".", "git", "clone", "-q", "--no-hardlinks", "../..", root)
 		results[i] = filepath.Join(dir, "out")
-		script := fmt.Sprintf("umask %s; hostname builder%d 2>/dev/null || true; exec go run . -out '%s' -only '%s'", []string{"022", "077"}[i], i, results[i], only)
+		script := fmt.Sprintf("umask %s; hostname builder%d 2>/dev/null || true; exec go run . -out '%s' -only '%s' -variant '%s'",
+			[]string{"022", "077"}[i], i, results[i], only, os.Getenv("DIST_VARIANT"))
 		cmd := exec.CommandContext(t.Context(), "unshare", "--uts", "--map-root-user", "sh", "-c", script)
 		cmd.Dir = filepath.Join(root, "tools", "dist")
-		cmd.Env = append(os.Environ(), "VERSION=", "REVISION=", "SOURCE_DATE_EPOCH=", "GOCACHE="+filepath.Join(dir, "cache"), "TZ="+[]string{"Asia/Tokyo", "America/New_York"}[i],
+		cmd.Env = append(os.Environ(), "VERSION=", "REVISION=", "SOURCE_DATE_EPOCH=", "TZ="+[]string{"Asia/Tokyo", "America/New_York"}[i],
 			"LANG="+[]string{"C", "de_DE.UTF-8"}[i], "USER=builder"+fmt.Sprint(i), "TMPDIR="+dir)
+		if i > 0 {
+			cmd.Env = append(cmd.Env, "GOCACHE="+filepath.Join(dir, "cache"))
+		}
 		out, err := cmd.CombinedOutput()
 		if err != nil {
 			t.Fatalf("%v\n%s", err, out)
