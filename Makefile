@@ -52,6 +52,7 @@ check-format:
 
 vet:
 	$(GO) vet ./...
+	$(GO) vet -tags docs ./cmd/hanzod ./cmd/hanzoctl
 
 gen:
 	$(TOOL) buf format -w proto

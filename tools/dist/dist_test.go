@@ -280,7 +280,7 @@ ask end true
 		want []string
 		not  []string
 	}{
-		{"install", 0, []string{"nothing runs yet", "systemctl --user enable --now hanzod", "hanzod@ACCOUNT"}, nil},
+		{"install", 0, []string{"nothing runs yet", "hanzod service install --node", "hanzod@ACCOUNT"}, nil},
 		{"version", 0, []string{"hanzod 1.0.0"}, nil},
 		{"ctl", 0, []string{"hanzoctl 1.0.0 go"}, nil},
 		{"quiet", 0, nil, []string{"systemctl "}}, // without systemd nobody is asked
@@ -290,7 +290,7 @@ ask end true
 		{"verify", 1, nil, []string{"hanzod"}},
 		{"complete", 0, []string{"describe"}, nil},
 		{"fish", 0, []string{"describe"}, nil},
-		{"upgrade", 0, []string{"hanzod@bob.service did not come back", "systemctl --user restart hanzod"}, []string{"nothing runs yet"}},
+		{"upgrade", 0, []string{"hanzod@bob.service did not come back", "hanzod service restart"}, []string{"nothing runs yet"}},
 		{"version", 1, []string{"hanzod 1.1.0-rc.1"}, nil},
 		{"log", 0, []string{"systemctl daemon-reload", "try-restart hanzod@alice.service", "try-restart hanzod@bob.service"},
 			[]string{"try-restart hanzod.service", " start ", " enable ", " stop ", "disable"}},
