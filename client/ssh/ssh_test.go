@@ -5,6 +5,7 @@ package ssh_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"github.com/hanzoai/hanzod/client"
 	"github.com/hanzoai/hanzod/client/ssh"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
+	"github.com/hanzoai/hanzod/hanzodtest"
 	"github.com/hanzoai/hanzod/tests/sshtest"
 )
 
@@ -504,4 +506,65 @@ func TestCertificates(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.refused(w.options("ssh://box"), ssh.CodeAuth, user, "ssh-copy-id")
+}
+
+// A path that is too long for a socket is reached by the short name that the daemon took.
+func TestLongPath(t *testing.T) {
+	t.Parallel()
+	dir, err := os.MkdirTemp("", "hz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	long := filepath.Join(dir, strings.Repeat("long", 20), strings.Repeat("er", 20))
+	if err := os.MkdirAll(long, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	d := hanzodtest.Start(t, hanzodtest.Options{StateDir: long})
+	if strings.HasPrefix(d.Socket(), dir) {
+		t.Fatalf("%s is not short", d.Socket())
+	}
+	w := machine(t, sshtest.Options{Env: map[string]string{"HANZOD_STATE_DIR": long}})
+	h := w.connect()
+	health(t, h)
+	route(t, h, ssh.RouteForward)
+	// Nobody else's socket is taken for it.
+	if os.Geteuid() != 0 {
+		return
+	}
+	fake := filepath.Join(dir, "fake")
+	if err := os.Mkdir(fake, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", filepath.Join(fake, "hanzod.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	o := w.options("ssh://box")
+	o.StateDir = fake
+	for _, path := range []string{filepath.Join(fake, "hanzod.sock"), fake} {
+		if err := os.Chown(path, 12345, -1); err != nil {
+			t.Fatal(err)
+		}
+		w.refused(o, ssh.CodeForeign, "belongs to user 12345", "nothing was sent")
+		if err := os.Chown(path, 0, -1); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// An account that runs no programs is still reached when the socket is named.
+func TestAccountWithoutAShell(t *testing.T) {
+	t.Parallel()
+	w := machine(t, sshtest.Options{Lines: []string{`ForceCommand echo "no logins here"; exit 1`}})
+	w.refused(w.options("ssh://box"), ssh.CodeRefused, "did not connect")
+	o := w.options("ssh://box")
+	o.Socket = w.daemon.Socket()
+	h := w.connectTo(o)
+	health(t, h)
+	route(t, h, ssh.RouteForward)
+	w.server.Configure(sshtest.Options{Lines: []string{"MaxSessions 0"}})
+	health(t, w.connectTo(o))
+	w.refused(w.options("ssh://box"), ssh.CodeRefused, "MaxSessions")
 }
