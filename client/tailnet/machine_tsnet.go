@@ -46,6 +46,10 @@ const (
 	// has to open the login address first.
 	ownWait   = time.Minute
 	loginWait = 5 * time.Minute
+	// homeWait bounds how long a client waits for the relay through which others answer it: what is sent
+	// before is lost, and sent again after five seconds. Where no relay is reached it goes on without.
+	homeWait  = 3 * time.Second
+	homeEvery = 10 * time.Millisecond
 )
 
 // Join makes the program a machine of a tailnet and waits until it is one. Nothing that it logs is
@@ -436,6 +440,9 @@ func join(ctx context.Context, o Options, why string) (network, error) {
 			if j.err != nil {
 				return nil, j.err
 			}
+			if m, ok := j.m.(*machine); ok {
+				m.home(ctx)
+			}
 			o.Progress("joined the tailnet")
 			return j.m, nil
 		case last = <-asked:
@@ -453,6 +460,25 @@ func join(ctx context.Context, o Options, why string) (network, error) {
 				text = "nobody let this machine into the tailnet in time; open " + last + " in a browser, or set HANZOD_TS_AUTHKEY to an auth key"
 			}
 			return nil, &client.Error{Code: CodeLogin, Class: client.Deadline, Message: text}
+		}
+	}
+}
+
+// home waits until others can answer this machine.
+func (m *machine) home(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, homeWait)
+	defer cancel()
+	look := time.NewTicker(homeEvery)
+	defer look.Stop()
+	health, sock := m.srv.Sys().HealthTracker.Get(), m.srv.Sys().MagicSock.Get()
+	for {
+		if r := sock.GetLastNetcheckReport(ctx); r != nil && r.PreferredDERP != 0 && !health.GetDERPRegionReceivedTime(r.PreferredDERP).IsZero() {
+			return
+		}
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return
 		}
 	}
 }

@@ -5,7 +5,9 @@ package tailnet
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -26,8 +28,9 @@ import (
 // The program itself: it joins with a key that no list of processes shows, tells nobody else, stops in
 // time, and holds the budgets of memory.
 func TestBinary(t *testing.T) {
-	hanzod := filepath.Join(t.TempDir(), "hanzod")
-	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-tags", "tailnet", "-ldflags", "-s -w", "-o", hanzod, "../../cmd/hanzod")
+	bin := t.TempDir()
+	hanzod, hanzoctl := filepath.Join(bin, "hanzod"), filepath.Join(bin, "hanzoctl")
+	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-tags", "tailnet", "-ldflags", "-s -w", "-o", bin+"/", "../../cmd/hanzod", "../../cmd/hanzoctl")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -45,7 +48,7 @@ func TestBinary(t *testing.T) {
 			args = append(args, "--tailnet")
 		}
 		cfg, err := json.Marshal(map[string]any{"gateway": map[string]any{
-			"tailnet": map[string]any{"hostname": "box", "controlUrl": c.url, "grants": []any{grant("users", []string{login(2)}, "operator", "operator.read")}},
+			"tailnet": map[string]any{"hostname": "box", "controlUrl": c.url, "grants": []any{grant("users", []string{login(2), login(3)}, "operator", "operator.read")}},
 		}})
 		if err != nil {
 			t.Fatal(err)
@@ -86,6 +89,9 @@ func TestBinary(t *testing.T) {
 			t.Logf("joined after %s; first answer over the tailnet after %s, of a further client after %s", joined.Round(time.Millisecond), first.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
 
 		}
+		if on {
+			ctl(t, hanzoctl, c.url)
+		}
 		time.Sleep(3 * time.Second) // the memory of starting is given back after two
 		rss := resident(t, p.Process.Pid)
 		t.Logf("--tailnet=%v: ready after %s, resident %d MB", on, ready.Round(time.Millisecond), rss)
@@ -114,6 +120,31 @@ func TestBinary(t *testing.T) {
 		}
 	}
 	t.Logf("hosts asked for beyond loopback: %q", asked.hosts())
+}
+
+// ctl asks the daemon with the command line, which is a machine of its own and brings no token.
+func ctl(t *testing.T, hanzoctl, control string) {
+	t.Helper()
+	home := t.TempDir()
+	for _, what := range []string{"the first time", "again"} {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		c := exec.CommandContext(ctx, hanzoctl, "--host", "tailnet://box", "status", "--json")
+		c.Env = append(os.Environ(), "HOME="+home, "HANZOD_TS_AUTHKEY="+authKey, "HANZOD_TS_CONTROL_URL="+control, "HANZOD_TS_HOSTNAME=")
+		began := time.Now()
+		out, err := c.Output()
+		var told []byte
+		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+			told = exit.Stderr
+		}
+		if err != nil || !bytes.Contains(out, []byte(`"version"`)) {
+			t.Fatalf("%v\n%s%s", err, out, told)
+		}
+		if took := time.Since(began); took > 4*time.Second { // five seconds are a packet that was lost
+			t.Errorf("hanzoctl took %s", took)
+		}
+		t.Logf("hanzoctl --host tailnet://box status answered after %s %s", time.Since(began).Round(time.Millisecond), what)
+	}
 }
 
 func resident(t *testing.T, pid int) int {
