@@ -22,6 +22,7 @@ import (
 	"tailscale.com/ipn"
 	"tailscale.com/ipn/ipnstate"
 	"tailscale.com/logtail"
+	"tailscale.com/tailcfg"
 	"tailscale.com/tsnet"
 
 	"github.com/hanzoai/hanzod/client"
@@ -50,6 +51,10 @@ const (
 	// before is lost, and sent again after five seconds. Where no relay is reached it goes on without.
 	homeWait  = 3 * time.Second
 	homeEvery = 10 * time.Millisecond
+	// reachWait bounds how long a client waits until another machine has learned that this one began anew,
+	// for the same reason, and reachEvery is how long one question may take.
+	reachWait  = 4 * time.Second
+	reachEvery = 200 * time.Millisecond
 )
 
 // Join makes the program a machine of a tailnet and waits until it is one. Nothing that it logs is
@@ -440,11 +445,13 @@ func join(ctx context.Context, o Options, why string) (network, error) {
 			if j.err != nil {
 				return nil, j.err
 			}
-			if m, ok := j.m.(*machine); ok {
-				m.home(ctx)
-			}
 			o.Progress("joined the tailnet")
-			return j.m, nil
+			m, ok := j.m.(*machine)
+			if !ok {
+				return j.m, nil
+			}
+			m.home(ctx)
+			return &brief{machine: m, reached: map[netip.Addr]bool{}}, nil
 		case last = <-asked:
 			limit.Reset(loginWait)
 			if tell := o.Own.Login; tell != nil {
@@ -460,6 +467,42 @@ func join(ctx context.Context, o Options, why string) (network, error) {
 				text = "nobody let this machine into the tailnet in time; open " + last + " in a browser, or set HANZOD_TS_AUTHKEY to an auth key"
 			}
 			return nil, &client.Error{Code: CodeLogin, Class: client.Deadline, Message: text}
+		}
+	}
+}
+
+// brief is the machine of a program that is there for a moment only, again and again: others still send
+// to where it was before.
+type brief struct {
+	*machine
+	asking  sync.Mutex
+	reached map[netip.Addr]bool // the few machines that were dialled
+}
+
+func (b *brief) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+	if tailnet.Contains(to.Addr()) {
+		b.reach(ctx, to.Addr())
+	}
+	return b.machine.Dial(ctx, to)
+}
+
+// reach waits until a machine answers this one. One that does not is dialled all the same.
+func (b *brief) reach(ctx context.Context, to netip.Addr) {
+	b.asking.Lock()
+	defer b.asking.Unlock()
+	if b.reached[to] {
+		return
+	}
+	b.reached[to] = true
+	for end := time.Now().Add(reachWait); time.Now().Before(end) && ctx.Err() == nil; {
+		one, cancel := context.WithTimeout(ctx, reachEvery)
+		r, err := b.local.Ping(one, to, tailcfg.PingDisco)
+		if err != nil {
+			<-one.Done() // it may fail at once
+		}
+		cancel()
+		if err == nil && r.Err == "" {
+			return
 		}
 	}
 }
