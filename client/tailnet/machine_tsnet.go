@@ -22,7 +22,6 @@ import (
 	"tailscale.com/ipn"
 	"tailscale.com/ipn/ipnstate"
 	"tailscale.com/logtail"
-	"tailscale.com/tailcfg"
 	"tailscale.com/tsnet"
 
 	"github.com/hanzoai/hanzod/client"
@@ -47,14 +46,6 @@ const (
 	// has to open the login address first.
 	ownWait   = time.Minute
 	loginWait = 5 * time.Minute
-	// homeWait bounds how long a client waits for the relay through which others answer it: what is sent
-	// before is lost, and sent again after five seconds. Where no relay is reached it goes on without.
-	homeWait  = 3 * time.Second
-	homeEvery = 10 * time.Millisecond
-	// reachWait bounds how long a client waits until another machine has learned that this one began anew,
-	// for the same reason, and reachEvery is how long one question may take.
-	reachWait  = 4 * time.Second
-	reachEvery = 200 * time.Millisecond
 )
 
 // Join makes the program a machine of a tailnet and waits until it is one. Nothing that it logs is
@@ -446,12 +437,7 @@ func join(ctx context.Context, o Options, why string) (network, error) {
 				return nil, j.err
 			}
 			o.Progress("joined the tailnet")
-			m, ok := j.m.(*machine)
-			if !ok {
-				return j.m, nil
-			}
-			m.home(ctx)
-			return &brief{machine: m, reached: map[netip.Addr]bool{}}, nil
+			return j.m, nil
 		case last = <-asked:
 			limit.Reset(loginWait)
 			if tell := o.Own.Login; tell != nil {
@@ -467,61 +453,6 @@ func join(ctx context.Context, o Options, why string) (network, error) {
 				text = "nobody let this machine into the tailnet in time; open " + last + " in a browser, or set HANZOD_TS_AUTHKEY to an auth key"
 			}
 			return nil, &client.Error{Code: CodeLogin, Class: client.Deadline, Message: text}
-		}
-	}
-}
-
-// brief is the machine of a program that is there for a moment only, again and again: others still send
-// to where it was before.
-type brief struct {
-	*machine
-	asking  sync.Mutex
-	reached map[netip.Addr]bool // the few machines that were dialled
-}
-
-func (b *brief) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
-	if tailnet.Contains(to.Addr()) {
-		b.reach(ctx, to.Addr())
-	}
-	return b.machine.Dial(ctx, to)
-}
-
-// reach waits until a machine answers this one. One that does not is dialled all the same.
-func (b *brief) reach(ctx context.Context, to netip.Addr) {
-	b.asking.Lock()
-	defer b.asking.Unlock()
-	if b.reached[to] {
-		return
-	}
-	b.reached[to] = true
-	for end := time.Now().Add(reachWait); time.Now().Before(end) && ctx.Err() == nil; {
-		one, cancel := context.WithTimeout(ctx, reachEvery)
-		r, err := b.local.Ping(one, to, tailcfg.PingDisco)
-		if err != nil {
-			<-one.Done() // it may fail at once
-		}
-		cancel()
-		if err == nil && r.Err == "" {
-			return
-		}
-	}
-}
-
-// home waits until others can answer this machine.
-func (m *machine) home(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, homeWait)
-	defer cancel()
-	look := time.NewTicker(homeEvery)
-	defer look.Stop()
-	health, sock := m.srv.Sys().HealthTracker.Get(), m.srv.Sys().MagicSock.Get()
-	for {
-		if r := sock.GetLastNetcheckReport(ctx); r != nil && r.PreferredDERP != 0 && !health.GetDERPRegionReceivedTime(r.PreferredDERP).IsZero() {
-			return
-		}
-		select {
-		case <-look.C:
-		case <-ctx.Done():
-			return
 		}
 	}
 }

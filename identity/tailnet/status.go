@@ -183,6 +183,7 @@ func upgrade(ctx context.Context, conn net.Conn, to netip.AddrPort) (net.Conn, e
 	if err != nil {
 		return nil, fmt.Errorf("read the answer of the Tailscale service: %w", cause(ctx, err))
 	}
+	defer func() { _ = resp.Body.Close() }() // an upgrade has none
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		why, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10)) // it only adds to the error
 		if resp.StatusCode == http.StatusOK {
