@@ -29,6 +29,8 @@ const (
 	// backupsQuick is how many backups are made under load in the short form, restoresQuick how many
 	// restores are killed.
 	backupsQuick, restoresQuick = 3, 8
+	// maxBackups and maxRestores bound the long form: each takes a second or so.
+	maxBackups, maxRestores = 60, 300
 	// backupLoad is how long the writers are at it before each backup.
 	backupLoad = 150 * time.Millisecond
 	// fillRows and fillSize make a database whose copying takes a while: 8 MiB.
@@ -90,7 +92,7 @@ func TestBackupUnderLoad(t *testing.T) {
 	defer writers.Wait()
 	defer cancel()
 	out := proc.Dir(t)
-	for n := range rounds(t, backupsQuick) {
+	for n := range min(maxBackups, rounds(t, backupsQuick)) {
 		time.Sleep(backupLoad)
 		file := filepath.Join(out, fmt.Sprintf("%d.tar.gz", n))
 		before := book.all()
@@ -105,6 +107,7 @@ func TestBackupUnderLoad(t *testing.T) {
 			t.Fatalf("restore: %s", got.Stderr.String())
 		}
 		missing := missingDenials(t, into, before)
+		_ = os.RemoveAll(into) // many of them would fill the disk
 		t.Logf("backup %d: %d acknowledged before it, %d while it was made; %d are missing", n, len(before), after-len(before), len(missing))
 		if len(missing) > 0 {
 			t.Errorf("acknowledged before the backup and not in it: %v", missing[:min(5, len(missing))])
@@ -159,7 +162,7 @@ func TestDaemonKilledInBackup(t *testing.T) {
 	fill(t, d.State, "one")
 	bin := proc.Build(t, "hanzod", proc.Tested)
 	file := filepath.Join(proc.Dir(t), "x.tar.gz")
-	for range rounds(t, 3) {
+	for range min(maxRestores, rounds(t, 3)) {
 		d.Start()
 		b := proc.Run(t, d.State, bin, nil, "backup", "--state-dir", d.State, file)
 		time.Sleep(time.Duration(rand.Int64N(int64(100 * time.Millisecond))))
@@ -243,7 +246,7 @@ func TestRestoreKilled(t *testing.T) {
 	}
 	var whole time.Duration
 	seen := map[string]int{}
-	for n := range rounds(t, restoresQuick) {
+	for n := range min(maxRestores, rounds(t, restoresQuick)) {
 		dir := proc.Dir(t)
 		if err := os.WriteFile(filepath.Join(dir, store.FileName), oldDB, 0o600); err != nil {
 			t.Fatal(err)
@@ -284,6 +287,7 @@ func TestRestoreKilled(t *testing.T) {
 		if got == "new" && (len(aside) != 1 || filledWith(t, aside[0]) != "old") {
 			t.Errorf("the old state is not where it was put: %v", aside)
 		}
+		_ = os.RemoveAll(dir) // many of them would fill the disk
 	}
 	t.Logf("a whole restore takes %v; ended with %v", whole, seen)
 }
