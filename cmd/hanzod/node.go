@@ -86,6 +86,9 @@ environment".`,
   HANZOD_TOKEN=… hanzod node --display-name "build box"`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := endChildrenWithMe(); err != nil {
+				fmt.Fprintln(errOut, "hanzod: "+err.Error()+"; commands may outlive the node host")
+			}
 			var err error
 			if o.Token, err = secretOf(tokenFile, "HANZOD_TOKEN"); err != nil {
 				return usageError{err}

@@ -56,7 +56,7 @@ func (h *Host) exec(ctx context.Context, j job) outcome {
 		killed.Store(err == nil)
 		return err
 	}
-	if err := cmd.Start(); err != nil {
+	if err := group.start(); err != nil {
 		why := err.Error()
 		if i.from != "" {
 			why = "fork/exec " + i.from + ": " + reasonOf(err).Error()
@@ -72,6 +72,7 @@ func (h *Host) exec(ctx context.Context, j job) outcome {
 		defer timer.Stop()
 	}
 	err := cmd.Wait()
+	group.end()
 	o := outcome{TimedOut: timedOut.Load() && killed.Load()}
 	o.Stdout, o.Stderr = out.text()
 	if code := cmd.ProcessState.ExitCode(); code >= 0 && !killed.Load() {

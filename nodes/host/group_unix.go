@@ -20,6 +20,11 @@ func newGroup(cmd *exec.Cmd) group {
 	return group{cmd}
 }
 
+func (g group) start() error { return g.cmd.Start() }
+
+// end is for when the command has been waited for.
+func (g group) end() {}
+
 func (g group) kill() error {
 	err := syscall.Kill(-g.cmd.Process.Pid, syscall.SIGKILL)
 	if errors.Is(err, syscall.ESRCH) {
