@@ -39,13 +39,16 @@ func follow[M any, P interface {
 				return err
 			}
 			// The daemon answers a watch before anything happens: that is when it is there again.
-			if _, err := s.Header(); err != nil {
+			md, err := s.Header()
+			if err != nil {
 				return err
 			}
-			if away {
-				fmt.Fprintln(a.stderr, "the daemon is back")
+			if len(md) > 0 { // a stream that ended before it began has none, and Recv says why
+				if away {
+					fmt.Fprintln(a.stderr, "the daemon is back")
+				}
+				heard, away, pause = true, false, followFirst
 			}
-			heard, away, pause = true, false, followFirst
 			for {
 				m, err := s.Recv()
 				if err != nil {
