@@ -583,12 +583,21 @@ func (tr *trace) stored(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var results []string
 	for _, r := range rows {
 		if r.Subject == "" || r.At.IsZero() {
 			t.Errorf("a row without who or when: %+v", r)
 		}
-		tr.Audit = append(tr.Audit, strings.Join([]string{r.Kind, knownID(r.ApprovalID), r.NodeID, r.Command, string(r.Decision), r.Reason}, "|"))
+		row := strings.Join([]string{r.Kind, knownID(r.ApprovalID), r.NodeID, r.Command, string(r.Decision), r.Reason}, "|")
+		if r.Kind == "result" {
+			results = append(results, row)
+		} else {
+			tr.Audit = append(tr.Audit, row)
+		}
 	}
+	// What came of a run is written while the story goes on.
+	slices.Sort(results)
+	tr.Audit = append(tr.Audit, results...)
 	if tr.Name, err = st.NodeName("box"); err != nil {
 		t.Fatal(err)
 	}
