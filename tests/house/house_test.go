@@ -140,7 +140,6 @@ var keepers = map[string][]string{
 	"golang.org/x/net/dns/dnsmessage":               {"client/discover"},
 	"golang.org/x/net/ipv4":                         {"client/discover"},
 	"golang.org/x/net/ipv6":                         {"client/discover"},
-	"github.com/kevinburke/ssh_config":              {"client/ssh", "client/tailnet"},
 	"go.etcd.io/bbolt":                              {"store/...", "tests/..."},
 	"golang.org/x/crypto/ssh":                       {"client/ssh", "client/tailnet", "tests/..."},
 	"tailscale.com/":                                {"client/tailnet", "tests/..."},

@@ -24,8 +24,6 @@ import (
 )
 
 const (
-	mib = 1 << 20
-
 	// lazyClients of crowd clients stop reading; watchers read the same events, and askers ask for
 	// health all the time.
 	crowd       = 1000

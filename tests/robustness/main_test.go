@@ -8,6 +8,8 @@ import (
 	"github.com/hanzoai/hanzod/tests/robustness/proc"
 )
 
+const mib = 1 << 20
+
 func TestMain(m *testing.M) { proc.Main(m) }
 
 // long says that the long forms are wanted.
