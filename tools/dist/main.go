@@ -49,6 +49,7 @@ func run(args []string, out io.Writer) error {
 	dir := f.String("out", "../../dist", "where the result goes; what is there is removed")
 	name := f.String("variant", "", "one variant alone: hanzod or hanzod-tailnet")
 	only := f.String("only", "", "platforms to build, such as linux/amd64,windows/arm64 (default all)")
+	f.StringVar(&maintainer, "maintainer", maintainer, "whom packages name, as Name <address>")
 	if err := f.Parse(args); err != nil {
 		return err
 	}

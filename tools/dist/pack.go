@@ -17,12 +17,15 @@ import (
 )
 
 const (
-	homepage   = "https://github.com/hanzoai/hanzod"
-	maintainer = "The hanzod authors <hanzod@hanzo.ai>"
-	summary    = "Runtime of a personal AI assistant"
-	about      = `hanzod is a gateway that operators and nodes connect to, and a node host that
+	homepage = "https://github.com/hanzoai/hanzod"
+	summary  = "Runtime of a personal AI assistant"
+	about    = `hanzod is a gateway that operators and nodes connect to, and a node host that
 runs approved commands. hanzoctl is its command line.`
 )
+
+// maintainer is whom packages name. Who hands them out says it with -maintainer; the address here reaches
+// nobody.
+var maintainer = "The hanzod authors <hanzod@localhost>"
 
 //go:embed scripts
 var scripts embed.FS
