@@ -41,7 +41,8 @@ run: build
 test:
 ifneq ($(CC_FOUND),)
 	@echo 'testing with the race detector ($(CC_FOUND))'
-	CGO_ENABLED=1 $(GO) test -race ./...
+	@# A program with the race detector waits for a second when it ends, and tests start hundreds.
+	GORACE=atexit_sleep_ms=10 CGO_ENABLED=1 $(GO) test -race ./...
 else
 	@echo 'testing without the race detector: it needs a C compiler, and there is none'
 	CGO_ENABLED=0 $(GO) test ./...

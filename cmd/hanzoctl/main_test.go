@@ -20,8 +20,14 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	// A program with the race detector waits for a second when it ends, and stories start hundreds.
+	if os.Getenv("GORACE") == "" {
+		_ = os.Setenv("GORACE", noWait)
+	}
 	testscript.Main(m, map[string]func(){"hanzoctl": func() { os.Exit(Main()) }})
 }
+
+const noWait = "atexit_sleep_ms=10"
 
 // TestScripts runs the stories in testdata, each against a daemon of its own. They know the daemon
 // only by HANZOD_SOCKET and the world of clienttest: NODE and PHONE are the ids of its nodes.

@@ -26,6 +26,7 @@ func TestPolicyScripts(t *testing.T) {
 			if err != nil {
 				return err
 			}
+			e.Setenv("GORACE", noWait)
 			e.Setenv("NODE", id)
 			e.Setenv("HANZOD_STATE_DIR", d.StateDir)
 			e.Setenv("RULES", filepath.Join(d.StateDir, "policy.json"))

@@ -53,6 +53,7 @@ func TestRealScripts(t *testing.T) {
 			e.Setenv("NODE", id)
 			e.Setenv("NAME", strings.ReplaceAll(name, ".", `\.`))
 			e.Setenv("HOME", e.WorkDir)
+			e.Setenv("GORACE", noWait)
 			e.Setenv("PATH", os.Getenv("PATH"))
 			work, err := filepath.EvalSymlinks(e.WorkDir) // an approval takes no links
 			if err != nil {

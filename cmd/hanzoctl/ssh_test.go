@@ -51,7 +51,7 @@ func TestSSHScripts(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			tb := e.T().(testing.TB)
 			b := startBox(tb)
-			for _, kv := range []string{"HOME=" + b.home, "PATH=" + os.Getenv("PATH"), "ADDRESS=" + b.ssh.Address(), "TOKEN=" + b.d.Token, "STATE=" + b.d.StateDir, "SSH_AUTH_SOCK="} {
+			for _, kv := range []string{"HOME=" + b.home, "PATH=" + os.Getenv("PATH"), "GORACE=" + noWait, "ADDRESS=" + b.ssh.Address(), "TOKEN=" + b.d.Token, "STATE=" + b.d.StateDir, "SSH_AUTH_SOCK="} {
 				name, value, _ := strings.Cut(kv, "=")
 				e.Setenv(name, value)
 			}

@@ -223,13 +223,17 @@ func TestEnroll(t *testing.T) {
 	n = runNode(t, runtime.NodeOptions{StateDir: dir})
 	connected(n, 1)
 	n.stop()
+	// Nor does it mind the invite that enrolled it, as a container is started with again and again.
+	n = runNode(t, runtime.NodeOptions{StateDir: dir, Enroll: code})
+	connected(n, 1)
+	n.stop()
 	// What cannot be used is said, and ends the node host with nothing changed.
 	before := n.stored()
 	for name, tc := range map[string]struct {
 		o    runtime.NodeOptions
 		want string
 	}{
-		"a used invite":          {runtime.NodeOptions{Enroll: code}, "was used or has expired"},
+		"a used invite":          {runtime.NodeOptions{Enroll: code, StateDir: t.TempDir()}, "was used or has expired"},
 		"one for an operator":    {runtime.NodeOptions{Enroll: invite("operator", "operator.read")}, "hanzoctl enroll"},
 		"no invite":              {runtime.NodeOptions{Enroll: "xyz"}, "no invite code"},
 		"with another gateway":   {runtime.NodeOptions{Enroll: invite("node"), Host: "box"}, "the invite says which gateway"},
@@ -238,7 +242,9 @@ func TestEnroll(t *testing.T) {
 		"with another's pin":     {runtime.NodeOptions{Enroll: client.Invite{Secret: i.Secret, Role: "node", Addresses: i.Addresses, Pin: strings.Repeat("ab", 32)}.Code()}, "not the pinned one"},
 		"an unknown way to link": {runtime.NodeOptions{Link: "carrier-pigeon"}, "auto, grpc or websocket"},
 	} {
-		tc.o.StateDir = dir
+		if tc.o.StateDir == "" {
+			tc.o.StateDir = dir
+		}
 		err := runNode(t, tc.o).refused()
 		if err == nil || !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "hzi_") {
 			t.Errorf("%s: %v", name, err)

@@ -122,8 +122,7 @@ func TestStorm(t *testing.T) {
 		if rss > stormMemory {
 			t.Errorf("the daemon holds %.1f MiB", float64(rss)/mib)
 		}
-		if n := connections(t, d); n != stormClients {
-			t.Errorf("the daemon counts %d clients", n)
-		}
+		// Attempts that were given up are let go of as their ends are read.
+		proc.UntilFor(t, stormTime, "the daemon counts those clients alone", func() bool { return connections(t, d) == stormClients })
 	}
 }
