@@ -59,11 +59,12 @@ func TestNextRuns(t *testing.T) {
 				t.Fatal(err)
 			}
 			var got []int64
-			for at, ok := time.UnixMilli(c.FromMs), true; len(got) < 4; {
-				if at, ok = e.Next(at, zone); !ok {
+			for at := time.UnixMilli(c.FromMs); len(got) < 4; {
+				next, ok := e.Next(at, zone)
+				if !ok {
 					break
 				}
-				got = append(got, at.UnixMilli())
+				got, at = append(got, next.UnixMilli()), next
 			}
 			if !slices.Equal(got, c.NextMs) {
 				if failed++; failed > maxShown {
