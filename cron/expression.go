@@ -193,7 +193,7 @@ func (e *Expression) readPart(i int, text string) error {
 		}
 		return nil
 	}
-	for _, item := range strings.SplitSeq(text, ",") {
+	for item := range strings.SplitSeq(text, ",") {
 		if item == "" && i == day && (e.lastDay || e.lastWorkday) {
 			continue // L stood there
 		}
