@@ -63,7 +63,7 @@ func Join(ctx context.Context, o MachineOptions) (Machine, error) {
 	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the directory of the machine on the tailnet: %w", err)
 	}
-	if err := os.Chmod(o.StateDir, 0o700); err != nil {
+	if err := os.Chmod(o.StateDir, 0o700); err != nil { //nolint:gosec // a directory is entered
 		return nil, fmt.Errorf("restrict the directory of the machine on the tailnet: %w", err)
 	}
 	var err error
@@ -342,7 +342,12 @@ func (s *settling) run() {
 
 func (s *settling) hand(c net.Conn) {
 	defer func() { <-s.room }()
-	for end := time.Now().Add(settle); remote(c) == nil || c.LocalAddr() == nil; time.Sleep(settleEvery) {
+	for end := time.Now().Add(settle); remote(c) == nil || c.LocalAddr() == nil; {
+		select {
+		case <-s.done:
+			end = time.Time{}
+		case <-time.After(settleEvery):
+		}
 		if time.Now().After(end) {
 			_ = c.Close() // it never came to be
 			return
