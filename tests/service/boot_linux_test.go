@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hanzoai/hanzod/tests/robustness/proc"
 )
 
@@ -190,6 +192,11 @@ func TestBootFirst(t *testing.T) {
 	}
 	// No unit and no generator of the machine is found.
 	env = append(env, "container=hanzod-test", "SYSTEMD_UNIT_PATH=/etc/systemd/system", "SYSTEMD_GENERATOR_PATH=/none", "SYSTEMD_ENVIRONMENT_GENERATOR_PATH=/none")
+	// systemd ends with unshare, as the process that unshare started does: what unshare said of that holds for
+	// another thread, which is gone then.
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(syscall.SIGKILL), 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
 	err := syscall.Exec(managerPath, []string{managerPath, "--system", "--log-target=console", "--log-level=warning", "--show-status=0"}, env)
 	t.Fatal(err)
 }
