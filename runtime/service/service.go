@@ -105,6 +105,20 @@ func New(spec Spec) (*Service, error) {
 	if err := spec.check(); err != nil {
 		return nil, err
 	}
+	cfg := definition(spec)
+	if runtime.GOOS == "darwin" {
+		cfg.Name = Label
+	}
+	var err error
+	if s.svc, err = service.New(program{}, cfg); err != nil {
+		return nil, fmt.Errorf("prepare the service: %w", err)
+	}
+	return s, nil
+}
+
+// definition is what the library is told. Managers that read a file get the text of ours; what is beside
+// that is for Windows: started at boot, before anybody logs on, and again after a failure.
+func definition(spec Spec) *service.Config {
 	cfg := &service.Config{
 		Name: Name, DisplayName: "hanzod", Description: description,
 		Executable: spec.Executable, Arguments: spec.Args, EnvVars: spec.Env,
@@ -116,17 +130,10 @@ func New(spec Spec) (*Service, error) {
 			"DelayedAutoStart": false,
 		},
 	}
-	if runtime.GOOS == "darwin" {
-		cfg.Name = Label
-	}
 	if spec.System {
 		cfg.UserName = spec.RunAs
 	}
-	var err error
-	if s.svc, err = service.New(program{}, cfg); err != nil {
-		return nil, fmt.Errorf("prepare the service: %w", err)
-	}
-	return s, nil
+	return cfg
 }
 
 // check refuses words that a definition cannot hold.

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"encoding/json"
 	"flag"
 	"os"
 	"os/exec"
@@ -22,7 +23,28 @@ var specs = map[string]Spec{
 	},
 }
 
-var texts = map[string]func(Spec) string{"service": Systemd, "plist": Launchd, "openrc": OpenRC, "sysv": SysV}
+var texts = map[string]func(Spec) string{"service": Systemd, "plist": Launchd, "openrc": OpenRC, "sysv": SysV, "windows": windows}
+
+// windows is what the service manager of Windows is told: no text of its own, but calls.
+func windows(spec Spec) string {
+	d := definition(spec)
+	out := map[string]any{
+		"name": d.Name, "displayName": d.DisplayName, "description": d.Description, "program": d.Executable, "arguments": d.Arguments,
+		"environment": d.EnvVars, "account": d.UserName,
+	}
+	for name, value := range d.Option {
+		switch name {
+		case "UserService", "SystemdScript", "LaunchdConfig", "OpenRCScript", "SysvScript":
+		default:
+			out[name] = value
+		}
+	}
+	text, err := json.MarshalIndent(out, "", "  ")
+	if err != nil {
+		return err.Error()
+	}
+	return string(text) + "\n"
+}
 
 // TestDefinitions: the definitions are those in testdata.
 func TestDefinitions(t *testing.T) {
