@@ -86,6 +86,7 @@ func run(args []string, out io.Writer) error {
 			return err
 		}
 		for _, p := range wanted {
+			fmt.Fprintf(out, "building %s for %s/%s\n", v.name, p.os, p.arch)
 			built, err := src.build(v, p, filepath.Join(work, v.name, p.os, p.arch))
 			if err != nil {
 				return err
