@@ -54,6 +54,7 @@ check-format:
 vet:
 	$(GO) vet ./...
 	$(GO) vet -tags docs ./cmd/hanzod ./cmd/hanzoctl
+	$(GO) vet -tags tailnet ./client/tailnet ./cmd/hanzod ./cmd/hanzoctl ./runtime ./tests/tailnet
 
 gen:
 	$(TOOL) buf format -w proto
