@@ -79,7 +79,12 @@ var roles = map[string]func(context.Context, []string) error{
 				cancel()
 			}
 		}
-		fmt.Println(runtime.NumGoroutine()-before, "more")
+		// One that has been told to end counts until it was scheduled once more.
+		more := runtime.NumGoroutine() - before
+		for end := time.Now().Add(5 * time.Second); more > 0 && time.Now().Before(end); more = runtime.NumGoroutine() - before {
+			time.Sleep(10 * time.Millisecond)
+		}
+		fmt.Println(more, "more")
 		return nil
 	},
 	// listen prints a line for each message to the group.
