@@ -344,6 +344,10 @@ func (d *Daemon) makeDomains() error {
 	return nil
 }
 
+// current is the configuration in force. What may change while the daemon runs is read through it at each
+// use; d.cfg is what the daemon was started with.
+func (d *Daemon) current() *config.Config { return d.cfg }
+
 func (d *Daemon) subsystem(name string) *slog.Logger { return d.log.With("subsystem", name) }
 
 // listen takes the socket and the port.

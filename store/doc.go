@@ -63,6 +63,14 @@
 //	  <node id>                    record: one paired node with its token (a secret)
 //	push_registrations
 //	  <node id>                    record: where pushes for the node go
+//	settings                       what people switched by hand
+//	  <name>                       record: one of them
+//	sessions
+//	  <agent id> 00 <session key>  record: one session entry
+//	cron_jobs
+//	  <job id>                     record: one scheduled job with its state
+//	cron_runs                      what became of each slot
+//	  <job id> 00 <sequence>       record: one run, or a slot that was left out
 //	system_events
 //	  <session> 00 <sequence>      record: what an agent is to be told; sequence is 8 bytes big endian
 //

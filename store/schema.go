@@ -28,6 +28,12 @@ var (
 	bucketRunOutput         = []byte("run_output")
 	bucketAuditMeta         = []byte("audit_meta")
 	bucketAuditOpen         = []byte("audit_open")
+	bucketSettings          = []byte("settings")
+
+	bucketSessions = []byte("sessions")
+
+	bucketCronJobs = []byte("cron_jobs")
+	bucketCronRuns = []byte("cron_runs")
 
 	keySchema    = []byte("schema")
 	keyReadable  = []byte("readable_from")
@@ -43,6 +49,9 @@ var (
 		bucketApprovalIDs, bucketAudit, bucketDeviceRequests, bucketInvites,
 		bucketNodePairings, bucketNodeRequests, bucketPushRegistrations, bucketSystemEvents,
 		bucketGrants, bucketRuns, bucketRunOutput, bucketAuditMeta, bucketAuditOpen,
+		bucketSettings,
+		bucketSessions,
+		bucketCronJobs, bucketCronRuns,
 	}
 )
 
@@ -53,6 +62,7 @@ var migrations = []func(*bolt.Tx) error{
 	migrateTo2,
 	migrateTo3,
 	migrateTo4,
+	migrateTo5,
 }
 
 // readableFrom is the oldest schema whose hanzod may open a database of the newest one. It stays as it is
@@ -93,6 +103,20 @@ func migrateTo2(tx *bolt.Tx) error {
 func migrateTo3(tx *bolt.Tx) error {
 	_, err := tx.CreateBucket([]byte("system_events"))
 	return err
+}
+
+// migrateTo5 makes room for sessions, scheduled jobs and small settings.
+func migrateTo5(tx *bolt.Tx) error {
+	for _, name := range []string{
+		"settings",
+		"sessions",
+		"cron_jobs", "cron_runs",
+	} {
+		if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
+			return fmt.Errorf("bucket %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // schemaOf reads the schema number of a database; known is false when it is none of ours. An empty

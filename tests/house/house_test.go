@@ -76,15 +76,27 @@ var rules = []rule{
 	{"system", append(slices.Clone(leaves), "system/doctor"), "a domain imports leaves and its own"},
 	{"hooks", leaves, "a domain imports leaves only"},
 	{"cron", leaves, "a domain imports leaves only"},
+	{"config/live", leaves, "the running configuration is a domain: who may change it, what a change does"},
+	{"sessions/transcript", []string{"errs"}, "the format of a transcript knows no daemon"},
+	{"sessions/...", append(slices.Clone(leaves), "sessions", "sessions/transcript"), "a domain imports leaves and its own"},
+	{"agents/...", append(slices.Clone(leaves), "agents"), "a domain imports leaves and its own"},
+	{"heartbeat", leaves, "a domain imports leaves only"},
+	{"secrets", leaves, "a domain imports leaves only"},
+	{"wizard", leaves, "a domain imports leaves only"},
+	{"talk", leaves, "a domain imports leaves only"},
+	{"channels", leaves, "a domain imports leaves only"},
 	{"runs", leaves, "a domain imports leaves only: nodes and approvals reach it through interfaces"},
-	{"store/...", append(slices.Clone(leaves), "approvals", "approvals/audit", "nodes", "nodes/push", "runs", "system", "store/..."), "the store implements what domains declare"},
+	{"store/...", append(slices.Clone(leaves), "approvals", "approvals/audit", "nodes", "nodes/push", "runs", "system", "store/...",
+		"sessions", "sessions/transcript", "cron", "heartbeat", "talk", "agents"), "the store implements what domains declare"},
 	{"compat/wire", nil, "the wire kit knows no daemon"},
 	{"compat/schema", []string{"compat/wire"}, "schemas need the wire kit only"},
-	{"compat/methods", append(slices.Clone(leaves), "compat/wire", "approvals", "approvals/policy", "nodes", "nodes/push", "system"), "codecs stand between wire and domains"},
+	{"compat/methods", append(slices.Clone(leaves), "compat/wire", "approvals", "approvals/policy", "nodes", "nodes/push", "system",
+		"sessions", "sessions/...", "agents", "agents/...", "cron", "config/live", "heartbeat", "secrets", "wizard", "talk", "channels", "runs"), "codecs stand between wire and domains"},
 	{"compat/dial", append(slices.Clone(leaves), "compat/wire", "nodes/host"), "the client half of the dialect"},
 	{"compat/companion", []string{"identity/peer/owner"}, "the socket between a node host and an app knows neither"},
 	{"compat/web", append(slices.Clone(leaves), "identity/peer", "compat/wire", "hooks", "system"), "the legacy HTTP routes"},
-	{"compat", append(slices.Clone(leaves), "identity/peer", "compat/...", "approvals", "approvals/policy", "nodes", "nodes/push", "system", "ops", "gate"), "the legacy door sees neither gen nor store nor runtime"},
+	{"compat", append(slices.Clone(leaves), "identity/peer", "compat/...", "approvals", "approvals/policy", "nodes", "nodes/push", "system", "ops", "gate",
+		"sessions", "sessions/...", "agents", "agents/...", "cron", "config/live", "heartbeat", "secrets", "wizard", "talk", "channels", "runs"), "the legacy door sees neither gen nor store nor runtime"},
 	{"client/clienttest", []string{"errs", "identity", "gen/...", "client/...", "approvals/audit"}, "for tests, with a log whose chain is real"},
 	{"client/tailnet", []string{"client", "identity/tailnet"}, "the client of the tailnet's own service is the daemon's"},
 	{"client/...", []string{"errs", "identity", "gen/...", "client/..."}, "the client links nothing of the daemon"},
@@ -175,7 +187,9 @@ func TestLibrariesStayBehindOneDoor(t *testing.T) {
 // alike.
 func TestDomainsHaveNoJSONTags(t *testing.T) {
 	cmd := exec.Command("grep", "-rnE", "`json:", "--include=*.go", "--exclude=*_test.go",
-		"../../errs", "../../identity", "../../events", "../../nodes", "../../system", "../../approvals", "../../runs", "--exclude-dir=host", "--exclude-dir=policy", "--exclude-dir=audit", "--exclude-dir=push", "--exclude-dir=iam", "--exclude-dir=doctor")
+		"../../errs", "../../identity", "../../events", "../../nodes", "../../system", "../../approvals", "../../runs",
+		"../../cron", "../../config/live", "../../heartbeat", "../../secrets", "../../wizard", "../../talk", "../../channels", "../../sessions", "../../agents",
+		"--exclude-dir=transcript", "--exclude-dir=host", "--exclude-dir=policy", "--exclude-dir=audit", "--exclude-dir=push", "--exclude-dir=iam", "--exclude-dir=doctor")
 	if out, err := cmd.Output(); err == nil {
 		t.Errorf("JSON tags in a domain:\n%s", out)
 	}
