@@ -2,7 +2,6 @@ package config
 
 import (
 	"maps"
-	"math"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -86,33 +85,8 @@ func (l *loader) heartbeat(o object, h *Heartbeat) {
 	o.bool("lightContext", &h.LightContext)
 }
 
-var everyPart = regexp.MustCompile(`^(\d+(?:\.\d+)?)(ms|s|m|h|d)?`)
-
-// parseEvery reads a duration such as "30m" or "1h30m"; a number without a unit is minutes.
-func parseEvery(s string) (time.Duration, bool) {
-	s = strings.ToLower(strings.TrimSpace(s))
-	if s == "" || len(s) > 64 {
-		return 0, false
-	}
-	units := map[string]float64{"ms": 1, "s": 1e3, "m": 60e3, "": 60e3, "h": 3600e3, "d": 86400e3}
-	var ms float64
-	for s != "" {
-		part := everyPart.FindStringSubmatch(s)
-		if part == nil {
-			return 0, false
-		}
-		v, err := strconv.ParseFloat(part[1], 64)
-		if err != nil {
-			return 0, false
-		}
-		ms += v * units[part[2]]
-		s = s[len(part[0]):]
-	}
-	if ms > 366*86400e3 { // a year; a longer one is a mistake and would overflow timers
-		return 0, false
-	}
-	return time.Duration(math.Round(ms)) * time.Millisecond, true
-}
+// parseEvery reads a heartbeat's interval; a number without a unit is minutes.
+func parseEvery(s string) (time.Duration, bool) { return parseDuration(s, "m", maxTimer) }
 
 // Interval is the time between two beats; 0 means off.
 func (h Heartbeat) Interval() time.Duration {

@@ -64,6 +64,7 @@ type Config struct {
 	Logging    Logging
 	Audit      Audit
 	Session    Session
+	Cron       Cron
 	Agents     Agents
 	Tools      Tools
 	CanvasHost CanvasHost

@@ -22,7 +22,7 @@ var (
 // later are the top-level objects whose features read them from Section (config.md §3).
 var later = []string{
 	"meta", "env", "wizard", "diagnostics", "cli", "ui", "secrets", "auth", "acp", "models", "broadcast",
-	"audio", "media", "messages", "commands", "approvals", "cron", "web", "channels", "talk", "memory",
+	"audio", "media", "messages", "commands", "approvals", "web", "channels", "talk", "memory",
 	"skills", "plugins",
 }
 
@@ -43,10 +43,8 @@ func (l *loader) read(tree *json5.Node) {
 	audit.strict()
 	l.agents(root.object("agents"), &c.Agents)
 
-	c.Session.Scope = "per-sender"
-	session := root.object("session")
-	session.choice("scope", &c.Session.Scope, "per-sender", "global")
-	session.typed("mainKey", json5.String) // accepted and without effect, see MainKey
+	l.session(root.object("session"), &c.Session)
+	l.cron(root.object("cron"), &c.Cron)
 
 	l.exec(root.object("tools").object("exec"), &c.Tools.Exec)
 	l.canvas(root.object("canvasHost"), &c.CanvasHost)

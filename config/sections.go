@@ -138,11 +138,6 @@ type Audit struct {
 	MaxBytes int64 // 1 MiB..4 GiB; 64 MiB by default
 }
 
-// Session is the part of the section session that is not read by its own feature.
-type Session struct {
-	Scope string // per-sender (default), global
-}
-
 // Agents is the section agents.
 type Agents struct {
 	Defaults AgentDefaults
