@@ -1,11 +1,12 @@
 // Package config reads the daemon's configuration: one file in the legacy gateway's JSON5 format
 // and key names, checked once and turned into typed values.
 //
-// It may import the standard library and config/json5, and starts no goroutine. A *Config is not
+// It may import the standard library, config/json5 and secrets/source, and keeps no goroutine. A *Config is not
 // changed after Load, except by EnsureToken, and may then be read from any goroutine.
 package config
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -42,6 +43,8 @@ type Options struct {
 	Bind           string
 	// Tailnet turns gateway.tailnet on.
 	Tailnet bool
+	// Unresolved leaves secrets unset that stand elsewhere (SecretRef), for who only looks at the file.
+	Unresolved bool
 }
 
 // Config is everything the daemon was told. Secrets in it print as "[redacted]".
@@ -79,7 +82,14 @@ type Config struct {
 	// keys, so all of them are secrets.
 	EnvVars map[string]Secret
 
+	// SecretRefs are the secrets that stand elsewhere, in the order of SecretTargets behind those that the
+	// daemon itself uses.
+	SecretRefs []SecretRef
+
 	tree *json5.Node
+	opts Options
+	// madeToken says that EnsureToken made the token.
+	madeToken bool
 	// bothSecrets notes that the file holds a token and a password and no mode.
 	bothSecrets bool
 }
@@ -93,9 +103,13 @@ func Load(opts Options) (*Config, error) {
 		return nil, err
 	}
 	if len(l.issues) > 0 {
-		return nil, &Invalid{Path: l.config.Path, Issues: l.issues}
+		return nil, l.invalid()
 	}
 	return l.config, nil
+}
+
+func (l *loader) invalid() *Invalid {
+	return &Invalid{Path: l.config.Path, Issues: l.issues, Unresolved: l.unresolved}
 }
 
 // find is Load with what was found on the way: the loader, issues and all, and the text of the file.
@@ -103,7 +117,7 @@ func find(opts Options) (*loader, []byte, error) {
 	if opts.Env == nil {
 		opts.Env = os.Getenv
 	}
-	c := &Config{}
+	c := &Config{opts: opts}
 	if err := c.locate(opts); err != nil {
 		return nil, nil, err
 	}
@@ -124,13 +138,18 @@ func find(opts Options) (*loader, []byte, error) {
 		l.substitute(c.tree, "")
 	}
 	if len(l.issues) == 0 {
-		l.read(c.tree)
-		l.override(opts)
-		l.resolveSecrets()
-		l.credentials()
-		l.pushCredentials()
+		l.fill(context.Background(), opts) // each source has a time limit of its own
 	}
 	return l, text, nil
+}
+
+// fill makes the configuration of the tree.
+func (l *loader) fill(ctx context.Context, opts Options) {
+	l.read(l.config.tree)
+	l.override(opts)
+	l.resolveSecrets(ctx, opts.Unresolved)
+	l.credentials()
+	l.pushCredentials()
 }
 
 // Locate says where state and configuration are, without reading either.
@@ -169,6 +188,9 @@ type loader struct {
 	includes int
 	nodes    int
 	secrets  []pending
+	refs     []pending // those of Config.SecretRefs
+	// unresolved are the paths of references that could not be resolved.
+	unresolved []string
 }
 
 // parse reads the text of the main file and what it includes; nil after an issue.

@@ -39,6 +39,9 @@ func (i Issue) String() string {
 type Invalid struct {
 	Path   string
 	Issues []Issue
+	// Unresolved are the paths of secrets that cannot be read where they stand. Where there are any, nothing
+	// else is wrong.
+	Unresolved []string
 }
 
 func (e *Invalid) Error() string {

@@ -180,8 +180,9 @@ func (l *loader) controlUI(o object, u *ControlUI) {
 
 func (l *loader) auth(o object, a *Auth) {
 	o.choice("mode", &a.Mode, authModes...)
-	o.secret("token", &a.Token, nil)
-	o.secret("password", &a.Password, nil)
+	// A mode that is set says which of them counts.
+	o.secret("token", &a.Token, func() bool { return a.Mode == "" || a.Mode == "token" })
+	o.secret("password", &a.Password, func() bool { return a.Mode == "" || a.Mode == "password" })
 	if n := o.typed("allowTailscale", json5.Bool); n != nil {
 		a.AllowTailscale = &n.Bool
 	}

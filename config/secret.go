@@ -1,18 +1,17 @@
 package config
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/subtle"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/hanzoai/hanzod/config/json5"
+	"github.com/hanzoai/hanzod/secrets/source"
 )
 
 const redacted = "[redacted]"
@@ -70,19 +69,24 @@ func (s Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + s.String() +
 // MarshalText is String; YAML and the like use it.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// maxSecretBytes bounds a secret file where its provider sets no maxBytes.
-const maxSecretBytes = 1 << 20
-
-// What the parts of a secret reference may look like (config.md §9 "secrets").
-var (
-	secretAlias = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,63}$`)
-	secretEnv   = regexp.MustCompile(`^[A-Z][A-Z0-9_]{0,127}$`)
-)
+// SecretRef is a secret of the configuration that stands elsewhere: {source, provider, id}.
+type SecretRef struct {
+	// Path is the key ("channels.slack.botToken"), Segments its parts: a part may hold a dot.
+	Path     string
+	Segments []string
+	// Source is env, file or exec; Provider is empty for the default one.
+	Source, Provider, ID string
+	// Active says that what the secret is for is on. Another one is not resolved.
+	Active bool
+	// Value is unset while the reference is not active.
+	Value Secret
+}
 
 // pending is a secret of the file that is resolved when everything else is read. An inactive one
-// (of a mode that is off, say) may stay unresolved.
+// (of a mode that is off, say) may stay unresolved. Where nothing typed takes it, into is nil.
 type pending struct {
 	path   string
+	segs   []string
 	node   *json5.Node
 	into   *Secret
 	active func() bool
@@ -101,157 +105,157 @@ func (o object) secret(key string, into *Secret, active func() bool) {
 			*into = NewSecret(n.Str)
 		}
 	case json5.Object:
-		o.l.secrets = append(o.l.secrets, pending{path: path, node: n, into: into, active: active})
+		// No key on the way to a typed secret holds a dot.
+		o.l.secrets = append(o.l.secrets, pending{path: path, segs: strings.Split(path, "."), node: n, into: into, active: active})
 	default:
 		o.l.fail(path, n, "Expected string or secret reference, got "+n.Kind.String())
 	}
 }
 
-func (l *loader) resolveSecrets() {
+// resolveSecrets asks the sources for all references at once.
+func (l *loader) resolveSecrets(ctx context.Context, skip bool) {
+	l.findSecrets()
+	var refs []source.Ref
+	var from []int
 	for _, p := range l.secrets {
 		before := len(l.issues)
-		ref := object{l: l, n: p.node, path: p.path, known: new([]string)}
-		var source, provider, id string
-		ref.choice("source", &source, "env", "file", "exec")
-		ref.str("provider", &provider)
-		ref.str("id", &id)
-		ref.strict()
+		var ref source.Ref
+		o := object{l: l, n: p.node, path: p.path, known: new([]string)}
+		o.choice("source", &ref.Source, source.Env, source.File, source.Exec)
+		o.str("provider", &ref.Provider)
+		o.str("id", &ref.ID)
+		o.strict()
 		for _, key := range []string{"source", "id"} {
 			if p.node.Get(key) == nil {
 				l.fail(p.path, p.node, "Secret reference needs "+strconv.Quote(key))
 			}
 		}
-		if len(l.issues) > before || p.active != nil && !p.active() {
+		if len(l.issues) > before {
 			continue
 		}
-		text, problem := l.lookUp(source, provider, id)
-		switch {
-		case problem != "":
-			l.fail(p.path, p.node, problem)
-		case strings.TrimSpace(text) == "":
-			l.fail(p.path, p.node, "Secret reference resolves to an empty value")
-		default:
-			*p.into = NewSecret(text)
+		r := SecretRef{
+			Path: p.path, Segments: p.segs, Source: ref.Source, Provider: ref.Provider, ID: ref.ID,
+			Active: p.active == nil || p.active(),
+		}
+		if r.Active {
+			refs, from = append(refs, ref), append(from, len(l.config.SecretRefs))
+		}
+		l.config.SecretRefs = append(l.config.SecretRefs, r)
+		l.refs = append(l.refs, p)
+	}
+	if skip || len(refs) == 0 || len(l.issues) > 0 {
+		return
+	}
+	for i, r := range l.sources().Resolve(ctx, refs) {
+		at := from[i]
+		if r.Err != nil {
+			l.fail(l.refs[at].path, l.refs[at].node, r.Err.Error())
+			l.unresolved = append(l.unresolved, l.refs[at].path)
+			continue
+		}
+		l.config.SecretRefs[at].Value = NewSecret(r.Text)
+		if into := l.refs[at].into; into != nil {
+			*into = l.config.SecretRefs[at].Value
 		}
 	}
 }
 
-// lookUp resolves one reference; problem is empty on success and never contains a value.
-func (l *loader) lookUp(source, alias, id string) (text, problem string) {
-	if source == "exec" {
-		return "", `Secret source "exec" is not supported in this version; use source "env" or "file"`
-	}
+// sources reads secrets.providers and what bounds them (config.md §9 "secrets"). What is of the wrong
+// type counts as absent: the schema says so elsewhere.
+func (l *loader) sources() source.Settings {
 	section := l.config.tree.Get("secrets")
-	if alias == "" {
-		if alias = "default"; section.At("defaults", source) != nil {
-			alias = section.At("defaults", source).Str
+	s := source.Settings{
+		Providers: map[string]source.Provider{}, Defaults: map[string]string{}, Env: l.env,
+		Concurrency: number(section.At("resolution", "maxProviderConcurrency")), MaxRefs: number(section.At("resolution", "maxRefsPerProvider")),
+		MaxBatchBytes: number(section.At("resolution", "maxBatchBytes")),
+	}
+	if d := section.Get("defaults"); d != nil {
+		for _, m := range d.Members {
+			s.Defaults[m.Key] = text(m.Value)
 		}
 	}
-	if !secretAlias.MatchString(alias) {
-		return "", "Secret provider " + quote(alias) + " is no valid name"
+	list := section.Get("providers")
+	if list == nil {
+		return s
 	}
-	provider := section.At("providers", alias)
-	if provider != nil && (provider.Get("source") == nil || provider.Get("source").Str != source) {
-		return "", "Secret provider " + quote(alias) + " is not of source " + strconv.Quote(source)
-	}
-	if source == "env" {
-		return l.fromEnv(provider, alias, id)
-	}
-	return l.fromFile(provider, alias, id)
-}
-
-func (l *loader) fromEnv(provider *json5.Node, alias, id string) (text, problem string) {
-	if !secretEnv.MatchString(id) {
-		return "", "Secret id " + quote(id) + " is no environment variable name (A-Z, 0-9, _)"
-	}
-	if provider == nil && alias != "default" {
-		return "", "Secret provider " + quote(alias) + " is not configured (set secrets.providers." + alias + ")"
-	}
-	if allow := provider.Get("allowlist"); allow != nil {
-		allowed := false
-		for _, item := range allow.Items {
-			allowed = allowed || item.Kind == json5.String && item.Str == id
+	for _, m := range list.Members {
+		n := m.Value
+		p := source.Provider{
+			Source: text(n.Get("source")), Single: text(n.Get("mode")) == "singleValue",
+			Timeout: time.Duration(number(n.Get("timeoutMs"))) * time.Millisecond, Silence: time.Duration(number(n.Get("noOutputTimeoutMs"))) * time.Millisecond,
+			MaxBytes: int64(number(n.Get("maxBytes"))), Command: text(n.Get("command")), Args: texts(n.Get("args")),
+			PassEnv: texts(n.Get("passEnv")), Insecure: yes(n.Get("allowInsecurePath")), AllowSymlink: yes(n.Get("allowSymlinkCommand")),
+			AnyText: n.Get("jsonOnly") != nil && !yes(n.Get("jsonOnly")), Allowlist: texts(n.Get("allowlist")),
 		}
-		if !allowed {
-			return "", "Environment variable " + id + " is not in the allowlist of secret provider " + quote(alias)
+		if p.Source == source.Exec {
+			p.MaxBytes = int64(number(n.Get("maxOutputBytes")))
 		}
-	}
-	v := l.env(id)
-	if v == "" {
-		return "", "Environment variable " + id + " of a secret reference is not set"
-	}
-	return v, ""
-}
-
-func (l *loader) fromFile(provider *json5.Node, alias, id string) (text, problem string) {
-	if provider == nil {
-		return "", "Secret provider " + quote(alias) + " is not configured (set secrets.providers." + alias + " with source and path)"
-	}
-	name := provider.Get("path")
-	if name == nil || name.Kind != json5.String || name.Str == "" {
-		return "", "Secret provider " + quote(alias) + " needs a path"
-	}
-	path, err := l.config.abs(name.Str)
-	if err != nil {
-		return "", err.Error()
-	}
-	limit := int64(maxSecretBytes)
-	if n := provider.Get("maxBytes"); n != nil && n.Kind == json5.Number && n.Num >= 1 && n.Num < maxSecretBytes {
-		limit = int64(n.Num)
-	}
-	data, err := readFile(path, limit)
-	if err != nil {
-		if pe, ok := errors.AsType[*fs.PathError](err); ok {
-			err = pe.Err
-		}
-		return "", fmt.Sprintf("Cannot read secret file %s: %v", filepath.Base(path), err)
-	}
-	single := provider.Get("mode") != nil && provider.Get("mode").Str == "singleValue"
-	if single {
-		if id != "value" {
-			return "", `Secret id must be "value" for a file in mode singleValue, got ` + quote(id)
-		}
-		return strings.TrimRight(string(data), "\r\n"), ""
-	}
-	root, err := json5.Parse(data)
-	if err != nil {
-		return "", "Secret file " + filepath.Base(path) + " is not JSON"
-	}
-	n, ok := pointer(root, id)
-	if !ok {
-		return "", "Secret file " + filepath.Base(path) + " has nothing at " + quote(id)
-	}
-	if n.Kind != json5.String {
-		return "", "Secret file " + filepath.Base(path) + " holds no string at " + quote(id)
-	}
-	return n.Str, ""
-}
-
-// pointer follows a JSON pointer (RFC 6901).
-func pointer(n *json5.Node, p string) (*json5.Node, bool) {
-	if p == "" {
-		return n, true
-	}
-	if p[0] != '/' {
-		return nil, false
-	}
-	for part := range strings.SplitSeq(p[1:], "/") {
-		part = strings.ReplaceAll(strings.ReplaceAll(part, "~1", "/"), "~0", "~")
-		switch n.Kind {
-		case json5.Object:
-			n = n.Get(part)
-		case json5.Array:
-			i, err := strconv.Atoi(part)
-			if err != nil || i < 0 || i >= len(n.Items) || strconv.Itoa(i) != part {
-				return nil, false
+		if path := text(n.Get("path")); path != "" {
+			if abs, err := l.config.abs(path); err == nil {
+				p.Path = abs
 			}
-			n = n.Items[i]
-		default:
-			return nil, false
 		}
-		if n == nil {
-			return nil, false
+		for _, dir := range texts(n.Get("trustedDirs")) {
+			if abs, err := l.config.abs(dir); err == nil {
+				p.TrustedDirs = append(p.TrustedDirs, abs)
+			}
+		}
+		if env := n.Get("env"); env != nil {
+			p.Env = map[string]string{}
+			for _, v := range env.Members {
+				p.Env[v.Key] = text(v.Value)
+			}
+		}
+		s.Providers[m.Key] = p
+	}
+	return s
+}
+
+func text(n *json5.Node) string {
+	if n == nil || n.Kind != json5.String {
+		return ""
+	}
+	return n.Str
+}
+
+func number(n *json5.Node) int {
+	if n == nil || n.Kind != json5.Number || n.Num < 1 {
+		return 0
+	}
+	return whole(n.Num)
+}
+
+func yes(n *json5.Node) bool { return n != nil && n.Kind == json5.Bool && n.Bool }
+
+// texts are the strings of a list; nil only where there is no list.
+func texts(n *json5.Node) []string {
+	if n == nil || n.Kind != json5.Array {
+		return nil
+	}
+	out := []string{}
+	for _, item := range n.Items {
+		if item.Kind == json5.String {
+			out = append(out, item.Str)
 		}
 	}
-	return n, true
+	return out
+}
+
+// Resolved returns the configuration with its secrets read anew; nothing else is read anew. The error is
+// an *Invalid that names what cannot be read. It starts what the sources need and waits for it.
+func (c *Config) Resolved(ctx context.Context) (*Config, error) {
+	fresh := &Config{
+		Path: c.Path, Exists: c.Exists, Includes: c.Includes, Hash: c.Hash, StateDir: c.StateDir, Home: c.Home, LegacyDir: c.LegacyDir,
+		EnvVars: c.EnvVars, tree: c.tree, opts: c.opts,
+	}
+	l := &loader{config: fresh, env: c.opts.Env, origin: map[*json5.Node]string{}, filled: map[*json5.Node]bool{}}
+	l.fill(ctx, c.opts)
+	if len(l.issues) > 0 {
+		return nil, l.invalid()
+	}
+	// What the start made for itself stands in no tree that was read.
+	if auth := &fresh.Gateway.Auth; !auth.Token.IsSet() && c.madeToken {
+		auth.Mode, auth.Token, fresh.madeToken = c.Gateway.Auth.Mode, c.Gateway.Auth.Token, true
+	}
+	return fresh, nil
 }

@@ -3,6 +3,7 @@ package config
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -79,7 +80,7 @@ func TestSecretReferences(t *testing.T) {
 		{"file, too large", "{source:'file',provider:'f',id:'/a'}", "{providers:{f:{source:'file',path:'~/s.json',maxBytes:3}}}", "", "", `Cannot read secret file s.json: s.json is larger than 3 bytes`},
 		{"file, no provider", "{source:'file',id:'/a'}", "", "", "", `Secret provider "default" is not configured (set secrets.providers.default with source and path)`},
 		{"wrong source", "{source:'file',provider:'e',id:'/a'}", "{providers:{e:{source:'env'}}}", "", "", `Secret provider "e" is not of source "file"`},
-		{"exec", "{source:'exec',provider:'v',id:'x'}", "", "", "", `Secret source "exec" is not supported in this version; use source "env" or "file"`},
+		{"exec, no provider", "{source:'exec',provider:'v',id:'x'}", "", "", "", `Secret provider "v" is not configured (set secrets.providers.v with source and command)`},
 		{"no source", "{id:'x'}", "", "", "", `Secret reference needs "source"`},
 		{"other source", "{source:'kms',id:'x'}", "", "", "", `gateway.auth.token.source: Invalid value "kms", expected one of "env", "file", "exec"`},
 	} {
@@ -102,6 +103,92 @@ func TestSecretReferences(t *testing.T) {
 				t.Fatalf("got %q, want %s", lines, c.problem)
 			}
 		})
+	}
+}
+
+// TestSecretPlaces finds references at every place that has an id, and leaves those of what is off.
+func TestSecretPlaces(t *testing.T) {
+	ref := "{source:'env',id:'TOK'}"
+	c := mustLoad(t, `{
+		agents:{defaults:{memorySearch:{remote:{apiKey:`+ref+`}}},list:[{id:'a'},{id:'b',memorySearch:{remote:{apiKey:`+ref+`}}}]},
+		channels:{slack:{enabled:false,botToken:{source:'env',id:'GONE'}},telegram:{botToken:`+ref+`,accounts:{'a.b':{botToken:`+ref+`},off:{enabled:false,botToken:{source:'env',id:'GONE'}}}}},
+		gateway:{auth:{mode:'token',token:`+ref+`,password:{source:'env',id:'GONE'}}},
+		tools:{web:{search:{provider:'grok',grok:{apiKey:`+ref+`},kimi:{apiKey:{source:'env',id:'GONE'}}}}},
+		talk:{apiKey:'plain'},hooks:{enabled:true,token:`+ref+`}}`, "TOK", "v")
+	var got []string
+	for _, r := range c.SecretRefs {
+		line := r.Path
+		for _, target := range SecretTargets() {
+			if target.Holds(r) {
+				line += " = " + target.ID
+			}
+		}
+		if !r.Active {
+			line += " (off)"
+		}
+		if r.Active != r.Value.IsSet() {
+			t.Errorf("%s: active %v, value %v", r.Path, r.Active, r.Value.IsSet())
+		}
+		got = append(got, line)
+	}
+	want := []string{
+		"gateway.auth.token = gateway.auth.token", "gateway.auth.password = gateway.auth.password (off)", "hooks.token",
+		"agents.defaults.memorySearch.remote.apiKey = agents.defaults.memorySearch.remote.apiKey",
+		"agents.list.1.memorySearch.remote.apiKey = agents.list[].memorySearch.remote.apiKey",
+		"tools.web.search.grok.apiKey = tools.web.search.grok.apiKey", "tools.web.search.kimi.apiKey = tools.web.search.kimi.apiKey (off)",
+		"channels.slack.botToken = channels.slack.botToken (off)",
+		"channels.telegram.accounts.a.b.botToken = channels.telegram.accounts.*.botToken",
+		"channels.telegram.accounts.off.botToken = channels.telegram.accounts.*.botToken (off)", "channels.telegram.botToken = channels.telegram.botToken",
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
+// TestSecretsReadAnew reads the secrets again and nothing else.
+func TestSecretsReadAnew(t *testing.T) {
+	home := realDir(t)
+	env := vars{"HOME": home, "TOK": "first", "HOOK": "h"}
+	path := write(t, filepath.Join(home, "c.json"), "{gateway:{port:4000,auth:{token:{source:'env',id:'TOK'}}},hooks:{enabled:true,token:{source:'env',id:'HOOK'}}}")
+	port := 5000
+	c, err := Load(Options{Path: path, Env: env.get, Port: &port})
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, path, "{gateway:{port:4001}}")
+	env["TOK"] = "second"
+	again, err := c.Resolved(t.Context())
+	if err != nil || again.Gateway.Auth.Token.Reveal() != "second" || again.Gateway.Port != 5000 || again.Hash != c.Hash || len(again.SecretRefs) != 2 {
+		t.Fatalf("got %v, %v", again, err)
+	}
+	if c.Gateway.Auth.Token.Reveal() != "first" {
+		t.Error("the old one has changed")
+	}
+	delete(env, "TOK")
+	_, err = c.Resolved(t.Context())
+	if inv, ok := errors.AsType[*Invalid](err); !ok || cmp.Diff([]string{"gateway.auth.token"}, inv.Unresolved) != "" {
+		t.Fatalf("got %v", err)
+	}
+}
+
+// TestMadeTokenStays holds that a token that the start made is not lost when secrets are read anew.
+func TestMadeTokenStays(t *testing.T) {
+	c := mustLoad(t, "{}")
+	if made, err := EnsureToken(c); !made || err != nil {
+		t.Fatal(made, err)
+	}
+	again, err := c.Resolved(t.Context())
+	if err != nil || !again.Gateway.Auth.Token.Equal(c.Gateway.Auth.Token.Reveal()) || again.AuthMode() != "token" {
+		t.Fatalf("got %v, %v", again, err)
+	}
+}
+
+// TestLookingResolvesNothing holds that showing the file neither reads secrets nor calls it wrong without.
+func TestLookingResolvesNothing(t *testing.T) {
+	home := realDir(t)
+	v, err := Look(Options{Path: write(t, filepath.Join(home, "c.json"), "{gateway:{auth:{token:{source:'env',id:'GONE'}}}}"), Env: vars{"HOME": home}.get})
+	if err != nil || !v.Valid {
+		t.Fatalf("got %+v, %v", v.Issues, err)
 	}
 }
 

@@ -32,6 +32,7 @@ type View struct {
 // was started with. It fails when the file cannot be read; one that does not hold is shown with its
 // issues and nothing else.
 func Look(opts Options) (View, error) {
+	opts.Unresolved = true
 	l, text, err := find(opts)
 	if err != nil {
 		return View{}, err

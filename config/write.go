@@ -58,7 +58,7 @@ func EnsureToken(c *Config) (generated bool, err error) {
 	}
 	sum = sha256.Sum256(out)
 	c.Hash, c.Exists = hex.EncodeToString(sum[:]), true
-	c.Gateway.Auth.Mode, c.Gateway.Auth.Token = "token", NewSecret(token)
+	c.Gateway.Auth.Mode, c.Gateway.Auth.Token, c.madeToken = "token", NewSecret(token), true
 	return true, nil
 }
 

@@ -58,7 +58,8 @@ var leaves = []string{"errs", "identity", "events", "config", "config/json5"}
 var rules = []rule{
 	{"errs", nil, "errs is the lowest leaf"},
 	{"config/json5", nil, "the JSON5 reader knows no daemon"},
-	{"config", []string{"errs", "config/json5"}, "a leaf"},
+	{"secrets/source", []string{"config/json5"}, "where secrets are knows no daemon"},
+	{"config", []string{"errs", "config/json5", "secrets/source"}, "a leaf"},
 	{"identity", []string{"errs"}, "a leaf"},
 	{"identity/...", []string{"errs", "identity"}, "how identity learns of requests and of other services"},
 	{"events", []string{"errs", "identity"}, "a leaf"},
