@@ -45,6 +45,8 @@ type Options struct {
 	Tailnet bool
 	// Unresolved leaves secrets unset that stand elsewhere (SecretRef), for who only looks at the file.
 	Unresolved bool
+	// Source is read in place of the files, when it is set.
+	Source *Source
 }
 
 // Config is everything the daemon was told. Secrets in it print as "[redacted]".
@@ -90,6 +92,7 @@ type Config struct {
 	opts Options
 	// madeToken says that EnsureToken made the token.
 	madeToken bool
+	source    *Source
 	// bothSecrets notes that the file holds a token and a password and no mode.
 	bothSecrets bool
 }
@@ -121,7 +124,7 @@ func find(opts Options) (*loader, []byte, error) {
 	if err := c.locate(opts); err != nil {
 		return nil, nil, err
 	}
-	text, err := readFile(c.Path, maxFileBytes)
+	text, err := opts.read(c.Path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
@@ -129,10 +132,11 @@ func find(opts Options) (*loader, []byte, error) {
 	default:
 		c.Exists = true
 	}
+	c.source = &Source{Exists: c.Exists, Text: text, Includes: map[string][]byte{}}
 	sum := sha256.Sum256(text)
 	c.Hash = hex.EncodeToString(sum[:])
 
-	l := &loader{config: c, env: opts.Env, origin: map[*json5.Node]string{}, filled: map[*json5.Node]bool{}}
+	l := &loader{config: c, env: opts.Env, given: opts.Source, origin: map[*json5.Node]string{}, filled: map[*json5.Node]bool{}}
 	if c.tree = l.parse(text); c.tree != nil {
 		c.EnvVars = l.envVars(c.tree)
 		l.substitute(c.tree, "")
@@ -182,6 +186,7 @@ func (c *Config) LogValue() slog.Value { return slog.StringValue(c.String()) }
 type loader struct {
 	config   *Config
 	env      func(string) string
+	given    *Source // read in place of the files
 	issues   []Issue
 	origin   map[*json5.Node]string // file of the nodes that came from another file than the main one
 	filled   map[*json5.Node]bool   // strings that hold the value of a variable

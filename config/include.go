@@ -139,6 +139,10 @@ func (l *loader) readInclude(name, dir string) (file string, text []byte, proble
 	if !within(filepath.Dir(l.config.Path), file) && !within(top, file) {
 		return "", nil, outside
 	}
+	if text, ok := l.given.include(file); ok {
+		l.config.source.Includes[file] = text
+		return file, text, ""
+	}
 	real, err := filepath.EvalSymlinks(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil, fmt.Sprintf("Include file not found: %s", quote(name))
@@ -166,6 +170,7 @@ func (l *loader) readInclude(name, dir string) (file string, text []byte, proble
 	if text, err = readAll(f, maxIncludeBytes); err != nil {
 		return "", nil, fmt.Sprintf("Cannot read include file %s: %v", quote(name), err)
 	}
+	l.config.source.Includes[file] = text
 	return real, text, ""
 }
 

@@ -58,6 +58,7 @@ func EnsureToken(c *Config) (generated bool, err error) {
 	}
 	sum = sha256.Sum256(out)
 	c.Hash, c.Exists = hex.EncodeToString(sum[:]), true
+	c.source.Exists, c.source.Text = true, out
 	c.Gateway.Auth.Mode, c.Gateway.Auth.Token, c.madeToken = "token", NewSecret(token), true
 	return true, nil
 }

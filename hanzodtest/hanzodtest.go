@@ -47,9 +47,12 @@ type Options struct {
 	TailscaleSocket string
 	// SharedDiscovery is the discovery file that several daemons share.
 	SharedDiscovery string
+	// KeepConfig leaves the configuration file of StateDir as it is; Config is not used then.
+	KeepConfig bool
 }
 
-// Daemon is a running daemon.
+// Daemon is a running daemon. What is embedded is the first of those that follow each other when a change of
+// the configuration takes a restart; Latest is the one that serves. Its addresses are those of all of them.
 type Daemon struct {
 	*runtime.Daemon
 	StateDir string
@@ -61,11 +64,25 @@ type Daemon struct {
 	once sync.Once
 	err  error
 	log  *syncBuffer
+
+	mu     sync.Mutex
+	latest *runtime.Daemon
+	starts int
 }
 
 // Start runs a daemon and returns when it serves. It is stopped when the test ends, unless the
 // test stops it before.
 func Start(tb testing.TB, o Options) *Daemon {
+	tb.Helper()
+	d, err := Try(tb, o)
+	if err != nil {
+		tb.Fatalf("the daemon did not start: %v", err)
+	}
+	return d
+}
+
+// Try is Start for a daemon that may not start; the error says why it did not.
+func Try(tb testing.TB, o Options) (*Daemon, error) {
 	tb.Helper()
 	if o.StateDir == "" {
 		// Socket paths are short; the directories of tests with long names are not.
@@ -76,6 +93,78 @@ func Start(tb testing.TB, o Options) *Daemon {
 		tb.Cleanup(func() { _ = os.RemoveAll(dir) })
 		o.StateDir = dir
 	}
+	path := filepath.Join(o.StateDir, "config.json")
+	if !o.KeepConfig {
+		writeConfig(tb, path, o)
+	}
+	port := 0
+	var grpcPort *int
+	if o.GRPC {
+		grpcPort = &port
+	}
+	load := config.Options{
+		Path: path, StateDir: o.StateDir, Port: &port, GRPCPort: grpcPort,
+		Env: func(k string) string {
+			if k == "HOME" || k == "PATH" {
+				return os.Getenv(k)
+			}
+			return o.Env[k]
+		},
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	log := &syncBuffer{}
+	d := &Daemon{StateDir: o.StateDir, Token: Token, stop: cancel, done: make(chan error, 1), log: log}
+	first := make(chan *runtime.Daemon, 1)
+	go func() {
+		d.done <- runtime.Serve(ctx, runtime.ServeOptions{
+			Load: load, Now: o.Now,
+			Options: func(*config.Config) (runtime.Options, error) {
+				return runtime.Options{
+					Console: log, Node: o.Node, Now: o.Now, PushHosts: o.PushHosts, PushRoots: o.PushRoots, TailscaleSocket: o.TailscaleSocket,
+					SharedDiscovery: o.SharedDiscovery,
+				}, nil
+			},
+			Each: func(ctx context.Context, rd *runtime.Daemon) {
+				select {
+				case <-rd.Ready():
+				case <-ctx.Done():
+					return
+				}
+				d.mu.Lock()
+				d.latest = rd
+				d.starts++
+				n := d.starts
+				d.mu.Unlock()
+				if n == 1 {
+					first <- rd
+				}
+			},
+		})
+	}()
+	tb.Cleanup(func() {
+		if err := d.Stop(); err != nil && d.Daemon != nil {
+			tb.Errorf("the daemon did not stop cleanly: %v", err)
+		}
+		if tb.Failed() {
+			tb.Logf("daemon log:\n%s", log.String())
+		}
+	})
+	select {
+	case rd := <-first:
+		d.Daemon, d.tls = rd, rd.Started().Gateway.TLS.Enabled
+		return d, nil
+	case err := <-d.done:
+		d.done <- err // for Stop
+		return d, err
+	case <-time.After(stopTime):
+		tb.Fatal("the daemon did not become ready")
+		return nil, nil
+	}
+}
+
+// writeConfig makes the configuration file.
+func writeConfig(tb testing.TB, path string, o Options) {
+	tb.Helper()
 	file := map[string]any{
 		"gateway": map[string]any{
 			"auth": map[string]any{"mode": "token", "token": Token}, "tls": map[string]any{"enabled": o.TLS},
@@ -87,55 +176,16 @@ func Start(tb testing.TB, o Options) *Daemon {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	path := filepath.Join(o.StateDir, "config.json")
 	if err := os.WriteFile(path, text, 0o600); err != nil {
 		tb.Fatal(err)
 	}
-	port := 0
-	var grpcPort *int
-	if o.GRPC {
-		grpcPort = &port
-	}
-	cfg, err := config.Load(config.Options{
-		Path: path, StateDir: o.StateDir, Port: &port, GRPCPort: grpcPort,
-		Env: func(k string) string {
-			if k == "HOME" || k == "PATH" {
-				return os.Getenv(k)
-			}
-			return o.Env[k]
-		},
-	})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	log := &syncBuffer{}
-	rd, err := runtime.New(ctx, runtime.Options{
-		Config: cfg, Console: log, Node: o.Node, Now: o.Now, PushHosts: o.PushHosts, PushRoots: o.PushRoots, TailscaleSocket: o.TailscaleSocket,
-		SharedDiscovery: o.SharedDiscovery,
-	})
-	if err != nil {
-		cancel()
-		tb.Fatal(err)
-	}
-	d := &Daemon{Daemon: rd, StateDir: o.StateDir, Token: Token, tls: cfg.Gateway.TLS.Enabled, stop: cancel, done: make(chan error, 1), log: log}
-	go func() { d.done <- rd.Run(ctx) }()
-	tb.Cleanup(func() {
-		if err := d.Stop(); err != nil {
-			tb.Errorf("the daemon did not stop cleanly: %v", err)
-		}
-		if tb.Failed() {
-			tb.Logf("daemon log:\n%s", log.String())
-		}
-	})
-	select {
-	case <-rd.Ready():
-	case err := <-d.done:
-		tb.Fatalf("the daemon ended: %v", err)
-	case <-time.After(stopTime):
-		tb.Fatal("the daemon did not become ready")
-	}
-	return d
+}
+
+// Latest is the daemon that serves, and how many have served.
+func (d *Daemon) Latest() (*runtime.Daemon, int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.latest, d.starts
 }
 
 // Stop stops the daemon and waits. It may be called more than once.

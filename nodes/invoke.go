@@ -69,6 +69,13 @@ func (p *pendingSet) add(id string, w *waiting, arm func()) error {
 	return nil
 }
 
+// InFlight counts the invokes that wait for an answer of their node.
+func (s *Service) InFlight() int {
+	s.pending.mu.Lock()
+	defer s.pending.mu.Unlock()
+	return len(s.pending.m)
+}
+
 // take removes an invoke of the node, nil when it does not wait.
 func (p *pendingSet) take(id, nodeID string) *waiting {
 	p.mu.Lock()

@@ -48,7 +48,7 @@ func (d *Daemon) backup(ctx context.Context, c identity.Caller, w io.Writer, pro
 	}
 	// The file may include others by now than when the daemon started.
 	includes := d.cfg.Includes
-	if cfg, err := config.Load(config.Options{Path: d.cfg.Path, StateDir: d.cfg.StateDir}); err == nil {
+	if cfg, err := config.Load(d.load); err == nil {
 		includes = cfg.Includes
 	}
 	_, err := backup.Write(ctx, w, backup.Source{

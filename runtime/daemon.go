@@ -30,6 +30,7 @@ import (
 	"github.com/hanzoai/hanzod/compat"
 	"github.com/hanzoai/hanzod/compat/web"
 	"github.com/hanzoai/hanzod/config"
+	"github.com/hanzoai/hanzod/config/live"
 	"github.com/hanzoai/hanzod/events"
 	"github.com/hanzoai/hanzod/gate"
 	"github.com/hanzoai/hanzod/identity"
@@ -75,6 +76,8 @@ const (
 // Options are what a daemon needs to start.
 type Options struct {
 	Config *config.Config
+	// Load is how the configuration was read, so that it can be read again.
+	Load config.Options
 	// Console is where log lines for people go.
 	Console io.Writer
 	// Node runs a node host inside the daemon.
@@ -104,6 +107,12 @@ type Options struct {
 	// Service is the service manager that runs this process, for the discovery file; "" when none is known
 	// to.
 	Service string
+
+	// fault says why Config is not what its file says, restarts starts the daemon anew, and lock keeps the
+	// state between two daemons; Serve sets them.
+	fault    live.Fault
+	restarts *live.Restarts
+	lock     **store.Held
 }
 
 // Daemon is hanzod. New makes it, Run runs it once.
@@ -111,7 +120,9 @@ type Daemon struct {
 	// TokenMade says that this start generated the shared token.
 	TokenMade bool
 
-	cfg   *config.Config
+	cfg   *config.Config // what it was started with; what may change is read through current
+	live  *live.Service
+	load  config.Options
 	now   func() time.Time
 	log   *slog.Logger
 	state atomic.Value // starting, ready or stopping
@@ -164,6 +175,11 @@ type Daemon struct {
 
 	fatal chan error
 	ready chan struct{}
+
+	fault    live.Fault
+	restarts *live.Restarts
+	anew     chan string // why the daemon is to start anew
+	lock     **store.Held
 }
 
 // New opens the state and listens. It fails when the state is another daemon's, the configuration
@@ -171,7 +187,8 @@ type Daemon struct {
 func New(ctx context.Context, o Options) (*Daemon, error) {
 	d := &Daemon{
 		cfg: o.Config, now: o.Now, withNode: o.Node, companion: o.Companion, nodeSecurity: o.NodeSecurity, nodeAsk: o.NodeAsk, tailscale: o.TailscaleSocket, pushHosts: o.PushHosts, pushRoots: o.PushRoots, restarting: o.Restarting,
-		shared: o.SharedDiscovery, service: o.Service,
+		shared: o.SharedDiscovery, service: o.Service, load: o.Load,
+		fault: o.fault, restarts: o.restarts, anew: make(chan string, 1), lock: o.lock,
 		fatal: make(chan error, 1), ready: make(chan struct{}), tailnetOut: o.Tailnet,
 	}
 	if d.tailnetOut == nil {
@@ -180,6 +197,7 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 	if d.now == nil {
 		d.now = time.Now
 	}
+	d.load.Path, d.load.StateDir, d.load.Source = o.Config.Path, o.Config.StateDir, nil
 	d.started = d.now().Round(0) // without the monotonic clock, as it is written
 	if _, err := policyOf(NodeOptions{Security: o.NodeSecurity, Ask: o.NodeAsk}); err != nil {
 		return nil, err
@@ -212,8 +230,12 @@ func (d *Daemon) open(ctx context.Context, console io.Writer) error {
 		return backup.ErrUnfinished // the configuration was read from the old state, or from half of the new one
 	}
 	// The lock comes first: a second daemon touches nothing of the first, its log included.
+	var held *store.Held
+	if d.lock != nil {
+		held = *d.lock
+	}
 	d.store, err = store.Open(ctx, d.cfg.StateDir, store.Options{
-		Now: d.now, Log: early, OnFatal: d.fail,
+		Now: d.now, Log: early, OnFatal: d.fail, Held: held,
 		Audit: store.AuditLimits{
 			MaxRows: uint64(d.cfg.Audit.MaxRows), MaxBytes: uint64(d.cfg.Audit.MaxBytes), KeepFor: time.Duration(d.cfg.Audit.KeepDays) * 24 * time.Hour,
 		},
@@ -276,6 +298,7 @@ func (d *Daemon) fail(err error) {
 // makeDomains makes the services that hold the rules.
 func (d *Daemon) makeDomains() error {
 	d.bus = events.NewBounded(d.now, fitMemory())
+	d.makeLive()
 	if d.cfg.Gateway.Tailnet.Enabled {
 		d.tailnet = newTailnetDoor(d.cfg, d.subsystem("tailnet"), d.tailnetOut, d.now)
 	}
@@ -337,7 +360,7 @@ func (d *Daemon) makeDomains() error {
 			Remote:           func() (string, string) { return d.GRPCAddress(), d.TLSFingerprint() },
 			Agents:           agentsOf(d.cfg),
 			Config: func() (config.View, error) {
-				return config.Look(config.Options{Path: d.cfg.Path, StateDir: d.cfg.StateDir})
+				return config.Look(d.load)
 			},
 		},
 	})
@@ -346,7 +369,7 @@ func (d *Daemon) makeDomains() error {
 
 // current is the configuration in force. What may change while the daemon runs is read through it at each
 // use; d.cfg is what the daemon was started with.
-func (d *Daemon) current() *config.Config { return d.cfg }
+func (d *Daemon) current() *config.Config { return d.live.Current() }
 
 func (d *Daemon) subsystem(name string) *slog.Logger { return d.log.With("subsystem", name) }
 
@@ -441,6 +464,12 @@ func (d *Daemon) State() string {
 	return s
 }
 
+// Started is the configuration that the daemon was started with.
+func (d *Daemon) Started() *config.Config { return d.cfg }
+
+// ConfigFault says why the configuration in force is not that of its file, "" when it is.
+func (d *Daemon) ConfigFault() string { return d.live.Fault().What }
+
 // Ready is closed when the daemon serves.
 func (d *Daemon) Ready() <-chan struct{} { return d.ready }
 
@@ -505,7 +534,8 @@ func (d *Daemon) sharedSecret(c identity.Caller) (mode, secret string, err error
 }
 
 // Run serves until ctx ends or the store fails, then stops in order: no new work, tell the
-// clients, drain, and close the store last. It returns nil after a stop that was asked for.
+// clients, drain, and close the store last. It returns nil after a stop that was asked for, and errRestart
+// after one that another daemon is to follow.
 func (d *Daemon) Run(ctx context.Context) error {
 	defer d.release()
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -530,6 +560,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	d.state.Store(ready)
 	d.announce()
 	run(d.keepAnnounced)
+	run(d.followConfig)
 	close(d.ready)
 	d.log.Info("hanzod is ready", "version", Version, "socket", d.socket, "listen", d.Addresses(),
 		"grpc", d.GRPCAddress(), "tls", d.TLSFingerprint())
@@ -548,16 +579,23 @@ func (d *Daemon) Run(ctx context.Context) error {
 	defer settle.Stop()
 
 	var failure error
+	again := false
 	select {
 	case <-ctx.Done():
 		d.log.Info("hanzod stops", "reason", context.Cause(ctx).Error())
+	case why := <-d.anew:
+		d.log.Info("hanzod starts anew", "reason", why)
+		again = true
 	case failure = <-d.fatal:
 		d.log.Error("hanzod stops: its state cannot be written", "error", failure)
 	case failure = <-served:
 		d.log.Error("hanzod stops: a listener failed", "error", failure)
 	}
 	unannounce() // first, so that nobody new comes
-	d.stop(work, cancel, &wg, failure == nil && d.restarting != nil && d.restarting(work))
+	d.stop(work, cancel, &wg, again || failure == nil && d.restarting != nil && d.restarting(work))
+	if again && failure == nil {
+		return errRestart
+	}
 	return failure
 }
 
@@ -630,7 +668,13 @@ func (d *Daemon) release() {
 		d.push.Close()
 	}
 	if d.store != nil {
-		if err := d.store.Close(); err != nil && d.log != nil && !errors.Is(err, net.ErrClosed) {
+		var err error
+		if d.lock == nil {
+			err = d.store.Close()
+		} else {
+			*d.lock, err = d.store.CloseHeld()
+		}
+		if err != nil && d.log != nil && !errors.Is(err, net.ErrClosed) {
 			d.log.Error("the store did not close cleanly", "error", err)
 		}
 	}

@@ -32,7 +32,7 @@ func (d *Daemon) diagnose(ctx context.Context) []doctor.Finding {
 	p := checks.Place{
 		StateDir: d.cfg.StateDir, ConfigPath: d.cfg.Path, Version: Version, Now: d.now, Environ: os.Environ(), Examine: d.store.Examine,
 	}
-	p.Config, p.ConfigErr = config.Load(config.Options{Path: d.cfg.Path, StateDir: d.cfg.StateDir})
+	p.Config, p.ConfigErr = config.Load(d.load)
 	own := make(chan []doctor.Finding, 1)
 	go func() { own <- checks.Run(ctx, "daemon", d.diagnoseSelf) }()
 	return append(checks.Shared(ctx, p), <-own...)
@@ -45,7 +45,7 @@ func (d *Daemon) diagnoseSelf(ctx context.Context) []doctor.Finding {
 		out = append(out, doctor.Of(check, s, what, next))
 	}
 	me := identity.Internal()
-	if cfg, err := config.Load(config.Options{Path: d.cfg.Path, StateDir: d.cfg.StateDir}); err == nil {
+	if cfg, err := config.Load(d.load); err == nil {
 		if cfg.Hash != d.cfg.Hash {
 			add("config.changed", doctor.Note, "the configuration was changed since the daemon started", "what does not take effect by itself does after: hanzod service restart")
 		} else {

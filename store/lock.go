@@ -52,16 +52,22 @@ func lockDir(dir string, now time.Time) (*dirLock, error) {
 		return nil, cannotOpen(path, fmt.Errorf("locking it: %w", err))
 	}
 	l := &dirLock{f: f}
-	text := fmt.Sprintf("pid %d started %s", os.Getpid(), now.UTC().Format(time.RFC3339))
-	if _, err := f.WriteAt(fmt.Appendf(nil, "%-*s\n", lockTextSize-1, text), 0); err != nil {
-		// A full disk must not keep the daemon from starting. But an older text may not go on
-		// naming a process that holds nothing.
-		if err := f.Truncate(0); err != nil {
-			_ = l.release()
-			return nil, cannotOpen(path, err)
-		}
+	if err := l.sign(now); err != nil {
+		_ = l.release()
+		return nil, cannotOpen(path, err)
 	}
 	return l, nil
+}
+
+// sign writes who holds the lock.
+func (l *dirLock) sign(now time.Time) error {
+	text := fmt.Sprintf("pid %d started %s", os.Getpid(), now.UTC().Format(time.RFC3339))
+	if _, err := l.f.WriteAt(fmt.Appendf(nil, "%-*s\n", lockTextSize-1, text), 0); err != nil {
+		// A full disk must not keep the daemon from starting. But an older text may not go on
+		// naming a process that holds nothing.
+		return l.f.Truncate(0)
+	}
+	return nil
 }
 
 // release empties the text and frees the lock. The file stays: who removes a lock file takes it

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -28,6 +29,8 @@ type Options struct {
 	OnFatal func(error)
 	// Audit bounds the audit log.
 	Audit AuditLimits
+	// Held is the lock of the directory, where this process has it already.
+	Held *Held
 }
 
 // Store is the open state of the daemon. Its methods may be called concurrently.
@@ -37,7 +40,7 @@ type Options struct {
 type Store struct {
 	dir   string
 	db    *bolt.DB
-	lock  *dirLock
+	lock  atomic.Pointer[dirLock] // nil once it was handed on
 	w     *writer
 	head  *auditHead
 	close func() error
@@ -66,7 +69,7 @@ func Open(ctx context.Context, dir string, opts Options) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, cannotOpen(dir, err)
 	}
-	lock, err := lockDir(dir, opts.Now())
+	lock, err := opts.take(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +84,8 @@ func Open(ctx context.Context, dir string, opts Options) (*Store, error) {
 		opts.Log.Warn("the database was written by a newer hanzod; what this one does not know stays as it is",
 			"path", filepath.Join(dir, fileName), "schema", from, "known", to)
 	}
-	s := &Store{dir: dir, db: db, lock: lock}
+	s := &Store{dir: dir, db: db}
+	s.lock.Store(lock)
 	s.w = newWriter(db, opts.Audit, from > uint64(len(migrations)), func(err error) {
 		opts.Log.Error("store stopped", "path", filepath.Join(dir, fileName), "err", err)
 		if opts.OnFatal != nil {
@@ -90,7 +94,11 @@ func Open(ctx context.Context, dir string, opts Options) (*Store, error) {
 	})
 	s.close = sync.OnceValue(func() error {
 		s.w.close()
-		return errors.Join(s.head.close(), s.db.Close(), s.lock.release())
+		err := errors.Join(s.head.close(), s.db.Close())
+		if lock := s.lock.Swap(nil); lock != nil {
+			err = errors.Join(err, lock.release())
+		}
+		return err
 	})
 	s.startAudit(context.WithoutCancel(ctx), opts)
 	return s, nil

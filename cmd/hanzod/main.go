@@ -74,6 +74,7 @@ func exitCode(err error) int {
 	var bad configError
 	var refused *config.Refused
 	var stopped stoppedError
+	var unread *runtime.ConfigError
 	if _, ok := errors.AsType[unavailableError](err); ok {
 		return exitUnavailable
 	}
@@ -85,7 +86,7 @@ func exitCode(err error) int {
 		return exitStopped
 	case errors.As(err, &usage):
 		return exitUsage
-	case errors.As(err, &bad), errors.As(err, &refused):
+	case errors.As(err, &bad), errors.As(err, &refused), errors.As(err, &unread):
 		return exitConfig
 	case errors.Is(err, store.ErrLocked), errors.Is(err, store.ErrCorrupt), errors.Is(err, store.ErrForeign),
 		errors.Is(err, store.ErrNewer), errors.Is(err, backup.ErrUnfinished):
@@ -231,42 +232,32 @@ hanzod's or of a newer version.`,
 			if err := finishRestore(errOut, opts); err != nil {
 				return err
 			}
-			cfg, err := config.Load(opts)
-			if err != nil {
-				return configError{err}
-			}
 			if companion == "" {
 				companion = environ.Value("HANZOD_COMPANION")
 			}
-			node := node || cfg.NodeHost.Embedded && !cmd.Flags().Changed("node")
 			under := service.Under() // before what says so is taken out of the environment
 			if err := endChildrenWithMe(); err != nil {
 				fmt.Fprintln(errOut, "hanzod: "+err.Error()+"; commands may outlive the daemon")
 			}
 			manager := service.TakeNotifier()
+			withNode := func(cfg *config.Config) bool { return node || cfg.NodeHost.Embedded && !cmd.Flags().Changed("node") }
 			return service.Host(cmd.Context(), func(ctx context.Context) error {
-				d, err := runtime.New(ctx, runtime.Options{
-					Config: cfg, Console: console(cfg.Logging.ConsoleOutput, out, errOut), Node: node, Companion: companion,
-					NodeSecurity: environ.Value("HANZOD_EXEC_SECURITY"), NodeAsk: environ.Value("HANZOD_EXEC_ASK"),
-					Restarting:      manager.Restarting,
-					SharedDiscovery: client.SharedDiscoveryFile(os.Getenv), Service: under,
+				return runtime.Serve(ctx, runtime.ServeOptions{
+					Load: opts,
+					Options: func(cfg *config.Config) (runtime.Options, error) {
+						return runtime.Options{
+							Console: console(cfg.Logging.ConsoleOutput, out, errOut), Node: withNode(cfg), Companion: companion,
+							NodeSecurity: environ.Value("HANZOD_EXEC_SECURITY"), NodeAsk: environ.Value("HANZOD_EXEC_ASK"),
+							Restarting:      manager.Restarting,
+							SharedDiscovery: client.SharedDiscoveryFile(os.Getenv), Service: under,
+						}, nil
+					},
+					Each: eachDaemon(manager, func(d *runtime.Daemon, cfg *config.Config) {
+						if cfg.Logging.ConsoleStyle != "json" { // somebody reads lines there who is no person
+							welcome(errOut, d, cfg, withNode(cfg))
+						}
+					}),
 				})
-				if err != nil {
-					return err
-				}
-				go func() {
-					<-d.Ready()
-					if cfg.Logging.ConsoleStyle != "json" { // somebody reads lines there who is no person
-						welcome(errOut, d, cfg, node)
-					}
-				}()
-				var telling sync.WaitGroup
-				told, done := context.WithCancel(ctx)
-				telling.Go(func() { manager.Run(told, d.Ready(), d.Summary, d.Probe, d.Log()) })
-				telling.Go(func() { service.Reap(told, d.Log()) })
-				defer telling.Wait()
-				defer done()
-				return d.Run(ctx)
 			}, fail)
 		},
 	}
@@ -278,6 +269,23 @@ hanzod's or of a newer version.`,
 	c.Flags().BoolVar(&tail, "tailnet", false, "be a machine of a tailnet and serve there too (build tag tailnet)")
 	companionFlag(c.Flags(), &companion)
 	return c
+}
+
+// eachDaemon stands by each daemon of the process: the service manager hears how it is, and people at the
+// console, once, what runs.
+func eachDaemon(manager service.Notifier, welcome func(*runtime.Daemon, *config.Config)) func(context.Context, *runtime.Daemon) {
+	var once sync.Once
+	return func(ctx context.Context, d *runtime.Daemon) {
+		var telling sync.WaitGroup
+		telling.Go(func() { manager.Run(ctx, d.Ready(), d.Summary, d.Probe, d.Log()) })
+		telling.Go(func() { service.Reap(ctx, d.Log()) })
+		select {
+		case <-d.Ready():
+			once.Do(func() { welcome(d, d.Started()) })
+		case <-ctx.Done():
+		}
+		telling.Wait()
+	}
 }
 
 func noArgs(c *cobra.Command, args []string) error {

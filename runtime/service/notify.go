@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"os"
@@ -54,6 +55,10 @@ func TakeNotifier() Notifier {
 	return n
 }
 
+// ErrReloading is, or is wrapped by, the cause with which the context of Run ends when the daemon starts
+// anew in this process: the service manager then hears that it reloads, and not that it stops.
+var ErrReloading = errors.New("the daemon starts anew")
+
 // Run says when the daemon is ready, while it is well, and when it stops, until ctx ends. probe asks the
 // daemon a question as a client would; as long as it fails the watchdog hears nothing and in the end
 // starts the daemon anew.
@@ -67,7 +72,13 @@ func (n Notifier) Run(ctx context.Context, ready <-chan struct{}, status func() 
 	case <-ctx.Done():
 		return
 	}
-	defer n.say(log, "STOPPING=1\nSTATUS=stopping")
+	defer func() {
+		if errors.Is(context.Cause(ctx), ErrReloading) {
+			n.say(log, "RELOADING=1\nMONOTONIC_USEC="+monotonic()+"\nSTATUS=starting anew")
+			return
+		}
+		n.say(log, "STOPPING=1\nSTATUS=stopping")
+	}()
 	if n.watchdog == 0 {
 		<-ctx.Done()
 		return
