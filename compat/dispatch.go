@@ -18,6 +18,7 @@ import (
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes"
 	"github.com/hanzoai/hanzod/ops"
+	"github.com/hanzoai/hanzod/system"
 )
 
 // DefaultPort is the port of the original.
@@ -98,12 +99,18 @@ func plain[Out any](f func(context.Context, identity.Caller) (Out, error)) func(
 // bind is the table of served methods.
 func (d *Door) bind() map[string]binding {
 	n, a, s, i := d.cfg.Nodes, d.cfg.Approvals, d.cfg.System, d.cfg.Identity
+	h := d.cfg.Heartbeat
 	return map[string]binding{
-		"health":          unary(methods.HealthFromLegacy, s.Health, methods.HealthToLegacy),
-		"status":          unary(none, plain(s.Status), methods.StatusToLegacy),
-		"system-presence": unary(none, plain(s.Presence), methods.PresenceToLegacy),
-		"config.get":      waiting(unary(none, plain(s.Config), methods.ConfigToLegacy)),
-		"logs.tail":       waiting(unary(methods.TailFromLegacy, s.TailLogs, methods.TailToLegacy)),
+		"health":               unary(methods.HealthFromLegacy, s.Health, methods.HealthToLegacy),
+		"status":               unary(none, plain(s.Status), methods.StatusToLegacy),
+		"system-presence":      unary(none, plain(s.Presence), methods.PresenceToLegacy),
+		"doctor.memory.status": unary(none, plain(s.Memory), methods.MemoryToLegacy),
+		"config.get":           waiting(unary(none, plain(s.Config), methods.ConfigToLegacy)),
+		"system-event":         waiting(unary(methods.SystemEventFromLegacy, s.SendEvent, methods.SystemEventToLegacy)),
+		"wake":                 waiting(binding{serve: d.wake}),
+		"last-heartbeat":       unary(none, plain(h.Last), methods.LastHeartbeatToLegacy),
+		"set-heartbeats":       unary(methods.SetHeartbeatsFromLegacy, h.SetEnabled, methods.SetHeartbeatsToLegacy),
+		"logs.tail":            waiting(unary(methods.TailFromLegacy, s.TailLogs, methods.TailToLegacy)),
 
 		"node.list":          unary(methods.NodeListFromLegacy, n.List, methods.NodeListToLegacy),
 		"node.describe":      unary(methods.NodeDescribeFromLegacy, n.Describe, methods.NodeDescribeToLegacy),
@@ -137,6 +144,24 @@ func (d *Door) bind() map[string]binding {
 		"exec.approvals.set":         waiting(unary(methods.PolicySetFromLegacy, a.SetFile, methods.PolicyFileToLegacy)),
 		"exec.approvals.node.get":    waiting(nodeFile(unary(methods.NodePolicyGetFromLegacy, a.GetNodeFile, methods.NodePolicyToLegacy))),
 		"exec.approvals.node.set":    waiting(nodeFile(unary(methods.NodePolicySetFromLegacy, a.SetNodeFile, methods.NodePolicyToLegacy))),
+	}
+}
+
+// wake queues a text; a blank one is no error to the original (control-plane.md §3).
+func (d *Door) wake(ctx context.Context, r request) {
+	in, err := methods.WakeFromLegacy(r.params)
+	if err != nil {
+		r.failed(err)
+		return
+	}
+	out, err := d.cfg.System.Wake(ctx, r.conn.caller, in)
+	switch {
+	case errors.Is(err, system.ErrWakeText):
+		r.ok(methods.OK{})
+	case err != nil:
+		r.failed(err)
+	default:
+		r.ok(methods.WakeToLegacy(out))
 	}
 }
 

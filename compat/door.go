@@ -21,6 +21,7 @@ import (
 	"github.com/hanzoai/hanzod/approvals"
 	"github.com/hanzoai/hanzod/events"
 	"github.com/hanzoai/hanzod/gate"
+	"github.com/hanzoai/hanzod/heartbeat"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/identity/peer"
 	"github.com/hanzoai/hanzod/nodes"
@@ -36,6 +37,7 @@ type Config struct {
 	Nodes     *nodes.Service
 	Approvals *approvals.Service
 	System    *system.Service
+	Heartbeat *heartbeat.Service
 	Presence  *system.PresenceTable
 	Bus       *events.Bus
 	Log       *slog.Logger

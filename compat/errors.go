@@ -11,6 +11,7 @@ import (
 	"github.com/hanzoai/hanzod/compat/wire"
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/gate"
+	"github.com/hanzoai/hanzod/heartbeat"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes"
 	"github.com/hanzoai/hanzod/nodes/push"
@@ -405,13 +406,17 @@ var words = map[string]wording{
 	system.ErrLogRead.Code: built(func(e *errs.Error) wire.ErrorShape {
 		return wire.ErrorShape{Code: codeUnavailable, Message: cut("log read failed: " + e.Error())}
 	}),
-	system.ErrLogRange.Code:    invalid("invalid logs.tail params: limit or maxBytes is out of range"),
-	system.ErrConfig.Code:      unavailable("the config file cannot be read; check that it is there and that the daemon may read it"),
-	system.ErrLocalOnly.Code:   invalid("the shared secret is shown on the local socket only"),
-	system.ErrBackupLocal.Code: invalid("a backup holds every secret and is made on the local socket only"),
-	system.ErrBackupBusy.Code:  unavailable("another backup is being made; try again later"),
-	system.ErrWakeText.Code:    invalid("text required"),
-	system.ErrWakeTooLong.Code: invalid("the text is longer than 262144 bytes"),
+	system.ErrLogRange.Code:     invalid("invalid logs.tail params: limit or maxBytes is out of range"),
+	system.ErrConfig.Code:       unavailable("the config file cannot be read; check that it is there and that the daemon may read it"),
+	system.ErrLocalOnly.Code:    invalid("the shared secret is shown on the local socket only"),
+	system.ErrBackupLocal.Code:  invalid("a backup holds every secret and is made on the local socket only"),
+	system.ErrBackupBusy.Code:   unavailable("another backup is being made; try again later"),
+	system.ErrWakeText.Code:     invalid("text required"),
+	system.ErrEventText.Code:    invalid("text required"),
+	system.ErrEventTooLong.Code: ownText,
+	// The following comes up with an agent that is named, which this door does not know.
+	heartbeat.ErrUnknownAgent.Code: ownText,
+	system.ErrWakeTooLong.Code:     invalid("the text is longer than 262144 bytes"),
 }
 
 // shapeOf words an error for the legacy wire. Errors without words of their own go by their

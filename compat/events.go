@@ -10,6 +10,7 @@ import (
 	"github.com/hanzoai/hanzod/compat/schema"
 	"github.com/hanzoai/hanzod/compat/wire"
 	"github.com/hanzoai/hanzod/events"
+	"github.com/hanzoai/hanzod/heartbeat"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes"
 	"github.com/hanzoai/hanzod/system"
@@ -44,6 +45,8 @@ func shapeOfEvent(e events.Event) (any, bool) {
 		return methods.HealthToLegacy(p.Health), true
 	case system.PresenceChanged:
 		return methods.PresenceChangedToLegacy(p), true
+	case heartbeat.Report:
+		return methods.HeartbeatToLegacy(p), true
 	case system.Shutdown:
 		return methods.ShutdownToLegacy(p), true
 	case approvals.Requested:

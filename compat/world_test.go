@@ -31,6 +31,7 @@ import (
 	"github.com/hanzoai/hanzod/compat/wire"
 	"github.com/hanzoai/hanzod/events"
 	"github.com/hanzoai/hanzod/gate"
+	"github.com/hanzoai/hanzod/heartbeat"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes"
 	"github.com/hanzoai/hanzod/ops"
@@ -143,7 +144,7 @@ func newWorld(tb testing.TB, opts ...worldOptions) *world {
 	app.SetNodes(w.nodes)
 	presence := system.NewPresence(system.Presence{Host: "gw", Mode: "gateway", Reason: "self"}, time.Now)
 	sys := system.New(system.Config{
-		Version: "1", Bus: w.bus, Presence: presence, Now: time.Now, LogFile: filepath.Join(tb.TempDir(), "log"),
+		Version: "1", Bus: w.bus, Presence: presence, Now: time.Now, Queue: w.store, LogFile: filepath.Join(tb.TempDir(), "log"),
 		Facts: system.Facts{
 			Connections: func() int { return 0 }, NodesConnected: func() int { return 0 }, NodesKnown: func() int { return 0 },
 			ApprovalsPending: func() int { return 0 }, Listen: func() []string { return nil },
@@ -151,7 +152,7 @@ func newWorld(tb testing.TB, opts ...worldOptions) *world {
 		},
 	})
 	w.door = New(Config{
-		Catalogue: catalogue, Gate: gate.New(), Identity: id, Nodes: w.nodes, Approvals: app, System: sys,
+		Catalogue: catalogue, Gate: gate.New(), Identity: id, Nodes: w.nodes, Approvals: app, System: sys, Heartbeat: heartbeat.New(heartbeat.Config{Agents: func() []heartbeat.Agent { return nil }, Bus: w.bus, Now: time.Now}),
 		Presence: presence, Bus: w.bus, Log: log, Version: "1", DefaultAgent: "main", MainKey: "main", Now: now,
 	})
 	w.lis = &pipes{conns: make(chan net.Conn), done: make(chan struct{})}

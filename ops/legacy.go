@@ -73,13 +73,6 @@ var legacyOnly = []Operation{
 	{Legacy: "cron.run", Role: identity.RoleOperator, Scope: admin},
 	{Legacy: "cron.runs", Role: identity.RoleOperator, Scope: read},
 
-	// Heartbeats and what happens in the system (heartbeat, system).
-	{Legacy: "last-heartbeat", Role: identity.RoleOperator, Scope: read},
-	{Legacy: "set-heartbeats", Role: identity.RoleOperator, Scope: admin},
-	{Legacy: "wake", Role: identity.RoleOperator, Scope: write},
-	{Legacy: "system-event", Role: identity.RoleOperator, Scope: admin},
-	{Legacy: "doctor.memory.status", Role: identity.RoleOperator, Scope: read},
-
 	// Voices and channels (talk, channels).
 	{Legacy: "talk.config", Role: identity.RoleOperator, Scope: read},
 	{Legacy: "talk.mode", Role: identity.RoleOperator, Scope: write},

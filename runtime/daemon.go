@@ -33,6 +33,7 @@ import (
 	"github.com/hanzoai/hanzod/config/live"
 	"github.com/hanzoai/hanzod/events"
 	"github.com/hanzoai/hanzod/gate"
+	"github.com/hanzoai/hanzod/heartbeat"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/identity/peer"
 	"github.com/hanzoai/hanzod/nodes"
@@ -138,6 +139,7 @@ type Daemon struct {
 	approvals *approvals.Service
 	runs      *runs.Service
 	system    *system.Service
+	heartbeat *heartbeat.Service
 	policy    *policy.File
 	rules     *approvals.PolicyService
 	door      *compat.Door
@@ -344,11 +346,14 @@ func (d *Daemon) makeDomains() error {
 	if err != nil {
 		return err
 	}
+	d.heartbeat = heartbeat.New(heartbeat.Config{
+		Agents: func() []heartbeat.Agent { return beatsOf(d.current()) }, Bus: d.bus, Now: d.now, Log: d.subsystem("heartbeat"),
+	})
 	d.presence = system.NewPresence(self(), d.now)
 	d.socket = client.SocketPath(d.cfg.StateDir)
 	d.system = system.New(system.Config{
 		Version: Version, StateDir: d.cfg.StateDir, ConfigPath: d.cfg.Path, Socket: d.socket,
-		AuthMode: d.cfg.AuthMode(), LogFile: d.cfg.Logging.File, MainSession: mainSession(d.cfg), Queue: d.store, Bus: d.bus, Presence: d.presence, Now: d.now,
+		AuthMode: d.cfg.AuthMode(), LogFile: d.cfg.Logging.File, MainSession: func() string { return mainSession(d.current()) }, Queue: d.store, Beat: d.heartbeat.Request, Bus: d.bus, Presence: d.presence, Now: d.now,
 		Facts: system.Facts{
 			Connections:      func() int { return d.door.Connections() + d.rpc.Links() },
 			NodesConnected:   d.nodes.Connected,
@@ -417,7 +422,7 @@ func (d *Daemon) listen(ctx context.Context) error {
 func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	g := gate.New()
 	d.rpc = rpc.New(rpc.Deps{
-		Catalogue: catalogue, Gate: g, Nodes: d.nodes, Approvals: d.approvals, Policy: d.rules, Runs: d.runs, System: d.system, Devices: d.identity,
+		Catalogue: catalogue, Gate: g, Nodes: d.nodes, Approvals: d.approvals, Policy: d.rules, Runs: d.runs, System: d.system, Heartbeat: d.heartbeat, Devices: d.identity,
 		DeviceConnections: func() map[string]int { return d.door.DeviceConnections() },
 		Remote: func() rpc.Remote {
 			return rpc.Remote{Addresses: d.RemoteAddresses(), Fingerprint: d.TLSFingerprint(), Name: machineName()}
@@ -437,7 +442,7 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	}
 	d.door = compat.New(compat.Config{
 		Catalogue: catalogue, Gate: g, Identity: d.identity, Nodes: d.nodes, Approvals: d.approvals,
-		System: d.system, Presence: d.presence, Bus: d.bus, Log: d.subsystem("gateway"), Metrics: d.metrics,
+		System: d.system, Heartbeat: d.heartbeat, Presence: d.presence, Bus: d.bus, Log: d.subsystem("gateway"), Metrics: d.metrics,
 		Version: Version, ConfigPath: d.cfg.Path, StateDir: d.cfg.StateDir, Port: d.Port(),
 		MainKey: d.cfg.MainKey(), SessionScope: d.cfg.SessionScope(), DefaultAgent: d.cfg.DefaultAgentID(),
 		Canvas: d.canvasOn(), Peers: d.peers,
@@ -547,6 +552,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	run(d.nodes.Run)
 	run(d.runs.Run)
 	run(d.system.Run)
+	run(d.heartbeat.Run)
 	run(d.door.Run)
 	run(d.rpc.Run)
 	served := make(chan error, 2+len(d.tcp))

@@ -72,7 +72,7 @@ func (d *Daemon) webConfig() web.Config {
 
 // mainSession is the session that people talk to when they name none.
 func mainSession(cfg *config.Config) string {
-	return "agent:" + cfg.DefaultAgentID() + ":" + cfg.MainKey()
+	return mainSessionOf(cfg, cfg.DefaultAgentID())
 }
 
 // self is the gateway's own presence (protocol.md §6.4).

@@ -27,6 +27,7 @@ type PresenceTable struct {
 	live    map[string]int   // how many connections stand under a key, whether it is listed or not
 	next    uint64
 	version uint64
+	noted   string // the key of the last system event
 }
 
 type presenceEntry struct {
@@ -101,7 +102,7 @@ func (t *PresenceTable) Put(key string, p Presence) {
 		t.entries[key] = e
 	}
 	p.Roles = identity.Union(e.Roles, p.Roles)
-	p.Scopes = identity.Union(e.Scopes, trimScopes(p.Scopes))
+	p.Scopes = identity.Union(e.Scopes, trimList(p.Scopes))
 	if p.Text == "" {
 		p.Text = e.Text
 	}
@@ -120,16 +121,6 @@ func (t *PresenceTable) touch(e *presenceEntry) {
 		t.recent = slices.Delete(t.recent, i, i+1)
 	}
 	t.recent = append(t.recent, e)
-}
-
-func trimScopes(in []identity.Scope) []identity.Scope {
-	var out []identity.Scope
-	for _, s := range in {
-		if s = identity.Scope(strings.TrimSpace(string(s))); s != "" {
-			out = append(out, s)
-		}
-	}
-	return out
 }
 
 // Leave marks a party as gone when its last connection has ended; it stays listed until it is too

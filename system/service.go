@@ -35,9 +35,11 @@ type Config struct {
 	Socket     string
 	AuthMode   string
 	LogFile    string
-	// MainSession is the session that Wake wakes, Queue keeps what woke it.
-	MainSession string
+	// MainSession is the session that Wake wakes, Queue keeps what woke it. Beat asks for a heartbeat, for a
+	// reason such as "wake"; nil asks nobody.
+	MainSession func() string
 	Queue       EventQueue
+	Beat        func(reason string)
 	Facts       Facts
 	Bus         *events.Bus
 	Presence    *PresenceTable
@@ -64,6 +66,9 @@ type Service struct {
 
 // New returns the service.
 func New(cfg Config) *Service {
+	if cfg.MainSession == nil {
+		cfg.MainSession = func() string { return "agent:main:main" }
+	}
 	return &Service{
 		cfg: cfg, started: cfg.Now(), version: 1,
 		refresh: make(chan struct{}, 1), presence: make(chan struct{}, 1),

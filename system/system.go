@@ -99,7 +99,7 @@ type Presence struct {
 	Platform         string
 	DeviceFamily     string
 	ModelIdentifier  string
-	LastInputSeconds *int
+	LastInputSeconds *float64
 	Mode             string
 	Reason           string
 	DeviceID         string

@@ -184,29 +184,29 @@ func (q *queue) QueuedEvents(string) ([]QueuedEvent, error) { return q.events, n
 func TestWake(t *testing.T) {
 	q := &queue{}
 	bus := events.New(time.Now)
-	var woken []Woken
-	bus.Sink(func(e events.Event) {
-		if w, ok := e.Payload.(Woken); ok {
-			if len(q.events) == 0 {
-				t.Error("announced before it was stored")
-			}
-			woken = append(woken, w)
+	var woken []string
+	beat := func(reason string) {
+		if len(q.events) == 0 {
+			t.Error("announced before it was stored")
 		}
-	})
-	s := New(Config{Bus: bus, Queue: q, MainSession: "agent:main:main", Now: func() time.Time { return time.UnixMilli(7) }})
+		woken = append(woken, reason)
+	}
+	s := New(Config{Bus: bus, Queue: q, Beat: beat, MainSession: func() string { return "agent:main:main" }, Now: func() time.Time { return time.UnixMilli(7) }})
 	for _, c := range []struct {
 		in   WakeIn
 		text string
 		out  WakeMode
+		beat string
 		err  error
 	}{
-		{WakeIn{Text: " hi\n", Source: "hook"}, "hi", WakeNow, nil},
-		{WakeIn{Text: "later", Mode: WakeNextHeartbeat}, "later", WakeNextHeartbeat, nil},
-		{WakeIn{Text: "odd", Mode: "whenever"}, "odd", WakeNow, nil},
-		{WakeIn{Text: "bad \xff"}, "bad \uFFFD", WakeNow, nil},
-		{WakeIn{Text: " "}, "", "", ErrWakeText},
-		{WakeIn{Text: strings.Repeat("x", maxEventText+1)}, "", "", ErrWakeTooLong},
-		{WakeIn{Text: strings.Repeat("x", maxEventText)}, strings.Repeat("x", maxEventText), WakeNow, nil},
+		{WakeIn{Text: " hi\n", Source: "hook"}, "hi", WakeNow, "hook:wake", nil},
+		{WakeIn{Text: "hi", Source: "hook github"}, "hi", WakeNow, "hook:github", nil},
+		{WakeIn{Text: "later", Mode: WakeNextHeartbeat}, "later", WakeNextHeartbeat, "", nil},
+		{WakeIn{Text: "odd", Mode: "whenever"}, "odd", WakeNow, "wake", nil},
+		{WakeIn{Text: "bad \xff"}, "bad \uFFFD", WakeNow, "wake", nil},
+		{WakeIn{Text: " "}, "", "", "", ErrWakeText},
+		{WakeIn{Text: strings.Repeat("x", maxEventText+1)}, "", "", "", ErrWakeTooLong},
+		{WakeIn{Text: strings.Repeat("x", maxEventText)}, strings.Repeat("x", maxEventText), WakeNow, "wake", nil},
 	} {
 		q.events, woken = nil, nil
 		out, err := s.Wake(t.Context(), identity.Caller{}, c.in)
@@ -220,7 +220,7 @@ func TestWake(t *testing.T) {
 			continue
 		}
 		want := QueuedEvent{Text: c.text, Source: c.in.Source, At: time.UnixMilli(7)}
-		if len(q.events) != 1 || q.events[0] != want || q.session != "agent:main:main" || len(woken) != 1 || woken[0] != (Woken{"agent:main:main", c.out}) {
+		if len(q.events) != 1 || q.events[0] != want || q.session != "agent:main:main" || strings.Join(woken, " ") != c.beat {
 			t.Errorf("%.20q: %v, %v", c.in.Text, q.events, woken)
 		}
 	}

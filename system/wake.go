@@ -52,15 +52,19 @@ type WakeIn struct {
 	Source string
 }
 
+// reason is what a heartbeat that this asks for is because of.
+func (in WakeIn) reason() string {
+	if name, ok := strings.CutPrefix(in.Source, "hook"); ok {
+		if name = strings.TrimSpace(name); name == "" {
+			name = "wake"
+		}
+		return "hook:" + name
+	}
+	return "wake"
+}
+
 // WakeOut is the result of Wake.
 type WakeOut struct{ Mode WakeMode }
-
-// Woken is the payload of the event wake, which stays inside the daemon: what runs heartbeats
-// listens to it.
-type Woken struct {
-	Session string
-	Mode    WakeMode
-}
 
 // The errors of Wake.
 var (
@@ -84,9 +88,11 @@ func (s *Service) Wake(ctx context.Context, _ identity.Caller, in WakeIn) (WakeO
 	}
 	text = strings.ToValidUTF8(text, "\uFFFD")
 	e := QueuedEvent{Text: text, Source: in.Source, At: s.cfg.Now()}
-	if err := s.cfg.Queue.QueueEvent(ctx, s.cfg.MainSession, e, MaxQueuedEvents); err != nil {
+	if err := s.cfg.Queue.QueueEvent(ctx, s.cfg.MainSession(), e, MaxQueuedEvents); err != nil {
 		return WakeOut{}, err
 	}
-	s.cfg.Bus.Publish("wake", Woken{Session: s.cfg.MainSession, Mode: in.Mode})
+	if in.Mode == WakeNow && s.cfg.Beat != nil {
+		s.cfg.Beat(in.reason())
+	}
 	return WakeOut{Mode: in.Mode}, nil
 }

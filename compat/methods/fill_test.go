@@ -93,6 +93,7 @@ func TestToLegacyCarriesEveryField(t *testing.T) {
 			"Agents[0].Heartbeat.Target", "Agents[0].Heartbeat.Model", "Agents[0].Heartbeat.AckMaxChars"),
 		to("system-presence", PresenceToLegacy, "[0].Rev", "[0].Key"),
 		to("presence", PresenceChangedToLegacy, "Entries[0].Rev", "Entries[0].Key", "Versions.Presence", "Versions.Health"),
+		to("heartbeat", HeartbeatToLegacy), to("doctor.memory.status", MemoryToLegacy), to("set-heartbeats", SetHeartbeatsToLegacy),
 		to("logs.tail", TailToLegacy), to("tick", TickToLegacy), to("shutdown", ShutdownToLegacy),
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -144,6 +145,8 @@ func fill(t *testing.T, v reflect.Value, path, clear string, n *int) {
 		v.SetString(fmt.Sprint("s", *n))
 	case reflect.Bool:
 		v.SetBool(true)
+	case reflect.Float64:
+		v.SetFloat(float64(*n))
 	case reflect.Uint64:
 		v.SetUint(uint64(*n))
 	case reflect.Int, reflect.Int64:

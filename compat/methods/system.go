@@ -143,21 +143,21 @@ func StatusToLegacy(s system.Status) any {
 
 // Presence is an entry of system-presence (protocol.md §6.4).
 type Presence struct {
-	Host             wire.Opt[string] `json:"host,omitzero"`
-	IP               wire.Opt[string] `json:"ip,omitzero"`
-	Version          wire.Opt[string] `json:"version,omitzero"`
-	Platform         wire.Opt[string] `json:"platform,omitzero"`
-	DeviceFamily     wire.Opt[string] `json:"deviceFamily,omitzero"`
-	ModelIdentifier  wire.Opt[string] `json:"modelIdentifier,omitzero"`
-	LastInputSeconds wire.Opt[int]    `json:"lastInputSeconds,omitzero"`
-	Mode             wire.Opt[string] `json:"mode,omitzero"`
-	Reason           wire.Opt[string] `json:"reason,omitzero"`
-	DeviceID         wire.Opt[string] `json:"deviceId,omitzero"`
-	Roles            []string         `json:"roles,omitempty"`
-	Scopes           []string         `json:"scopes,omitempty"`
-	InstanceID       wire.Opt[string] `json:"instanceId,omitzero"`
-	Text             string           `json:"text"`
-	TS               int64            `json:"ts"`
+	Host             wire.Opt[string]  `json:"host,omitzero"`
+	IP               wire.Opt[string]  `json:"ip,omitzero"`
+	Version          wire.Opt[string]  `json:"version,omitzero"`
+	Platform         wire.Opt[string]  `json:"platform,omitzero"`
+	DeviceFamily     wire.Opt[string]  `json:"deviceFamily,omitzero"`
+	ModelIdentifier  wire.Opt[string]  `json:"modelIdentifier,omitzero"`
+	LastInputSeconds wire.Opt[float64] `json:"lastInputSeconds,omitzero"`
+	Mode             wire.Opt[string]  `json:"mode,omitzero"`
+	Reason           wire.Opt[string]  `json:"reason,omitzero"`
+	DeviceID         wire.Opt[string]  `json:"deviceId,omitzero"`
+	Roles            []string          `json:"roles,omitempty"`
+	Scopes           []string          `json:"scopes,omitempty"`
+	InstanceID       wire.Opt[string]  `json:"instanceId,omitzero"`
+	Text             string            `json:"text"`
+	TS               int64             `json:"ts"`
 }
 
 func presenceToLegacy(p system.Presence) Presence {

@@ -185,7 +185,7 @@ func (l *link) register(ctx context.Context, c identity.Caller, r *nodesv1.NodeR
 func welcome(l *link, n nodes.Node, adm identity.Admission, version string) *nodesv1.AttachResponse {
 	w := &nodesv1.NodeWelcome{
 		NodeId: cleanText(n.ID), ConnId: l.id, Version: version, Commands: cleanTexts(n.Commands),
-		DisplayName: cleanText(n.DisplayName), Heartbeat: durationpb.New(heartbeat),
+		DisplayName: cleanText(n.DisplayName), Heartbeat: durationpb.New(linkBeat),
 	}
 	if adm.Issued != nil {
 		w.DeviceToken = adm.Issued.Token

@@ -24,6 +24,7 @@ import (
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
+	"github.com/hanzoai/hanzod/heartbeat"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes"
 	"github.com/hanzoai/hanzod/runs"
@@ -49,7 +50,7 @@ func out[D any, P proto.Message](name string, to func(D) (P, error), dropped ...
 func TestOutboundCarriesEveryField(t *testing.T) {
 	s := &Server{d: Deps{NodeName: func(id string) string { return "name of " + id }}}
 	approval := func(a approvals.Approval) (*approvalsv1.Approval, error) { return s.approvalToProto(a), nil }
-	heartbeat := []string{"Prompt", "Model", "AckMaxChars"}
+	beats := []string{"Prompt", "Model", "AckMaxChars"}
 	for _, c := range []outbound{
 		out("nodes.ListOut", listNodesToProto, "At"),
 		out("nodes.DescribeOut", getNodeToProto, "At"),
@@ -110,11 +111,13 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 		out("identity.InviteOut", func(o identity.InviteOut) (*devicesv1.CreateInviteResponse, error) {
 			return createInviteToProto(o, Remote{}, "node")
 		}),
-		out("system.Health", healthToProto, prefixed("Agents[0].Heartbeat.", heartbeat)...),
-		out("system.Status", statusToProto, append(prefixed("Agents[0].Heartbeat.", heartbeat),
+		out("system.Health", healthToProto, prefixed("Agents[0].Heartbeat.", beats)...),
+		out("system.Status", statusToProto, append(prefixed("Agents[0].Heartbeat.", beats),
 			"DefaultAgentID", "Admin", "Agents[0].Name", "Agents[0].Default", "Agents[0].SessionsPath")...),
 		// Rev is for keeping encoded rows.
-		out("[]system.Presence", presenceToProto, "[0].LastInputSeconds", "[0].Rev", "[0].Key"),
+		out("[]system.Presence", presenceToProto, "[0].Rev", "[0].Key"),
+		out("*heartbeat.Report", func(r heartbeat.Report) (*systemv1.GetLastHeartbeatResponse, error) { return lastHeartbeatToProto(&r) }),
+		out("heartbeat.Outcome", outcomeToProto), out("system.Memory", memoryToProto),
 		out("system.TailOut", tailToProto),
 		out("sharedSecret", secretToProto),
 	} {
@@ -204,6 +207,8 @@ func fill(t *testing.T, v reflect.Value, path string, n *int) {
 		v.SetBool(true)
 	case reflect.Int, reflect.Int64, reflect.Int32:
 		v.SetInt(int64(*n))
+	case reflect.Float64:
+		v.SetFloat(float64(*n))
 	case reflect.Uint64:
 		v.SetUint(uint64(*n))
 	case reflect.Pointer:

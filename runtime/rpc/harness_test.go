@@ -115,7 +115,10 @@ func (d approvalsOf) GetNodeFile(context.Context, identity.Caller, string) ([]by
 	return d.file.File, d.err
 }
 
-type systemOf struct{ *domain }
+type systemOf struct {
+	rpc.System
+	*domain
+}
 
 func (d systemOf) Health(_ context.Context, c identity.Caller, _ bool) (system.Health, error) {
 	d.domain.caller = c
@@ -207,7 +210,7 @@ func newServer(tb testing.TB, d *domain, m rpc.Metrics) *rpc.Server {
 		Gate:      gate.New(),
 		Nodes:     nodesOf{d},
 		Approvals: approvalsOf{domain: d},
-		System:    systemOf{d},
+		System:    systemOf{domain: d},
 		Devices:   devicesOf{domain: d},
 		Remote:    func() rpc.Remote { return rpc.Remote{Addresses: []string{"box.lan:18790"}, Fingerprint: "f1"} },
 		Bus:       d.bus,

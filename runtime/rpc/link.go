@@ -31,8 +31,8 @@ const (
 	// fails at once.
 	maxLinkQueue = 1024
 	maxLinkBytes = 50 << 20
-	// heartbeat is how often at least a node hears from the daemon.
-	heartbeat = system.TickEvery
+	// linkBeat is how often at least a node hears from the daemon.
+	linkBeat = system.TickEvery
 	// linkAfter is how long a node may be silent before it is asked whether it is there, linkWait how
 	// long its answer may take. With the rhythm of looking they stay below two heartbeats (R13).
 	linkAfter = 20 * time.Second

@@ -32,6 +32,7 @@ import (
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
+	"github.com/hanzoai/hanzod/heartbeat"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes"
 	"github.com/hanzoai/hanzod/ops"
@@ -121,8 +122,18 @@ type System interface {
 	Presence(context.Context, identity.Caller) ([]system.Presence, error)
 	TailLogs(context.Context, identity.Caller, system.TailIn) (system.TailOut, error)
 	FollowLogs(ctx context.Context, c identity.Caller, lines int, send func(line string) error) error
+	SendEvent(context.Context, identity.Caller, system.EventIn) (system.EventOut, error)
+	Wake(context.Context, identity.Caller, system.WakeIn) (system.WakeOut, error)
+	Memory(context.Context, identity.Caller) (system.Memory, error)
 	RefreshHealth()
 	AnnouncePresence()
+}
+
+// Heartbeat is what the door needs of heartbeat.Service.
+type Heartbeat interface {
+	Last(context.Context, identity.Caller) (*heartbeat.Report, error)
+	SetEnabled(context.Context, identity.Caller, heartbeat.SetIn) (heartbeat.SetOut, error)
+	RunNow(context.Context, identity.Caller, heartbeat.RunIn) (heartbeat.Outcome, error)
 }
 
 // Presence is what the door needs of system.PresenceTable.
@@ -148,6 +159,7 @@ type Deps struct {
 	Policy    Policy
 	Runs      Runs
 	System    System
+	Heartbeat Heartbeat
 	Devices   Devices
 	Presence  Presence
 	Bus       *events.Bus

@@ -243,6 +243,8 @@ func presenceToProto(in []system.Presence) (*systemv1.ListPresenceResponse, erro
 			InstanceId:      cleanText(p.InstanceID),
 			Text:            cleanText(p.Text),
 			At:              timeToProto(p.At),
+
+			LastInputSeconds: p.LastInputSeconds,
 		}
 	}
 	return r, nil

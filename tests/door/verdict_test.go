@@ -34,6 +34,7 @@ import (
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/events"
 	"github.com/hanzoai/hanzod/gate"
+	"github.com/hanzoai/hanzod/heartbeat"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes"
 	"github.com/hanzoai/hanzod/ops"
@@ -127,9 +128,10 @@ func newHouse(t *testing.T) *house {
 		t.Fatal(err)
 	}
 	presence := system.NewPresence(system.Presence{Host: "gw"}, time.Now)
+	beats := heartbeat.New(heartbeat.Config{Agents: func() []heartbeat.Agent { return nil }, Bus: bus, Now: time.Now})
 	zero := func() int { return 0 }
 	sys := system.New(system.Config{
-		Version: "1", Bus: bus, Presence: presence, Now: time.Now, LogFile: filepath.Join(dir, "log"),
+		Version: "1", Bus: bus, Presence: presence, Now: time.Now, Queue: st, LogFile: filepath.Join(dir, "log"),
 		Facts: system.Facts{
 			Connections: zero, NodesConnected: zero, NodesKnown: zero, ApprovalsPending: zero,
 			Listen: func() []string { return nil }, Agents: func() ([]system.Agent, string) { return nil, "main" },
@@ -137,7 +139,7 @@ func newHouse(t *testing.T) *house {
 	})
 	g := gate.New()
 	server := rpc.New(rpc.Deps{
-		Catalogue: catalogue, Gate: g, Nodes: ns, Approvals: app, Policy: rules, Runs: rs, System: sys, Bus: bus, Render: compat.Payload,
+		Catalogue: catalogue, Gate: g, Nodes: ns, Approvals: app, Policy: rules, Runs: rs, System: sys, Heartbeat: beats, Bus: bus, Render: compat.Payload,
 		SharedSecret: func(identity.Caller) (string, string, error) { return "", "", system.ErrLocalOnly },
 		Backup: func(context.Context, identity.Caller, io.Writer, func(done, all int64)) error {
 			return system.ErrBackupLocal
@@ -149,7 +151,7 @@ func newHouse(t *testing.T) *house {
 	server.Register(h.channel)
 	h.remote = openRemote(t, server)
 	legacyDoor := compat.New(compat.Config{
-		Catalogue: catalogue, Gate: g, Identity: id, Nodes: ns, Approvals: app, System: sys, Presence: presence, Bus: bus,
+		Catalogue: catalogue, Gate: g, Identity: id, Nodes: ns, Approvals: app, System: sys, Heartbeat: beats, Presence: presence, Bus: bus,
 		Log: log, Version: "1", Now: time.Now,
 	})
 	handler, err := rest.New(rest.Deps{
@@ -342,6 +344,7 @@ func byLegacy(t *testing.T, c *legacy, op *ops.Operation) string {
 var missing = map[string]string{
 	"/hanzo.system.v1.SystemService/GetSharedSecret":     "the secret is shown on the local socket only: no REST, no legacy",
 	"/hanzo.system.v1.SystemService/Diagnose":            "the original cannot diagnose itself",
+	"/hanzo.system.v1.SystemService/RunHeartbeat":        "the original cannot ask for one heartbeat",
 	"/hanzo.system.v1.SystemService/Backup":              "a backup holds every secret and is made on the local socket only: no REST, no legacy",
 	"/hanzo.system.v1.SystemService/WatchEvents":         "legacy clients get events without asking",
 	"/hanzo.system.v1.SystemService/FollowLogs":          "the legacy protocol has no streams",

@@ -23,9 +23,6 @@ func TestCLILater(t *testing.T) {
 	}{
 		{"usage.cost", 1, []string{"gateway", "usage-cost"}},
 		{"channels.status", 0, []string{"channels", "status"}},
-		{"wake", 1, []string{"system", "event", "--text", "hello"}},
-		{"last-heartbeat", 1, []string{"system", "heartbeat", "last"}},
-		{"set-heartbeats", 1, []string{"system", "heartbeat", "enable"}},
 		{"cron.list", 1, []string{"cron", "list"}},
 		{"cron.status", 1, []string{"cron", "status"}},
 		{"cron.add", 1, []string{"cron", "add", "--name", "x", "--every", "10m", "--system-event", "hello"}},

@@ -28,6 +28,57 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type WakeMode int32
+
+const (
+	// Now.
+	WakeMode_WAKE_MODE_UNSPECIFIED WakeMode = 0
+	WakeMode_WAKE_MODE_NOW         WakeMode = 1
+	// At the usual time of the next heartbeat.
+	WakeMode_WAKE_MODE_NEXT_HEARTBEAT WakeMode = 2
+)
+
+// Enum value maps for WakeMode.
+var (
+	WakeMode_name = map[int32]string{
+		0: "WAKE_MODE_UNSPECIFIED",
+		1: "WAKE_MODE_NOW",
+		2: "WAKE_MODE_NEXT_HEARTBEAT",
+	}
+	WakeMode_value = map[string]int32{
+		"WAKE_MODE_UNSPECIFIED":    0,
+		"WAKE_MODE_NOW":            1,
+		"WAKE_MODE_NEXT_HEARTBEAT": 2,
+	}
+)
+
+func (x WakeMode) Enum() *WakeMode {
+	p := new(WakeMode)
+	*p = x
+	return p
+}
+
+func (x WakeMode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (WakeMode) Descriptor() protoreflect.EnumDescriptor {
+	return file_hanzo_system_v1_system_proto_enumTypes[0].Descriptor()
+}
+
+func (WakeMode) Type() protoreflect.EnumType {
+	return &file_hanzo_system_v1_system_proto_enumTypes[0]
+}
+
+func (x WakeMode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use WakeMode.Descriptor instead.
+func (WakeMode) EnumDescriptor() ([]byte, []int) {
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{0}
+}
+
 type Severity int32
 
 const (
@@ -70,11 +121,11 @@ func (x Severity) String() string {
 }
 
 func (Severity) Descriptor() protoreflect.EnumDescriptor {
-	return file_hanzo_system_v1_system_proto_enumTypes[0].Descriptor()
+	return file_hanzo_system_v1_system_proto_enumTypes[1].Descriptor()
 }
 
 func (Severity) Type() protoreflect.EnumType {
-	return &file_hanzo_system_v1_system_proto_enumTypes[0]
+	return &file_hanzo_system_v1_system_proto_enumTypes[1]
 }
 
 func (x Severity) Number() protoreflect.EnumNumber {
@@ -83,7 +134,7 @@ func (x Severity) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Severity.Descriptor instead.
 func (Severity) EnumDescriptor() ([]byte, []int) {
-	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{0}
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{1}
 }
 
 type GetHealthRequest struct {
@@ -208,13 +259,15 @@ func (x *GetHealthResponse) GetAgents() []*AgentHealth {
 }
 
 type AgentHealth struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	AgentId       string                 `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	IsDefault     bool                   `protobuf:"varint,3,opt,name=is_default,json=isDefault,proto3" json:"is_default,omitempty"`
-	Heartbeat     *Heartbeat             `protobuf:"bytes,4,opt,name=heartbeat,proto3" json:"heartbeat,omitempty"`
-	SessionsPath  string                 `protobuf:"bytes,5,opt,name=sessions_path,json=sessionsPath,proto3" json:"sessions_path,omitempty"`
-	SessionCount  int32                  `protobuf:"varint,6,opt,name=session_count,json=sessionCount,proto3" json:"session_count,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	AgentId      string                 `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	Name         string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	IsDefault    bool                   `protobuf:"varint,3,opt,name=is_default,json=isDefault,proto3" json:"is_default,omitempty"`
+	Heartbeat    *Heartbeat             `protobuf:"bytes,4,opt,name=heartbeat,proto3" json:"heartbeat,omitempty"`
+	SessionsPath string                 `protobuf:"bytes,5,opt,name=sessions_path,json=sessionsPath,proto3" json:"sessions_path,omitempty"`
+	SessionCount int32                  `protobuf:"varint,6,opt,name=session_count,json=sessionCount,proto3" json:"session_count,omitempty"`
+	// The last five that changed, the latest first.
+	Recent        []*RecentSession `protobuf:"bytes,7,rep,name=recent,proto3" json:"recent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -291,6 +344,65 @@ func (x *AgentHealth) GetSessionCount() int32 {
 	return 0
 }
 
+func (x *AgentHealth) GetRecent() []*RecentSession {
+	if x != nil {
+		return x.Recent
+	}
+	return nil
+}
+
+type RecentSession struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	UpdatedAt     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecentSession) Reset() {
+	*x = RecentSession{}
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecentSession) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecentSession) ProtoMessage() {}
+
+func (x *RecentSession) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecentSession.ProtoReflect.Descriptor instead.
+func (*RecentSession) Descriptor() ([]byte, []int) {
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RecentSession) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *RecentSession) GetUpdatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UpdatedAt
+	}
+	return nil
+}
+
 type Heartbeat struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Enabled bool                   `protobuf:"varint,1,opt,name=enabled,proto3" json:"enabled,omitempty"`
@@ -305,7 +417,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[3]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -317,7 +429,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[3]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -330,7 +442,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{3}
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Heartbeat) GetEnabled() bool {
@@ -369,7 +481,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[4]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -381,7 +493,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[4]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -394,7 +506,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{4}
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{5}
 }
 
 type GetStatusResponse struct {
@@ -418,14 +530,24 @@ type GetStatusResponse struct {
 	// SHA-256 of the certificate that the daemon shows, in hex; empty when nothing speaks TLS.
 	TlsFingerprint string `protobuf:"bytes,15,opt,name=tls_fingerprint,json=tlsFingerprint,proto3" json:"tls_fingerprint,omitempty"`
 	// Why the policy rules in force are not those of their file; empty when they are.
-	PolicyFault   string `protobuf:"bytes,16,opt,name=policy_fault,json=policyFault,proto3" json:"policy_fault,omitempty"`
+	PolicyFault    string `protobuf:"bytes,16,opt,name=policy_fault,json=policyFault,proto3" json:"policy_fault,omitempty"`
+	DefaultAgentId string `protobuf:"bytes,17,opt,name=default_agent_id,json=defaultAgentId,proto3" json:"default_agent_id,omitempty"`
+	// The model of the default agent and what it can look at, empty for callers without the admin scope.
+	DefaultModel         string `protobuf:"bytes,18,opt,name=default_model,json=defaultModel,proto3" json:"default_model,omitempty"`
+	DefaultContextTokens int64  `protobuf:"varint,19,opt,name=default_context_tokens,json=defaultContextTokens,proto3" json:"default_context_tokens,omitempty"`
+	// Texts that wait for the next turn of the main session, the oldest first.
+	QueuedSystemEvents []string `protobuf:"bytes,20,rep,name=queued_system_events,json=queuedSystemEvents,proto3" json:"queued_system_events,omitempty"`
+	// False while heartbeats are turned off.
+	HeartbeatsEnabled bool `protobuf:"varint,21,opt,name=heartbeats_enabled,json=heartbeatsEnabled,proto3" json:"heartbeats_enabled,omitempty"`
+	// Sessions of all agents.
+	SessionCount  int32 `protobuf:"varint,22,opt,name=session_count,json=sessionCount,proto3" json:"session_count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[5]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -437,7 +559,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[5]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -450,7 +572,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{5}
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetStatusResponse) GetVersion() string {
@@ -565,18 +687,64 @@ func (x *GetStatusResponse) GetPolicyFault() string {
 	return ""
 }
 
+func (x *GetStatusResponse) GetDefaultAgentId() string {
+	if x != nil {
+		return x.DefaultAgentId
+	}
+	return ""
+}
+
+func (x *GetStatusResponse) GetDefaultModel() string {
+	if x != nil {
+		return x.DefaultModel
+	}
+	return ""
+}
+
+func (x *GetStatusResponse) GetDefaultContextTokens() int64 {
+	if x != nil {
+		return x.DefaultContextTokens
+	}
+	return 0
+}
+
+func (x *GetStatusResponse) GetQueuedSystemEvents() []string {
+	if x != nil {
+		return x.QueuedSystemEvents
+	}
+	return nil
+}
+
+func (x *GetStatusResponse) GetHeartbeatsEnabled() bool {
+	if x != nil {
+		return x.HeartbeatsEnabled
+	}
+	return false
+}
+
+func (x *GetStatusResponse) GetSessionCount() int32 {
+	if x != nil {
+		return x.SessionCount
+	}
+	return 0
+}
+
 type AgentStatus struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	AgentId       string                 `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
-	Heartbeat     *Heartbeat             `protobuf:"bytes,2,opt,name=heartbeat,proto3" json:"heartbeat,omitempty"`
-	SessionCount  int32                  `protobuf:"varint,3,opt,name=session_count,json=sessionCount,proto3" json:"session_count,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	AgentId      string                 `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	Heartbeat    *Heartbeat             `protobuf:"bytes,2,opt,name=heartbeat,proto3" json:"heartbeat,omitempty"`
+	SessionCount int32                  `protobuf:"varint,3,opt,name=session_count,json=sessionCount,proto3" json:"session_count,omitempty"`
+	// Empty for callers without the admin scope, as is the next.
+	SessionsPath string `protobuf:"bytes,4,opt,name=sessions_path,json=sessionsPath,proto3" json:"sessions_path,omitempty"`
+	// The last ten that changed, the latest first.
+	Recent        []*SessionStatus `protobuf:"bytes,5,rep,name=recent,proto3" json:"recent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AgentStatus) Reset() {
 	*x = AgentStatus{}
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[6]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -588,7 +756,7 @@ func (x *AgentStatus) String() string {
 func (*AgentStatus) ProtoMessage() {}
 
 func (x *AgentStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[6]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -601,7 +769,7 @@ func (x *AgentStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentStatus.ProtoReflect.Descriptor instead.
 func (*AgentStatus) Descriptor() ([]byte, []int) {
-	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{6}
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *AgentStatus) GetAgentId() string {
@@ -625,6 +793,203 @@ func (x *AgentStatus) GetSessionCount() int32 {
 	return 0
 }
 
+func (x *AgentStatus) GetSessionsPath() string {
+	if x != nil {
+		return x.SessionsPath
+	}
+	return ""
+}
+
+func (x *AgentStatus) GetRecent() []*SessionStatus {
+	if x != nil {
+		return x.Recent
+	}
+	return nil
+}
+
+// SessionStatus is one session as it is now. A field that is absent is not known.
+type SessionStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// direct, group, global or unknown.
+	Kind           string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	SessionId      string                 `protobuf:"bytes,3,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	UpdatedAt      *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	ThinkingLevel  string                 `protobuf:"bytes,5,opt,name=thinking_level,json=thinkingLevel,proto3" json:"thinking_level,omitempty"`
+	VerboseLevel   string                 `protobuf:"bytes,6,opt,name=verbose_level,json=verboseLevel,proto3" json:"verbose_level,omitempty"`
+	ReasoningLevel string                 `protobuf:"bytes,7,opt,name=reasoning_level,json=reasoningLevel,proto3" json:"reasoning_level,omitempty"`
+	ElevatedLevel  string                 `protobuf:"bytes,8,opt,name=elevated_level,json=elevatedLevel,proto3" json:"elevated_level,omitempty"`
+	SystemSent     *bool                  `protobuf:"varint,9,opt,name=system_sent,json=systemSent,proto3,oneof" json:"system_sent,omitempty"`
+	AbortedLastRun *bool                  `protobuf:"varint,10,opt,name=aborted_last_run,json=abortedLastRun,proto3,oneof" json:"aborted_last_run,omitempty"`
+	InputTokens    *int64                 `protobuf:"varint,11,opt,name=input_tokens,json=inputTokens,proto3,oneof" json:"input_tokens,omitempty"`
+	OutputTokens   *int64                 `protobuf:"varint,12,opt,name=output_tokens,json=outputTokens,proto3,oneof" json:"output_tokens,omitempty"`
+	CacheRead      *int64                 `protobuf:"varint,13,opt,name=cache_read,json=cacheRead,proto3,oneof" json:"cache_read,omitempty"`
+	CacheWrite     *int64                 `protobuf:"varint,14,opt,name=cache_write,json=cacheWrite,proto3,oneof" json:"cache_write,omitempty"`
+	TotalTokens    *int64                 `protobuf:"varint,15,opt,name=total_tokens,json=totalTokens,proto3,oneof" json:"total_tokens,omitempty"`
+	// The total is that of the last run, not of one before it.
+	TotalTokensFresh bool   `protobuf:"varint,16,opt,name=total_tokens_fresh,json=totalTokensFresh,proto3" json:"total_tokens_fresh,omitempty"`
+	Model            string `protobuf:"bytes,17,opt,name=model,proto3" json:"model,omitempty"`
+	ContextTokens    *int64 `protobuf:"varint,18,opt,name=context_tokens,json=contextTokens,proto3,oneof" json:"context_tokens,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *SessionStatus) Reset() {
+	*x = SessionStatus{}
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionStatus) ProtoMessage() {}
+
+func (x *SessionStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionStatus.ProtoReflect.Descriptor instead.
+func (*SessionStatus) Descriptor() ([]byte, []int) {
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *SessionStatus) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *SessionStatus) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *SessionStatus) GetSessionId() string {
+	if x != nil {
+		return x.SessionId
+	}
+	return ""
+}
+
+func (x *SessionStatus) GetUpdatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UpdatedAt
+	}
+	return nil
+}
+
+func (x *SessionStatus) GetThinkingLevel() string {
+	if x != nil {
+		return x.ThinkingLevel
+	}
+	return ""
+}
+
+func (x *SessionStatus) GetVerboseLevel() string {
+	if x != nil {
+		return x.VerboseLevel
+	}
+	return ""
+}
+
+func (x *SessionStatus) GetReasoningLevel() string {
+	if x != nil {
+		return x.ReasoningLevel
+	}
+	return ""
+}
+
+func (x *SessionStatus) GetElevatedLevel() string {
+	if x != nil {
+		return x.ElevatedLevel
+	}
+	return ""
+}
+
+func (x *SessionStatus) GetSystemSent() bool {
+	if x != nil && x.SystemSent != nil {
+		return *x.SystemSent
+	}
+	return false
+}
+
+func (x *SessionStatus) GetAbortedLastRun() bool {
+	if x != nil && x.AbortedLastRun != nil {
+		return *x.AbortedLastRun
+	}
+	return false
+}
+
+func (x *SessionStatus) GetInputTokens() int64 {
+	if x != nil && x.InputTokens != nil {
+		return *x.InputTokens
+	}
+	return 0
+}
+
+func (x *SessionStatus) GetOutputTokens() int64 {
+	if x != nil && x.OutputTokens != nil {
+		return *x.OutputTokens
+	}
+	return 0
+}
+
+func (x *SessionStatus) GetCacheRead() int64 {
+	if x != nil && x.CacheRead != nil {
+		return *x.CacheRead
+	}
+	return 0
+}
+
+func (x *SessionStatus) GetCacheWrite() int64 {
+	if x != nil && x.CacheWrite != nil {
+		return *x.CacheWrite
+	}
+	return 0
+}
+
+func (x *SessionStatus) GetTotalTokens() int64 {
+	if x != nil && x.TotalTokens != nil {
+		return *x.TotalTokens
+	}
+	return 0
+}
+
+func (x *SessionStatus) GetTotalTokensFresh() bool {
+	if x != nil {
+		return x.TotalTokensFresh
+	}
+	return false
+}
+
+func (x *SessionStatus) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *SessionStatus) GetContextTokens() int64 {
+	if x != nil && x.ContextTokens != nil {
+		return *x.ContextTokens
+	}
+	return 0
+}
+
 type ListPresenceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -633,7 +998,7 @@ type ListPresenceRequest struct {
 
 func (x *ListPresenceRequest) Reset() {
 	*x = ListPresenceRequest{}
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[7]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -645,7 +1010,7 @@ func (x *ListPresenceRequest) String() string {
 func (*ListPresenceRequest) ProtoMessage() {}
 
 func (x *ListPresenceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[7]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -658,7 +1023,7 @@ func (x *ListPresenceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPresenceRequest.ProtoReflect.Descriptor instead.
 func (*ListPresenceRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{7}
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{9}
 }
 
 type ListPresenceResponse struct {
@@ -670,7 +1035,7 @@ type ListPresenceResponse struct {
 
 func (x *ListPresenceResponse) Reset() {
 	*x = ListPresenceResponse{}
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[8]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -682,7 +1047,7 @@ func (x *ListPresenceResponse) String() string {
 func (*ListPresenceResponse) ProtoMessage() {}
 
 func (x *ListPresenceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[8]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -695,7 +1060,7 @@ func (x *ListPresenceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPresenceResponse.ProtoReflect.Descriptor instead.
 func (*ListPresenceResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{8}
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListPresenceResponse) GetEntries() []*PresenceEntry {
@@ -721,13 +1086,15 @@ type PresenceEntry struct {
 	InstanceId      string                 `protobuf:"bytes,12,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
 	Text            string                 `protobuf:"bytes,13,opt,name=text,proto3" json:"text,omitempty"`
 	At              *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=at,proto3" json:"at,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Seconds since somebody used it, as it said itself.
+	LastInputSeconds *float64 `protobuf:"fixed64,15,opt,name=last_input_seconds,json=lastInputSeconds,proto3,oneof" json:"last_input_seconds,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *PresenceEntry) Reset() {
 	*x = PresenceEntry{}
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[9]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -739,7 +1106,7 @@ func (x *PresenceEntry) String() string {
 func (*PresenceEntry) ProtoMessage() {}
 
 func (x *PresenceEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[9]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -752,7 +1119,7 @@ func (x *PresenceEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PresenceEntry.ProtoReflect.Descriptor instead.
 func (*PresenceEntry) Descriptor() ([]byte, []int) {
-	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{9}
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PresenceEntry) GetHost() string {
@@ -853,6 +1220,790 @@ func (x *PresenceEntry) GetAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *PresenceEntry) GetLastInputSeconds() float64 {
+	if x != nil && x.LastInputSeconds != nil {
+		return *x.LastInputSeconds
+	}
+	return 0
+}
+
+type SendSystemEventRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What happened. A text that begins with "Node:" is a beacon of a program that tells of itself.
+	Text string `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
+	// What is absent stays as it is known.
+	DeviceId         *string  `protobuf:"bytes,2,opt,name=device_id,json=deviceId,proto3,oneof" json:"device_id,omitempty"`
+	InstanceId       *string  `protobuf:"bytes,3,opt,name=instance_id,json=instanceId,proto3,oneof" json:"instance_id,omitempty"`
+	Host             *string  `protobuf:"bytes,4,opt,name=host,proto3,oneof" json:"host,omitempty"`
+	Ip               *string  `protobuf:"bytes,5,opt,name=ip,proto3,oneof" json:"ip,omitempty"`
+	Mode             *string  `protobuf:"bytes,6,opt,name=mode,proto3,oneof" json:"mode,omitempty"`
+	Version          *string  `protobuf:"bytes,7,opt,name=version,proto3,oneof" json:"version,omitempty"`
+	Platform         *string  `protobuf:"bytes,8,opt,name=platform,proto3,oneof" json:"platform,omitempty"`
+	DeviceFamily     *string  `protobuf:"bytes,9,opt,name=device_family,json=deviceFamily,proto3,oneof" json:"device_family,omitempty"`
+	ModelIdentifier  *string  `protobuf:"bytes,10,opt,name=model_identifier,json=modelIdentifier,proto3,oneof" json:"model_identifier,omitempty"`
+	LastInputSeconds *float64 `protobuf:"fixed64,11,opt,name=last_input_seconds,json=lastInputSeconds,proto3,oneof" json:"last_input_seconds,omitempty"`
+	Reason           *string  `protobuf:"bytes,12,opt,name=reason,proto3,oneof" json:"reason,omitempty"`
+	// They add to those that are known.
+	Roles         []string `protobuf:"bytes,13,rep,name=roles,proto3" json:"roles,omitempty"`
+	Scopes        []string `protobuf:"bytes,14,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SendSystemEventRequest) Reset() {
+	*x = SendSystemEventRequest{}
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SendSystemEventRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SendSystemEventRequest) ProtoMessage() {}
+
+func (x *SendSystemEventRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SendSystemEventRequest.ProtoReflect.Descriptor instead.
+func (*SendSystemEventRequest) Descriptor() ([]byte, []int) {
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *SendSystemEventRequest) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *SendSystemEventRequest) GetDeviceId() string {
+	if x != nil && x.DeviceId != nil {
+		return *x.DeviceId
+	}
+	return ""
+}
+
+func (x *SendSystemEventRequest) GetInstanceId() string {
+	if x != nil && x.InstanceId != nil {
+		return *x.InstanceId
+	}
+	return ""
+}
+
+func (x *SendSystemEventRequest) GetHost() string {
+	if x != nil && x.Host != nil {
+		return *x.Host
+	}
+	return ""
+}
+
+func (x *SendSystemEventRequest) GetIp() string {
+	if x != nil && x.Ip != nil {
+		return *x.Ip
+	}
+	return ""
+}
+
+func (x *SendSystemEventRequest) GetMode() string {
+	if x != nil && x.Mode != nil {
+		return *x.Mode
+	}
+	return ""
+}
+
+func (x *SendSystemEventRequest) GetVersion() string {
+	if x != nil && x.Version != nil {
+		return *x.Version
+	}
+	return ""
+}
+
+func (x *SendSystemEventRequest) GetPlatform() string {
+	if x != nil && x.Platform != nil {
+		return *x.Platform
+	}
+	return ""
+}
+
+func (x *SendSystemEventRequest) GetDeviceFamily() string {
+	if x != nil && x.DeviceFamily != nil {
+		return *x.DeviceFamily
+	}
+	return ""
+}
+
+func (x *SendSystemEventRequest) GetModelIdentifier() string {
+	if x != nil && x.ModelIdentifier != nil {
+		return *x.ModelIdentifier
+	}
+	return ""
+}
+
+func (x *SendSystemEventRequest) GetLastInputSeconds() float64 {
+	if x != nil && x.LastInputSeconds != nil {
+		return *x.LastInputSeconds
+	}
+	return 0
+}
+
+func (x *SendSystemEventRequest) GetReason() string {
+	if x != nil && x.Reason != nil {
+		return *x.Reason
+	}
+	return ""
+}
+
+func (x *SendSystemEventRequest) GetRoles() []string {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
+func (x *SendSystemEventRequest) GetScopes() []string {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
+type SendSystemEventResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SendSystemEventResponse) Reset() {
+	*x = SendSystemEventResponse{}
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SendSystemEventResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SendSystemEventResponse) ProtoMessage() {}
+
+func (x *SendSystemEventResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SendSystemEventResponse.ProtoReflect.Descriptor instead.
+func (*SendSystemEventResponse) Descriptor() ([]byte, []int) {
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{13}
+}
+
+type WakeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Text          string                 `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
+	Mode          WakeMode               `protobuf:"varint,2,opt,name=mode,proto3,enum=hanzo.system.v1.WakeMode" json:"mode,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WakeRequest) Reset() {
+	*x = WakeRequest{}
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WakeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WakeRequest) ProtoMessage() {}
+
+func (x *WakeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WakeRequest.ProtoReflect.Descriptor instead.
+func (*WakeRequest) Descriptor() ([]byte, []int) {
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *WakeRequest) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *WakeRequest) GetMode() WakeMode {
+	if x != nil {
+		return x.Mode
+	}
+	return WakeMode_WAKE_MODE_UNSPECIFIED
+}
+
+type WakeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WakeResponse) Reset() {
+	*x = WakeResponse{}
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WakeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WakeResponse) ProtoMessage() {}
+
+func (x *WakeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WakeResponse.ProtoReflect.Descriptor instead.
+func (*WakeResponse) Descriptor() ([]byte, []int) {
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{15}
+}
+
+type GetLastHeartbeatRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetLastHeartbeatRequest) Reset() {
+	*x = GetLastHeartbeatRequest{}
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetLastHeartbeatRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetLastHeartbeatRequest) ProtoMessage() {}
+
+func (x *GetLastHeartbeatRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetLastHeartbeatRequest.ProtoReflect.Descriptor instead.
+func (*GetLastHeartbeatRequest) Descriptor() ([]byte, []int) {
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{16}
+}
+
+type GetLastHeartbeatResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Absent before the first.
+	Report        *HeartbeatReport `protobuf:"bytes,1,opt,name=report,proto3" json:"report,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetLastHeartbeatResponse) Reset() {
+	*x = GetLastHeartbeatResponse{}
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetLastHeartbeatResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetLastHeartbeatResponse) ProtoMessage() {}
+
+func (x *GetLastHeartbeatResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetLastHeartbeatResponse.ProtoReflect.Descriptor instead.
+func (*GetLastHeartbeatResponse) Descriptor() ([]byte, []int) {
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *GetLastHeartbeatResponse) GetReport() *HeartbeatReport {
+	if x != nil {
+		return x.Report
+	}
+	return nil
+}
+
+// HeartbeatReport is how a heartbeat ended.
+type HeartbeatReport struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	At    *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
+	// sent, ok-empty, ok-token, skipped or failed.
+	Status    string               `protobuf:"bytes,2,opt,name=status,proto3" json:"status,omitempty"`
+	Reason    string               `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Preview   string               `protobuf:"bytes,4,opt,name=preview,proto3" json:"preview,omitempty"`
+	Took      *durationpb.Duration `protobuf:"bytes,5,opt,name=took,proto3" json:"took,omitempty"`
+	Channel   string               `protobuf:"bytes,6,opt,name=channel,proto3" json:"channel,omitempty"`
+	To        string               `protobuf:"bytes,7,opt,name=to,proto3" json:"to,omitempty"`
+	AccountId string               `protobuf:"bytes,8,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	HasMedia  bool                 `protobuf:"varint,9,opt,name=has_media,json=hasMedia,proto3" json:"has_media,omitempty"`
+	Silent    bool                 `protobuf:"varint,10,opt,name=silent,proto3" json:"silent,omitempty"`
+	// ok, alert, error or empty.
+	Indicator     string `protobuf:"bytes,11,opt,name=indicator,proto3" json:"indicator,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeartbeatReport) Reset() {
+	*x = HeartbeatReport{}
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeartbeatReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeartbeatReport) ProtoMessage() {}
+
+func (x *HeartbeatReport) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeartbeatReport.ProtoReflect.Descriptor instead.
+func (*HeartbeatReport) Descriptor() ([]byte, []int) {
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *HeartbeatReport) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *HeartbeatReport) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *HeartbeatReport) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *HeartbeatReport) GetPreview() string {
+	if x != nil {
+		return x.Preview
+	}
+	return ""
+}
+
+func (x *HeartbeatReport) GetTook() *durationpb.Duration {
+	if x != nil {
+		return x.Took
+	}
+	return nil
+}
+
+func (x *HeartbeatReport) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *HeartbeatReport) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *HeartbeatReport) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+func (x *HeartbeatReport) GetHasMedia() bool {
+	if x != nil {
+		return x.HasMedia
+	}
+	return false
+}
+
+func (x *HeartbeatReport) GetSilent() bool {
+	if x != nil {
+		return x.Silent
+	}
+	return false
+}
+
+func (x *HeartbeatReport) GetIndicator() string {
+	if x != nil {
+		return x.Indicator
+	}
+	return ""
+}
+
+type SetHeartbeatsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required.
+	Enabled       *bool `protobuf:"varint,1,opt,name=enabled,proto3,oneof" json:"enabled,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetHeartbeatsRequest) Reset() {
+	*x = SetHeartbeatsRequest{}
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetHeartbeatsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetHeartbeatsRequest) ProtoMessage() {}
+
+func (x *SetHeartbeatsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetHeartbeatsRequest.ProtoReflect.Descriptor instead.
+func (*SetHeartbeatsRequest) Descriptor() ([]byte, []int) {
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *SetHeartbeatsRequest) GetEnabled() bool {
+	if x != nil && x.Enabled != nil {
+		return *x.Enabled
+	}
+	return false
+}
+
+type SetHeartbeatsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Enabled       bool                   `protobuf:"varint,1,opt,name=enabled,proto3" json:"enabled,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetHeartbeatsResponse) Reset() {
+	*x = SetHeartbeatsResponse{}
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetHeartbeatsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetHeartbeatsResponse) ProtoMessage() {}
+
+func (x *SetHeartbeatsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetHeartbeatsResponse.ProtoReflect.Descriptor instead.
+func (*SetHeartbeatsResponse) Descriptor() ([]byte, []int) {
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *SetHeartbeatsResponse) GetEnabled() bool {
+	if x != nil {
+		return x.Enabled
+	}
+	return false
+}
+
+type RunHeartbeatRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The default agent when empty.
+	AgentId       string `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunHeartbeatRequest) Reset() {
+	*x = RunHeartbeatRequest{}
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunHeartbeatRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunHeartbeatRequest) ProtoMessage() {}
+
+func (x *RunHeartbeatRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunHeartbeatRequest.ProtoReflect.Descriptor instead.
+func (*RunHeartbeatRequest) Descriptor() ([]byte, []int) {
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *RunHeartbeatRequest) GetAgentId() string {
+	if x != nil {
+		return x.AgentId
+	}
+	return ""
+}
+
+type RunHeartbeatResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ran, skipped or failed.
+	Status string `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
+	// Why, when it did not run.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunHeartbeatResponse) Reset() {
+	*x = RunHeartbeatResponse{}
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunHeartbeatResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunHeartbeatResponse) ProtoMessage() {}
+
+func (x *RunHeartbeatResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunHeartbeatResponse.ProtoReflect.Descriptor instead.
+func (*RunHeartbeatResponse) Descriptor() ([]byte, []int) {
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *RunHeartbeatResponse) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *RunHeartbeatResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type GetMemoryStatusRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetMemoryStatusRequest) Reset() {
+	*x = GetMemoryStatusRequest{}
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetMemoryStatusRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetMemoryStatusRequest) ProtoMessage() {}
+
+func (x *GetMemoryStatusRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetMemoryStatusRequest.ProtoReflect.Descriptor instead.
+func (*GetMemoryStatusRequest) Descriptor() ([]byte, []int) {
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{23}
+}
+
+type GetMemoryStatusResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	AgentId string                 `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	// What makes embeddings: "none" without such a thing.
+	Provider string `protobuf:"bytes,2,opt,name=provider,proto3" json:"provider,omitempty"`
+	Ok       bool   `protobuf:"varint,3,opt,name=ok,proto3" json:"ok,omitempty"`
+	// Why not, when it is not ok.
+	Error         string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetMemoryStatusResponse) Reset() {
+	*x = GetMemoryStatusResponse{}
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetMemoryStatusResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetMemoryStatusResponse) ProtoMessage() {}
+
+func (x *GetMemoryStatusResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetMemoryStatusResponse.ProtoReflect.Descriptor instead.
+func (*GetMemoryStatusResponse) Descriptor() ([]byte, []int) {
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *GetMemoryStatusResponse) GetAgentId() string {
+	if x != nil {
+		return x.AgentId
+	}
+	return ""
+}
+
+func (x *GetMemoryStatusResponse) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *GetMemoryStatusResponse) GetOk() bool {
+	if x != nil {
+		return x.Ok
+	}
+	return false
+}
+
+func (x *GetMemoryStatusResponse) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 type WatchEventsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Event names to keep; empty keeps all that the caller may see.
@@ -863,7 +2014,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[10]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -875,7 +2026,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[10]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -888,7 +2039,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{10}
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *WatchEventsRequest) GetNames() []string {
@@ -916,7 +2067,7 @@ type WatchEventsResponse struct {
 
 func (x *WatchEventsResponse) Reset() {
 	*x = WatchEventsResponse{}
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[11]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -928,7 +2079,7 @@ func (x *WatchEventsResponse) String() string {
 func (*WatchEventsResponse) ProtoMessage() {}
 
 func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[11]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -941,7 +2092,7 @@ func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{11}
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *WatchEventsResponse) GetSeq() uint64 {
@@ -993,7 +2144,7 @@ type TailLogsRequest struct {
 
 func (x *TailLogsRequest) Reset() {
 	*x = TailLogsRequest{}
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[12]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1005,7 +2156,7 @@ func (x *TailLogsRequest) String() string {
 func (*TailLogsRequest) ProtoMessage() {}
 
 func (x *TailLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[12]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1018,7 +2169,7 @@ func (x *TailLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailLogsRequest.ProtoReflect.Descriptor instead.
 func (*TailLogsRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{12}
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *TailLogsRequest) GetCursor() uint64 {
@@ -1058,7 +2209,7 @@ type TailLogsResponse struct {
 
 func (x *TailLogsResponse) Reset() {
 	*x = TailLogsResponse{}
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[13]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1070,7 +2221,7 @@ func (x *TailLogsResponse) String() string {
 func (*TailLogsResponse) ProtoMessage() {}
 
 func (x *TailLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[13]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1083,7 +2234,7 @@ func (x *TailLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailLogsResponse.ProtoReflect.Descriptor instead.
 func (*TailLogsResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{13}
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *TailLogsResponse) GetFile() string {
@@ -1138,7 +2289,7 @@ type FollowLogsRequest struct {
 
 func (x *FollowLogsRequest) Reset() {
 	*x = FollowLogsRequest{}
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[14]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1150,7 +2301,7 @@ func (x *FollowLogsRequest) String() string {
 func (*FollowLogsRequest) ProtoMessage() {}
 
 func (x *FollowLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[14]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1163,7 +2314,7 @@ func (x *FollowLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowLogsRequest.ProtoReflect.Descriptor instead.
 func (*FollowLogsRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{14}
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *FollowLogsRequest) GetLines() uint32 {
@@ -1183,7 +2334,7 @@ type FollowLogsResponse struct {
 
 func (x *FollowLogsResponse) Reset() {
 	*x = FollowLogsResponse{}
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[15]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1195,7 +2346,7 @@ func (x *FollowLogsResponse) String() string {
 func (*FollowLogsResponse) ProtoMessage() {}
 
 func (x *FollowLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[15]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1208,7 +2359,7 @@ func (x *FollowLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowLogsResponse.ProtoReflect.Descriptor instead.
 func (*FollowLogsResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{15}
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *FollowLogsResponse) GetLine() string {
@@ -1226,7 +2377,7 @@ type GetSharedSecretRequest struct {
 
 func (x *GetSharedSecretRequest) Reset() {
 	*x = GetSharedSecretRequest{}
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[16]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1238,7 +2389,7 @@ func (x *GetSharedSecretRequest) String() string {
 func (*GetSharedSecretRequest) ProtoMessage() {}
 
 func (x *GetSharedSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[16]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1251,7 +2402,7 @@ func (x *GetSharedSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSharedSecretRequest.ProtoReflect.Descriptor instead.
 func (*GetSharedSecretRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{16}
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{31}
 }
 
 type GetSharedSecretResponse struct {
@@ -1265,7 +2416,7 @@ type GetSharedSecretResponse struct {
 
 func (x *GetSharedSecretResponse) Reset() {
 	*x = GetSharedSecretResponse{}
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[17]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1277,7 +2428,7 @@ func (x *GetSharedSecretResponse) String() string {
 func (*GetSharedSecretResponse) ProtoMessage() {}
 
 func (x *GetSharedSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[17]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1290,7 +2441,7 @@ func (x *GetSharedSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSharedSecretResponse.ProtoReflect.Descriptor instead.
 func (*GetSharedSecretResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{17}
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *GetSharedSecretResponse) GetAuthMode() string {
@@ -1315,7 +2466,7 @@ type DiagnoseRequest struct {
 
 func (x *DiagnoseRequest) Reset() {
 	*x = DiagnoseRequest{}
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[18]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1327,7 +2478,7 @@ func (x *DiagnoseRequest) String() string {
 func (*DiagnoseRequest) ProtoMessage() {}
 
 func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[18]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1340,7 +2491,7 @@ func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiagnoseRequest.ProtoReflect.Descriptor instead.
 func (*DiagnoseRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{18}
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{33}
 }
 
 type DiagnoseResponse struct {
@@ -1358,7 +2509,7 @@ type DiagnoseResponse struct {
 
 func (x *DiagnoseResponse) Reset() {
 	*x = DiagnoseResponse{}
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[19]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1370,7 +2521,7 @@ func (x *DiagnoseResponse) String() string {
 func (*DiagnoseResponse) ProtoMessage() {}
 
 func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[19]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1383,7 +2534,7 @@ func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiagnoseResponse.ProtoReflect.Descriptor instead.
 func (*DiagnoseResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{19}
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DiagnoseResponse) GetFindings() []*Finding {
@@ -1432,7 +2583,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[20]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1444,7 +2595,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[20]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1457,7 +2608,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{20}
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Finding) GetCheck() string {
@@ -1503,7 +2654,7 @@ type BackupRequest struct {
 
 func (x *BackupRequest) Reset() {
 	*x = BackupRequest{}
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[21]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1515,7 +2666,7 @@ func (x *BackupRequest) String() string {
 func (*BackupRequest) ProtoMessage() {}
 
 func (x *BackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[21]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1528,7 +2679,7 @@ func (x *BackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
 func (*BackupRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{21}
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{36}
 }
 
 type BackupResponse struct {
@@ -1544,7 +2695,7 @@ type BackupResponse struct {
 
 func (x *BackupResponse) Reset() {
 	*x = BackupResponse{}
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[22]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1556,7 +2707,7 @@ func (x *BackupResponse) String() string {
 func (*BackupResponse) ProtoMessage() {}
 
 func (x *BackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_system_v1_system_proto_msgTypes[22]
+	mi := &file_hanzo_system_v1_system_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1569,7 +2720,7 @@ func (x *BackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
 func (*BackupResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{22}
+	return file_hanzo_system_v1_system_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *BackupResponse) GetData() []byte {
@@ -1605,7 +2756,7 @@ const file_hanzo_system_v1_system_proto_rawDesc = "" +
 	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12-\n" +
 	"\x04took\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x04took\x12(\n" +
 	"\x10default_agent_id\x18\x04 \x01(\tR\x0edefaultAgentId\x124\n" +
-	"\x06agents\x18\x05 \x03(\v2\x1c.hanzo.system.v1.AgentHealthR\x06agents\"\xdf\x01\n" +
+	"\x06agents\x18\x05 \x03(\v2\x1c.hanzo.system.v1.AgentHealthR\x06agents\"\x97\x02\n" +
 	"\vAgentHealth\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -1613,13 +2764,18 @@ const file_hanzo_system_v1_system_proto_rawDesc = "" +
 	"is_default\x18\x03 \x01(\bR\tisDefault\x128\n" +
 	"\theartbeat\x18\x04 \x01(\v2\x1a.hanzo.system.v1.HeartbeatR\theartbeat\x12#\n" +
 	"\rsessions_path\x18\x05 \x01(\tR\fsessionsPath\x12#\n" +
-	"\rsession_count\x18\x06 \x01(\x05R\fsessionCount\"\x8a\x01\n" +
+	"\rsession_count\x18\x06 \x01(\x05R\fsessionCount\x126\n" +
+	"\x06recent\x18\a \x03(\v2\x1e.hanzo.system.v1.RecentSessionR\x06recent\"\\\n" +
+	"\rRecentSession\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x129\n" +
+	"\n" +
+	"updated_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\"\x8a\x01\n" +
 	"\tHeartbeat\x12\x18\n" +
 	"\aenabled\x18\x01 \x01(\bR\aenabled\x12\x14\n" +
 	"\x05every\x18\x02 \x01(\tR\x05every\x125\n" +
 	"\binterval\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\binterval\x12\x16\n" +
 	"\x06target\x18\x04 \x01(\tR\x06target\"\x12\n" +
-	"\x10GetStatusRequest\"\xb9\x04\n" +
+	"\x10GetStatusRequest\"\xc4\x06\n" +
 	"\x11GetStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\x03R\x03pid\x121\n" +
@@ -1640,14 +2796,55 @@ const file_hanzo_system_v1_system_proto_rawDesc = "" +
 	"\vgrpc_listen\x18\x0e \x01(\tR\n" +
 	"grpcListen\x12'\n" +
 	"\x0ftls_fingerprint\x18\x0f \x01(\tR\x0etlsFingerprint\x12!\n" +
-	"\fpolicy_fault\x18\x10 \x01(\tR\vpolicyFault\"\x87\x01\n" +
+	"\fpolicy_fault\x18\x10 \x01(\tR\vpolicyFault\x12(\n" +
+	"\x10default_agent_id\x18\x11 \x01(\tR\x0edefaultAgentId\x12#\n" +
+	"\rdefault_model\x18\x12 \x01(\tR\fdefaultModel\x124\n" +
+	"\x16default_context_tokens\x18\x13 \x01(\x03R\x14defaultContextTokens\x120\n" +
+	"\x14queued_system_events\x18\x14 \x03(\tR\x12queuedSystemEvents\x12-\n" +
+	"\x12heartbeats_enabled\x18\x15 \x01(\bR\x11heartbeatsEnabled\x12#\n" +
+	"\rsession_count\x18\x16 \x01(\x05R\fsessionCount\"\xe4\x01\n" +
 	"\vAgentStatus\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x128\n" +
 	"\theartbeat\x18\x02 \x01(\v2\x1a.hanzo.system.v1.HeartbeatR\theartbeat\x12#\n" +
-	"\rsession_count\x18\x03 \x01(\x05R\fsessionCount\"\x15\n" +
+	"\rsession_count\x18\x03 \x01(\x05R\fsessionCount\x12#\n" +
+	"\rsessions_path\x18\x04 \x01(\tR\fsessionsPath\x126\n" +
+	"\x06recent\x18\x05 \x03(\v2\x1e.hanzo.system.v1.SessionStatusR\x06recent\"\xbf\x06\n" +
+	"\rSessionStatus\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x1d\n" +
+	"\n" +
+	"session_id\x18\x03 \x01(\tR\tsessionId\x129\n" +
+	"\n" +
+	"updated_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x12%\n" +
+	"\x0ethinking_level\x18\x05 \x01(\tR\rthinkingLevel\x12#\n" +
+	"\rverbose_level\x18\x06 \x01(\tR\fverboseLevel\x12'\n" +
+	"\x0freasoning_level\x18\a \x01(\tR\x0ereasoningLevel\x12%\n" +
+	"\x0eelevated_level\x18\b \x01(\tR\relevatedLevel\x12$\n" +
+	"\vsystem_sent\x18\t \x01(\bH\x00R\n" +
+	"systemSent\x88\x01\x01\x12-\n" +
+	"\x10aborted_last_run\x18\n" +
+	" \x01(\bH\x01R\x0eabortedLastRun\x88\x01\x01\x12&\n" +
+	"\finput_tokens\x18\v \x01(\x03H\x02R\vinputTokens\x88\x01\x01\x12(\n" +
+	"\routput_tokens\x18\f \x01(\x03H\x03R\foutputTokens\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"cache_read\x18\r \x01(\x03H\x04R\tcacheRead\x88\x01\x01\x12$\n" +
+	"\vcache_write\x18\x0e \x01(\x03H\x05R\n" +
+	"cacheWrite\x88\x01\x01\x12&\n" +
+	"\ftotal_tokens\x18\x0f \x01(\x03H\x06R\vtotalTokens\x88\x01\x01\x12,\n" +
+	"\x12total_tokens_fresh\x18\x10 \x01(\bR\x10totalTokensFresh\x12\x14\n" +
+	"\x05model\x18\x11 \x01(\tR\x05model\x12*\n" +
+	"\x0econtext_tokens\x18\x12 \x01(\x03H\aR\rcontextTokens\x88\x01\x01B\x0e\n" +
+	"\f_system_sentB\x13\n" +
+	"\x11_aborted_last_runB\x0f\n" +
+	"\r_input_tokensB\x10\n" +
+	"\x0e_output_tokensB\r\n" +
+	"\v_cache_readB\x0e\n" +
+	"\f_cache_writeB\x0f\n" +
+	"\r_total_tokensB\x11\n" +
+	"\x0f_context_tokens\"\x15\n" +
 	"\x13ListPresenceRequest\"P\n" +
 	"\x14ListPresenceResponse\x128\n" +
-	"\aentries\x18\x01 \x03(\v2\x1e.hanzo.system.v1.PresenceEntryR\aentries\"\x91\x03\n" +
+	"\aentries\x18\x01 \x03(\v2\x1e.hanzo.system.v1.PresenceEntryR\aentries\"\xdb\x03\n" +
 	"\rPresenceEntry\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x0e\n" +
 	"\x02ip\x18\x02 \x01(\tR\x02ip\x12\x18\n" +
@@ -1664,7 +2861,79 @@ const file_hanzo_system_v1_system_proto_rawDesc = "" +
 	"\vinstance_id\x18\f \x01(\tR\n" +
 	"instanceId\x12\x12\n" +
 	"\x04text\x18\r \x01(\tR\x04text\x12*\n" +
-	"\x02at\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"*\n" +
+	"\x02at\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x121\n" +
+	"\x12last_input_seconds\x18\x0f \x01(\x01H\x00R\x10lastInputSeconds\x88\x01\x01B\x15\n" +
+	"\x13_last_input_seconds\"\xec\x04\n" +
+	"\x16SendSystemEventRequest\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\x12 \n" +
+	"\tdevice_id\x18\x02 \x01(\tH\x00R\bdeviceId\x88\x01\x01\x12$\n" +
+	"\vinstance_id\x18\x03 \x01(\tH\x01R\n" +
+	"instanceId\x88\x01\x01\x12\x17\n" +
+	"\x04host\x18\x04 \x01(\tH\x02R\x04host\x88\x01\x01\x12\x13\n" +
+	"\x02ip\x18\x05 \x01(\tH\x03R\x02ip\x88\x01\x01\x12\x17\n" +
+	"\x04mode\x18\x06 \x01(\tH\x04R\x04mode\x88\x01\x01\x12\x1d\n" +
+	"\aversion\x18\a \x01(\tH\x05R\aversion\x88\x01\x01\x12\x1f\n" +
+	"\bplatform\x18\b \x01(\tH\x06R\bplatform\x88\x01\x01\x12(\n" +
+	"\rdevice_family\x18\t \x01(\tH\aR\fdeviceFamily\x88\x01\x01\x12.\n" +
+	"\x10model_identifier\x18\n" +
+	" \x01(\tH\bR\x0fmodelIdentifier\x88\x01\x01\x121\n" +
+	"\x12last_input_seconds\x18\v \x01(\x01H\tR\x10lastInputSeconds\x88\x01\x01\x12\x1b\n" +
+	"\x06reason\x18\f \x01(\tH\n" +
+	"R\x06reason\x88\x01\x01\x12\x14\n" +
+	"\x05roles\x18\r \x03(\tR\x05roles\x12\x16\n" +
+	"\x06scopes\x18\x0e \x03(\tR\x06scopesB\f\n" +
+	"\n" +
+	"_device_idB\x0e\n" +
+	"\f_instance_idB\a\n" +
+	"\x05_hostB\x05\n" +
+	"\x03_ipB\a\n" +
+	"\x05_modeB\n" +
+	"\n" +
+	"\b_versionB\v\n" +
+	"\t_platformB\x10\n" +
+	"\x0e_device_familyB\x13\n" +
+	"\x11_model_identifierB\x15\n" +
+	"\x13_last_input_secondsB\t\n" +
+	"\a_reason\"\x19\n" +
+	"\x17SendSystemEventResponse\"P\n" +
+	"\vWakeRequest\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\x12-\n" +
+	"\x04mode\x18\x02 \x01(\x0e2\x19.hanzo.system.v1.WakeModeR\x04mode\"\x0e\n" +
+	"\fWakeResponse\"\x19\n" +
+	"\x17GetLastHeartbeatRequest\"T\n" +
+	"\x18GetLastHeartbeatResponse\x128\n" +
+	"\x06report\x18\x01 \x01(\v2 .hanzo.system.v1.HeartbeatReportR\x06report\"\xd2\x02\n" +
+	"\x0fHeartbeatReport\x12*\n" +
+	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x16\n" +
+	"\x06status\x18\x02 \x01(\tR\x06status\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n" +
+	"\apreview\x18\x04 \x01(\tR\apreview\x12-\n" +
+	"\x04took\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x04took\x12\x18\n" +
+	"\achannel\x18\x06 \x01(\tR\achannel\x12\x0e\n" +
+	"\x02to\x18\a \x01(\tR\x02to\x12\x1d\n" +
+	"\n" +
+	"account_id\x18\b \x01(\tR\taccountId\x12\x1b\n" +
+	"\thas_media\x18\t \x01(\bR\bhasMedia\x12\x16\n" +
+	"\x06silent\x18\n" +
+	" \x01(\bR\x06silent\x12\x1c\n" +
+	"\tindicator\x18\v \x01(\tR\tindicator\"A\n" +
+	"\x14SetHeartbeatsRequest\x12\x1d\n" +
+	"\aenabled\x18\x01 \x01(\bH\x00R\aenabled\x88\x01\x01B\n" +
+	"\n" +
+	"\b_enabled\"1\n" +
+	"\x15SetHeartbeatsResponse\x12\x18\n" +
+	"\aenabled\x18\x01 \x01(\bR\aenabled\"0\n" +
+	"\x13RunHeartbeatRequest\x12\x19\n" +
+	"\bagent_id\x18\x01 \x01(\tR\aagentId\"F\n" +
+	"\x14RunHeartbeatResponse\x12\x16\n" +
+	"\x06status\x18\x01 \x01(\tR\x06status\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x18\n" +
+	"\x16GetMemoryStatusRequest\"v\n" +
+	"\x17GetMemoryStatusResponse\x12\x19\n" +
+	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x1a\n" +
+	"\bprovider\x18\x02 \x01(\tR\bprovider\x12\x0e\n" +
+	"\x02ok\x18\x03 \x01(\bR\x02ok\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\"*\n" +
 	"\x12WatchEventsRequest\x12\x14\n" +
 	"\x05names\x18\x01 \x03(\tR\x05names\"\xb3\x01\n" +
 	"\x13WatchEventsResponse\x12\x10\n" +
@@ -1712,13 +2981,17 @@ const file_hanzo_system_v1_system_proto_rawDesc = "" +
 	"\x0eBackupResponse\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x12\n" +
 	"\x04done\x18\x02 \x01(\x04R\x04done\x12\x10\n" +
-	"\x03all\x18\x03 \x01(\x04R\x03all*r\n" +
+	"\x03all\x18\x03 \x01(\x04R\x03all*V\n" +
+	"\bWakeMode\x12\x19\n" +
+	"\x15WAKE_MODE_UNSPECIFIED\x10\x00\x12\x11\n" +
+	"\rWAKE_MODE_NOW\x10\x01\x12\x1c\n" +
+	"\x18WAKE_MODE_NEXT_HEARTBEAT\x10\x02*r\n" +
 	"\bSeverity\x12\x18\n" +
 	"\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vSEVERITY_OK\x10\x01\x12\x11\n" +
 	"\rSEVERITY_NOTE\x10\x02\x12\x14\n" +
 	"\x10SEVERITY_WARNING\x10\x03\x12\x12\n" +
-	"\x0eSEVERITY_ERROR\x10\x042\xd7\b\n" +
+	"\x0eSEVERITY_ERROR\x10\x042\xe4\x0f\n" +
 	"\rSystemService\x12\x80\x01\n" +
 	"\tGetHealth\x12!.hanzo.system.v1.GetHealthRequest\x1a\".hanzo.system.v1.GetHealthResponse\",\xea\xc7\x18\x16\n" +
 	"\x06health\x10\x01 \x010\x01:\x06health\x82\xd3\xe4\x93\x02\f\x12\n" +
@@ -1734,7 +3007,18 @@ const file_hanzo_system_v1_system_proto_rawDesc = "" +
 	"\tlogs.tail\x10\x02\x18\x01 \x010\x01\x82\xd3\xe4\x93\x02\n" +
 	"\x12\b/v1/logs\x12|\n" +
 	"\n" +
-	"FollowLogs\x12\".hanzo.system.v1.FollowLogsRequest\x1a#.hanzo.system.v1.FollowLogsResponse\"#\xea\xc7\x18\b\x10\x02\x18\x01 \x030\x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/logs:follow0\x01\x12t\n" +
+	"FollowLogs\x12\".hanzo.system.v1.FollowLogsRequest\x1a#.hanzo.system.v1.FollowLogsResponse\"#\xea\xc7\x18\b\x10\x02\x18\x01 \x030\x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/logs:follow0\x01\x12\xa4\x01\n" +
+	"\x0fSendSystemEvent\x12'.hanzo.system.v1.SendSystemEventRequest\x1a(.hanzo.system.v1.SendSystemEventResponse\">\xea\xc7\x18 \n" +
+	"\fsystem-event\x10\x02\x18\x05 \x010\x01:\bpresence\x82\xd3\xe4\x93\x02\x14:\x01*\"\x0f/v1/events:send\x12u\n" +
+	"\x04Wake\x12\x1c.hanzo.system.v1.WakeRequest\x1a\x1d.hanzo.system.v1.WakeResponse\"0\xea\xc7\x18\x19\n" +
+	"\x04wake\x10\x02\x18\x02 \x010\x01:\theartbeat\x82\xd3\xe4\x93\x02\r:\x01*\"\b/v1/wake\x12\x9a\x01\n" +
+	"\x10GetLastHeartbeat\x12(.hanzo.system.v1.GetLastHeartbeatRequest\x1a).hanzo.system.v1.GetLastHeartbeatResponse\"1\xea\xc7\x18\x18\n" +
+	"\x0elast-heartbeat\x10\x02\x18\x01 \x010\x01\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/heartbeat\x12\x98\x01\n" +
+	"\rSetHeartbeats\x12%.hanzo.system.v1.SetHeartbeatsRequest\x1a&.hanzo.system.v1.SetHeartbeatsResponse\"8\xea\xc7\x18\x18\n" +
+	"\x0eset-heartbeats\x10\x02\x18\x05 \x010\x01\x82\xd3\xe4\x93\x02\x16:\x01*\"\x11/v1/heartbeat:set\x12\x90\x01\n" +
+	"\fRunHeartbeat\x12$.hanzo.system.v1.RunHeartbeatRequest\x1a%.hanzo.system.v1.RunHeartbeatResponse\"3\xea\xc7\x18\x13\x10\x02\x18\x02 \x010\x01:\theartbeat\x82\xd3\xe4\x93\x02\x16:\x01*\"\x11/v1/heartbeat:run\x12\xa1\x01\n" +
+	"\x0fGetMemoryStatus\x12'.hanzo.system.v1.GetMemoryStatusRequest\x1a(.hanzo.system.v1.GetMemoryStatusResponse\";\xea\xc7\x18\x1e\n" +
+	"\x14doctor.memory.status\x10\x02\x18\x01 \x010\x01\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/doctor/memory\x12t\n" +
 	"\x0fGetSharedSecret\x12'.hanzo.system.v1.GetSharedSecretRequest\x1a(.hanzo.system.v1.GetSharedSecretResponse\"\x0e\xea\xc7\x18\n" +
 	"\x10\x02\x18\x05 \x01(\x010\x01\x12o\n" +
 	"\bDiagnose\x12 .hanzo.system.v1.DiagnoseRequest\x1a!.hanzo.system.v1.DiagnoseResponse\"\x1e\xea\xc7\x18\b\x10\x02\x18\x05 \x010\x01\x82\xd3\xe4\x93\x02\f\x12\n" +
@@ -1754,76 +3038,112 @@ func file_hanzo_system_v1_system_proto_rawDescGZIP() []byte {
 	return file_hanzo_system_v1_system_proto_rawDescData
 }
 
-var file_hanzo_system_v1_system_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_hanzo_system_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_hanzo_system_v1_system_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_hanzo_system_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_hanzo_system_v1_system_proto_goTypes = []any{
-	(Severity)(0),                   // 0: hanzo.system.v1.Severity
-	(*GetHealthRequest)(nil),        // 1: hanzo.system.v1.GetHealthRequest
-	(*GetHealthResponse)(nil),       // 2: hanzo.system.v1.GetHealthResponse
-	(*AgentHealth)(nil),             // 3: hanzo.system.v1.AgentHealth
-	(*Heartbeat)(nil),               // 4: hanzo.system.v1.Heartbeat
-	(*GetStatusRequest)(nil),        // 5: hanzo.system.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),       // 6: hanzo.system.v1.GetStatusResponse
-	(*AgentStatus)(nil),             // 7: hanzo.system.v1.AgentStatus
-	(*ListPresenceRequest)(nil),     // 8: hanzo.system.v1.ListPresenceRequest
-	(*ListPresenceResponse)(nil),    // 9: hanzo.system.v1.ListPresenceResponse
-	(*PresenceEntry)(nil),           // 10: hanzo.system.v1.PresenceEntry
-	(*WatchEventsRequest)(nil),      // 11: hanzo.system.v1.WatchEventsRequest
-	(*WatchEventsResponse)(nil),     // 12: hanzo.system.v1.WatchEventsResponse
-	(*TailLogsRequest)(nil),         // 13: hanzo.system.v1.TailLogsRequest
-	(*TailLogsResponse)(nil),        // 14: hanzo.system.v1.TailLogsResponse
-	(*FollowLogsRequest)(nil),       // 15: hanzo.system.v1.FollowLogsRequest
-	(*FollowLogsResponse)(nil),      // 16: hanzo.system.v1.FollowLogsResponse
-	(*GetSharedSecretRequest)(nil),  // 17: hanzo.system.v1.GetSharedSecretRequest
-	(*GetSharedSecretResponse)(nil), // 18: hanzo.system.v1.GetSharedSecretResponse
-	(*DiagnoseRequest)(nil),         // 19: hanzo.system.v1.DiagnoseRequest
-	(*DiagnoseResponse)(nil),        // 20: hanzo.system.v1.DiagnoseResponse
-	(*Finding)(nil),                 // 21: hanzo.system.v1.Finding
-	(*BackupRequest)(nil),           // 22: hanzo.system.v1.BackupRequest
-	(*BackupResponse)(nil),          // 23: hanzo.system.v1.BackupResponse
-	(*timestamppb.Timestamp)(nil),   // 24: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),     // 25: google.protobuf.Duration
-	(*structpb.Value)(nil),          // 26: google.protobuf.Value
+	(WakeMode)(0),                    // 0: hanzo.system.v1.WakeMode
+	(Severity)(0),                    // 1: hanzo.system.v1.Severity
+	(*GetHealthRequest)(nil),         // 2: hanzo.system.v1.GetHealthRequest
+	(*GetHealthResponse)(nil),        // 3: hanzo.system.v1.GetHealthResponse
+	(*AgentHealth)(nil),              // 4: hanzo.system.v1.AgentHealth
+	(*RecentSession)(nil),            // 5: hanzo.system.v1.RecentSession
+	(*Heartbeat)(nil),                // 6: hanzo.system.v1.Heartbeat
+	(*GetStatusRequest)(nil),         // 7: hanzo.system.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),        // 8: hanzo.system.v1.GetStatusResponse
+	(*AgentStatus)(nil),              // 9: hanzo.system.v1.AgentStatus
+	(*SessionStatus)(nil),            // 10: hanzo.system.v1.SessionStatus
+	(*ListPresenceRequest)(nil),      // 11: hanzo.system.v1.ListPresenceRequest
+	(*ListPresenceResponse)(nil),     // 12: hanzo.system.v1.ListPresenceResponse
+	(*PresenceEntry)(nil),            // 13: hanzo.system.v1.PresenceEntry
+	(*SendSystemEventRequest)(nil),   // 14: hanzo.system.v1.SendSystemEventRequest
+	(*SendSystemEventResponse)(nil),  // 15: hanzo.system.v1.SendSystemEventResponse
+	(*WakeRequest)(nil),              // 16: hanzo.system.v1.WakeRequest
+	(*WakeResponse)(nil),             // 17: hanzo.system.v1.WakeResponse
+	(*GetLastHeartbeatRequest)(nil),  // 18: hanzo.system.v1.GetLastHeartbeatRequest
+	(*GetLastHeartbeatResponse)(nil), // 19: hanzo.system.v1.GetLastHeartbeatResponse
+	(*HeartbeatReport)(nil),          // 20: hanzo.system.v1.HeartbeatReport
+	(*SetHeartbeatsRequest)(nil),     // 21: hanzo.system.v1.SetHeartbeatsRequest
+	(*SetHeartbeatsResponse)(nil),    // 22: hanzo.system.v1.SetHeartbeatsResponse
+	(*RunHeartbeatRequest)(nil),      // 23: hanzo.system.v1.RunHeartbeatRequest
+	(*RunHeartbeatResponse)(nil),     // 24: hanzo.system.v1.RunHeartbeatResponse
+	(*GetMemoryStatusRequest)(nil),   // 25: hanzo.system.v1.GetMemoryStatusRequest
+	(*GetMemoryStatusResponse)(nil),  // 26: hanzo.system.v1.GetMemoryStatusResponse
+	(*WatchEventsRequest)(nil),       // 27: hanzo.system.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),      // 28: hanzo.system.v1.WatchEventsResponse
+	(*TailLogsRequest)(nil),          // 29: hanzo.system.v1.TailLogsRequest
+	(*TailLogsResponse)(nil),         // 30: hanzo.system.v1.TailLogsResponse
+	(*FollowLogsRequest)(nil),        // 31: hanzo.system.v1.FollowLogsRequest
+	(*FollowLogsResponse)(nil),       // 32: hanzo.system.v1.FollowLogsResponse
+	(*GetSharedSecretRequest)(nil),   // 33: hanzo.system.v1.GetSharedSecretRequest
+	(*GetSharedSecretResponse)(nil),  // 34: hanzo.system.v1.GetSharedSecretResponse
+	(*DiagnoseRequest)(nil),          // 35: hanzo.system.v1.DiagnoseRequest
+	(*DiagnoseResponse)(nil),         // 36: hanzo.system.v1.DiagnoseResponse
+	(*Finding)(nil),                  // 37: hanzo.system.v1.Finding
+	(*BackupRequest)(nil),            // 38: hanzo.system.v1.BackupRequest
+	(*BackupResponse)(nil),           // 39: hanzo.system.v1.BackupResponse
+	(*timestamppb.Timestamp)(nil),    // 40: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 41: google.protobuf.Duration
+	(*structpb.Value)(nil),           // 42: google.protobuf.Value
 }
 var file_hanzo_system_v1_system_proto_depIdxs = []int32{
-	24, // 0: hanzo.system.v1.GetHealthResponse.at:type_name -> google.protobuf.Timestamp
-	25, // 1: hanzo.system.v1.GetHealthResponse.took:type_name -> google.protobuf.Duration
-	3,  // 2: hanzo.system.v1.GetHealthResponse.agents:type_name -> hanzo.system.v1.AgentHealth
-	4,  // 3: hanzo.system.v1.AgentHealth.heartbeat:type_name -> hanzo.system.v1.Heartbeat
-	25, // 4: hanzo.system.v1.Heartbeat.interval:type_name -> google.protobuf.Duration
-	25, // 5: hanzo.system.v1.GetStatusResponse.uptime:type_name -> google.protobuf.Duration
-	7,  // 6: hanzo.system.v1.GetStatusResponse.agents:type_name -> hanzo.system.v1.AgentStatus
-	4,  // 7: hanzo.system.v1.AgentStatus.heartbeat:type_name -> hanzo.system.v1.Heartbeat
-	10, // 8: hanzo.system.v1.ListPresenceResponse.entries:type_name -> hanzo.system.v1.PresenceEntry
-	24, // 9: hanzo.system.v1.PresenceEntry.at:type_name -> google.protobuf.Timestamp
-	24, // 10: hanzo.system.v1.WatchEventsResponse.at:type_name -> google.protobuf.Timestamp
-	26, // 11: hanzo.system.v1.WatchEventsResponse.payload:type_name -> google.protobuf.Value
-	21, // 12: hanzo.system.v1.DiagnoseResponse.findings:type_name -> hanzo.system.v1.Finding
-	24, // 13: hanzo.system.v1.DiagnoseResponse.at:type_name -> google.protobuf.Timestamp
-	0,  // 14: hanzo.system.v1.Finding.severity:type_name -> hanzo.system.v1.Severity
-	1,  // 15: hanzo.system.v1.SystemService.GetHealth:input_type -> hanzo.system.v1.GetHealthRequest
-	5,  // 16: hanzo.system.v1.SystemService.GetStatus:input_type -> hanzo.system.v1.GetStatusRequest
-	8,  // 17: hanzo.system.v1.SystemService.ListPresence:input_type -> hanzo.system.v1.ListPresenceRequest
-	11, // 18: hanzo.system.v1.SystemService.WatchEvents:input_type -> hanzo.system.v1.WatchEventsRequest
-	13, // 19: hanzo.system.v1.SystemService.TailLogs:input_type -> hanzo.system.v1.TailLogsRequest
-	15, // 20: hanzo.system.v1.SystemService.FollowLogs:input_type -> hanzo.system.v1.FollowLogsRequest
-	17, // 21: hanzo.system.v1.SystemService.GetSharedSecret:input_type -> hanzo.system.v1.GetSharedSecretRequest
-	19, // 22: hanzo.system.v1.SystemService.Diagnose:input_type -> hanzo.system.v1.DiagnoseRequest
-	22, // 23: hanzo.system.v1.SystemService.Backup:input_type -> hanzo.system.v1.BackupRequest
-	2,  // 24: hanzo.system.v1.SystemService.GetHealth:output_type -> hanzo.system.v1.GetHealthResponse
-	6,  // 25: hanzo.system.v1.SystemService.GetStatus:output_type -> hanzo.system.v1.GetStatusResponse
-	9,  // 26: hanzo.system.v1.SystemService.ListPresence:output_type -> hanzo.system.v1.ListPresenceResponse
-	12, // 27: hanzo.system.v1.SystemService.WatchEvents:output_type -> hanzo.system.v1.WatchEventsResponse
-	14, // 28: hanzo.system.v1.SystemService.TailLogs:output_type -> hanzo.system.v1.TailLogsResponse
-	16, // 29: hanzo.system.v1.SystemService.FollowLogs:output_type -> hanzo.system.v1.FollowLogsResponse
-	18, // 30: hanzo.system.v1.SystemService.GetSharedSecret:output_type -> hanzo.system.v1.GetSharedSecretResponse
-	20, // 31: hanzo.system.v1.SystemService.Diagnose:output_type -> hanzo.system.v1.DiagnoseResponse
-	23, // 32: hanzo.system.v1.SystemService.Backup:output_type -> hanzo.system.v1.BackupResponse
-	24, // [24:33] is the sub-list for method output_type
-	15, // [15:24] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	40, // 0: hanzo.system.v1.GetHealthResponse.at:type_name -> google.protobuf.Timestamp
+	41, // 1: hanzo.system.v1.GetHealthResponse.took:type_name -> google.protobuf.Duration
+	4,  // 2: hanzo.system.v1.GetHealthResponse.agents:type_name -> hanzo.system.v1.AgentHealth
+	6,  // 3: hanzo.system.v1.AgentHealth.heartbeat:type_name -> hanzo.system.v1.Heartbeat
+	5,  // 4: hanzo.system.v1.AgentHealth.recent:type_name -> hanzo.system.v1.RecentSession
+	40, // 5: hanzo.system.v1.RecentSession.updated_at:type_name -> google.protobuf.Timestamp
+	41, // 6: hanzo.system.v1.Heartbeat.interval:type_name -> google.protobuf.Duration
+	41, // 7: hanzo.system.v1.GetStatusResponse.uptime:type_name -> google.protobuf.Duration
+	9,  // 8: hanzo.system.v1.GetStatusResponse.agents:type_name -> hanzo.system.v1.AgentStatus
+	6,  // 9: hanzo.system.v1.AgentStatus.heartbeat:type_name -> hanzo.system.v1.Heartbeat
+	10, // 10: hanzo.system.v1.AgentStatus.recent:type_name -> hanzo.system.v1.SessionStatus
+	40, // 11: hanzo.system.v1.SessionStatus.updated_at:type_name -> google.protobuf.Timestamp
+	13, // 12: hanzo.system.v1.ListPresenceResponse.entries:type_name -> hanzo.system.v1.PresenceEntry
+	40, // 13: hanzo.system.v1.PresenceEntry.at:type_name -> google.protobuf.Timestamp
+	0,  // 14: hanzo.system.v1.WakeRequest.mode:type_name -> hanzo.system.v1.WakeMode
+	20, // 15: hanzo.system.v1.GetLastHeartbeatResponse.report:type_name -> hanzo.system.v1.HeartbeatReport
+	40, // 16: hanzo.system.v1.HeartbeatReport.at:type_name -> google.protobuf.Timestamp
+	41, // 17: hanzo.system.v1.HeartbeatReport.took:type_name -> google.protobuf.Duration
+	40, // 18: hanzo.system.v1.WatchEventsResponse.at:type_name -> google.protobuf.Timestamp
+	42, // 19: hanzo.system.v1.WatchEventsResponse.payload:type_name -> google.protobuf.Value
+	37, // 20: hanzo.system.v1.DiagnoseResponse.findings:type_name -> hanzo.system.v1.Finding
+	40, // 21: hanzo.system.v1.DiagnoseResponse.at:type_name -> google.protobuf.Timestamp
+	1,  // 22: hanzo.system.v1.Finding.severity:type_name -> hanzo.system.v1.Severity
+	2,  // 23: hanzo.system.v1.SystemService.GetHealth:input_type -> hanzo.system.v1.GetHealthRequest
+	7,  // 24: hanzo.system.v1.SystemService.GetStatus:input_type -> hanzo.system.v1.GetStatusRequest
+	11, // 25: hanzo.system.v1.SystemService.ListPresence:input_type -> hanzo.system.v1.ListPresenceRequest
+	27, // 26: hanzo.system.v1.SystemService.WatchEvents:input_type -> hanzo.system.v1.WatchEventsRequest
+	29, // 27: hanzo.system.v1.SystemService.TailLogs:input_type -> hanzo.system.v1.TailLogsRequest
+	31, // 28: hanzo.system.v1.SystemService.FollowLogs:input_type -> hanzo.system.v1.FollowLogsRequest
+	14, // 29: hanzo.system.v1.SystemService.SendSystemEvent:input_type -> hanzo.system.v1.SendSystemEventRequest
+	16, // 30: hanzo.system.v1.SystemService.Wake:input_type -> hanzo.system.v1.WakeRequest
+	18, // 31: hanzo.system.v1.SystemService.GetLastHeartbeat:input_type -> hanzo.system.v1.GetLastHeartbeatRequest
+	21, // 32: hanzo.system.v1.SystemService.SetHeartbeats:input_type -> hanzo.system.v1.SetHeartbeatsRequest
+	23, // 33: hanzo.system.v1.SystemService.RunHeartbeat:input_type -> hanzo.system.v1.RunHeartbeatRequest
+	25, // 34: hanzo.system.v1.SystemService.GetMemoryStatus:input_type -> hanzo.system.v1.GetMemoryStatusRequest
+	33, // 35: hanzo.system.v1.SystemService.GetSharedSecret:input_type -> hanzo.system.v1.GetSharedSecretRequest
+	35, // 36: hanzo.system.v1.SystemService.Diagnose:input_type -> hanzo.system.v1.DiagnoseRequest
+	38, // 37: hanzo.system.v1.SystemService.Backup:input_type -> hanzo.system.v1.BackupRequest
+	3,  // 38: hanzo.system.v1.SystemService.GetHealth:output_type -> hanzo.system.v1.GetHealthResponse
+	8,  // 39: hanzo.system.v1.SystemService.GetStatus:output_type -> hanzo.system.v1.GetStatusResponse
+	12, // 40: hanzo.system.v1.SystemService.ListPresence:output_type -> hanzo.system.v1.ListPresenceResponse
+	28, // 41: hanzo.system.v1.SystemService.WatchEvents:output_type -> hanzo.system.v1.WatchEventsResponse
+	30, // 42: hanzo.system.v1.SystemService.TailLogs:output_type -> hanzo.system.v1.TailLogsResponse
+	32, // 43: hanzo.system.v1.SystemService.FollowLogs:output_type -> hanzo.system.v1.FollowLogsResponse
+	15, // 44: hanzo.system.v1.SystemService.SendSystemEvent:output_type -> hanzo.system.v1.SendSystemEventResponse
+	17, // 45: hanzo.system.v1.SystemService.Wake:output_type -> hanzo.system.v1.WakeResponse
+	19, // 46: hanzo.system.v1.SystemService.GetLastHeartbeat:output_type -> hanzo.system.v1.GetLastHeartbeatResponse
+	22, // 47: hanzo.system.v1.SystemService.SetHeartbeats:output_type -> hanzo.system.v1.SetHeartbeatsResponse
+	24, // 48: hanzo.system.v1.SystemService.RunHeartbeat:output_type -> hanzo.system.v1.RunHeartbeatResponse
+	26, // 49: hanzo.system.v1.SystemService.GetMemoryStatus:output_type -> hanzo.system.v1.GetMemoryStatusResponse
+	34, // 50: hanzo.system.v1.SystemService.GetSharedSecret:output_type -> hanzo.system.v1.GetSharedSecretResponse
+	36, // 51: hanzo.system.v1.SystemService.Diagnose:output_type -> hanzo.system.v1.DiagnoseResponse
+	39, // 52: hanzo.system.v1.SystemService.Backup:output_type -> hanzo.system.v1.BackupResponse
+	38, // [38:53] is the sub-list for method output_type
+	23, // [23:38] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_hanzo_system_v1_system_proto_init() }
@@ -1831,14 +3151,18 @@ func file_hanzo_system_v1_system_proto_init() {
 	if File_hanzo_system_v1_system_proto != nil {
 		return
 	}
+	file_hanzo_system_v1_system_proto_msgTypes[8].OneofWrappers = []any{}
+	file_hanzo_system_v1_system_proto_msgTypes[11].OneofWrappers = []any{}
 	file_hanzo_system_v1_system_proto_msgTypes[12].OneofWrappers = []any{}
+	file_hanzo_system_v1_system_proto_msgTypes[19].OneofWrappers = []any{}
+	file_hanzo_system_v1_system_proto_msgTypes[27].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hanzo_system_v1_system_proto_rawDesc), len(file_hanzo_system_v1_system_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   23,
+			NumEnums:      2,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,15 +21,21 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	SystemService_GetHealth_FullMethodName       = "/hanzo.system.v1.SystemService/GetHealth"
-	SystemService_GetStatus_FullMethodName       = "/hanzo.system.v1.SystemService/GetStatus"
-	SystemService_ListPresence_FullMethodName    = "/hanzo.system.v1.SystemService/ListPresence"
-	SystemService_WatchEvents_FullMethodName     = "/hanzo.system.v1.SystemService/WatchEvents"
-	SystemService_TailLogs_FullMethodName        = "/hanzo.system.v1.SystemService/TailLogs"
-	SystemService_FollowLogs_FullMethodName      = "/hanzo.system.v1.SystemService/FollowLogs"
-	SystemService_GetSharedSecret_FullMethodName = "/hanzo.system.v1.SystemService/GetSharedSecret"
-	SystemService_Diagnose_FullMethodName        = "/hanzo.system.v1.SystemService/Diagnose"
-	SystemService_Backup_FullMethodName          = "/hanzo.system.v1.SystemService/Backup"
+	SystemService_GetHealth_FullMethodName        = "/hanzo.system.v1.SystemService/GetHealth"
+	SystemService_GetStatus_FullMethodName        = "/hanzo.system.v1.SystemService/GetStatus"
+	SystemService_ListPresence_FullMethodName     = "/hanzo.system.v1.SystemService/ListPresence"
+	SystemService_WatchEvents_FullMethodName      = "/hanzo.system.v1.SystemService/WatchEvents"
+	SystemService_TailLogs_FullMethodName         = "/hanzo.system.v1.SystemService/TailLogs"
+	SystemService_FollowLogs_FullMethodName       = "/hanzo.system.v1.SystemService/FollowLogs"
+	SystemService_SendSystemEvent_FullMethodName  = "/hanzo.system.v1.SystemService/SendSystemEvent"
+	SystemService_Wake_FullMethodName             = "/hanzo.system.v1.SystemService/Wake"
+	SystemService_GetLastHeartbeat_FullMethodName = "/hanzo.system.v1.SystemService/GetLastHeartbeat"
+	SystemService_SetHeartbeats_FullMethodName    = "/hanzo.system.v1.SystemService/SetHeartbeats"
+	SystemService_RunHeartbeat_FullMethodName     = "/hanzo.system.v1.SystemService/RunHeartbeat"
+	SystemService_GetMemoryStatus_FullMethodName  = "/hanzo.system.v1.SystemService/GetMemoryStatus"
+	SystemService_GetSharedSecret_FullMethodName  = "/hanzo.system.v1.SystemService/GetSharedSecret"
+	SystemService_Diagnose_FullMethodName         = "/hanzo.system.v1.SystemService/Diagnose"
+	SystemService_Backup_FullMethodName           = "/hanzo.system.v1.SystemService/Backup"
 )
 
 // SystemServiceClient is the client API for SystemService service.
@@ -50,6 +56,20 @@ type SystemServiceClient interface {
 	TailLogs(ctx context.Context, in *TailLogsRequest, opts ...grpc.CallOption) (*TailLogsResponse, error)
 	// FollowLogs streams the end of the log file and then each new line.
 	FollowLogs(ctx context.Context, in *FollowLogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FollowLogsResponse], error)
+	// SendSystemEvent tells of something that happened: it brings the sender's presence up to date and, unless
+	// the text is a beacon that says nothing new, queues a system event for the main session.
+	SendSystemEvent(ctx context.Context, in *SendSystemEventRequest, opts ...grpc.CallOption) (*SendSystemEventResponse, error)
+	// Wake queues a text for the main session and asks for a heartbeat. It returns when the text is on disk.
+	Wake(ctx context.Context, in *WakeRequest, opts ...grpc.CallOption) (*WakeResponse, error)
+	// GetLastHeartbeat says how the last heartbeat ended since the daemon started.
+	GetLastHeartbeat(ctx context.Context, in *GetLastHeartbeatRequest, opts ...grpc.CallOption) (*GetLastHeartbeatResponse, error)
+	// SetHeartbeats turns all heartbeats on or off, until the daemon starts again.
+	SetHeartbeats(ctx context.Context, in *SetHeartbeatsRequest, opts ...grpc.CallOption) (*SetHeartbeatsResponse, error)
+	// RunHeartbeat lets an agent beat now and says what came of it. It waits for a busy agent, for two minutes at
+	// the most.
+	RunHeartbeat(ctx context.Context, in *RunHeartbeatRequest, opts ...grpc.CallOption) (*RunHeartbeatResponse, error)
+	// GetMemoryStatus says whether the memory of the default agent can be searched.
+	GetMemoryStatus(ctx context.Context, in *GetMemoryStatusRequest, opts ...grpc.CallOption) (*GetMemoryStatusResponse, error)
 	// GetSharedSecret returns the secret that remote clients present. It is answered on the local
 	// socket only.
 	GetSharedSecret(ctx context.Context, in *GetSharedSecretRequest, opts ...grpc.CallOption) (*GetSharedSecretResponse, error)
@@ -146,6 +166,66 @@ func (c *systemServiceClient) FollowLogs(ctx context.Context, in *FollowLogsRequ
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type SystemService_FollowLogsClient = grpc.ServerStreamingClient[FollowLogsResponse]
 
+func (c *systemServiceClient) SendSystemEvent(ctx context.Context, in *SendSystemEventRequest, opts ...grpc.CallOption) (*SendSystemEventResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SendSystemEventResponse)
+	err := c.cc.Invoke(ctx, SystemService_SendSystemEvent_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *systemServiceClient) Wake(ctx context.Context, in *WakeRequest, opts ...grpc.CallOption) (*WakeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(WakeResponse)
+	err := c.cc.Invoke(ctx, SystemService_Wake_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *systemServiceClient) GetLastHeartbeat(ctx context.Context, in *GetLastHeartbeatRequest, opts ...grpc.CallOption) (*GetLastHeartbeatResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetLastHeartbeatResponse)
+	err := c.cc.Invoke(ctx, SystemService_GetLastHeartbeat_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *systemServiceClient) SetHeartbeats(ctx context.Context, in *SetHeartbeatsRequest, opts ...grpc.CallOption) (*SetHeartbeatsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetHeartbeatsResponse)
+	err := c.cc.Invoke(ctx, SystemService_SetHeartbeats_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *systemServiceClient) RunHeartbeat(ctx context.Context, in *RunHeartbeatRequest, opts ...grpc.CallOption) (*RunHeartbeatResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RunHeartbeatResponse)
+	err := c.cc.Invoke(ctx, SystemService_RunHeartbeat_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *systemServiceClient) GetMemoryStatus(ctx context.Context, in *GetMemoryStatusRequest, opts ...grpc.CallOption) (*GetMemoryStatusResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetMemoryStatusResponse)
+	err := c.cc.Invoke(ctx, SystemService_GetMemoryStatus_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *systemServiceClient) GetSharedSecret(ctx context.Context, in *GetSharedSecretRequest, opts ...grpc.CallOption) (*GetSharedSecretResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetSharedSecretResponse)
@@ -203,6 +283,20 @@ type SystemServiceServer interface {
 	TailLogs(context.Context, *TailLogsRequest) (*TailLogsResponse, error)
 	// FollowLogs streams the end of the log file and then each new line.
 	FollowLogs(*FollowLogsRequest, grpc.ServerStreamingServer[FollowLogsResponse]) error
+	// SendSystemEvent tells of something that happened: it brings the sender's presence up to date and, unless
+	// the text is a beacon that says nothing new, queues a system event for the main session.
+	SendSystemEvent(context.Context, *SendSystemEventRequest) (*SendSystemEventResponse, error)
+	// Wake queues a text for the main session and asks for a heartbeat. It returns when the text is on disk.
+	Wake(context.Context, *WakeRequest) (*WakeResponse, error)
+	// GetLastHeartbeat says how the last heartbeat ended since the daemon started.
+	GetLastHeartbeat(context.Context, *GetLastHeartbeatRequest) (*GetLastHeartbeatResponse, error)
+	// SetHeartbeats turns all heartbeats on or off, until the daemon starts again.
+	SetHeartbeats(context.Context, *SetHeartbeatsRequest) (*SetHeartbeatsResponse, error)
+	// RunHeartbeat lets an agent beat now and says what came of it. It waits for a busy agent, for two minutes at
+	// the most.
+	RunHeartbeat(context.Context, *RunHeartbeatRequest) (*RunHeartbeatResponse, error)
+	// GetMemoryStatus says whether the memory of the default agent can be searched.
+	GetMemoryStatus(context.Context, *GetMemoryStatusRequest) (*GetMemoryStatusResponse, error)
 	// GetSharedSecret returns the secret that remote clients present. It is answered on the local
 	// socket only.
 	GetSharedSecret(context.Context, *GetSharedSecretRequest) (*GetSharedSecretResponse, error)
@@ -238,6 +332,24 @@ func (UnimplementedSystemServiceServer) TailLogs(context.Context, *TailLogsReque
 }
 func (UnimplementedSystemServiceServer) FollowLogs(*FollowLogsRequest, grpc.ServerStreamingServer[FollowLogsResponse]) error {
 	return status.Error(codes.Unimplemented, "method FollowLogs not implemented")
+}
+func (UnimplementedSystemServiceServer) SendSystemEvent(context.Context, *SendSystemEventRequest) (*SendSystemEventResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SendSystemEvent not implemented")
+}
+func (UnimplementedSystemServiceServer) Wake(context.Context, *WakeRequest) (*WakeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Wake not implemented")
+}
+func (UnimplementedSystemServiceServer) GetLastHeartbeat(context.Context, *GetLastHeartbeatRequest) (*GetLastHeartbeatResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetLastHeartbeat not implemented")
+}
+func (UnimplementedSystemServiceServer) SetHeartbeats(context.Context, *SetHeartbeatsRequest) (*SetHeartbeatsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetHeartbeats not implemented")
+}
+func (UnimplementedSystemServiceServer) RunHeartbeat(context.Context, *RunHeartbeatRequest) (*RunHeartbeatResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RunHeartbeat not implemented")
+}
+func (UnimplementedSystemServiceServer) GetMemoryStatus(context.Context, *GetMemoryStatusRequest) (*GetMemoryStatusResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetMemoryStatus not implemented")
 }
 func (UnimplementedSystemServiceServer) GetSharedSecret(context.Context, *GetSharedSecretRequest) (*GetSharedSecretResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetSharedSecret not implemented")
@@ -363,6 +475,114 @@ func _SystemService_FollowLogs_Handler(srv interface{}, stream grpc.ServerStream
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type SystemService_FollowLogsServer = grpc.ServerStreamingServer[FollowLogsResponse]
 
+func _SystemService_SendSystemEvent_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SendSystemEventRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SystemServiceServer).SendSystemEvent(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SystemService_SendSystemEvent_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SystemServiceServer).SendSystemEvent(ctx, req.(*SendSystemEventRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SystemService_Wake_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WakeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SystemServiceServer).Wake(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SystemService_Wake_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SystemServiceServer).Wake(ctx, req.(*WakeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SystemService_GetLastHeartbeat_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetLastHeartbeatRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SystemServiceServer).GetLastHeartbeat(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SystemService_GetLastHeartbeat_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SystemServiceServer).GetLastHeartbeat(ctx, req.(*GetLastHeartbeatRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SystemService_SetHeartbeats_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetHeartbeatsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SystemServiceServer).SetHeartbeats(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SystemService_SetHeartbeats_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SystemServiceServer).SetHeartbeats(ctx, req.(*SetHeartbeatsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SystemService_RunHeartbeat_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RunHeartbeatRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SystemServiceServer).RunHeartbeat(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SystemService_RunHeartbeat_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SystemServiceServer).RunHeartbeat(ctx, req.(*RunHeartbeatRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SystemService_GetMemoryStatus_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetMemoryStatusRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SystemServiceServer).GetMemoryStatus(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SystemService_GetMemoryStatus_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SystemServiceServer).GetMemoryStatus(ctx, req.(*GetMemoryStatusRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _SystemService_GetSharedSecret_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetSharedSecretRequest)
 	if err := dec(in); err != nil {
@@ -432,6 +652,30 @@ var SystemService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "TailLogs",
 			Handler:    _SystemService_TailLogs_Handler,
+		},
+		{
+			MethodName: "SendSystemEvent",
+			Handler:    _SystemService_SendSystemEvent_Handler,
+		},
+		{
+			MethodName: "Wake",
+			Handler:    _SystemService_Wake_Handler,
+		},
+		{
+			MethodName: "GetLastHeartbeat",
+			Handler:    _SystemService_GetLastHeartbeat_Handler,
+		},
+		{
+			MethodName: "SetHeartbeats",
+			Handler:    _SystemService_SetHeartbeats_Handler,
+		},
+		{
+			MethodName: "RunHeartbeat",
+			Handler:    _SystemService_RunHeartbeat_Handler,
+		},
+		{
+			MethodName: "GetMemoryStatus",
+			Handler:    _SystemService_GetMemoryStatus_Handler,
 		},
 		{
 			MethodName: "GetSharedSecret",
