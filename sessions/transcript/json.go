@@ -129,6 +129,61 @@ func (v Value) Int() int64 {
 	return int64(f)
 }
 
+// Quote is s as a JSON string.
+func Quote(s string) Value { return marshal(s) }
+
+// Edit returns the object with each member's value replaced by what f returns; nil leaves the member out. What is no
+// object, and what f changes nothing of, comes back as it is.
+func (v Value) Edit(f func(key string, value Value) Value) Value {
+	out := make(Value, 0, len(v))
+	out = append(out, '{')
+	changed := false
+	v.Members(func(key string, old Value) bool {
+		now := f(key, old)
+		changed = changed || !same(now, old)
+		if now == nil {
+			return true
+		}
+		if len(out) > 1 {
+			out = append(out, ',')
+		}
+		out = append(append(append(out, Quote(key)...), ':'), now...)
+		return true
+	})
+	if !changed {
+		return v
+	}
+	return append(out, '}')
+}
+
+// EditItems does the same with the items of an array.
+func (v Value) EditItems(f func(Value) Value) Value {
+	out := make(Value, 0, len(v))
+	out = append(out, '[')
+	changed := false
+	v.Items(func(old Value) bool {
+		now := f(old)
+		changed = changed || !same(now, old)
+		if now == nil {
+			return true
+		}
+		if len(out) > 1 {
+			out = append(out, ',')
+		}
+		out = append(out, now...)
+		return true
+	})
+	if !changed {
+		return v
+	}
+	return append(out, ']')
+}
+
+// same reports whether two values are the same bytes in memory.
+func same(a, b Value) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0]) && (a == nil) == (b == nil)
+}
+
 func unquote(q []byte) string {
 	in := q[1 : len(q)-1]
 	if bytes.IndexByte(in, '\\') < 0 {
@@ -279,3 +334,19 @@ func digits(b []byte, i int) int {
 	}
 	return i
 }
+
+// With is the object with one more member at its end.
+func (v Value) With(key string, value Value) Value {
+	if v.Kind() != '{' {
+		return v
+	}
+	out := make(Value, 0, len(v)+len(key)+len(value)+8)
+	out = append(out, v[:len(v)-1]...)
+	if blanks(v, 1) < len(v)-1 {
+		out = append(out, ',')
+	}
+	return append(append(append(append(out, Quote(key)...), ':'), value...), '}')
+}
+
+// Number is n as a JSON number.
+func Number(n int64) Value { return strconv.AppendInt(nil, n, 10) }

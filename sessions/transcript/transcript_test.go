@@ -304,3 +304,30 @@ func BenchmarkParseEntry(b *testing.B) {
 		_, _ = m.Usage()
 	}
 }
+
+func TestEdit(t *testing.T) {
+	v := Value(`{"a":1,"b":[1, 2,3],"c":{"d":null}}`)
+	got := v.Edit(func(key string, old Value) Value {
+		switch key {
+		case "a":
+			return nil
+		case "b":
+			return old.EditItems(func(i Value) Value {
+				if i.Int() == 2 {
+					return nil
+				}
+				return i
+			})
+		}
+		return old
+	})
+	if string(got) != `{"b":[1,3],"c":{"d":null}}` {
+		t.Errorf("%s", got)
+	}
+	if kept := v.Edit(func(_ string, old Value) Value { return old }); &kept[0] != &v[0] {
+		t.Error("nothing changed, and it was copied")
+	}
+	if all := v.Edit(func(string, Value) Value { return nil }); string(all) != "{}" {
+		t.Errorf("%s", all)
+	}
+}
