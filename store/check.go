@@ -83,6 +83,7 @@ func checkRecords(tx *bolt.Tx, complain func(error), stop func() error) error {
 		checkVoiceWake(tx, complain),
 		checkApprovals(tx, complain, stop),
 		checkRuns(tx, complain, stop),
+		checkSessions(tx, complain, stop),
 		checkAudit(tx, complain, stop),
 	)
 	return err

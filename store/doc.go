@@ -15,6 +15,9 @@
 //	  .restore/       0700  a restore being prepared, or to be finished: see runtime/backup
 //	  replaced-*/     0700  files that a restore replaced
 //	  .backup-*       0600  the copy of the database while a backup is made, where it has a name at all
+//	  agents/<id>/sessions/
+//	                  0700  transcripts, files of lines that only grow (*.jsonl), and those that were put aside
+//	  journal/        0700  what was appended to transcripts since they were synced: see package journal
 //	  hanzod.lock     0600  locked by the kernel for as long as a daemon has the store open; its
 //	                        text names the holder for people and decides nothing
 //
@@ -66,7 +69,11 @@
 //	settings                       what people switched by hand
 //	  <name>                       record: one of them
 //	sessions
-//	  <agent id> 00 <session key>  record: one session entry
+//	  <agent id> 00 <session key>  record: one session entry, but for fields that may be large
+//	session_rest
+//	  <agent id> 00 <session key>  record: its other fields, by their names in the legacy format
+//	session_moves                  transcripts to be put aside; gone once they are
+//	  <sequence>                   record: one of them; sequence is 8 bytes big endian
 //	cron_jobs
 //	  <job id>                     record: one scheduled job with its state
 //	cron_runs                      what became of each slot

@@ -22,6 +22,8 @@ var recordTypes = map[string]reflect.Type{
 	string(bucketGrants):            reflect.TypeFor[grantRecord](),
 	string(bucketRuns):              reflect.TypeFor[runRecord](),
 	string(bucketRunOutput):         reflect.TypeFor[runOutput](),
+	string(bucketSessions):          reflect.TypeFor[sessionRecord](),
+	string(bucketSessionRest):       reflect.TypeFor[sessionRest](),
 }
 
 // carry returns the record that takes the place of old, with the fields of old that the struct of its

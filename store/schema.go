@@ -30,7 +30,9 @@ var (
 	bucketAuditOpen         = []byte("audit_open")
 	bucketSettings          = []byte("settings")
 
-	bucketSessions = []byte("sessions")
+	bucketSessions     = []byte("sessions")
+	bucketSessionRest  = []byte("session_rest")
+	bucketSessionMoves = []byte("session_moves")
 
 	bucketCronJobs = []byte("cron_jobs")
 	bucketCronRuns = []byte("cron_runs")
@@ -50,7 +52,7 @@ var (
 		bucketNodePairings, bucketNodeRequests, bucketPushRegistrations, bucketSystemEvents,
 		bucketGrants, bucketRuns, bucketRunOutput, bucketAuditMeta, bucketAuditOpen,
 		bucketSettings,
-		bucketSessions,
+		bucketSessions, bucketSessionRest, bucketSessionMoves,
 		bucketCronJobs, bucketCronRuns,
 	}
 )
@@ -109,7 +111,7 @@ func migrateTo3(tx *bolt.Tx) error {
 func migrateTo5(tx *bolt.Tx) error {
 	for _, name := range []string{
 		"settings",
-		"sessions",
+		"sessions", "session_rest", "session_moves",
 		"cron_jobs", "cron_runs",
 	} {
 		if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {

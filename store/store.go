@@ -25,7 +25,8 @@ type Options struct {
 	// Log hears of migrations and of the write error that stopped the store; nothing when nil.
 	Log *slog.Logger
 	// OnFatal is called once, after the first failed commit, when its callers have been answered.
-	// The daemon has to stop then. It runs in the store's goroutine: it must not wait for Close.
+	// The daemon has to stop then. It runs in a goroutine of the store: it must not wait for Close. Where both
+	// the database and the transcripts fail it is called for each.
 	OnFatal func(error)
 	// Audit bounds the audit log.
 	Audit AuditLimits
@@ -44,6 +45,8 @@ type Store struct {
 	w     *writer
 	head  *auditHead
 	close func() error
+
+	transcripts *Transcripts
 }
 
 var (
@@ -86,21 +89,33 @@ func Open(ctx context.Context, dir string, opts Options) (*Store, error) {
 	}
 	s := &Store{dir: dir, db: db}
 	s.lock.Store(lock)
-	s.w = newWriter(db, opts.Audit, from > uint64(len(migrations)), func(err error) {
-		opts.Log.Error("store stopped", "path", filepath.Join(dir, fileName), "err", err)
-		if opts.OnFatal != nil {
-			opts.OnFatal(err)
+	onFatal := func(path string) func(error) {
+		return func(err error) {
+			opts.Log.Error("store stopped", "path", path, "err", err)
+			if opts.OnFatal != nil {
+				opts.OnFatal(err)
+			}
 		}
-	})
+	}
+	// What a crash left of the transcripts is done before anything reads them.
+	s.transcripts, err = openTranscripts(dir, testhook.NoSync(ctx), opts.Log, onFatal(filepath.Join(dir, journalDir)))
+	if err != nil {
+		return nil, errors.Join(err, db.Close(), lock.release())
+	}
+	s.w = newWriter(db, opts.Audit, from > uint64(len(migrations)), onFatal(filepath.Join(dir, fileName)))
 	s.close = sync.OnceValue(func() error {
+		terr := s.transcripts.close()
 		s.w.close()
-		err := errors.Join(s.head.close(), s.db.Close())
+		err := errors.Join(terr, s.head.close(), s.db.Close())
 		if lock := s.lock.Swap(nil); lock != nil {
 			err = errors.Join(err, lock.release())
 		}
 		return err
 	})
 	s.startAudit(context.WithoutCancel(ctx), opts)
+	if err := s.finishMoves(context.WithoutCancel(ctx)); err != nil {
+		return nil, errors.Join(cannotOpen(dir, err), s.Close())
+	}
 	return s, nil
 }
 
