@@ -99,6 +99,7 @@ func plain[Out any](f func(context.Context, identity.Caller) (Out, error)) func(
 // bind is the table of served methods.
 func (d *Door) bind() map[string]binding {
 	n, a, s, i := d.cfg.Nodes, d.cfg.Approvals, d.cfg.System, d.cfg.Identity
+	talks := d.cfg.Sessions
 	h := d.cfg.Heartbeat
 	return map[string]binding{
 		"health":               unary(methods.HealthFromLegacy, s.Health, methods.HealthToLegacy),
@@ -111,6 +112,14 @@ func (d *Door) bind() map[string]binding {
 		"last-heartbeat":       unary(none, plain(h.Last), methods.LastHeartbeatToLegacy),
 		"set-heartbeats":       unary(methods.SetHeartbeatsFromLegacy, h.SetEnabled, methods.SetHeartbeatsToLegacy),
 		"logs.tail":            waiting(unary(methods.TailFromLegacy, s.TailLogs, methods.TailToLegacy)),
+
+		"sessions.list":    waiting(unary(methods.SessionsListFromLegacy, talks.List, methods.SessionsListToLegacy)),
+		"sessions.resolve": unary(methods.SessionsResolveFromLegacy, talks.Resolve, methods.SessionsResolveToLegacy),
+		"sessions.patch":   waiting(unary(methods.SessionsPatchFromLegacy, talks.Patch, methods.SessionsPatchToLegacy)),
+		"sessions.reset":   waiting(unary(methods.SessionsResetFromLegacy, talks.Reset, methods.SessionsResetToLegacy)),
+		"sessions.delete":  waiting(unary(methods.SessionsDeleteFromLegacy, talks.Delete, methods.SessionsDeleteToLegacy)),
+		"sessions.compact": waiting(unary(methods.SessionsCompactFromLegacy, talks.Compact, methods.SessionsCompactToLegacy)),
+		"chat.inject":      waiting(unary(methods.ChatInjectFromLegacy, talks.Inject, methods.ChatInjectToLegacy)),
 
 		"node.list":          unary(methods.NodeListFromLegacy, n.List, methods.NodeListToLegacy),
 		"node.describe":      unary(methods.NodeDescribeFromLegacy, n.Describe, methods.NodeDescribeToLegacy),

@@ -26,6 +26,7 @@ import (
 	"github.com/hanzoai/hanzod/identity/peer"
 	"github.com/hanzoai/hanzod/nodes"
 	"github.com/hanzoai/hanzod/ops"
+	"github.com/hanzoai/hanzod/sessions"
 	"github.com/hanzoai/hanzod/system"
 )
 
@@ -37,6 +38,7 @@ type Config struct {
 	Nodes     *nodes.Service
 	Approvals *approvals.Service
 	System    *system.Service
+	Sessions  *sessions.Service
 	Heartbeat *heartbeat.Service
 	Presence  *system.PresenceTable
 	Bus       *events.Bus

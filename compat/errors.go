@@ -15,6 +15,7 @@ import (
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes"
 	"github.com/hanzoai/hanzod/nodes/push"
+	"github.com/hanzoai/hanzod/sessions"
 	"github.com/hanzoai/hanzod/system"
 )
 
@@ -40,6 +41,11 @@ func built(f func(e *errs.Error) wire.ErrorShape) wording { return wording{build
 
 // ownText is for refusals that the original does not know: it says what is wrong.
 var ownText = built(func(e *errs.Error) wire.ErrorShape { return wire.ErrorShape{Code: codeInvalid, Message: e.Text} })
+
+// texts is invalid with a text that depends on the occurrence.
+func texts(f func(e *errs.Error) string) wording {
+	return built(func(e *errs.Error) wire.ErrorShape { return wire.ErrorShape{Code: codeInvalid, Message: f(e)} })
+}
 
 // deviceAuth is a failed device proof (protocol.md §4.5).
 func deviceAuth(message, code, reason string) wording {
@@ -402,6 +408,71 @@ var words = map[string]wording{
 	policy.ErrCorrupt.Code:      unavailable("exec approvals file is damaged or of a newer version; repair or remove it"),
 	policy.ErrMisread.Code:      invalid("the shell would run something else than the text that is shown for it"),
 	policy.ErrUnstable.Code:     invalid("approval requires a stable executable path"),
+
+	sessions.ErrKeyRequired.Code: invalid("key required"),
+	sessions.ErrKeyTooLong.Code:  ownText,
+	sessions.ErrWebchat.Code: texts(func(e *errs.Error) string {
+		return "webchat clients cannot " + e.Field("action") + " sessions; use chat.send for session-scoped updates"
+	}),
+	sessions.ErrMainSession.Code: texts(func(e *errs.Error) string {
+		return "Cannot delete the main session (" + e.Field("key") + ")."
+	}),
+	sessions.ErrActive.Code: built(func(e *errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{Code: codeUnavailable, Message: "Session " + e.Field("key") + " is still active; try again in a moment."}
+	}),
+	sessions.ErrChooseOne.Code: invalid("Provide either key, sessionId, or label (not multiple)"),
+	sessions.ErrChoose.Code:    invalid("Either key, sessionId, or label is required"),
+	sessions.ErrNotFound.Code: texts(func(e *errs.Error) string {
+		return "No session found: " + e.Field("name")
+	}),
+	sessions.ErrLabelNotFound.Code: texts(func(e *errs.Error) string {
+		return "No session found with label: " + e.Field("label")
+	}),
+	sessions.ErrManyIDs.Code: texts(func(e *errs.Error) string {
+		return "Multiple sessions found for sessionId: " + e.Field("name") + " (" + e.Field("keys") + ")"
+	}),
+	sessions.ErrManyLabels.Code: texts(func(e *errs.Error) string {
+		return "Multiple sessions found with label: " + e.Field("label") + " (" + e.Field("keys") + ")"
+	}),
+	sessions.ErrLabelEmpty.Code: invalid("invalid label: empty"),
+	sessions.ErrLabelLong.Code:  invalid("invalid label: too long (max 64)"),
+	sessions.ErrLabelTaken.Code: texts(func(e *errs.Error) string { return "label already in use: " + e.Field("label") }),
+	sessions.ErrValue.Code: texts(func(e *errs.Error) string {
+		return "invalid " + e.Field("name") + " (use " + e.Field("use") + ")"
+	}),
+	sessions.ErrXHigh.Code: texts(func(e *errs.Error) string {
+		return `thinkingLevel "xhigh" is only supported for ` + e.Field("models")
+	}),
+	sessions.ErrSpawn.Code: texts(func(e *errs.Error) string {
+		name := e.Field("name")
+		switch e.Field("why") {
+		case "only":
+			return name + " is only supported for subagent:* sessions"
+		case "changed":
+			return name + " cannot be changed once set"
+		case "cleared":
+			return name + " cannot be cleared once set"
+		default:
+			return "invalid " + name + ": empty"
+		}
+	}),
+	sessions.ErrSpawnDepth.Code:      invalid("invalid spawnDepth (use an integer >= 0)"),
+	sessions.ErrExecNode.Code:        invalid("invalid execNode: empty"),
+	sessions.ErrModelEmpty.Code:      invalid("invalid model: empty"),
+	sessions.ErrModel.Code:           texts(func(e *errs.Error) string { return "invalid model: " + e.Field("model") }),
+	sessions.ErrModelNotAllowed.Code: texts(func(e *errs.Error) string { return "model not allowed: " + e.Field("model") }),
+	sessions.ErrModels.Code:          unavailable("model catalog unavailable"),
+	sessions.ErrNoSession.Code:       invalid("session not found"),
+	sessions.ErrTranscript.Code: built(func(e *errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{Code: codeUnavailable, Message: cut("failed to write transcript: " + e.Field("cause"))}
+	}),
+	sessions.ErrText.Code:       ownText,
+	sessions.ErrTextLong.Code:   ownText,
+	sessions.ErrTooMany.Code:    unavailable("there are 100000 sessions; delete some first"),
+	sessions.ErrFileName.Code:   ownText,
+	sessions.ErrNotRegular.Code: unavailable("the transcript is not a regular file"),
+	sessions.ErrLine.Code:       ownText,
+	sessions.ErrMove.Code:       unavailable("the session was changed, but its transcript could not be put aside; that happens at the next start"),
 
 	system.ErrLogRead.Code: built(func(e *errs.Error) wire.ErrorShape {
 		return wire.ErrorShape{Code: codeUnavailable, Message: cut("log read failed: " + e.Error())}

@@ -13,6 +13,7 @@ import (
 	"github.com/hanzoai/hanzod/heartbeat"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes"
+	"github.com/hanzoai/hanzod/sessions"
 	"github.com/hanzoai/hanzod/system"
 )
 
@@ -71,6 +72,8 @@ func shapeOfEvent(e events.Event) (any, bool) {
 		return methods.NodeChangedToLegacy(p), true
 	case nodes.Reported:
 		return methods.NodeReportedToLegacy(p), true
+	case sessions.Chat:
+		return methods.ChatToLegacy(p), true
 	default:
 		return nil, false
 	}

@@ -46,6 +46,7 @@ import (
 	"github.com/hanzoai/hanzod/runtime/metrics"
 	"github.com/hanzoai/hanzod/runtime/rest"
 	"github.com/hanzoai/hanzod/runtime/rpc"
+	"github.com/hanzoai/hanzod/sessions"
 	"github.com/hanzoai/hanzod/store"
 	"github.com/hanzoai/hanzod/system"
 )
@@ -138,6 +139,7 @@ type Daemon struct {
 	push      *push.Client
 	approvals *approvals.Service
 	runs      *runs.Service
+	sessions  *sessions.Service
 	system    *system.Service
 	heartbeat *heartbeat.Service
 	policy    *policy.File
@@ -349,6 +351,13 @@ func (d *Daemon) makeDomains() error {
 	d.heartbeat = heartbeat.New(heartbeat.Config{
 		Agents: func() []heartbeat.Agent { return beatsOf(d.current()) }, Bus: d.bus, Now: d.now, Log: d.subsystem("heartbeat"),
 	})
+	d.sessions, err = sessions.New(sessions.Settings{
+		Store: d.store, Transcripts: d.store.Transcripts(), Models: sessionModels{d.current}, Config: d.current, Bus: d.bus, Now: d.now,
+		Log: d.subsystem("sessions"),
+	})
+	if err != nil {
+		return err
+	}
 	d.presence = system.NewPresence(self(), d.now)
 	d.socket = client.SocketPath(d.cfg.StateDir)
 	d.system = system.New(system.Config{
@@ -442,7 +451,7 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	}
 	d.door = compat.New(compat.Config{
 		Catalogue: catalogue, Gate: g, Identity: d.identity, Nodes: d.nodes, Approvals: d.approvals,
-		System: d.system, Heartbeat: d.heartbeat, Presence: d.presence, Bus: d.bus, Log: d.subsystem("gateway"), Metrics: d.metrics,
+		System: d.system, Sessions: d.sessions, Heartbeat: d.heartbeat, Presence: d.presence, Bus: d.bus, Log: d.subsystem("gateway"), Metrics: d.metrics,
 		Version: Version, ConfigPath: d.cfg.Path, StateDir: d.cfg.StateDir, Port: d.Port(),
 		MainKey: d.cfg.MainKey(), SessionScope: d.cfg.SessionScope(), DefaultAgent: d.cfg.DefaultAgentID(),
 		Canvas: d.canvasOn(), Peers: d.peers,

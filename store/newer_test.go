@@ -191,7 +191,7 @@ func TestRecordTypes(t *testing.T) {
 		"approvals_live": "has no values", "approval_ids": "has no fields", "system_events": "is never written over",
 		"settings": "holds nothing yet",
 
-		"sessions": "holds nothing yet",
+		"session_moves": "is never written over",
 
 		"cron_jobs": "holds nothing yet", "cron_runs": "holds nothing yet",
 	}
