@@ -246,7 +246,7 @@ func texts(n *json5.Node) []string {
 func (c *Config) Resolved(ctx context.Context) (*Config, error) {
 	fresh := &Config{
 		Path: c.Path, Exists: c.Exists, Includes: c.Includes, Hash: c.Hash, StateDir: c.StateDir, Home: c.Home, LegacyDir: c.LegacyDir,
-		EnvVars: c.EnvVars, tree: c.tree, opts: c.opts,
+		EnvVars: c.EnvVars, tree: c.tree, opts: c.opts, source: c.source,
 	}
 	l := &loader{config: fresh, env: c.opts.Env, origin: map[*json5.Node]string{}, filled: map[*json5.Node]bool{}}
 	l.fill(ctx, c.opts)
