@@ -30,6 +30,9 @@ import (
 	"github.com/hanzoai/hanzod/system"
 )
 
+// SessionDefaults describe sessions to clients (protocol.md §4).
+type SessionDefaults struct{ MainKey, Scope, DefaultAgent string }
+
 // Config is what the door needs.
 type Config struct {
 	Catalogue *ops.Catalogue
@@ -50,10 +53,8 @@ type Config struct {
 	ConfigPath string
 	StateDir   string
 	Port       int
-	// MainKey, SessionScope and DefaultAgent describe sessions to clients.
-	MainKey      string
-	SessionScope string
-	DefaultAgent string
+	// Sessions describes sessions to clients; it is asked for each of them.
+	Sessions func() SessionDefaults
 	// Canvas says that a canvas host address is offered.
 	Canvas bool
 	// Peers decides where clients really come from and which web pages may connect; nil trusts and

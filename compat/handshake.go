@@ -381,6 +381,7 @@ func (c *conn) hello(id string, adm identity.Admission) ([]frame, error) {
 	}
 	versions := d.cfg.System.Versions() // before the table: it shows these changes at least
 	rows := d.rows.table(c.seen(d.cfg.Presence.List()))
+	sessions := d.cfg.Sessions()
 	out := helloOK{
 		Type: "hello-ok", Protocol: c.dialect.Version,
 		Server:   helloServer{Version: d.cfg.Version, ConnID: c.id},
@@ -390,8 +391,8 @@ func (c *conn) hello(id string, adm identity.Admission) ([]frame, error) {
 			StateVersion: helloVersions(versions), UptimeMs: d.cfg.System.Uptime().Milliseconds(),
 			ConfigPath: d.cfg.ConfigPath, StateDir: d.cfg.StateDir,
 			SessionDefaults: helloSessions{
-				DefaultAgentID: d.cfg.DefaultAgent, MainKey: d.cfg.MainKey,
-				MainSessionKey: "agent:" + d.cfg.DefaultAgent + ":" + d.cfg.MainKey, Scope: d.cfg.SessionScope,
+				DefaultAgentID: sessions.DefaultAgent, MainKey: sessions.MainKey,
+				MainSessionKey: "agent:" + sessions.DefaultAgent + ":" + sessions.MainKey, Scope: sessions.Scope,
 			},
 			AuthMode: string(d.cfg.Identity.Mode()),
 		},

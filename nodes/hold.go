@@ -103,7 +103,7 @@ func (s *Service) hold(ctx context.Context, c identity.Caller, in InvokeIn, then
 		return
 	}
 	if canWake {
-		if err := s.policy.CheckPlatform(reg.Platform, reg.DeviceFamily, in.Command); err != nil {
+		if err := s.policy.Load().CheckPlatform(reg.Platform, reg.DeviceFamily, in.Command); err != nil {
 			then(answer{err: err}, false)
 			return
 		}

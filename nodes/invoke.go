@@ -247,7 +247,7 @@ func (s *Service) invoke(ctx context.Context, c identity.Caller, in InvokeIn, th
 
 // run does it on a node that is connected.
 func (s *Service) run(ctx context.Context, c identity.Caller, e *entry, in InvokeIn, then func(a answer, ran bool), left func()) {
-	if err := s.policy.Check(e.node, in.Command); err != nil {
+	if err := s.policy.Load().Check(e.node, in.Command); err != nil {
 		then(answer{err: err}, false)
 		return
 	}

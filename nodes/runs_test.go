@@ -123,7 +123,7 @@ func TestObserverKeeps(t *testing.T) {
 // Nobody ends a command by an invoke, whatever the configuration allows and the node declares.
 func TestKillIsTheDaemonsOwn(t *testing.T) {
 	s, _ := observed(t)
-	s.policy = NewPolicy([]string{killCommand}, nil)
+	s.SetPolicy(NewPolicy([]string{killCommand}, nil))
 	var got []string
 	s.attach(t, "box", &link{answer: func(r Request) *ResultIn {
 		got = append(got, r.Command+" "+string(r.Params))

@@ -22,7 +22,7 @@ type Service struct {
 	reg     *registry
 	pending pendingSet
 	kept    *keptSet
-	policy  *Policy
+	policy  atomic.Pointer[Policy]
 	guard   Guard
 	answers Decisions
 	watch   Observer
@@ -75,18 +75,24 @@ func New(cfg Config) *Service {
 	}
 	//nolint:contextcheck // the service's own lifetime, ended by Stop
 	life, stop := context.WithCancel(context.Background())
-	return &Service{
+	s := &Service{
 		reg:     newRegistry(),
 		pending: pendingSet{m: map[string]*waiting{}},
 		kept:    newKeptSet(),
-		policy:  cfg.Policy, guard: cfg.Guard, watch: cfg.Observer, answers: cfg.Decisions, paired: cfg.Paired, store: cfg.Store,
+		guard:   cfg.Guard, watch: cfg.Observer, answers: cfg.Decisions, paired: cfg.Paired, store: cfg.Store,
 		bus: cfg.Bus, now: cfg.Now, log: cfg.Log,
 		seen: seenSet{m: map[string]time.Time{}}, skillBins: cfg.SkillBins,
 		push: cfg.Push, times: frozenTimings, throttle: throttle{m: map[string]pushTimes{}},
 		held: heldSet{m: map[string]map[*held]struct{}{}, each: map[string]int{}},
 		life: life, stop: stop,
 	}
+	s.SetPolicy(cfg.Policy)
+	return s
 }
+
+// SetPolicy changes which commands platforms may offer. What nodes declared before counts as it did when
+// they came; each call is checked against the policy of now.
+func (s *Service) SetPolicy(p *Policy) { s.policy.Store(p) }
 
 // Attachment is one connection's hold on its place in the registry.
 type Attachment struct {
@@ -103,7 +109,7 @@ func (a *Attachment) closed() bool { return a.gone.Load() }
 // when the connection ends.
 func (s *Service) Attach(n Node, declared, caps []string, link Link) (*Attachment, Node, error) {
 	n.Connected, n.ConnectedAt = true, s.now()
-	n.Commands = s.policy.Filter(n.Platform, n.DeviceFamily, declared)
+	n.Commands = s.policy.Load().Filter(n.Platform, n.DeviceFamily, declared)
 	n.Caps = sortedSet(caps)
 	if name, err := s.store.NodeName(n.ID); err != nil {
 		return nil, Node{}, err

@@ -145,12 +145,16 @@ type Daemon struct {
 	policy    *policy.File
 	rules     *approvals.PolicyService
 	door      *compat.Door
-	web       *web.Web
-	rpc       *rpc.Server
-	grpc      *grpc.Server
-	http      *http.Server
-	remote    *grpc.Server // nil when the door for other machines is closed
-	members   *grpc.Server // nil when the daemon is to be on no tailnet
+	routes    *swapped
+
+	agentsSeen atomic.Pointer[agentsSeen]
+	hookRate   *identity.Limiter
+	levels     *logs.Levels
+	rpc        *rpc.Server
+	grpc       *grpc.Server
+	http       *http.Server
+	remote     *grpc.Server // nil when the door for other machines is closed
+	members    *grpc.Server // nil when the daemon is to be on no tailnet
 
 	withNode   bool
 	companion  string
@@ -193,7 +197,7 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 		cfg: o.Config, now: o.Now, withNode: o.Node, companion: o.Companion, nodeSecurity: o.NodeSecurity, nodeAsk: o.NodeAsk, tailscale: o.TailscaleSocket, pushHosts: o.PushHosts, pushRoots: o.PushRoots, restarting: o.Restarting,
 		shared: o.SharedDiscovery, service: o.Service, load: o.Load,
 		fault: o.fault, restarts: o.restarts, anew: make(chan string, 1), lock: o.lock,
-		fatal: make(chan error, 1), ready: make(chan struct{}), tailnetOut: o.Tailnet,
+		levels: &logs.Levels{}, fatal: make(chan error, 1), ready: make(chan struct{}), tailnetOut: o.Tailnet,
 	}
 	if d.tailnetOut == nil {
 		d.tailnetOut = o.Console
@@ -240,9 +244,7 @@ func (d *Daemon) open(ctx context.Context, console io.Writer) error {
 	}
 	d.store, err = store.Open(ctx, d.cfg.StateDir, store.Options{
 		Now: d.now, Log: early, OnFatal: d.fail, Held: held,
-		Audit: store.AuditLimits{
-			MaxRows: uint64(d.cfg.Audit.MaxRows), MaxBytes: uint64(d.cfg.Audit.MaxBytes), KeepFor: time.Duration(d.cfg.Audit.KeepDays) * 24 * time.Hour,
-		},
+		Audit: auditLimits(d.cfg),
 	})
 	if err != nil {
 		return err
@@ -281,7 +283,7 @@ func (d *Daemon) open(ctx context.Context, console io.Writer) error {
 func (d *Daemon) logOptions(console io.Writer, file string) logs.Options {
 	l := d.cfg.Logging
 	return logs.Options{
-		File: file, MaxBytes: l.MaxFileBytes, Level: l.Level, ConsoleLevel: l.ConsoleLevel,
+		File: file, MaxBytes: l.MaxFileBytes, Level: l.Level, ConsoleLevel: l.ConsoleLevel, Levels: d.levels,
 		Style: l.ConsoleStyle, Console: console,
 		OnLine: func(lvl slog.Level) {
 			if d.metrics != nil {
@@ -334,7 +336,7 @@ func (d *Daemon) makeDomains() error {
 		d.log.Warn("no pushes can be sent to phones", "subsystem", "nodes", "error", d.push.Ready())
 	}
 	d.nodes = nodes.New(nodes.Config{
-		Policy: nodes.NewPolicy(d.cfg.Gateway.Nodes.AllowCommands, d.cfg.Gateway.Nodes.DenyCommands),
+		Policy: nodePolicyOf(d.cfg),
 		Guard:  d.approvals, Decisions: nodeDecisions{d}, Paired: pairedNodes{d.identity}, Store: d.store, Bus: d.bus, Now: d.now,
 		Observer: RunObserver{func() *runs.Service { return d.runs }}, Push: d.push, Log: d.subsystem("nodes"),
 	})
@@ -372,7 +374,7 @@ func (d *Daemon) makeDomains() error {
 			Diagnose:         d.diagnose,
 			Listen:           d.listens,
 			Remote:           func() (string, string) { return d.GRPCAddress(), d.TLSFingerprint() },
-			Agents:           agentsOf(d.cfg),
+			Agents:           d.agents,
 			Config: func() (config.View, error) {
 				return config.Look(d.load)
 			},
@@ -453,21 +455,30 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 		Catalogue: catalogue, Gate: g, Identity: d.identity, Nodes: d.nodes, Approvals: d.approvals,
 		System: d.system, Sessions: d.sessions, Heartbeat: d.heartbeat, Presence: d.presence, Bus: d.bus, Log: d.subsystem("gateway"), Metrics: d.metrics,
 		Version: Version, ConfigPath: d.cfg.Path, StateDir: d.cfg.StateDir, Port: d.Port(),
-		MainKey: d.cfg.MainKey(), SessionScope: d.cfg.SessionScope(), DefaultAgent: d.cfg.DefaultAgentID(),
+		Sessions: func() compat.SessionDefaults {
+			c := d.current()
+			return compat.SessionDefaults{MainKey: c.MainKey(), Scope: c.SessionScope(), DefaultAgent: c.DefaultAgentID()}
+		},
 		Canvas: d.canvasOn(), Peers: d.peers,
 		Now: d.now,
 	})
-	d.web = web.New(d.webConfig())
-	handler, err := rest.New(rest.Deps{
-		RPC: d.rpc, Legacy: d.door, Web: d.web, Metrics: d.metrics.Handler(), Bearer: d.identity.Bearer, Gate: g,
+	d.hookRate = identity.NewLimiter(identity.HookRate, d.now)
+	deps := rest.Deps{
+		RPC: d.rpc, Legacy: d.door, Metrics: d.metrics.Handler(), Bearer: d.identity.Bearer, Gate: g,
 		TailnetName: tailnetName,
 		Ready:       d.State, Loopback: d.loopback, Hosts: d.peers.Names(),
 		ProxyNames: d.identity.Mode() != identity.AuthTrustedProxy, Peers: d.peers,
 		HSTS: d.cfg.Gateway.HTTP.StrictTransportSecurity, Log: d.subsystem("rest"),
+	}
+	handler, err := newSwapped(func() (*web.Web, http.Handler, error) {
+		deps.Web = web.New(d.webConfig())
+		h, err := rest.New(deps)
+		return deps.Web, h, err
 	})
 	if err != nil {
 		return err
 	}
+	d.routes = handler
 	d.http = rest.NewServer(handler, d.log)
 	return nil
 }
@@ -575,6 +586,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	d.state.Store(ready)
 	d.announce()
 	run(d.keepAnnounced)
+	d.keepHot()
 	run(d.followConfig)
 	close(d.ready)
 	d.log.Info("hanzod is ready", "version", Version, "socket", d.socket, "listen", d.Addresses(),
@@ -636,7 +648,7 @@ func (d *Daemon) stop(work context.Context, cancel context.CancelFunc, wg *sync.
 	d.nodes.Stop()
 	var doors sync.WaitGroup
 	doors.Go(func() { d.door.Close(deadline) })
-	doors.Go(func() { d.web.Close(deadline) })
+	doors.Go(func() { d.routes.close(deadline) })
 	doors.Go(func() {
 		if err := d.http.Shutdown(deadline); err != nil {
 			_ = d.http.Close() // what did not end in time is cut

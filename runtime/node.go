@@ -57,9 +57,9 @@ type NodeOptions struct {
 	// anything: allowlist and on-miss when empty (nodes-approvals.md §3.2).
 	Security string
 	Ask      string
-	// Config is the configuration of this machine: tools.exec, of an agent before the general one, is the
-	// policy where the exec approvals file says nothing. Nil says nothing.
-	Config *config.Config
+	// Current returns the configuration of this machine as it is now: tools.exec, of an agent before the
+	// general one, is the policy where the exec approvals file says nothing. Nil says nothing.
+	Current func() *config.Config
 	// Companion says whether the companion app of this machine is asked: auto (also when empty), off, or
 	// how long its answer is waited for.
 	Companion string
@@ -327,13 +327,13 @@ func nodePolicy(path string, o NodeOptions, skills *skillBins, log *slog.Logger)
 		return nil, err
 	}
 	p := policy.Options{Log: log, Defaults: defaults, Skills: skills.list}
-	if cfg := o.Config; cfg != nil {
-		warnSafeBins(cfg, log)
+	if current := o.Current; current != nil {
+		warnSafeBins(current(), log)
 		p.AgentDefaults = func(agentID string) policy.Overrides {
-			e := cfg.ExecPolicy(agentID)
+			e := current().ExecPolicy(agentID)
 			return policy.Overrides{Security: policy.Security(e.Security), Ask: policy.Ask(e.Ask)}
 		}
-		p.SafeBins = func(agentID string) policy.SafeBins { return safeBinsOf(cfg.SafeBins(agentID)) }
+		p.SafeBins = func(agentID string) policy.SafeBins { return safeBinsOf(current().SafeBins(agentID)) }
 	}
 	return policy.Open(path, p), nil
 }
@@ -523,7 +523,7 @@ func (d *Daemon) runNode(ctx context.Context) {
 func (d *Daemon) embedNode(ctx context.Context, log *slog.Logger) error {
 	o := NodeOptions{
 		StateDir: filepath.Join(d.cfg.StateDir, "node"),
-		Security: d.nodeSecurity, Ask: d.nodeAsk, Config: d.cfg, Companion: d.companion,
+		Security: d.nodeSecurity, Ask: d.nodeAsk, Current: d.current, Companion: d.companion,
 	}
 	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
 		return err

@@ -10,7 +10,7 @@ import (
 
 // safeBins are the filters that an agent runs unlisted on this machine, as the configuration says.
 func (d *Daemon) safeBins(agentID string) policy.SafeBins {
-	return safeBinsOf(d.cfg.SafeBins(agentID))
+	return safeBinsOf(d.current().SafeBins(agentID))
 }
 
 func safeBinsOf(c config.SafeBins) policy.SafeBins {

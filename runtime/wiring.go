@@ -30,14 +30,17 @@ func (p pairedNodes) PairedNodes() []nodes.Node {
 	return out
 }
 
-// agentsOf reads the agents of the configuration, once.
-func agentsOf(cfg *config.Config) func() ([]system.Agent, string) {
-	def := cfg.DefaultAgentID()
-	var agents []system.Agent
+// agents reads the agents of the configuration in force.
+func (d *Daemon) agents() ([]system.Agent, string) {
+	cfg := d.current()
+	if known := d.agentsSeen.Load(); known != nil && known.of == cfg {
+		return known.agents, known.def
+	}
+	seen := &agentsSeen{of: cfg, def: cfg.DefaultAgentID()}
 	for _, id := range cfg.AgentIDs() {
 		b := cfg.Beat(id)
 		a := system.Agent{
-			ID: id, Name: cfg.AgentName(id), Default: id == def,
+			ID: id, Name: cfg.AgentName(id), Default: id == seen.def,
 			SessionsPath: filepath.Join(cfg.StateDir, "agents", id, "sessions", "sessions.json"),
 			Heartbeat: system.Heartbeat{
 				Enabled: b.Enabled, Every: b.Every, Prompt: b.Prompt, Target: b.Target, Model: b.Model, AckMaxChars: b.AckMaxChars,
@@ -46,9 +49,17 @@ func agentsOf(cfg *config.Config) func() ([]system.Agent, string) {
 		if b.EveryMs != nil {
 			a.Heartbeat.Interval = time.Duration(*b.EveryMs) * time.Millisecond
 		}
-		agents = append(agents, a)
+		seen.agents = append(seen.agents, a)
 	}
-	return func() ([]system.Agent, string) { return agents, def }
+	d.agentsSeen.Store(seen)
+	return seen.agents, seen.def
+}
+
+// agentsSeen are the agents of one configuration; nobody changes them.
+type agentsSeen struct {
+	of     *config.Config
+	agents []system.Agent
+	def    string
 }
 
 // canvasOn reports whether the canvas host serves (protocol.md §1.7).
@@ -56,11 +67,12 @@ func (d *Daemon) canvasOn() bool { return d.cfg.CanvasHost.Enabled }
 
 // webConfig wires the HTTP routes of the original.
 func (d *Daemon) webConfig() web.Config {
+	cfg := d.current()
 	runs := hooks.New(hooks.Config{
-		Hooks: d.cfg.Hooks, Agents: d.cfg.AgentIDs(), DefaultAgent: d.cfg.DefaultAgentID(),
+		Hooks: cfg.Hooks, Agents: cfg.AgentIDs(), DefaultAgent: cfg.DefaultAgentID(),
 	})
 	return web.Config{
-		Hooks: d.cfg.Hooks, HookLimiter: identity.NewLimiter(identity.HookRate, d.now), Wake: d.system.Wake, Agent: runs.Agent, HTTP: d.cfg.Gateway.HTTP,
+		Hooks: cfg.Hooks, HookLimiter: d.hookRate, Wake: d.system.Wake, Agent: runs.Agent, HTTP: d.cfg.Gateway.HTTP,
 		Canvas: web.Canvas{
 			Enabled: d.canvasOn(), Root: d.cfg.CanvasHost.Root, A2UI: filepath.Join(d.cfg.StateDir, "a2ui"),
 			LiveReload: d.cfg.CanvasHost.LiveReload, Capability: d.door.CanvasCapability,

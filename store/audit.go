@@ -39,6 +39,12 @@ func (l AuditLimits) orDefault() AuditLimits {
 	return l
 }
 
+// SetAuditLimits changes the bounds of the audit log, from the next row on.
+func (s *Store) SetAuditLimits(l AuditLimits) {
+	l = l.orDefault()
+	s.w.limits.Store(&l)
+}
+
 // The bounds of a log that nobody gave others. They hold a year or so of busy use, and a few times the
 // approvals that are kept, each of which leaves four rows or so; reading every page when the daemon
 // starts stays in tens of milliseconds.
@@ -385,10 +391,11 @@ func (t *txn) chainAudit(head auditEnd, record []byte) (auditEnd, error) {
 // PruneAudit implements approvals.Store.
 func (s *Store) PruneAudit(ctx context.Context, now time.Time) (uint64, error) {
 	var removed uint64
-	if s.w.limits.KeepFor == 0 {
+	keep := s.w.limits.Load().KeepFor
+	if keep == 0 {
 		return 0, nil
 	}
-	before := now.Add(-s.w.limits.KeepFor)
+	before := now.Add(-keep)
 	for {
 		var n uint64
 		// A look first: a write takes the turn of others.

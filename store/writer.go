@@ -83,7 +83,7 @@ type writer struct {
 	commit func(*bolt.Tx) error
 	// audited hears of the newest row of the audit log once it is on disk; nil when nobody does.
 	audited func(auditEnd)
-	limits  AuditLimits
+	limits  atomic.Pointer[AuditLimits]
 	newer   bool // see txn
 	// head is the newest row that the transaction at hand wrote, zero when it wrote none.
 	head auditEnd
@@ -98,7 +98,9 @@ type writer struct {
 }
 
 func newWriter(db *bolt.DB, limits AuditLimits, newer bool, onFatal func(error)) *writer {
-	w := &writer{db: db, onFatal: onFatal, limits: limits.orDefault(), newer: newer, commit: (*bolt.Tx).Commit, stopped: make(chan struct{})}
+	w := &writer{db: db, onFatal: onFatal, newer: newer, commit: (*bolt.Tx).Commit, stopped: make(chan struct{})}
+	limits = limits.orDefault()
+	w.limits.Store(&limits)
 	w.wake.L = &w.mu
 	go w.run()
 	return w
@@ -247,7 +249,7 @@ func (w *writer) prepare(group []*op) (*bolt.Tx, error) {
 			if o.removed {
 				continue
 			}
-			t := &txn{tx: tx, head: &w.head, limits: w.limits, newer: w.newer}
+			t := &txn{tx: tx, head: &w.head, limits: *w.limits.Load(), newer: w.newer}
 			o.err = call(o.fn, t)
 			if o.err != nil && t.dirty {
 				o.removed, again = true, true

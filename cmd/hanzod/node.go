@@ -112,8 +112,12 @@ environment".`,
 					return err
 				}
 			}
-			if o.Config, err = nodeConfig(cfgFile, o.StateDir); err != nil {
+			cfg, err := nodeConfig(cfgFile, o.StateDir)
+			if err != nil {
 				return err
+			}
+			if cfg != nil {
+				o.Current = func() *config.Config { return cfg }
 			}
 			var reaping sync.WaitGroup
 			ctx, done := context.WithCancel(cmd.Context())

@@ -3,6 +3,8 @@ package live
 import (
 	"slices"
 	"strings"
+
+	"github.com/hanzoai/hanzod/config"
 )
 
 // Effect is what a change of the configuration takes.
@@ -82,6 +84,15 @@ func planOf(changed []string, mode string) Plan {
 		p.Changed = p.Changed[:maxChanged]
 	}
 	return p
+}
+
+// planBetween is the plan of a change from one configuration to another.
+func planBetween(old, next *config.Config) Plan {
+	changed := config.Changed(old, next)
+	if old.CanvasHost != next.CanvasHost && !touches(changed, []string{"canvasHost"}) {
+		changed = append(changed, "canvasHost.root") // it lies in the workspace of an agent, where nobody says
+	}
+	return planOf(changed, next.Gateway.Reload.Mode)
 }
 
 // touches reports whether one of the changed paths is at, below or above a prefix.

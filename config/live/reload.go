@@ -67,7 +67,7 @@ func (s *Service) reloadLocked() Plan {
 	case s.failed != nil && same(src, *s.failed):
 		return Plan{} // it was tried
 	}
-	plan := planOf(config.Changed(cur, next), next.Gateway.Reload.Mode)
+	plan := planBetween(cur, next)
 	if plan.Mode == "off" {
 		s.await(plan.Changed, "gateway.reload.mode is off: what changed in the configuration counts after a restart")
 		return plan
@@ -239,7 +239,7 @@ func (s *Service) back(ctx context.Context, p Pending, why string) error {
 		s.refuse(err) // it is the one that was there before, and fails for another reason now
 		return nil
 	}
-	plan := planOf(config.Changed(s.Current(), next), next.Gateway.Reload.Mode)
+	plan := planBetween(s.Current(), next)
 	if plan.Effect == EffectRestart {
 		s.await(plan.Changed, "the configuration was undone; the daemon starts anew")
 		now := time.Duration(0)

@@ -40,6 +40,8 @@ type Options struct {
 	// Style is pretty, compact or json; empty lets the terminal decide.
 	Style   string
 	Console io.Writer
+	// Levels takes both levels over, so that they can be changed; nil keeps them as they are.
+	Levels *Levels
 	// OnLine is called for each line; it must be quick. Nil counts nothing.
 	OnLine func(slog.Level)
 }
@@ -64,8 +66,21 @@ func level(name string) slog.Level {
 	}
 }
 
+// Levels are the levels of a logger that runs. Its methods may be called concurrently.
+type Levels struct{ file, console slog.LevelVar }
+
+// Set changes the levels, which have legacy names.
+func (l *Levels) Set(file, console string) {
+	l.file.Set(level(file))
+	l.console.Set(level(console))
+}
+
 // New returns the logger and what closes its file.
 func New(o Options) (*slog.Logger, io.Closer, error) {
+	if o.Levels == nil {
+		o.Levels = &Levels{}
+	}
+	o.Levels.Set(o.Level, o.ConsoleLevel)
 	handlers := []slog.Handler{console(o)}
 	var closer io.Closer = io.NopCloser(nil)
 	if o.File != "" {
@@ -75,7 +90,7 @@ func New(o Options) (*slog.Logger, io.Closer, error) {
 		}
 		closer = w
 		handlers = append(handlers, &fileHandler{inner: slog.NewJSONHandler(w, &slog.HandlerOptions{
-			Level: level(o.Level), ReplaceAttr: blank,
+			Level: &o.Levels.file, ReplaceAttr: blank,
 		})})
 	}
 	var h slog.Handler = slog.NewMultiHandler(handlers...)
@@ -86,7 +101,7 @@ func New(o Options) (*slog.Logger, io.Closer, error) {
 }
 
 func console(o Options) slog.Handler {
-	lvl := level(o.ConsoleLevel)
+	lvl := &o.Levels.console
 	f, isFile := o.Console.(*os.File)
 	terminal := isFile && term.IsTerminal(int(f.Fd()))
 	if o.Style == "json" || (o.Style == "" && !terminal) {
