@@ -89,10 +89,11 @@ func TestNodePolicyDefaults(t *testing.T) {
 			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			var err error
-			if o.Config, err = config.Load(config.Options{Path: path, StateDir: o.StateDir, Env: func(string) string { return "" }}); err != nil {
+			cfg, err := config.Load(config.Options{Path: path, StateDir: o.StateDir, Env: func(string) string { return "" }})
+			if err != nil {
 				t.Fatal(err)
 			}
+			o.Current = func() *config.Config { return cfg }
 		}
 		ctx, stop := context.WithCancel(context.Background())
 		done := make(chan error, 1)
