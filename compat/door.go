@@ -53,8 +53,8 @@ type Config struct {
 	ConfigPath string
 	StateDir   string
 	Port       int
-	// Sessions describes sessions to clients; it is asked for each of them.
-	Sessions func() SessionDefaults
+	// Defaults describes sessions to clients; it is asked for each of them.
+	Defaults func() SessionDefaults
 	// Canvas says that a canvas host address is offered.
 	Canvas bool
 	// Peers decides where clients really come from and which web pages may connect; nil trusts and

@@ -381,7 +381,7 @@ func (c *conn) hello(id string, adm identity.Admission) ([]frame, error) {
 	}
 	versions := d.cfg.System.Versions() // before the table: it shows these changes at least
 	rows := d.rows.table(c.seen(d.cfg.Presence.List()))
-	sessions := d.cfg.Sessions()
+	sessions := d.cfg.Defaults()
 	out := helloOK{
 		Type: "hello-ok", Protocol: c.dialect.Version,
 		Server:   helloServer{Version: d.cfg.Version, ConnID: c.id},

@@ -455,7 +455,7 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 		Catalogue: catalogue, Gate: g, Identity: d.identity, Nodes: d.nodes, Approvals: d.approvals,
 		System: d.system, Sessions: d.sessions, Heartbeat: d.heartbeat, Presence: d.presence, Bus: d.bus, Log: d.subsystem("gateway"), Metrics: d.metrics,
 		Version: Version, ConfigPath: d.cfg.Path, StateDir: d.cfg.StateDir, Port: d.Port(),
-		Sessions: func() compat.SessionDefaults {
+		Defaults: func() compat.SessionDefaults {
 			c := d.current()
 			return compat.SessionDefaults{MainKey: c.MainKey(), Scope: c.SessionScope(), DefaultAgent: c.DefaultAgentID()}
 		},
