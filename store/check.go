@@ -84,6 +84,7 @@ func checkRecords(tx *bolt.Tx, complain func(error), stop func() error) error {
 		checkApprovals(tx, complain, stop),
 		checkRuns(tx, complain, stop),
 		checkSessions(tx, complain, stop),
+		checkCron(tx, complain, stop),
 		checkAudit(tx, complain, stop),
 	)
 	return err

@@ -76,7 +76,7 @@
 //	  <sequence>                   record: one of them; sequence is 8 bytes big endian
 //	cron_jobs
 //	  <job id>                     record: one scheduled job with its state
-//	cron_runs                      what became of each slot
+//	cron_runs                      what became of each slot; the sequence counts the rows of all jobs
 //	  <job id> 00 <sequence>       record: one run, or a slot that was left out
 //	system_events
 //	  <session> 00 <sequence>      record: what an agent is to be told; sequence is 8 bytes big endian

@@ -24,6 +24,7 @@ var recordTypes = map[string]reflect.Type{
 	string(bucketRunOutput):         reflect.TypeFor[runOutput](),
 	string(bucketSessions):          reflect.TypeFor[sessionRecord](),
 	string(bucketSessionRest):       reflect.TypeFor[sessionRest](),
+	string(bucketCronJobs):          reflect.TypeFor[cronJobRecord](),
 }
 
 // carry returns the record that takes the place of old, with the fields of old that the struct of its

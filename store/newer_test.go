@@ -193,7 +193,7 @@ func TestRecordTypes(t *testing.T) {
 
 		"session_moves": "is never written over",
 
-		"cron_jobs": "holds nothing yet", "cron_runs": "holds nothing yet",
+		"cron_runs": "is never written over",
 	}
 	for _, b := range buckets {
 		typ, ok := recordTypes[string(b)]
