@@ -101,6 +101,7 @@ func (d *Door) bind() map[string]binding {
 	n, a, s, i := d.cfg.Nodes, d.cfg.Approvals, d.cfg.System, d.cfg.Identity
 	talks := d.cfg.Sessions
 	h := d.cfg.Heartbeat
+	k := d.cfg.Cron
 	return map[string]binding{
 		"health":               unary(methods.HealthFromLegacy, s.Health, methods.HealthToLegacy),
 		"status":               unary(none, plain(s.Status), methods.StatusToLegacy),
@@ -145,6 +146,14 @@ func (d *Door) bind() map[string]binding {
 		"device.token.rotate":            waiting(unary(methods.TokenRotateFromLegacy, i.RotateToken, methods.TokenRotateToLegacy)),
 		"device.token.revoke":            waiting(unary(methods.TokenRevokeFromLegacy, i.RevokeToken, methods.TokenRevokeToLegacy)),
 		"node.canvas.capability.refresh": {serve: d.refreshCanvas},
+
+		"cron.list":   unary(methods.CronListFromLegacy, k.List, methods.CronListToLegacy),
+		"cron.status": unary(none, k.Status, methods.CronStatusToLegacy),
+		"cron.add":    forgiving(waiting(unary(methods.CronAddFromLegacy, k.Add, methods.CronJobToLegacy)), schema.NormalizeCronAdd),
+		"cron.update": forgiving(waiting(unary(methods.CronUpdateFromLegacy, k.Update, methods.CronJobToLegacy)), schema.NormalizeCronUpdate),
+		"cron.remove": waiting(unary(methods.CronIDFromLegacy, k.Remove, methods.CronRemoveToLegacy)),
+		"cron.run":    waiting(unary(methods.CronRunFromLegacy, k.RunNow, methods.CronRunToLegacy)),
+		"cron.runs":   waiting(unary(methods.CronRunsFromLegacy, k.Runs, methods.CronRunsToLegacy)),
 
 		"exec.approval.request":      waiting(binding{serve: d.requestApproval}),
 		"exec.approval.waitDecision": waiting(unary(methods.ApprovalWaitFromLegacy, a.Wait, methods.ApprovalDecidedToLegacy)),

@@ -19,6 +19,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/hanzoai/hanzod/approvals"
+	"github.com/hanzoai/hanzod/cron"
 	"github.com/hanzoai/hanzod/events"
 	"github.com/hanzoai/hanzod/gate"
 	"github.com/hanzoai/hanzod/heartbeat"
@@ -43,6 +44,7 @@ type Config struct {
 	System    *system.Service
 	Sessions  *sessions.Service
 	Heartbeat *heartbeat.Service
+	Cron      *cron.Service
 	Presence  *system.PresenceTable
 	Bus       *events.Bus
 	Log       *slog.Logger

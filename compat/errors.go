@@ -9,6 +9,7 @@ import (
 	"github.com/hanzoai/hanzod/approvals"
 	"github.com/hanzoai/hanzod/approvals/policy"
 	"github.com/hanzoai/hanzod/compat/wire"
+	"github.com/hanzoai/hanzod/cron"
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/gate"
 	"github.com/hanzoai/hanzod/heartbeat"
@@ -38,6 +39,11 @@ func invalid(message string) wording     { return wording{code: codeInvalid, mes
 func unavailable(message string) wording { return wording{code: codeUnavailable, message: message} }
 
 func built(f func(e *errs.Error) wire.ErrorShape) wording { return wording{build: f} }
+
+// thrown is an exception of the original, whose text begins with its class.
+var thrown = built(func(e *errs.Error) wire.ErrorShape {
+	return wire.ErrorShape{Code: codeUnavailable, Message: cut("Error: " + e.Text)}
+})
 
 // ownText is for refusals that the original does not know: it says what is wrong.
 var ownText = built(func(e *errs.Error) wire.ErrorShape { return wire.ErrorShape{Code: codeInvalid, Message: e.Text} })
@@ -473,6 +479,42 @@ var words = map[string]wording{
 	sessions.ErrNotRegular.Code: unavailable("the transcript is not a regular file"),
 	sessions.ErrLine.Code:       ownText,
 	sessions.ErrMove.Code:       unavailable("the session was changed, but its transcript could not be put aside; that happens at the next start"),
+	cron.ErrUnknownJob.Code:  thrown,
+	cron.ErrName.Code:        thrown,
+	cron.ErrMainPayload.Code: thrown,
+	cron.ErrIsolated.Code:    thrown,
+	cron.ErrMainAgent.Code:   thrown,
+	cron.ErrWebhookURL.Code:  thrown,
+	cron.ErrChannel.Code:     thrown,
+	cron.ErrTelegram.Code:    thrown,
+	cron.ErrFailureMain.Code: thrown,
+	cron.ErrFailureURL.Code:  thrown,
+	cron.ErrPatchText.Code:   thrown,
+	cron.ErrPatchTurn.Code:   thrown,
+	cron.ErrExpression.Code: built(func(e *errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{Code: codeUnavailable, Message: cut(e.Field("said"))}
+	}),
+	cron.ErrZone.Code: built(func(e *errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{Code: codeUnavailable, Message: cut("TypeError: " + e.Text)}
+	}),
+	cron.ErrAtFormat.Code: ownText,
+	cron.ErrAtPast.Code:   ownText,
+	cron.ErrAtFar.Code:    ownText,
+	cron.ErrRunsID.Code:   invalid("invalid cron.runs params: invalid id"),
+	cron.ErrSchedule.Code: ownText,
+	cron.ErrPayload.Code:  ownText,
+	cron.ErrTarget.Code:   ownText,
+	cron.ErrMissed.Code:   ownText,
+	cron.ErrCommand.Code:  ownText,
+	cron.ErrOwner.Code:    ownText,
+	cron.ErrOwnKind.Code:  ownText,
+	cron.ErrTooLarge.Code: ownText,
+	cron.ErrTooMany.Code:  thrown,
+	cron.ErrBusy.Code:     thrown,
+	cron.ErrStopped.Code:  thrown,
+	cron.ErrPreview.Code:  ownText,
+	cron.ErrPage.Code:     ownText,
+	cron.ErrFilter.Code:   ownText,
 
 	system.ErrLogRead.Code: built(func(e *errs.Error) wire.ErrorShape {
 		return wire.ErrorShape{Code: codeUnavailable, Message: cut("log read failed: " + e.Error())}

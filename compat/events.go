@@ -9,6 +9,7 @@ import (
 	"github.com/hanzoai/hanzod/compat/methods"
 	"github.com/hanzoai/hanzod/compat/schema"
 	"github.com/hanzoai/hanzod/compat/wire"
+	"github.com/hanzoai/hanzod/cron"
 	"github.com/hanzoai/hanzod/events"
 	"github.com/hanzoai/hanzod/heartbeat"
 	"github.com/hanzoai/hanzod/identity"
@@ -74,6 +75,8 @@ func shapeOfEvent(e events.Event) (any, bool) {
 		return methods.NodeReportedToLegacy(p), true
 	case sessions.Chat:
 		return methods.ChatToLegacy(p), true
+	case cron.Changed:
+		return methods.CronChangedToLegacy(p), true
 	default:
 		return nil, false
 	}

@@ -51,6 +51,7 @@ var rules = map[string]rule{
 	"health":                  {nodes: true},
 	"heartbeat":               {droppable: true},
 	"cron":                    {droppable: true},
+	"cron.changed":            {scope: identity.ScopeRead, droppable: true},
 	"node.pair.requested":     {scope: identity.ScopePairing, droppable: true},
 	"node.pair.resolved":      {scope: identity.ScopePairing, droppable: true},
 	"device.pair.requested":   {scope: identity.ScopePairing, droppable: true},

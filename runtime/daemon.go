@@ -31,6 +31,7 @@ import (
 	"github.com/hanzoai/hanzod/compat/web"
 	"github.com/hanzoai/hanzod/config"
 	"github.com/hanzoai/hanzod/config/live"
+	"github.com/hanzoai/hanzod/cron"
 	"github.com/hanzoai/hanzod/events"
 	"github.com/hanzoai/hanzod/gate"
 	"github.com/hanzoai/hanzod/heartbeat"
@@ -142,6 +143,7 @@ type Daemon struct {
 	sessions  *sessions.Service
 	system    *system.Service
 	heartbeat *heartbeat.Service
+	cron      *cron.Service
 	policy    *policy.File
 	rules     *approvals.PolicyService
 	door      *compat.Door
@@ -380,7 +382,7 @@ func (d *Daemon) makeDomains() error {
 			},
 		},
 	})
-	return nil
+	return d.makeCron()
 }
 
 // current is the configuration in force. What may change while the daemon runs is read through it at each
@@ -454,6 +456,7 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	d.door = compat.New(compat.Config{
 		Catalogue: catalogue, Gate: g, Identity: d.identity, Nodes: d.nodes, Approvals: d.approvals,
 		System: d.system, Sessions: d.sessions, Heartbeat: d.heartbeat, Presence: d.presence, Bus: d.bus, Log: d.subsystem("gateway"), Metrics: d.metrics,
+		Cron: d.cron,
 		Version: Version, ConfigPath: d.cfg.Path, StateDir: d.cfg.StateDir, Port: d.Port(),
 		Defaults: func() compat.SessionDefaults {
 			c := d.current()
@@ -573,6 +576,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	run(d.runs.Run)
 	run(d.system.Run)
 	run(d.heartbeat.Run)
+	run(d.cron.Run)
 	run(d.door.Run)
 	run(d.rpc.Run)
 	served := make(chan error, 2+len(d.tcp))

@@ -48,6 +48,8 @@ func Check(method string, params wire.Value) (message string) {
 		return ""
 	case "cron.add":
 		params = NormalizeCronAdd(params)
+	case "cron.update":
+		params = NormalizeCronUpdate(params)
 	}
 	if p := Validate(method, params); p != "" {
 		return refuse(method, p)

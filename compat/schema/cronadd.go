@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
+	"unicode/utf16"
 
 	"github.com/hanzoai/hanzod/compat/wire"
 )
@@ -13,7 +13,25 @@ import (
 // NormalizeCronAdd rewrites the parameters of cron.add into the form that the schema wants and the handler reads
 // (control-plane.md §12): older shapes are unwrapped and moved, text is trimmed, defaults are filled in. What is no
 // object stays as it is, and so does every fault that is none of these: the schema reports it.
-func NormalizeCronAdd(params wire.Value) wire.Value {
+func NormalizeCronAdd(params wire.Value) wire.Value { return normalizeCron(params, true) }
+
+// NormalizeCronUpdate does the same with the patch of cron.update, without defaults. A patch may say where to deliver
+// in its payload: that changes the delivery that the job has.
+func NormalizeCronUpdate(params wire.Value) wire.Value {
+	patch, ok := params.Get("patch")
+	if params.Kind() != wire.Object || !ok || patch.Kind() != wire.Object {
+		return params
+	}
+	o := edit(params)
+	o.put("patch", normalizeCron(patch, false))
+	v, err := wire.Parse(o.append(nil))
+	if err != nil {
+		return params
+	}
+	return v
+}
+
+func normalizeCron(params wire.Value, whole bool) wire.Value {
 	if params.Kind() != wire.Object {
 		return params
 	}
@@ -33,13 +51,13 @@ func NormalizeCronAdd(params wire.Value) wire.Value {
 		payload, hasPayload = liftPayload(job)
 	}
 	if hasPayload {
-		normalizePayload(job, payload)
+		normalizePayload(job, payload, whole)
 	}
 	delivery, hasDelivery := job.child("delivery")
 	if hasDelivery {
 		normalizeDelivery(delivery)
 	}
-	for _, k := range []string{"name", "description", "agentId", "sessionKey"} {
+	for _, k := range []string{"description", "agentId", "sessionKey"} {
 		job.trim(k)
 	}
 	for _, k := range []string{"agentId", "sessionKey"} {
@@ -50,7 +68,10 @@ func NormalizeCronAdd(params wire.Value) wire.Value {
 	job.choose("sessionTarget", "main", "isolated")
 	job.choose("wakeMode", "now", "next-heartbeat")
 	job.flag("enabled")
-	cronDefaults(job, schedule, payload, hasSchedule, hasPayload)
+	if whole {
+		job.trim("name")
+		cronDefaults(job, schedule, payload, hasSchedule, hasPayload)
+	}
 	v, err := wire.Parse(job.append(nil))
 	if err != nil { // only beyond the bounds of Parse, and then the schema judges what was sent
 		return params
@@ -112,7 +133,7 @@ func normalizeSchedule(s *object) {
 // maxDateMs is the largest time that a JavaScript date holds, in milliseconds either side of the epoch.
 const maxDateMs = 8.64e15
 
-func normalizePayload(job, p *object) {
+func normalizePayload(job, p *object, whole bool) {
 	switch strings.ToLower(strings.TrimSpace(p.str("kind"))) {
 	case "agentturn":
 		p.setString("kind", "agentTurn")
@@ -140,7 +161,7 @@ func normalizePayload(job, p *object) {
 			p.put(k, v)
 		}
 	}
-	if agentTurn {
+	if agentTurn && whole {
 		moveDelivery(job, p)
 	}
 }
@@ -241,13 +262,13 @@ func cronName(payload *object) string {
 	if line == "" {
 		return "Cron job"
 	}
-	if utf8.RuneCountInString(line) > maxCronName {
-		line = string([]rune(line)[:maxCronName])
+	if u := utf16.Encode([]rune(line)); len(u) > maxCronName {
+		line = strings.TrimRight(string(utf16.Decode(u[:maxCronName-1])), " \t") + "…"
 	}
 	return line
 }
 
-// maxCronName is how much of the text becomes the name, in characters: a line of a table.
+// maxCronName is how much of the text becomes the name, in UTF-16 units: a line of a table.
 const maxCronName = 60
 
 // object is a JSON object being rewritten: members in order, each a wire.Value, a string or an *object.
