@@ -1,9 +1,14 @@
 package sessions
 
 import (
+	"context"
+	"errors"
 	"io"
+	"io/fs"
 	"slices"
+	"strings"
 
+	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/sessions/transcript"
 )
 
@@ -109,4 +114,100 @@ func compaction(e transcript.Entry) transcript.Value {
 		mark = mark.With("id", transcript.Quote(e.ID))
 	}
 	return v.With("__openclaw", mark)
+}
+
+// HistoryIn asks for the past of a session.
+type HistoryIn struct {
+	Key string
+	// Limit is how many messages at most; 0 is 200, more than 1000 is 1000.
+	Limit int
+}
+
+// History is the past of a session.
+type History struct {
+	// Key is as it was asked for. SessionID is empty when there is no such session.
+	Key, SessionID string
+	// Messages are JSON objects, the oldest first.
+	Messages []Raw
+	// ThinkingLevel is what is set for the session, else what its model does by default.
+	ThinkingLevel, VerboseLevel string
+}
+
+// History reads the last messages of a session as people are shown them (sessions-chat.md §4). It reads no more of
+// the transcript than that takes, and no session is one that said nothing.
+func (s *Service) History(_ context.Context, _ identity.Caller, in HistoryIn) (History, error) {
+	limit := min(in.Limit, maxHistory)
+	if limit <= 0 {
+		limit = historyLimit
+	}
+	out := History{Key: in.Key}
+	r, e, ok := s.Lookup(in.Key)
+	if ok {
+		out.SessionID, out.ThinkingLevel, out.VerboseLevel = e.SessionID, e.ThinkingLevel, e.VerboseLevel
+		messages, err := s.messages(FileOf(r.AgentID, e), limit, maxHistoryBytes, shown)
+		if err != nil {
+			return History{}, err
+		}
+		out.Messages = messages
+	}
+	if out.ThinkingLevel == "" {
+		out.ThinkingLevel = s.thinking(s.ModelOf(r.AgentID, &e))
+	}
+	return out, nil
+}
+
+// thinking is how much a model thinks when nobody says.
+func (s *Service) thinking(m Model) string {
+	if s.cfg.Thinking == nil {
+		return "off"
+	}
+	return s.cfg.Thinking(m)
+}
+
+// MessagesIn asks for messages as they are stored.
+type MessagesIn struct {
+	Key string
+	// Limit is how many at most; 0 is 200, more than 10,000 is 10,000.
+	Limit int
+}
+
+// Messages reads the last messages of a session as they are stored, the oldest first, 16 MiB at the most
+// (sessions-chat.md §3). A session that is not known has none.
+func (s *Service) Messages(_ context.Context, _ identity.Caller, in MessagesIn) ([]Raw, error) {
+	if strings.TrimSpace(in.Key) == "" {
+		return nil, ErrKeyRequired
+	}
+	limit := min(in.Limit, maxRaw)
+	if limit <= 0 {
+		limit = historyLimit
+	}
+	r, e, ok := s.Lookup(in.Key)
+	if !ok {
+		return nil, nil
+	}
+	return s.messages(FileOf(r.AgentID, e), limit, maxRawBytes, stored)
+}
+
+// messages reads a transcript; one that is not there has no messages.
+func (s *Service) messages(f File, limit, bytes int, show func(transcript.Message) transcript.Value) ([]Raw, error) {
+	t, err := s.read(f)
+	if t == nil {
+		return nil, err
+	}
+	defer t.Close()
+	values, err := recent(t, t.Size(), limit, bytes, show)
+	out := make([]Raw, len(values))
+	for i, v := range values {
+		out[i] = Raw(v)
+	}
+	return out, err
+}
+
+// read opens a transcript; nil for one that is not there, or that has a name no transcript can have.
+func (s *Service) read(f File) (Transcript, error) {
+	t, err := s.cfg.Transcripts.Open(f)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrFileName) {
+		return nil, nil //nolint:nilnil // nil is no transcript
+	}
+	return t, err
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hanzoai/hanzod/config"
+	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/identity"
 )
 
@@ -48,7 +49,7 @@ type ListOut struct {
 
 // List lists sessions (sessions-chat.md §3). Reading titles and last messages costs two short reads of each
 // transcript that is listed.
-func (s *Service) List(_ context.Context, _ identity.Caller, in ListIn) (ListOut, error) {
+func (s *Service) List(ctx context.Context, _ identity.Caller, in ListIn) (ListOut, error) {
 	c := s.cfg.Config()
 	now := s.now()
 	out := ListOut{At: now, Path: ManyStores, Default: s.cfg.Models.Default(c.DefaultAgentID()), ContextTokens: s.cfg.Models.ContextTokens()}
@@ -66,6 +67,12 @@ func (s *Service) List(_ context.Context, _ identity.Caller, in ListIn) (ListOut
 		l.Row, l.Name = row, row.name
 		e := &row.Entry
 		l.Kind, l.Channel, l.Model, l.Delivery = Kind(row.Ref.Key, e.ChatType), channelOf(row.Ref.Key, e), modelOf(e, def), deliveryOf(e)
+		if in.DerivedTitles || in.LastMessages {
+			if ctx.Err() != nil {
+				return out, errs.Wrap(errs.Unavailable, "read the transcripts", ctx.Err())
+			}
+			s.said(l, in.DerivedTitles, in.LastMessages)
+		}
 	}
 	return out, nil
 }

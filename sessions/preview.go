@@ -1,11 +1,15 @@
 package sessions
 
 import (
+	"context"
 	"io"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
+	"github.com/hanzoai/hanzod/errs"
+	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/sessions/transcript"
 )
 
@@ -98,4 +102,80 @@ func shorten(s string, limit int) string {
 		return s
 	}
 	return head(s, limit-3) + "..."
+}
+
+// The states of a preview.
+const (
+	PreviewOK      = "ok"
+	PreviewEmpty   = "empty"
+	PreviewMissing = "missing"
+	PreviewError   = "error"
+)
+
+// PreviewIn asks for the end of several sessions.
+type PreviewIn struct {
+	// Keys are the sessions; the first 64 count.
+	Keys []string
+	// Limit is how many messages of each; 0 is 12, more than 50 is 50.
+	Limit int
+	// MaxChars is how long each may be, in UTF-16 units; 0 is 240, 20 to 2000.
+	MaxChars int
+}
+
+// Preview is the end of one session.
+type Preview struct {
+	// Key is as it was asked for.
+	Key string
+	// Status is ok, empty (nothing was said), missing (no such session) or error (the transcript cannot be read).
+	Status string
+	Items  []PreviewItem
+}
+
+// Previews are the ends of several sessions.
+type Previews struct {
+	At       time.Time
+	Previews []Preview
+}
+
+// Preview shows the end of several sessions, as stored (sessions-chat.md §3).
+func (s *Service) Preview(ctx context.Context, _ identity.Caller, in PreviewIn) (Previews, error) {
+	limit, chars := min(in.Limit, maxPreview), min(in.MaxChars, maxPreviewChars)
+	if limit <= 0 {
+		limit = previewLimit
+	}
+	if chars <= 0 {
+		chars = previewChars
+	}
+	chars = max(chars, minPreviewChars)
+	out := Previews{At: s.now()}
+	for _, key := range in.Keys[:min(len(in.Keys), maxPreviewKeys)] {
+		if ctx.Err() != nil {
+			return out, errs.Wrap(errs.Unavailable, "read the transcripts", ctx.Err())
+		}
+		out.Previews = append(out.Previews, s.preview(key, limit, chars))
+	}
+	return out, nil
+}
+
+func (s *Service) preview(key string, limit, chars int) Preview {
+	p := Preview{Key: key, Status: PreviewMissing}
+	r, e, ok := s.Lookup(key)
+	if !ok {
+		return p
+	}
+	t, err := s.read(FileOf(r.AgentID, e))
+	if err == nil && t != nil {
+		defer t.Close()
+		p.Items, err = previewOf(t, t.Size(), limit, chars)
+	}
+	switch {
+	case err != nil:
+		s.cfg.Log.Warn("a transcript could not be read", "session", r.Key, "error", err)
+		p.Status, p.Items = PreviewError, nil
+	case len(p.Items) == 0:
+		p.Status = PreviewEmpty
+	default:
+		p.Status = PreviewOK
+	}
+	return p
 }

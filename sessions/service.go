@@ -40,6 +40,8 @@ type Settings struct {
 	Store       Store
 	Transcripts Transcripts
 	Models      Models
+	// Thinking is how much a model thinks when nobody says: a level of ThinkingLevels. Nil is off for all.
+	Thinking func(Model) string
 	// Runner is nil as long as no agents run.
 	Runner Runner
 	// Config is the configuration in force.

@@ -95,3 +95,32 @@ func lastMessage(r io.ReaderAt, size int64) string {
 	})
 	return shorten(text, lastChars)
 }
+
+// said fills in what is read from the transcript of a listed session. What cannot be read is left out: a list is not
+// to fail for one file.
+func (s *Service) said(l *Listed, title, last bool) {
+	e := &l.Entry
+	var t Transcript
+	open := func() Transcript {
+		if t == nil {
+			t, _ = s.read(FileOf(l.Ref.AgentID, *e))
+		}
+		return t
+	}
+	if title {
+		l.DerivedTitle = titleOf(e.DisplayName, e.Subject, e.SessionID, e.UpdatedAt, func() string {
+			if t := open(); t != nil {
+				return firstQuestion(t, t.Size())
+			}
+			return ""
+		})
+	}
+	if last {
+		if t := open(); t != nil {
+			l.LastMessage = lastMessage(t, t.Size())
+		}
+	}
+	if t != nil {
+		_ = t.Close()
+	}
+}
