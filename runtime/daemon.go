@@ -377,6 +377,7 @@ func (d *Daemon) makeDomains() error {
 			Listen:           d.listens,
 			Remote:           func() (string, string) { return d.GRPCAddress(), d.TLSFingerprint() },
 			Agents:           d.agents,
+			HeartbeatsOn:     d.heartbeat.Enabled,
 			Config: func() (config.View, error) {
 				return config.Look(d.load)
 			},

@@ -50,6 +50,7 @@ type Config struct {
 // ticks and health events.
 type Service struct {
 	cfg     Config
+	pid     int
 	started time.Time
 
 	looking sync.Mutex // makes the versions of health go out in order
@@ -70,7 +71,7 @@ func New(cfg Config) *Service {
 		cfg.MainSession = func() string { return "agent:main:main" }
 	}
 	return &Service{
-		cfg: cfg, started: cfg.Now(), version: 1,
+		cfg: cfg, pid: os.Getpid(), started: cfg.Now(), version: 1,
 		refresh: make(chan struct{}, 1), presence: make(chan struct{}, 1),
 	}
 }
@@ -143,7 +144,7 @@ func (s *Service) look() {
 	s.looking.Lock()
 	defer s.looking.Unlock()
 	began := s.cfg.Now()
-	agents, def := s.cfg.Facts.Agents()
+	agents, def := s.agents(healthSessions)
 	h := Health{At: began, DefaultAgentID: def, Agents: agents}
 	h.Took = s.cfg.Now().Sub(began)
 	s.mu.Lock()
@@ -216,28 +217,6 @@ func (s *Service) Versions() Versions {
 
 // Uptime is the time since the start.
 func (s *Service) Uptime() time.Duration { return s.cfg.Now().Sub(s.started) }
-
-// Status summarises the daemon. Paths are for admins.
-func (s *Service) Status(_ context.Context, c identity.Caller) (Status, error) {
-	f := s.cfg.Facts
-	agents, def := f.Agents()
-	st := Status{
-		Version: s.cfg.Version, PID: os.Getpid(), Uptime: s.Uptime(), AuthMode: s.cfg.AuthMode,
-		Listen: f.Listen(), Connections: f.Connections(), NodesConnected: f.NodesConnected(),
-		NodesKnown: f.NodesKnown(), ApprovalsPending: f.ApprovalsPending(),
-		DefaultAgentID: def, Agents: agents, Admin: c.Has(identity.ScopeAdmin),
-	}
-	if f.Remote != nil {
-		st.GRPCListen, st.TLSFingerprint = f.Remote()
-	}
-	if f.PolicyFault != nil {
-		st.PolicyFault = f.PolicyFault()
-	}
-	if st.Admin {
-		st.StateDir, st.ConfigPath, st.Socket = s.cfg.StateDir, s.cfg.ConfigPath, s.cfg.Socket
-	}
-	return st, nil
-}
 
 // Presence lists who was seen, newest first.
 func (s *Service) Presence(context.Context, identity.Caller) ([]Presence, error) {

@@ -36,6 +36,8 @@ type Agent struct {
 	Heartbeat    Heartbeat
 	SessionsPath string
 	SessionCount int
+	// Recent are the sessions that changed last, the newest first.
+	Recent []Session
 }
 
 // Health says whether the daemon works (control-plane.md §1).
@@ -48,6 +50,7 @@ type Health struct {
 
 // Status summarises the daemon.
 type Status struct {
+	At               time.Time
 	Version          string
 	PID              int
 	Uptime           time.Duration
@@ -65,6 +68,12 @@ type Status struct {
 	PolicyFault      string // why the policy rules are not those of their file, empty when they are
 	DefaultAgentID   string
 	Agents           []Agent
+	// Defaults are empty for callers without the admin scope.
+	Defaults Defaults
+	// QueuedEvents are the texts that wait for the next turn of the main session, oldest first.
+	QueuedEvents []string
+	// HeartbeatsOn is false while all heartbeats are turned off.
+	HeartbeatsOn bool
 	// Admin says that the caller may see paths and session details.
 	Admin bool
 }
@@ -81,7 +90,14 @@ type Facts struct {
 	// Remote is the address of the gRPC door for other machines and the fingerprint of the certificate;
 	// nil when there is neither.
 	Remote func() (address, fingerprint string)
+	// Agents are the configured ones, without their sessions.
 	Agents func() (agents []Agent, defaultID string)
+	// Sessions counts the sessions of an agent and returns those that changed last; nil when there are none.
+	Sessions func(agentID string, recent int) (count int, last []Session)
+	// Defaults are those of an agent; nil when nobody knows.
+	Defaults func(agentID string) Defaults
+	// HeartbeatsOn is false while heartbeats are turned off; nil is true.
+	HeartbeatsOn func() bool
 	// Config reads the configuration file and shows what it says now, without its secrets.
 	Config func() (config.View, error)
 	// Diagnose looks for what is wrong, until ctx ends at the latest; nil finds nothing.

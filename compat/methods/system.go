@@ -1,6 +1,7 @@
 package methods
 
 import (
+	"slices"
 	"time"
 
 	"github.com/hanzoai/hanzod/compat/wire"
@@ -17,10 +18,25 @@ type heartbeatShape struct {
 	AckMaxChars int              `json:"ackMaxChars"`
 }
 
+type recentSession struct {
+	Key       string          `json:"key"`
+	UpdatedAt wire.Opt[int64] `json:"updatedAt"`
+	Age       wire.Opt[int64] `json:"age"`
+}
+
 type sessionsShape struct {
-	Path   string         `json:"path"`
-	Count  int            `json:"count"`
-	Recent wire.List[any] `json:"recent"`
+	Path   string                   `json:"path"`
+	Count  int                      `json:"count"`
+	Recent wire.List[recentSession] `json:"recent"`
+}
+
+// changedToLegacy writes when a session changed and how long ago that is; both null when nobody knows.
+func changedToLegacy(s system.Session, now time.Time) (updatedAt, age wire.Opt[int64]) {
+	d, ok := s.Age(now)
+	if !ok {
+		return wire.NullOf[int64](), wire.NullOf[int64]()
+	}
+	return wire.Some(ms(s.UpdatedAt)), wire.Some(d.Milliseconds())
 }
 
 type agentHealth struct {
@@ -65,6 +81,11 @@ func HealthToLegacy(h system.Health) any {
 	}
 	for _, a := range h.Agents {
 		s := sessionsShape{Path: a.SessionsPath, Count: a.SessionCount}
+		for _, one := range a.Recent {
+			row := recentSession{Key: one.Key}
+			row.UpdatedAt, row.Age = changedToLegacy(one, h.At)
+			s.Recent = append(s.Recent, row)
+		}
 		out.Agents = append(out.Agents, agentHealth{
 			AgentID: a.ID, Name: wire.NonZero(a.Name), IsDefault: a.Default,
 			Heartbeat: heartbeatShape{
@@ -89,11 +110,66 @@ type agentHeartbeat struct {
 	EveryMs wire.Opt[int64] `json:"everyMs"`
 }
 
+type sessionStatus struct {
+	AgentID          wire.Opt[string]  `json:"agentId,omitzero"`
+	Key              string            `json:"key"`
+	Kind             string            `json:"kind"`
+	SessionID        wire.Opt[string]  `json:"sessionId,omitzero"`
+	UpdatedAt        wire.Opt[int64]   `json:"updatedAt"`
+	Age              wire.Opt[int64]   `json:"age"`
+	ThinkingLevel    wire.Opt[string]  `json:"thinkingLevel,omitzero"`
+	VerboseLevel     wire.Opt[string]  `json:"verboseLevel,omitzero"`
+	ReasoningLevel   wire.Opt[string]  `json:"reasoningLevel,omitzero"`
+	ElevatedLevel    wire.Opt[string]  `json:"elevatedLevel,omitzero"`
+	SystemSent       wire.Opt[bool]    `json:"systemSent,omitzero"`
+	AbortedLastRun   wire.Opt[bool]    `json:"abortedLastRun,omitzero"`
+	InputTokens      wire.Opt[int64]   `json:"inputTokens,omitzero"`
+	OutputTokens     wire.Opt[int64]   `json:"outputTokens,omitzero"`
+	CacheRead        wire.Opt[int64]   `json:"cacheRead,omitzero"`
+	CacheWrite       wire.Opt[int64]   `json:"cacheWrite,omitzero"`
+	TotalTokens      wire.Opt[int64]   `json:"totalTokens"`
+	TotalTokensFresh bool              `json:"totalTokensFresh"`
+	RemainingTokens  wire.Opt[int64]   `json:"remainingTokens"`
+	PercentUsed      wire.Opt[int]     `json:"percentUsed"`
+	Model            wire.Opt[string]  `json:"model"`
+	ContextTokens    wire.Opt[int64]   `json:"contextTokens"`
+	Flags            wire.List[string] `json:"flags"`
+}
+
+// absent writes a value, or nothing for nil.
+func absent[T any](v *T) wire.Opt[T] {
+	if v == nil {
+		return wire.Opt[T]{}
+	}
+	return wire.Some(*v)
+}
+
+func sessionStatusToLegacy(s system.Session, now time.Time) sessionStatus {
+	out := sessionStatus{
+		AgentID: wire.NonZero(s.AgentID), Key: s.Key, Kind: s.Kind, SessionID: wire.NonZero(s.ID),
+		ThinkingLevel: wire.NonZero(s.Thinking), VerboseLevel: wire.NonZero(s.Verbose), ReasoningLevel: wire.NonZero(s.Reasoning),
+		ElevatedLevel: wire.NonZero(s.Elevated), SystemSent: absent(s.SystemSent), AbortedLastRun: absent(s.Aborted),
+		InputTokens: absent(s.Input), OutputTokens: absent(s.Output), CacheRead: absent(s.CacheRead), CacheWrite: absent(s.CacheWrite),
+		TotalTokens: wire.NullOf[int64](), TotalTokensFresh: s.Fresh(), Model: wire.NullOf[string](), ContextTokens: wire.SomeOrNull(s.Context),
+		Flags: s.Flags(),
+	}
+	out.UpdatedAt, out.Age = changedToLegacy(s, now)
+	if s.Fresh() {
+		out.TotalTokens = wire.Some(*s.Total)
+	}
+	if s.Model != "" {
+		out.Model = wire.Some(s.Model)
+	}
+	left, percent := s.Remaining()
+	out.RemainingTokens, out.PercentUsed = wire.SomeOrNull(left), wire.SomeOrNull(percent)
+	return out
+}
+
 type agentSessions struct {
-	AgentID string         `json:"agentId"`
-	Path    string         `json:"path"`
-	Count   int            `json:"count"`
-	Recent  wire.List[any] `json:"recent"`
+	AgentID string                   `json:"agentId"`
+	Path    string                   `json:"path"`
+	Count   int                      `json:"count"`
+	Recent  wire.List[sessionStatus] `json:"recent"`
 }
 
 type sessionDefaults struct {
@@ -110,7 +186,7 @@ type statusSessions struct {
 	Paths    wire.List[string]        `json:"paths"`
 	Count    int                      `json:"count"`
 	Defaults sessionDefaults          `json:"defaults"`
-	Recent   wire.List[any]           `json:"recent"`
+	Recent   wire.List[sessionStatus] `json:"recent"`
 	ByAgent  wire.List[agentSessions] `json:"byAgent"`
 }
 
@@ -121,22 +197,37 @@ type statusShape struct {
 	Sessions           statusSessions    `json:"sessions"`
 }
 
+// maxRecent is how many sessions of all agents status names.
+const maxRecent = 10
+
 // StatusToLegacy writes status (control-plane.md §1). Callers without the admin scope see no
 // paths.
 func StatusToLegacy(s system.Status) any {
-	out := statusShape{Heartbeat: statusHeartbeat{DefaultAgentID: s.DefaultAgentID}}
-	out.Sessions.Defaults = sessionDefaults{Model: wire.NullOf[string](), ContextTokens: wire.NullOf[int64]()}
+	out := statusShape{Heartbeat: statusHeartbeat{DefaultAgentID: s.DefaultAgentID}, QueuedSystemEvents: s.QueuedEvents}
+	out.Sessions.Defaults = sessionDefaults{Model: wire.NullOf[string](), ContextTokens: wire.SomeOrNull(s.Defaults.Context)}
+	if s.Defaults.Model != "" {
+		out.Sessions.Defaults.Model = wire.Some(s.Defaults.Model)
+	}
+	var all []system.Session
 	for _, a := range s.Agents {
 		out.Heartbeat.Agents = append(out.Heartbeat.Agents, agentHeartbeat{
 			AgentID: a.ID, Enabled: a.Heartbeat.Enabled, Every: a.Heartbeat.Every, EveryMs: everyMs(a.Heartbeat),
 		})
-		path := "[redacted]"
+		of := agentSessions{AgentID: a.ID, Path: "[redacted]", Count: a.SessionCount}
 		if s.Admin {
-			path = a.SessionsPath
-			out.Sessions.Paths = append(out.Sessions.Paths, path)
+			of.Path = a.SessionsPath
+			out.Sessions.Paths = append(out.Sessions.Paths, of.Path)
 		}
+		for _, one := range a.Recent {
+			of.Recent = append(of.Recent, sessionStatusToLegacy(one, s.At))
+		}
+		all = append(all, a.Recent...)
 		out.Sessions.Count += a.SessionCount
-		out.Sessions.ByAgent = append(out.Sessions.ByAgent, agentSessions{AgentID: a.ID, Path: path, Count: a.SessionCount})
+		out.Sessions.ByAgent = append(out.Sessions.ByAgent, of)
+	}
+	slices.SortStableFunc(all, func(a, b system.Session) int { return b.UpdatedAt.Compare(a.UpdatedAt) })
+	for _, one := range all[:min(len(all), maxRecent)] {
+		out.Sessions.Recent = append(out.Sessions.Recent, sessionStatusToLegacy(one, s.At))
 	}
 	return out
 }

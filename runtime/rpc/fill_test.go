@@ -111,9 +111,13 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 		out("identity.InviteOut", func(o identity.InviteOut) (*devicesv1.CreateInviteResponse, error) {
 			return createInviteToProto(o, Remote{}, "node")
 		}),
-		out("system.Health", healthToProto, prefixed("Agents[0].Heartbeat.", beats)...),
+		// A summary names sessions and says when they changed.
+		out("system.Health", healthToProto, append(prefixed("Agents[0].Heartbeat.", beats), prefixed("Agents[0].Recent[0].", []string{
+			"AgentID", "Kind", "ID", "Thinking", "Verbose", "Reasoning", "Elevated", "SystemSent", "Aborted", "Input", "Output", "CacheRead", "CacheWrite", "Total", "TotalFresh", "Model", "Context",
+		})...)...),
 		out("system.Status", statusToProto, append(prefixed("Agents[0].Heartbeat.", beats),
-			"DefaultAgentID", "Admin", "Agents[0].Name", "Agents[0].Default", "Agents[0].SessionsPath")...),
+			// The key names the agent; whether a total is fresh is told once.
+			"At", "Admin", "Agents[0].Name", "Agents[0].Default", "Agents[0].Recent[0].AgentID", "Agents[0].Recent[0].TotalFresh")...),
 		// Rev is for keeping encoded rows.
 		out("[]system.Presence", presenceToProto, "[0].Rev", "[0].Key"),
 		out("*heartbeat.Report", func(r heartbeat.Report) (*systemv1.GetLastHeartbeatResponse, error) { return lastHeartbeatToProto(&r) }),

@@ -171,6 +171,9 @@ func healthToProto(h system.Health) (*systemv1.GetHealthResponse, error) {
 			AgentId: a.ID, Name: a.Name, IsDefault: a.Default, Heartbeat: heartbeatToProto(a.Heartbeat),
 			SessionsPath: a.SessionsPath, SessionCount: clampInt32(a.SessionCount),
 		}
+		for _, one := range a.Recent {
+			r.Agents[i].Recent = append(r.Agents[i].Recent, &systemv1.RecentSession{Key: cleanText(one.Key), UpdatedAt: timeToProto(one.UpdatedAt)})
+		}
 	}
 	return r, nil
 }
@@ -215,14 +218,35 @@ func statusToProto(st system.Status) (*systemv1.GetStatusResponse, error) {
 		NodesKnown:       clampInt32(st.NodesKnown),
 		ApprovalsPending: clampInt32(st.ApprovalsPending),
 		PolicyFault:      cleanText(st.PolicyFault),
-		Agents:           make([]*systemv1.AgentStatus, len(st.Agents)),
+
+		DefaultAgentId: st.DefaultAgentID, DefaultModel: st.Defaults.Model, QueuedSystemEvents: cleanTexts(st.QueuedEvents),
+		HeartbeatsEnabled: st.HeartbeatsOn,
+
+		Agents: make([]*systemv1.AgentStatus, len(st.Agents)),
 	}
 	for i, a := range st.Agents {
 		r.Agents[i] = &systemv1.AgentStatus{
-			AgentId: a.ID, Heartbeat: heartbeatToProto(a.Heartbeat), SessionCount: clampInt32(a.SessionCount),
+			AgentId: a.ID, Heartbeat: heartbeatToProto(a.Heartbeat), SessionCount: clampInt32(a.SessionCount), SessionsPath: a.SessionsPath,
+		}
+		r.SessionCount += clampInt32(a.SessionCount)
+		for _, one := range a.Recent {
+			r.Agents[i].Recent = append(r.Agents[i].Recent, sessionStatusToProto(one))
 		}
 	}
+	if n := st.Defaults.Context; n != nil {
+		r.DefaultContextTokens = *n
+	}
 	return r, nil
+}
+
+func sessionStatusToProto(s system.Session) *systemv1.SessionStatus {
+	return &systemv1.SessionStatus{
+		Key: cleanText(s.Key), Kind: s.Kind, SessionId: cleanText(s.ID), UpdatedAt: timeToProto(s.UpdatedAt),
+		ThinkingLevel: cleanText(s.Thinking), VerboseLevel: cleanText(s.Verbose), ReasoningLevel: cleanText(s.Reasoning),
+		ElevatedLevel: cleanText(s.Elevated), SystemSent: s.SystemSent, AbortedLastRun: s.Aborted, InputTokens: s.Input,
+		OutputTokens: s.Output, CacheRead: s.CacheRead, CacheWrite: s.CacheWrite, TotalTokens: s.Total, TotalTokensFresh: s.Fresh(),
+		Model: cleanText(s.Model), ContextTokens: s.Context,
+	}
 }
 
 func presenceToProto(in []system.Presence) (*systemv1.ListPresenceResponse, error) {
