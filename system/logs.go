@@ -8,6 +8,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -38,8 +40,8 @@ func (s *Service) TailLogs(_ context.Context, _ identity.Caller, in TailIn) (Tai
 		(in.Cursor != nil && *in.Cursor < 0) {
 		return TailOut{}, ErrLogRange
 	}
-	out := TailOut{File: s.cfg.LogFile, Lines: []string{}}
-	f, err := os.Open(s.cfg.LogFile)
+	out := TailOut{File: currentLog(s.cfg.LogFile), Lines: []string{}}
+	f, err := openLog(out.File)
 	if errors.Is(err, fs.ErrNotExist) {
 		return out, nil
 	}
@@ -79,14 +81,52 @@ func (s *Service) TailLogs(_ context.Context, _ identity.Caller, in TailIn) (Tai
 		}
 	}
 	out.Cursor = start + int64(n)
-	text := strings.TrimSuffix(string(buf), "\n")
-	if text != "" {
-		out.Lines = strings.Split(text, "\n")
+	if len(buf) > 0 {
+		out.Lines = strings.Split(strings.TrimSuffix(string(buf), "\n"), "\n")
 	}
 	if len(out.Lines) > in.Limit {
 		out.Lines = out.Lines[len(out.Lines)-in.Limit:]
 	}
 	return out, nil
+}
+
+// rolling is the name of a log that begins anew each day (control-plane.md §1).
+var rolling = regexp.MustCompile(`^openclaw-\d{4}-\d{2}-\d{2}\.log$`)
+
+// currentLog is the file to read: of one that begins anew each day, the newest when that of today is not there.
+func currentLog(path string) string {
+	if !rolling.MatchString(filepath.Base(path)) {
+		return path
+	}
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		return path
+	}
+	entries, err := os.ReadDir(filepath.Dir(path))
+	if err != nil {
+		return path
+	}
+	newest, at := path, time.Time{}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err == nil && rolling.MatchString(e.Name()) && info.Mode().IsRegular() && !info.ModTime().Before(at) {
+			newest, at = filepath.Join(filepath.Dir(path), e.Name()), info.ModTime()
+		}
+	}
+	return newest
+}
+
+var errNoFile = errors.New("it is not a regular file")
+
+// openLog opens a log for reading. Opening a named pipe would wait for its writer.
+func openLog(path string) (*os.File, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errNoFile
+	}
+	return os.Open(path)
 }
 
 // endsLine reports whether the byte before the offset ends a line, so that none is cut there.
@@ -153,7 +193,7 @@ func (fl *follower) close() {
 func (fl *follower) read(send func(string) error) error {
 	for {
 		if fl.f == nil {
-			f, err := os.Open(fl.path)
+			f, err := openLog(fl.path)
 			if err != nil {
 				return nil //nolint:nilerr // between two files of a rotation there is none
 			}
