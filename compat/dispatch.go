@@ -102,6 +102,7 @@ func (d *Door) bind() map[string]binding {
 	talks := d.cfg.Sessions
 	h := d.cfg.Heartbeat
 	k := d.cfg.Cron
+	ch := d.cfg.Channels
 	return map[string]binding{
 		"health":               unary(methods.HealthFromLegacy, s.Health, methods.HealthToLegacy),
 		"status":               unary(none, plain(s.Status), methods.StatusToLegacy),
@@ -121,6 +122,12 @@ func (d *Door) bind() map[string]binding {
 		"sessions.delete":  waiting(unary(methods.SessionsDeleteFromLegacy, talks.Delete, methods.SessionsDeleteToLegacy)),
 		"sessions.compact": waiting(unary(methods.SessionsCompactFromLegacy, talks.Compact, methods.SessionsCompactToLegacy)),
 		"chat.inject":      waiting(unary(methods.ChatInjectFromLegacy, talks.Inject, methods.ChatInjectToLegacy)),
+		"channels.status":  unary(methods.ChannelsStatusFromLegacy, ch.Status, methods.ChannelsStatusToLegacy),
+		"channels.logout":  waiting(unary(methods.ChannelsLogoutFromLegacy, ch.Logout, methods.ChannelsLogoutToLegacy)),
+		"web.login.start":  waiting(unary(methods.WebLoginStartFromLegacy, ch.StartLogin, methods.WebLoginStartToLegacy)),
+		"web.login.wait":   waiting(unary(methods.WebLoginWaitFromLegacy, ch.WaitLogin, methods.WebLoginWaitToLegacy)),
+		"send":             waiting(unary(methods.SendFromLegacy, ch.Send, methods.SendToLegacy)),
+		"poll":             waiting(unary(methods.PollFromLegacy, ch.Poll, methods.PollToLegacy)),
 
 		"node.list":          unary(methods.NodeListFromLegacy, n.List, methods.NodeListToLegacy),
 		"node.describe":      unary(methods.NodeDescribeFromLegacy, n.Describe, methods.NodeDescribeToLegacy),

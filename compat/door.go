@@ -19,6 +19,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/hanzoai/hanzod/approvals"
+	"github.com/hanzoai/hanzod/channels"
 	"github.com/hanzoai/hanzod/cron"
 	"github.com/hanzoai/hanzod/events"
 	"github.com/hanzoai/hanzod/gate"
@@ -45,6 +46,7 @@ type Config struct {
 	Sessions  *sessions.Service
 	Heartbeat *heartbeat.Service
 	Cron      *cron.Service
+	Channels  *channels.Service
 	Presence  *system.PresenceTable
 	Bus       *events.Bus
 	Log       *slog.Logger

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hanzoai/hanzod/approvals"
 	"github.com/hanzoai/hanzod/approvals/policy"
+	"github.com/hanzoai/hanzod/channels"
 	"github.com/hanzoai/hanzod/compat/wire"
 	"github.com/hanzoai/hanzod/cron"
 	"github.com/hanzoai/hanzod/errs"
@@ -479,18 +480,18 @@ var words = map[string]wording{
 	sessions.ErrNotRegular.Code: unavailable("the transcript is not a regular file"),
 	sessions.ErrLine.Code:       ownText,
 	sessions.ErrMove.Code:       unavailable("the session was changed, but its transcript could not be put aside; that happens at the next start"),
-	cron.ErrUnknownJob.Code:  thrown,
-	cron.ErrName.Code:        thrown,
-	cron.ErrMainPayload.Code: thrown,
-	cron.ErrIsolated.Code:    thrown,
-	cron.ErrMainAgent.Code:   thrown,
-	cron.ErrWebhookURL.Code:  thrown,
-	cron.ErrChannel.Code:     thrown,
-	cron.ErrTelegram.Code:    thrown,
-	cron.ErrFailureMain.Code: thrown,
-	cron.ErrFailureURL.Code:  thrown,
-	cron.ErrPatchText.Code:   thrown,
-	cron.ErrPatchTurn.Code:   thrown,
+	cron.ErrUnknownJob.Code:     thrown,
+	cron.ErrName.Code:           thrown,
+	cron.ErrMainPayload.Code:    thrown,
+	cron.ErrIsolated.Code:       thrown,
+	cron.ErrMainAgent.Code:      thrown,
+	cron.ErrWebhookURL.Code:     thrown,
+	cron.ErrChannel.Code:        thrown,
+	cron.ErrTelegram.Code:       thrown,
+	cron.ErrFailureMain.Code:    thrown,
+	cron.ErrFailureURL.Code:     thrown,
+	cron.ErrPatchText.Code:      thrown,
+	cron.ErrPatchTurn.Code:      thrown,
 	cron.ErrExpression.Code: built(func(e *errs.Error) wire.ErrorShape {
 		return wire.ErrorShape{Code: codeUnavailable, Message: cut(e.Field("said"))}
 	}),
@@ -519,12 +520,26 @@ var words = map[string]wording{
 	system.ErrLogRead.Code: built(func(e *errs.Error) wire.ErrorShape {
 		return wire.ErrorShape{Code: codeUnavailable, Message: cut("log read failed: " + e.Error())}
 	}),
-	system.ErrLogRange.Code:     invalid("invalid logs.tail params: limit or maxBytes is out of range"),
-	system.ErrConfig.Code:       unavailable("the config file cannot be read; check that it is there and that the daemon may read it"),
-	system.ErrLocalOnly.Code:    invalid("the shared secret is shown on the local socket only"),
-	system.ErrBackupLocal.Code:  invalid("a backup holds every secret and is made on the local socket only"),
-	system.ErrBackupBusy.Code:   unavailable("another backup is being made; try again later"),
-	system.ErrWakeText.Code:     invalid("text required"),
+	system.ErrLogRange.Code:    invalid("invalid logs.tail params: limit or maxBytes is out of range"),
+	system.ErrConfig.Code:      unavailable("the config file cannot be read; check that it is there and that the daemon may read it"),
+	system.ErrLocalOnly.Code:   invalid("the shared secret is shown on the local socket only"),
+	system.ErrBackupLocal.Code: invalid("a backup holds every secret and is made on the local socket only"),
+	system.ErrBackupBusy.Code:  unavailable("another backup is being made; try again later"),
+	system.ErrWakeText.Code:    invalid("text required"),
+	channels.ErrLogout.Code:    invalid("invalid channels.logout channel"),
+	channels.ErrLogin.Code:     invalid("web login provider is not available"),
+	channels.ErrEmpty.Code:     invalid("invalid send params: text or media is required"),
+	channels.ErrTo.Code:        ownText, // the schema asks for both
+	channels.ErrQuestion.Code:  ownText, // so does that of poll
+	channels.ErrNone.Code:      invalid("Error: Channel is required (no configured channels detected)."),
+	channels.ErrInternal.Code:  invalid("unsupported channel: webchat (internal-only). Use `chat.send` for WebChat UI messages or choose a deliverable channel."),
+	channels.ErrUnknown.Code: built(func(e *errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{Code: codeInvalid, Message: "unsupported channel: " + e.Field("channel")}
+	}),
+	channels.ErrPoll.Code: built(func(e *errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{Code: codeInvalid, Message: "unsupported poll channel: " + e.Field("channel")}
+	}),
+
 	system.ErrEventText.Code:    invalid("text required"),
 	system.ErrEventTooLong.Code: ownText,
 	// The following comes up with an agent that is named, which this door does not know.

@@ -28,6 +28,7 @@ import (
 
 	"github.com/hanzoai/hanzod/approvals"
 	"github.com/hanzoai/hanzod/approvals/policy"
+	"github.com/hanzoai/hanzod/channels"
 	"github.com/hanzoai/hanzod/compat/wire"
 	"github.com/hanzoai/hanzod/events"
 	"github.com/hanzoai/hanzod/gate"
@@ -152,7 +153,7 @@ func newWorld(tb testing.TB, opts ...worldOptions) *world {
 		},
 	})
 	w.door = New(Config{
-		Catalogue: catalogue, Gate: gate.New(), Identity: id, Nodes: w.nodes, Approvals: app, System: sys, Heartbeat: heartbeat.New(heartbeat.Config{Agents: func() []heartbeat.Agent { return nil }, Bus: w.bus, Now: time.Now}),
+		Catalogue: catalogue, Gate: gate.New(), Identity: id, Nodes: w.nodes, Approvals: app, System: sys, Channels: channels.New(time.Now), Heartbeat: heartbeat.New(heartbeat.Config{Agents: func() []heartbeat.Agent { return nil }, Bus: w.bus, Now: time.Now}),
 		Presence: presence, Bus: w.bus, Log: log, Version: "1", Defaults: func() SessionDefaults { return SessionDefaults{DefaultAgent: "main", MainKey: "main"} }, Now: now,
 	})
 	w.lis = &pipes{conns: make(chan net.Conn), done: make(chan struct{})}

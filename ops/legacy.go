@@ -73,7 +73,7 @@ var legacyOnly = []Operation{
 	{Legacy: "cron.run", Role: identity.RoleOperator, Scope: admin},
 	{Legacy: "cron.runs", Role: identity.RoleOperator, Scope: read},
 
-	// Voices and channels (talk, channels).
+	// Voices (talk).
 	{Legacy: "talk.config", Role: identity.RoleOperator, Scope: read},
 	{Legacy: "talk.mode", Role: identity.RoleOperator, Scope: write},
 	{Legacy: "tts.status", Role: identity.RoleOperator, Scope: read},
@@ -82,14 +82,8 @@ var legacyOnly = []Operation{
 	{Legacy: "tts.disable", Role: identity.RoleOperator, Scope: write},
 	{Legacy: "tts.convert", Role: identity.RoleOperator, Scope: write},
 	{Legacy: "tts.setProvider", Role: identity.RoleOperator, Scope: write},
-	{Legacy: "channels.status", Role: identity.RoleOperator, Scope: read},
-	{Legacy: "channels.logout", Role: identity.RoleOperator, Scope: admin},
-	{Legacy: "web.login.start", Role: identity.RoleOperator, Scope: admin},
-	{Legacy: "web.login.wait", Role: identity.RoleOperator, Scope: admin},
 
-	// What needs an agent or a channel.
-	{Legacy: "send", Role: identity.RoleOperator, Scope: write},
-	{Legacy: "poll", Role: identity.RoleOperator, Scope: write},
+	// What needs an agent.
 	{Legacy: "agent", Role: identity.RoleOperator, Scope: write},
 	{Legacy: "agent.wait", Role: identity.RoleOperator, Scope: write},
 	{Legacy: "chat.send", Role: identity.RoleOperator, Scope: write},

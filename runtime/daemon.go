@@ -25,6 +25,7 @@ import (
 
 	"github.com/hanzoai/hanzod/approvals"
 	"github.com/hanzoai/hanzod/approvals/policy"
+	"github.com/hanzoai/hanzod/channels"
 	"github.com/hanzoai/hanzod/client"
 	"github.com/hanzoai/hanzod/client/discover"
 	"github.com/hanzoai/hanzod/compat"
@@ -144,6 +145,7 @@ type Daemon struct {
 	system    *system.Service
 	heartbeat *heartbeat.Service
 	cron      *cron.Service
+	channels  *channels.Service
 	policy    *policy.File
 	rules     *approvals.PolicyService
 	door      *compat.Door
@@ -362,6 +364,7 @@ func (d *Daemon) makeDomains() error {
 	if err != nil {
 		return err
 	}
+	d.channels = channels.New(d.now)
 	d.presence = system.NewPresence(self(), d.now)
 	d.socket = client.SocketPath(d.cfg.StateDir)
 	d.system = system.New(system.Config{
@@ -436,7 +439,7 @@ func (d *Daemon) listen(ctx context.Context) error {
 func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	g := gate.New()
 	d.rpc = rpc.New(rpc.Deps{
-		Catalogue: catalogue, Gate: g, Nodes: d.nodes, Approvals: d.approvals, Policy: d.rules, Runs: d.runs, System: d.system, Heartbeat: d.heartbeat, Devices: d.identity,
+		Catalogue: catalogue, Gate: g, Nodes: d.nodes, Approvals: d.approvals, Policy: d.rules, Runs: d.runs, System: d.system, Heartbeat: d.heartbeat, Channels: d.channels, Devices: d.identity,
 		DeviceConnections: func() map[string]int { return d.door.DeviceConnections() },
 		Remote: func() rpc.Remote {
 			return rpc.Remote{Addresses: d.RemoteAddresses(), Fingerprint: d.TLSFingerprint(), Name: machineName()}
@@ -456,8 +459,8 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	}
 	d.door = compat.New(compat.Config{
 		Catalogue: catalogue, Gate: g, Identity: d.identity, Nodes: d.nodes, Approvals: d.approvals,
-		System: d.system, Sessions: d.sessions, Heartbeat: d.heartbeat, Presence: d.presence, Bus: d.bus, Log: d.subsystem("gateway"), Metrics: d.metrics,
-		Cron: d.cron,
+		System: d.system, Sessions: d.sessions, Heartbeat: d.heartbeat, Channels: d.channels, Presence: d.presence, Bus: d.bus, Log: d.subsystem("gateway"), Metrics: d.metrics,
+		Cron:    d.cron,
 		Version: Version, ConfigPath: d.cfg.Path, StateDir: d.cfg.StateDir, Port: d.Port(),
 		Defaults: func() compat.SessionDefaults {
 			c := d.current()

@@ -94,6 +94,8 @@ func TestToLegacyCarriesEveryField(t *testing.T) {
 			"Agents[0].Heartbeat.Target", "Agents[0].Heartbeat.Model", "Agents[0].Heartbeat.AckMaxChars"),
 		to("system-presence", PresenceToLegacy, "[0].Rev", "[0].Key"),
 		to("presence", PresenceChangedToLegacy, "Entries[0].Rev", "Entries[0].Key", "Versions.Presence", "Versions.Health"),
+		to("channels.status", ChannelsStatusToLegacy), to("channels.logout", ChannelsLogoutToLegacy), to("web.login.start", WebLoginStartToLegacy),
+		to("web.login.wait", WebLoginWaitToLegacy), to("send", SendToLegacy), to("poll", PollToLegacy),
 		to("heartbeat", HeartbeatToLegacy), to("doctor.memory.status", MemoryToLegacy), to("set-heartbeats", SetHeartbeatsToLegacy),
 		to("logs.tail", TailToLegacy), to("tick", TickToLegacy), to("shutdown", ShutdownToLegacy),
 	} {

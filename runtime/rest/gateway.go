@@ -24,6 +24,7 @@ import (
 
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
 	auditv1 "github.com/hanzoai/hanzod/gen/hanzo/audit/v1"
+	channelsv1 "github.com/hanzoai/hanzod/gen/hanzo/channels/v1"
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
@@ -62,6 +63,7 @@ func (s *server) gateway() (*gwruntime.ServeMux, error) {
 	)
 	ctx := context.Background()
 	return mux, errors.Join(
+		channelsv1.RegisterChannelServiceHandlerClient(ctx, mux, channelsv1.NewChannelServiceClient(conn)),
 		systemv1.RegisterSystemServiceHandlerClient(ctx, mux, systemv1.NewSystemServiceClient(conn)),
 		nodesv1.RegisterNodeServiceHandlerClient(ctx, mux, nodesv1.NewNodeServiceClient(conn)),
 		approvalsv1.RegisterApprovalServiceHandlerClient(ctx, mux, approvalsv1.NewApprovalServiceClient(conn)),

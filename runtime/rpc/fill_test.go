@@ -121,6 +121,8 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 		// Rev is for keeping encoded rows.
 		out("[]system.Presence", presenceToProto, "[0].Rev", "[0].Key"),
 		out("*heartbeat.Report", func(r heartbeat.Report) (*systemv1.GetLastHeartbeatResponse, error) { return lastHeartbeatToProto(&r) }),
+		out("channels.StatusOut", channelsToProto), out("channels.LogoutOut", logoutToProto), out("channels.StartLoginOut", startLoginToProto),
+		out("channels.WaitLoginOut", waitLoginToProto), out("channels.SendOut", sendToProto), out("channels.PollOut", pollToProto),
 		out("heartbeat.Outcome", outcomeToProto), out("system.Memory", memoryToProto),
 		out("system.TailOut", tailToProto),
 		out("sharedSecret", secretToProto),

@@ -28,6 +28,7 @@ import (
 	"github.com/hanzoai/hanzod/gate"
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
 	auditv1 "github.com/hanzoai/hanzod/gen/hanzo/audit/v1"
+	channelsv1 "github.com/hanzoai/hanzod/gen/hanzo/channels/v1"
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
@@ -160,6 +161,7 @@ type Deps struct {
 	Runs      Runs
 	System    System
 	Heartbeat Heartbeat
+	Channels  Channels
 	Devices   Devices
 	Presence  Presence
 	Bus       *events.Bus
@@ -215,6 +217,7 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	devicesv1.RegisterDeviceServiceServer(r, &devicesServer{s: s})
 	runsv1.RegisterRunServiceServer(r, &runsServer{s: s})
 	auditv1.RegisterAuditServiceServer(r, &auditServer{s: s})
+	channelsv1.RegisterChannelServiceServer(r, &channelsServer{s: s})
 }
 
 // GRPC returns a server with everything registered: hanzod's services, the standard health service

@@ -30,6 +30,7 @@ import (
 
 	"github.com/hanzoai/hanzod/approvals"
 	"github.com/hanzoai/hanzod/approvals/policy"
+	"github.com/hanzoai/hanzod/channels"
 	"github.com/hanzoai/hanzod/compat"
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/events"
@@ -139,7 +140,7 @@ func newHouse(t *testing.T) *house {
 	})
 	g := gate.New()
 	server := rpc.New(rpc.Deps{
-		Catalogue: catalogue, Gate: g, Nodes: ns, Approvals: app, Policy: rules, Runs: rs, System: sys, Heartbeat: beats, Bus: bus, Render: compat.Payload,
+		Catalogue: catalogue, Gate: g, Nodes: ns, Approvals: app, Policy: rules, Runs: rs, System: sys, Heartbeat: beats, Channels: channels.New(time.Now), Bus: bus, Render: compat.Payload,
 		SharedSecret: func(identity.Caller) (string, string, error) { return "", "", system.ErrLocalOnly },
 		Backup: func(context.Context, identity.Caller, io.Writer, func(done, all int64)) error {
 			return system.ErrBackupLocal
@@ -151,7 +152,7 @@ func newHouse(t *testing.T) *house {
 	server.Register(h.channel)
 	h.remote = openRemote(t, server)
 	legacyDoor := compat.New(compat.Config{
-		Catalogue: catalogue, Gate: g, Identity: id, Nodes: ns, Approvals: app, System: sys, Heartbeat: beats, Presence: presence, Bus: bus,
+		Catalogue: catalogue, Gate: g, Identity: id, Nodes: ns, Approvals: app, System: sys, Heartbeat: beats, Channels: channels.New(time.Now), Presence: presence, Bus: bus,
 		Log: log, Version: "1", Now: time.Now,
 	})
 	handler, err := rest.New(rest.Deps{
