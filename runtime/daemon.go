@@ -381,6 +381,8 @@ func (d *Daemon) makeDomains() error {
 			Remote:           func() (string, string) { return d.GRPCAddress(), d.TLSFingerprint() },
 			Agents:           d.agents,
 			HeartbeatsOn:     d.heartbeat.Enabled,
+			Sessions:         d.sessionsOf,
+			Defaults:         d.defaultsOf,
 			Config: func() (config.View, error) {
 				return config.Look(d.load)
 			},
