@@ -67,7 +67,7 @@ var rules = map[string]rule{
 	"node.renamed":            {scope: identity.ScopeRead, droppable: true},
 	"node.event":              {scope: identity.ScopeRead, droppable: true},
 	"run.changed":             {scope: identity.ScopeApprovals, droppable: true},
-	"config.changed":          {scope: identity.ScopeRead, droppable: true},
+	"config.changed":          {scope: identity.ScopeAdmin, droppable: true},
 }
 
 // Audience is who may receive an event. The zero value is nobody.

@@ -376,6 +376,8 @@ func (d *Daemon) makeDomains() error {
 			NodesKnown:       func() int { _, known := d.nodes.Counts(); return known },
 			ApprovalsPending: d.approvals.PendingCount,
 			PolicyFault:      func() string { return d.rules.State().Fault },
+			ConfigFault:      func() string { return d.live.Fault().What },
+			ConfigPending:    d.live.PendingUntil,
 			Diagnose:         d.diagnose,
 			Listen:           d.listens,
 			Remote:           func() (string, string) { return d.GRPCAddress(), d.TLSFingerprint() },

@@ -45,12 +45,19 @@ func (d *Daemon) diagnoseSelf(ctx context.Context) []doctor.Finding {
 		out = append(out, doctor.Of(check, s, what, next))
 	}
 	me := identity.Internal()
-	if cfg, err := config.Load(d.load); err == nil {
-		if cfg.Hash != d.cfg.Hash {
-			add("config.changed", doctor.Note, "the configuration was changed since the daemon started", "what does not take effect by itself does after: hanzod service restart")
-		} else {
-			add("config.changed", doctor.OK, "the daemon runs with the configuration that is there", "")
-		}
+	fault, waiting := d.live.Fault().What, d.live.Waiting()
+	switch {
+	case fault != "":
+		add("config.changed", doctor.Error, "the configuration file is not in use: "+fault, "hanzoctl config get, then correct it: hanzoctl config edit")
+	case len(waiting) > 0:
+		add("config.changed", doctor.Note, fmt.Sprintf("%d keys of the configuration count after a restart, %s among them", len(waiting), waiting[0]), "hanzod service restart")
+	default:
+		add("config.changed", doctor.OK, "the daemon runs with the configuration that is there", "")
+	}
+	if until := d.live.PendingUntil(); !until.IsZero() {
+		add("config.pending", doctor.Warning, "the last change of the configuration undoes itself at "+until.Local().Format(time.TimeOnly), "keep it with: hanzoctl config confirm; or undo it now: hanzoctl config revert")
+	} else {
+		add("config.pending", doctor.OK, "none waits", "")
 	}
 	if fault := d.rules.State().Fault; fault != "" {
 		first, _, _ := strings.Cut(fault, "\n")

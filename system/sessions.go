@@ -110,6 +110,14 @@ func (s *Service) Status(_ context.Context, c identity.Caller) (Status, error) {
 	if f.Remote != nil {
 		st.GRPCListen, st.TLSFingerprint = f.Remote()
 	}
+	if f.ConfigFault != nil {
+		if st.ConfigFault = f.ConfigFault(); st.ConfigFault != "" && !st.Admin {
+			st.ConfigFault = "the configuration file is not in use" // the reasons name files
+		}
+	}
+	if f.ConfigPending != nil {
+		st.ConfigPending = f.ConfigPending()
+	}
 	if f.PolicyFault != nil {
 		st.PolicyFault = f.PolicyFault()
 	}

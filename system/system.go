@@ -65,9 +65,13 @@ type Status struct {
 	NodesConnected   int
 	NodesKnown       int
 	ApprovalsPending int
-	PolicyFault      string // why the policy rules are not those of their file, empty when they are
-	DefaultAgentID   string
-	Agents           []Agent
+	// ConfigFault says why the configuration in force is not that of its file, empty when it is;
+	// ConfigPending is when a change of it undoes itself, zero when none does.
+	ConfigFault    string
+	ConfigPending  time.Time
+	PolicyFault    string // why the policy rules are not those of their file, empty when they are
+	DefaultAgentID string
+	Agents         []Agent
 	// Defaults are empty for callers without the admin scope.
 	Defaults Defaults
 	// QueuedEvents are the texts that wait for the next turn of the main session, oldest first.
@@ -86,7 +90,10 @@ type Facts struct {
 	ApprovalsPending func() int
 	// PolicyFault says why the policy rules are not those of their file, "" when they are; nil is never.
 	PolicyFault func() string
-	Listen      func() []string
+	// ConfigFault and ConfigPending are those of Status; nil is none.
+	ConfigFault   func() string
+	ConfigPending func() time.Time
+	Listen        func() []string
 	// Remote is the address of the gRPC door for other machines and the fingerprint of the certificate;
 	// nil when there is neither.
 	Remote func() (address, fingerprint string)

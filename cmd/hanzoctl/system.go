@@ -56,6 +56,12 @@ func (a *app) statusCmd() *cobra.Command {
 					cells("nodes", fmt.Sprintf("%d connected, %d known", s.GetNodesConnected(), s.GetNodesKnown())),
 					cells("approvals", fmt.Sprintf("%d pending", s.GetApprovalsPending())),
 				)
+				if fault := s.GetConfigFault(); fault != "" {
+					rows = append(rows, cells("", "THE FILE IS NOT IN USE: "+fault+"; see "+a.again()+" config get"))
+				}
+				if until := s.GetConfigPending(); until != nil {
+					rows = append(rows, cells("", "the last change undoes itself in "+time.Until(until.AsTime()).Round(time.Second).String()+"; keep it with "+a.again()+" config confirm"))
+				}
 				if fault := s.GetPolicyFault(); fault != "" {
 					// What is wrong may take several lines; the first says the most.
 					first, _, _ := strings.Cut(fault, "\n")

@@ -89,7 +89,7 @@ func TestToLegacyCarriesEveryField(t *testing.T) {
 		to("health", HealthToLegacy, prefixed("Agents[0].Recent[0].", "AgentID", "Kind", "ID", "Thinking", "Verbose", "Reasoning", "Elevated", "SystemSent", "Aborted", "Input", "Output", "CacheRead", "CacheWrite", "Total", "TotalFresh", "Model", "Context")...),
 		to("status", StatusToLegacy,
 			// The original's status says nothing of the daemon itself; our own RPC does.
-			"Version", "PID", "Uptime", "StateDir", "ConfigPath", "Socket", "Listen[0]", "GRPCListen", "TLSFingerprint", "AuthMode", "Connections", "NodesConnected", "PolicyFault",
+			"Version", "PID", "Uptime", "StateDir", "ConfigPath", "Socket", "Listen[0]", "GRPCListen", "TLSFingerprint", "AuthMode", "Connections", "NodesConnected", "PolicyFault", "ConfigFault", "ConfigPending",
 			"NodesKnown", "ApprovalsPending", "At", "HeartbeatsOn", "Agents[0].Name", "Agents[0].Default", "Agents[0].Heartbeat.Prompt",
 			"Agents[0].Heartbeat.Target", "Agents[0].Heartbeat.Model", "Agents[0].Heartbeat.AckMaxChars"),
 		to("system-presence", PresenceToLegacy, "[0].Rev", "[0].Key"),

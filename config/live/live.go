@@ -85,7 +85,7 @@ type Service struct {
 	load config.Options
 	cur  atomic.Pointer[config.Config]
 
-	pending atomic.Bool // a change waits for an answer
+	until atomic.Pointer[time.Time] // when a change undoes itself, nil without one
 
 	mu     sync.Mutex // held while the file or what is in force changes
 	failed *config.Source
@@ -146,6 +146,23 @@ func (s *Service) Waiting() []string {
 	s.seenMu.Lock()
 	defer s.seenMu.Unlock()
 	return slices.Clone(s.waits)
+}
+
+// PendingUntil is when a change undoes itself, zero when none does.
+func (s *Service) PendingUntil() time.Time {
+	if t := s.until.Load(); t != nil {
+		return *t
+	}
+	return time.Time{}
+}
+
+// note remembers the change that waits for an answer, nil for none.
+func (s *Service) note(p *Pending) {
+	if p == nil {
+		s.until.Store(nil)
+		return
+	}
+	s.until.Store(&p.Deadline)
 }
 
 // Run follows the file and undoes what nobody confirms, until ctx ends. It is called when the daemon is

@@ -167,7 +167,9 @@ func (s *Service) begin() {
 	if err != nil {
 		s.cfg.Log.Error("a change of the configuration cannot be undone", "error", err)
 	}
-	s.pending.Store(ok)
+	if ok {
+		s.note(&p)
+	}
 	if !ok || err != nil || p.Begun || p.Hash != s.Current().Hash {
 		return
 	}
@@ -176,6 +178,7 @@ func (s *Service) begin() {
 		s.cfg.Log.Warn("the time to confirm the configuration was not begun anew", "error", err)
 		return
 	}
+	s.note(&p)
 	s.cfg.Log.Warn("the configuration undoes itself unless somebody confirms it: hanzoctl config confirm", "within", p.Window.String(), "by", p.By)
 }
 
@@ -193,7 +196,7 @@ func (s *Service) expire(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		if !s.pending.Load() {
+		if s.until.Load() == nil {
 			continue
 		}
 		if err := s.lapse(ctx); err != nil {
@@ -211,7 +214,7 @@ func (s *Service) lapse(ctx context.Context) error {
 	case err != nil:
 		return err
 	case !ok:
-		s.pending.Store(false)
+		s.note(nil)
 		return nil
 	case p.left(s.cfg.Now()) > 0:
 		return nil
@@ -229,7 +232,7 @@ func (s *Service) back(ctx context.Context, p Pending, why string) error {
 	if err := undo(s.load.StateDir, p); err != nil {
 		return err
 	}
-	s.pending.Store(false)
+	s.note(nil)
 	s.failed = nil
 	next, err := config.Load(s.load)
 	if err == nil {

@@ -9,9 +9,11 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/hanzoai/hanzod/approvals/policy"
 	"github.com/hanzoai/hanzod/config"
+	"github.com/hanzoai/hanzod/config/live"
 	"github.com/hanzoai/hanzod/runtime/backup"
 	"github.com/hanzoai/hanzod/runtime/disk"
 	"github.com/hanzoai/hanzod/runtime/listen"
@@ -284,6 +286,10 @@ func configuration(_ context.Context, p Place) []doctor.Finding {
 			return one("config", doctor.Error, p.ConfigErr.Error(), "make "+quote(p.ConfigPath)+" readable for the user of the daemon")
 		}
 		var out []doctor.Finding
+		next := "correct it; the daemon does not start with it"
+		if good, err := live.LoadGood(p.StateDir); err == nil && good.Path == p.ConfigPath {
+			next = "correct it; until then the daemon runs with the last configuration that worked, of " + good.At.Local().Format(time.DateTime)
+		}
 		for _, i := range invalid.Issues {
 			file := invalid.Path
 			if i.File != "" {
@@ -297,7 +303,7 @@ func configuration(_ context.Context, p Place) []doctor.Finding {
 			if i.Path != "" {
 				text = i.Path + ": " + text
 			}
-			out = append(out, one("config", doctor.Error, where+": "+text, "correct it; the daemon does not start with it")...)
+			out = append(out, one("config", doctor.Error, where+": "+text, next)...)
 		}
 		return out
 	}

@@ -218,6 +218,8 @@ func statusToProto(st system.Status) (*systemv1.GetStatusResponse, error) {
 		NodesKnown:       clampInt32(st.NodesKnown),
 		ApprovalsPending: clampInt32(st.ApprovalsPending),
 		PolicyFault:      cleanText(st.PolicyFault),
+		ConfigFault:      cleanText(st.ConfigFault),
+		ConfigPending:    timeToProto(st.ConfigPending),
 
 		DefaultAgentId: st.DefaultAgentID, DefaultModel: st.Defaults.Model, QueuedSystemEvents: cleanTexts(st.QueuedEvents),
 		HeartbeatsEnabled: st.HeartbeatsOn,

@@ -71,6 +71,7 @@ var Checks = []Check{
 	{"audit", "the audit log is as it was written", "daemon, machine"},
 	{"config", "the configuration holds", "daemon, machine"},
 	{"config.changed", "the daemon runs with the configuration that is there", "daemon"},
+	{"config.pending", "no change of the configuration waits for an answer", "daemon"},
 	{"config.env", "environment variables", "daemon, machine"},
 	{"policy.rules", "the policy rules are those of their file", "daemon"},
 	{"policy.file", "the exec approvals file can be read", "daemon, machine"},

@@ -530,8 +530,12 @@ type GetStatusResponse struct {
 	// SHA-256 of the certificate that the daemon shows, in hex; empty when nothing speaks TLS.
 	TlsFingerprint string `protobuf:"bytes,15,opt,name=tls_fingerprint,json=tlsFingerprint,proto3" json:"tls_fingerprint,omitempty"`
 	// Why the policy rules in force are not those of their file; empty when they are.
-	PolicyFault    string `protobuf:"bytes,16,opt,name=policy_fault,json=policyFault,proto3" json:"policy_fault,omitempty"`
-	DefaultAgentId string `protobuf:"bytes,17,opt,name=default_agent_id,json=defaultAgentId,proto3" json:"default_agent_id,omitempty"`
+	PolicyFault string `protobuf:"bytes,16,opt,name=policy_fault,json=policyFault,proto3" json:"policy_fault,omitempty"`
+	// Why the configuration in force is not that of its file; empty when it is.
+	ConfigFault string `protobuf:"bytes,31,opt,name=config_fault,json=configFault,proto3" json:"config_fault,omitempty"`
+	// When the last change of the configuration undoes itself, unless somebody confirms it before.
+	ConfigPending  *timestamppb.Timestamp `protobuf:"bytes,32,opt,name=config_pending,json=configPending,proto3" json:"config_pending,omitempty"`
+	DefaultAgentId string                 `protobuf:"bytes,17,opt,name=default_agent_id,json=defaultAgentId,proto3" json:"default_agent_id,omitempty"`
 	// The model of the default agent and what it can look at, empty for callers without the admin scope.
 	DefaultModel         string `protobuf:"bytes,18,opt,name=default_model,json=defaultModel,proto3" json:"default_model,omitempty"`
 	DefaultContextTokens int64  `protobuf:"varint,19,opt,name=default_context_tokens,json=defaultContextTokens,proto3" json:"default_context_tokens,omitempty"`
@@ -685,6 +689,20 @@ func (x *GetStatusResponse) GetPolicyFault() string {
 		return x.PolicyFault
 	}
 	return ""
+}
+
+func (x *GetStatusResponse) GetConfigFault() string {
+	if x != nil {
+		return x.ConfigFault
+	}
+	return ""
+}
+
+func (x *GetStatusResponse) GetConfigPending() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ConfigPending
+	}
+	return nil
 }
 
 func (x *GetStatusResponse) GetDefaultAgentId() string {
@@ -2775,7 +2793,7 @@ const file_hanzo_system_v1_system_proto_rawDesc = "" +
 	"\x05every\x18\x02 \x01(\tR\x05every\x125\n" +
 	"\binterval\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\binterval\x12\x16\n" +
 	"\x06target\x18\x04 \x01(\tR\x06target\"\x12\n" +
-	"\x10GetStatusRequest\"\xc4\x06\n" +
+	"\x10GetStatusRequest\"\xaa\a\n" +
 	"\x11GetStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\x03R\x03pid\x121\n" +
@@ -2796,7 +2814,9 @@ const file_hanzo_system_v1_system_proto_rawDesc = "" +
 	"\vgrpc_listen\x18\x0e \x01(\tR\n" +
 	"grpcListen\x12'\n" +
 	"\x0ftls_fingerprint\x18\x0f \x01(\tR\x0etlsFingerprint\x12!\n" +
-	"\fpolicy_fault\x18\x10 \x01(\tR\vpolicyFault\x12(\n" +
+	"\fpolicy_fault\x18\x10 \x01(\tR\vpolicyFault\x12!\n" +
+	"\fconfig_fault\x18\x1f \x01(\tR\vconfigFault\x12A\n" +
+	"\x0econfig_pending\x18  \x01(\v2\x1a.google.protobuf.TimestampR\rconfigPending\x12(\n" +
 	"\x10default_agent_id\x18\x11 \x01(\tR\x0edefaultAgentId\x12#\n" +
 	"\rdefault_model\x18\x12 \x01(\tR\fdefaultModel\x124\n" +
 	"\x16default_context_tokens\x18\x13 \x01(\x03R\x14defaultContextTokens\x120\n" +
@@ -3095,55 +3115,56 @@ var file_hanzo_system_v1_system_proto_depIdxs = []int32{
 	41, // 6: hanzo.system.v1.Heartbeat.interval:type_name -> google.protobuf.Duration
 	41, // 7: hanzo.system.v1.GetStatusResponse.uptime:type_name -> google.protobuf.Duration
 	9,  // 8: hanzo.system.v1.GetStatusResponse.agents:type_name -> hanzo.system.v1.AgentStatus
-	6,  // 9: hanzo.system.v1.AgentStatus.heartbeat:type_name -> hanzo.system.v1.Heartbeat
-	10, // 10: hanzo.system.v1.AgentStatus.recent:type_name -> hanzo.system.v1.SessionStatus
-	40, // 11: hanzo.system.v1.SessionStatus.updated_at:type_name -> google.protobuf.Timestamp
-	13, // 12: hanzo.system.v1.ListPresenceResponse.entries:type_name -> hanzo.system.v1.PresenceEntry
-	40, // 13: hanzo.system.v1.PresenceEntry.at:type_name -> google.protobuf.Timestamp
-	0,  // 14: hanzo.system.v1.WakeRequest.mode:type_name -> hanzo.system.v1.WakeMode
-	20, // 15: hanzo.system.v1.GetLastHeartbeatResponse.report:type_name -> hanzo.system.v1.HeartbeatReport
-	40, // 16: hanzo.system.v1.HeartbeatReport.at:type_name -> google.protobuf.Timestamp
-	41, // 17: hanzo.system.v1.HeartbeatReport.took:type_name -> google.protobuf.Duration
-	40, // 18: hanzo.system.v1.WatchEventsResponse.at:type_name -> google.protobuf.Timestamp
-	42, // 19: hanzo.system.v1.WatchEventsResponse.payload:type_name -> google.protobuf.Value
-	37, // 20: hanzo.system.v1.DiagnoseResponse.findings:type_name -> hanzo.system.v1.Finding
-	40, // 21: hanzo.system.v1.DiagnoseResponse.at:type_name -> google.protobuf.Timestamp
-	1,  // 22: hanzo.system.v1.Finding.severity:type_name -> hanzo.system.v1.Severity
-	2,  // 23: hanzo.system.v1.SystemService.GetHealth:input_type -> hanzo.system.v1.GetHealthRequest
-	7,  // 24: hanzo.system.v1.SystemService.GetStatus:input_type -> hanzo.system.v1.GetStatusRequest
-	11, // 25: hanzo.system.v1.SystemService.ListPresence:input_type -> hanzo.system.v1.ListPresenceRequest
-	27, // 26: hanzo.system.v1.SystemService.WatchEvents:input_type -> hanzo.system.v1.WatchEventsRequest
-	29, // 27: hanzo.system.v1.SystemService.TailLogs:input_type -> hanzo.system.v1.TailLogsRequest
-	31, // 28: hanzo.system.v1.SystemService.FollowLogs:input_type -> hanzo.system.v1.FollowLogsRequest
-	14, // 29: hanzo.system.v1.SystemService.SendSystemEvent:input_type -> hanzo.system.v1.SendSystemEventRequest
-	16, // 30: hanzo.system.v1.SystemService.Wake:input_type -> hanzo.system.v1.WakeRequest
-	18, // 31: hanzo.system.v1.SystemService.GetLastHeartbeat:input_type -> hanzo.system.v1.GetLastHeartbeatRequest
-	21, // 32: hanzo.system.v1.SystemService.SetHeartbeats:input_type -> hanzo.system.v1.SetHeartbeatsRequest
-	23, // 33: hanzo.system.v1.SystemService.RunHeartbeat:input_type -> hanzo.system.v1.RunHeartbeatRequest
-	25, // 34: hanzo.system.v1.SystemService.GetMemoryStatus:input_type -> hanzo.system.v1.GetMemoryStatusRequest
-	33, // 35: hanzo.system.v1.SystemService.GetSharedSecret:input_type -> hanzo.system.v1.GetSharedSecretRequest
-	35, // 36: hanzo.system.v1.SystemService.Diagnose:input_type -> hanzo.system.v1.DiagnoseRequest
-	38, // 37: hanzo.system.v1.SystemService.Backup:input_type -> hanzo.system.v1.BackupRequest
-	3,  // 38: hanzo.system.v1.SystemService.GetHealth:output_type -> hanzo.system.v1.GetHealthResponse
-	8,  // 39: hanzo.system.v1.SystemService.GetStatus:output_type -> hanzo.system.v1.GetStatusResponse
-	12, // 40: hanzo.system.v1.SystemService.ListPresence:output_type -> hanzo.system.v1.ListPresenceResponse
-	28, // 41: hanzo.system.v1.SystemService.WatchEvents:output_type -> hanzo.system.v1.WatchEventsResponse
-	30, // 42: hanzo.system.v1.SystemService.TailLogs:output_type -> hanzo.system.v1.TailLogsResponse
-	32, // 43: hanzo.system.v1.SystemService.FollowLogs:output_type -> hanzo.system.v1.FollowLogsResponse
-	15, // 44: hanzo.system.v1.SystemService.SendSystemEvent:output_type -> hanzo.system.v1.SendSystemEventResponse
-	17, // 45: hanzo.system.v1.SystemService.Wake:output_type -> hanzo.system.v1.WakeResponse
-	19, // 46: hanzo.system.v1.SystemService.GetLastHeartbeat:output_type -> hanzo.system.v1.GetLastHeartbeatResponse
-	22, // 47: hanzo.system.v1.SystemService.SetHeartbeats:output_type -> hanzo.system.v1.SetHeartbeatsResponse
-	24, // 48: hanzo.system.v1.SystemService.RunHeartbeat:output_type -> hanzo.system.v1.RunHeartbeatResponse
-	26, // 49: hanzo.system.v1.SystemService.GetMemoryStatus:output_type -> hanzo.system.v1.GetMemoryStatusResponse
-	34, // 50: hanzo.system.v1.SystemService.GetSharedSecret:output_type -> hanzo.system.v1.GetSharedSecretResponse
-	36, // 51: hanzo.system.v1.SystemService.Diagnose:output_type -> hanzo.system.v1.DiagnoseResponse
-	39, // 52: hanzo.system.v1.SystemService.Backup:output_type -> hanzo.system.v1.BackupResponse
-	38, // [38:53] is the sub-list for method output_type
-	23, // [23:38] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	40, // 9: hanzo.system.v1.GetStatusResponse.config_pending:type_name -> google.protobuf.Timestamp
+	6,  // 10: hanzo.system.v1.AgentStatus.heartbeat:type_name -> hanzo.system.v1.Heartbeat
+	10, // 11: hanzo.system.v1.AgentStatus.recent:type_name -> hanzo.system.v1.SessionStatus
+	40, // 12: hanzo.system.v1.SessionStatus.updated_at:type_name -> google.protobuf.Timestamp
+	13, // 13: hanzo.system.v1.ListPresenceResponse.entries:type_name -> hanzo.system.v1.PresenceEntry
+	40, // 14: hanzo.system.v1.PresenceEntry.at:type_name -> google.protobuf.Timestamp
+	0,  // 15: hanzo.system.v1.WakeRequest.mode:type_name -> hanzo.system.v1.WakeMode
+	20, // 16: hanzo.system.v1.GetLastHeartbeatResponse.report:type_name -> hanzo.system.v1.HeartbeatReport
+	40, // 17: hanzo.system.v1.HeartbeatReport.at:type_name -> google.protobuf.Timestamp
+	41, // 18: hanzo.system.v1.HeartbeatReport.took:type_name -> google.protobuf.Duration
+	40, // 19: hanzo.system.v1.WatchEventsResponse.at:type_name -> google.protobuf.Timestamp
+	42, // 20: hanzo.system.v1.WatchEventsResponse.payload:type_name -> google.protobuf.Value
+	37, // 21: hanzo.system.v1.DiagnoseResponse.findings:type_name -> hanzo.system.v1.Finding
+	40, // 22: hanzo.system.v1.DiagnoseResponse.at:type_name -> google.protobuf.Timestamp
+	1,  // 23: hanzo.system.v1.Finding.severity:type_name -> hanzo.system.v1.Severity
+	2,  // 24: hanzo.system.v1.SystemService.GetHealth:input_type -> hanzo.system.v1.GetHealthRequest
+	7,  // 25: hanzo.system.v1.SystemService.GetStatus:input_type -> hanzo.system.v1.GetStatusRequest
+	11, // 26: hanzo.system.v1.SystemService.ListPresence:input_type -> hanzo.system.v1.ListPresenceRequest
+	27, // 27: hanzo.system.v1.SystemService.WatchEvents:input_type -> hanzo.system.v1.WatchEventsRequest
+	29, // 28: hanzo.system.v1.SystemService.TailLogs:input_type -> hanzo.system.v1.TailLogsRequest
+	31, // 29: hanzo.system.v1.SystemService.FollowLogs:input_type -> hanzo.system.v1.FollowLogsRequest
+	14, // 30: hanzo.system.v1.SystemService.SendSystemEvent:input_type -> hanzo.system.v1.SendSystemEventRequest
+	16, // 31: hanzo.system.v1.SystemService.Wake:input_type -> hanzo.system.v1.WakeRequest
+	18, // 32: hanzo.system.v1.SystemService.GetLastHeartbeat:input_type -> hanzo.system.v1.GetLastHeartbeatRequest
+	21, // 33: hanzo.system.v1.SystemService.SetHeartbeats:input_type -> hanzo.system.v1.SetHeartbeatsRequest
+	23, // 34: hanzo.system.v1.SystemService.RunHeartbeat:input_type -> hanzo.system.v1.RunHeartbeatRequest
+	25, // 35: hanzo.system.v1.SystemService.GetMemoryStatus:input_type -> hanzo.system.v1.GetMemoryStatusRequest
+	33, // 36: hanzo.system.v1.SystemService.GetSharedSecret:input_type -> hanzo.system.v1.GetSharedSecretRequest
+	35, // 37: hanzo.system.v1.SystemService.Diagnose:input_type -> hanzo.system.v1.DiagnoseRequest
+	38, // 38: hanzo.system.v1.SystemService.Backup:input_type -> hanzo.system.v1.BackupRequest
+	3,  // 39: hanzo.system.v1.SystemService.GetHealth:output_type -> hanzo.system.v1.GetHealthResponse
+	8,  // 40: hanzo.system.v1.SystemService.GetStatus:output_type -> hanzo.system.v1.GetStatusResponse
+	12, // 41: hanzo.system.v1.SystemService.ListPresence:output_type -> hanzo.system.v1.ListPresenceResponse
+	28, // 42: hanzo.system.v1.SystemService.WatchEvents:output_type -> hanzo.system.v1.WatchEventsResponse
+	30, // 43: hanzo.system.v1.SystemService.TailLogs:output_type -> hanzo.system.v1.TailLogsResponse
+	32, // 44: hanzo.system.v1.SystemService.FollowLogs:output_type -> hanzo.system.v1.FollowLogsResponse
+	15, // 45: hanzo.system.v1.SystemService.SendSystemEvent:output_type -> hanzo.system.v1.SendSystemEventResponse
+	17, // 46: hanzo.system.v1.SystemService.Wake:output_type -> hanzo.system.v1.WakeResponse
+	19, // 47: hanzo.system.v1.SystemService.GetLastHeartbeat:output_type -> hanzo.system.v1.GetLastHeartbeatResponse
+	22, // 48: hanzo.system.v1.SystemService.SetHeartbeats:output_type -> hanzo.system.v1.SetHeartbeatsResponse
+	24, // 49: hanzo.system.v1.SystemService.RunHeartbeat:output_type -> hanzo.system.v1.RunHeartbeatResponse
+	26, // 50: hanzo.system.v1.SystemService.GetMemoryStatus:output_type -> hanzo.system.v1.GetMemoryStatusResponse
+	34, // 51: hanzo.system.v1.SystemService.GetSharedSecret:output_type -> hanzo.system.v1.GetSharedSecretResponse
+	36, // 52: hanzo.system.v1.SystemService.Diagnose:output_type -> hanzo.system.v1.DiagnoseResponse
+	39, // 53: hanzo.system.v1.SystemService.Backup:output_type -> hanzo.system.v1.BackupResponse
+	39, // [39:54] is the sub-list for method output_type
+	24, // [24:39] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_hanzo_system_v1_system_proto_init() }
