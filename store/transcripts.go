@@ -135,6 +135,14 @@ func relOf(f sessions.File) (string, error) {
 	return path.Join(agentsDir, f.AgentID, sessionsDir, f.Name), nil
 }
 
+// fileAt is the transcript that a name below the state directory belongs to; ok is false for any other name.
+func fileAt(rel string) (f sessions.File, ok bool) {
+	dir, name := path.Split(rel)
+	f = sessions.File{AgentID: path.Base(path.Dir(path.Clean(dir))), Name: name}
+	back, err := relOf(f)
+	return f, err == nil && back == rel
+}
+
 // plain reports whether a text is fit for a file name on every system.
 func plain(s string, limit int) bool {
 	if s == "" || len(s) > limit || s[0] == '.' || s[len(s)-1] == '.' {
@@ -570,9 +578,8 @@ func (t *Transcripts) there(rel string) bool {
 
 // replay does what a record of the journal says.
 func (t *Transcripts) replay(r journal.Record) error {
-	dir, name := path.Split(r.Name)
-	f := sessions.File{AgentID: path.Base(path.Dir(path.Clean(dir))), Name: name}
-	if rel, err := relOf(f); err != nil || rel != r.Name {
+	f, ok := fileAt(r.Name)
+	if !ok {
 		t.slog.Warn("the journal names a file that is none of ours; left out", "name", r.Name)
 		return nil
 	}
@@ -612,6 +619,10 @@ func (t *Transcripts) replay(r journal.Record) error {
 
 // settle makes files durable. It implements the Settle of the journal.
 func (t *Transcripts) settle(names []string) error {
+	names = slices.DeleteFunc(names, func(rel string) bool {
+		_, ok := fileAt(rel)
+		return !ok // a journal that was made by somebody else
+	})
 	var wg sync.WaitGroup
 	next, failed := make(chan string), make([]error, syncers)
 	for i := range syncers {
