@@ -3,6 +3,7 @@ package sessions
 import (
 	"cmp"
 	"context"
+	"maps"
 	"strings"
 
 	"github.com/hanzoai/hanzod/identity"
@@ -249,12 +250,12 @@ func override(e *Entry, m Model, isDefault bool) {
 
 // without is the other fields but for some.
 func without(rest map[string]Raw, names ...string) map[string]Raw {
-	out := make(map[string]Raw, len(rest))
-	for k, v := range rest {
-		out[k] = v
-	}
+	out := maps.Clone(rest)
 	for _, n := range names {
 		delete(out, n)
+	}
+	if len(out) == 0 {
+		return nil
 	}
 	return out
 }

@@ -120,12 +120,11 @@ type Log struct {
 	failed  error
 
 	// Of the writer.
-	f     *os.File
-	now   segment
-	at    int64
-	since time.Time
-	buf   []byte
-	next  uint64
+	f    *os.File
+	now  segment
+	at   int64
+	buf  []byte
+	next uint64
 
 	full    chan segment // full segments, for the settler
 	flushed sync.WaitGroup
