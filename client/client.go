@@ -29,7 +29,9 @@ import (
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
+	secretsv1 "github.com/hanzoai/hanzod/gen/hanzo/secrets/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
+	wizardv1 "github.com/hanzoai/hanzod/gen/hanzo/wizard/v1"
 )
 
 // Options say where the daemon is and who is asking.
@@ -86,6 +88,8 @@ type Client struct {
 	Devices   devicesv1.DeviceServiceClient
 	Runs      runsv1.RunServiceClient
 	Audit     auditv1.AuditServiceClient
+	Secrets   secretsv1.SecretServiceClient
+	Wizard    wizardv1.WizardServiceClient
 
 	socket string
 	remote *remote // nil for the local socket
@@ -159,6 +163,8 @@ func Dial(_ context.Context, o Options) (*Client, error) {
 	c.Devices = devicesv1.NewDeviceServiceClient(conn)
 	c.Runs = runsv1.NewRunServiceClient(conn)
 	c.Audit = auditv1.NewAuditServiceClient(conn)
+	c.Secrets = secretsv1.NewSecretServiceClient(conn)
+	c.Wizard = wizardv1.NewWizardServiceClient(conn)
 	return c, nil
 }
 

@@ -128,6 +128,12 @@ func (d *Door) bind() map[string]binding {
 		"web.login.wait":   waiting(unary(methods.WebLoginWaitFromLegacy, ch.WaitLogin, methods.WebLoginWaitToLegacy)),
 		"send":             waiting(unary(methods.SendFromLegacy, ch.Send, methods.SendToLegacy)),
 		"poll":             waiting(unary(methods.PollFromLegacy, ch.Poll, methods.PollToLegacy)),
+		"secrets.reload":   waiting(unary(methods.SecretsReloadFromLegacy, d.cfg.Secrets.Reload, methods.SecretsReloadToLegacy)),
+		"secrets.resolve":  waiting(unary(methods.SecretsResolveFromLegacy, d.cfg.Secrets.Resolve, methods.SecretsResolveToLegacy)),
+		"wizard.start":     waiting(unary(methods.WizardStartFromLegacy, d.cfg.Wizard.Start, methods.WizardStartToLegacy)),
+		"wizard.next":      waiting(unary(methods.WizardNextFromLegacy, d.cfg.Wizard.Next, methods.WizardNextToLegacy)),
+		"wizard.cancel":    waiting(unary(methods.WizardSessionFromLegacy, d.cfg.Wizard.Cancel, methods.WizardStatusToLegacy)),
+		"wizard.status":    waiting(unary(methods.WizardSessionFromLegacy, d.cfg.Wizard.Status, methods.WizardStatusToLegacy)),
 
 		"node.list":          unary(methods.NodeListFromLegacy, n.List, methods.NodeListToLegacy),
 		"node.describe":      unary(methods.NodeDescribeFromLegacy, n.Describe, methods.NodeDescribeToLegacy),

@@ -28,8 +28,10 @@ import (
 	"github.com/hanzoai/hanzod/identity/peer"
 	"github.com/hanzoai/hanzod/nodes"
 	"github.com/hanzoai/hanzod/ops"
+	"github.com/hanzoai/hanzod/secrets"
 	"github.com/hanzoai/hanzod/sessions"
 	"github.com/hanzoai/hanzod/system"
+	"github.com/hanzoai/hanzod/wizard"
 )
 
 // SessionDefaults describe sessions to clients (protocol.md §4).
@@ -47,6 +49,8 @@ type Config struct {
 	Heartbeat *heartbeat.Service
 	Cron      *cron.Service
 	Channels  *channels.Service
+	Secrets   *secrets.Service
+	Wizard    *wizard.Service
 	Presence  *system.PresenceTable
 	Bus       *events.Bus
 	Log       *slog.Logger

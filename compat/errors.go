@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/hanzoai/hanzod/approvals"
@@ -17,8 +18,10 @@ import (
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes"
 	"github.com/hanzoai/hanzod/nodes/push"
+	"github.com/hanzoai/hanzod/secrets"
 	"github.com/hanzoai/hanzod/sessions"
 	"github.com/hanzoai/hanzod/system"
+	"github.com/hanzoai/hanzod/wizard"
 )
 
 // The five legacy codes, less the two that were never sent (protocol.md §2.2).
@@ -161,6 +164,32 @@ func envRefusal(code, message string, hashes bool) wording {
 
 // words has the legacy text of every error a domain defines. A test demands that none is missing.
 var words = map[string]wording{
+	secrets.ErrCommandName.Code: invalid("invalid secrets.resolve params: commandName"),
+	secrets.ErrTargets.Code:     invalid("invalid secrets.resolve params: targetIds"),
+	secrets.ErrTarget.Code: built(func(e *errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{Code: codeInvalid, Message: "invalid secrets.resolve params: unknown target id " + strconv.Quote(e.Field("target"))}
+	}),
+	secrets.ErrInactive.Code: unavailable("Secrets runtime snapshot is not active."),
+	secrets.ErrUnresolved.Code: built(func(e *errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{Code: codeUnavailable, Message: e.Field("command") + ": " + e.Field("path") + " is unresolved in the active runtime snapshot."}
+	}),
+	secrets.ErrReload.Code: built(func(e *errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{Code: codeUnavailable, Message: "Error: " + e.Text}
+	}),
+	secrets.ErrBusy.Code: built(func(e *errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{Code: codeUnavailable, Message: "Error: " + e.Text, Retryable: true}
+	}),
+
+	wizard.ErrRunning.Code:    unavailable("wizard already running"),
+	wizard.ErrNotFound.Code:   invalid("wizard not found"),
+	wizard.ErrNotRunning.Code: invalid("wizard not running"),
+	wizard.ErrNoStep.Code:     invalid("Error: wizard: no pending step"),
+	wizard.ErrAnswer.Code: built(func(e *errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{Code: codeInvalid, Message: "Error: " + e.Text}
+	}),
+	wizard.ErrMode.Code:      ownText,
+	wizard.ErrWorkspace.Code: ownText,
+
 	gate.ErrRole.Code: built(func(e *errs.Error) wire.ErrorShape {
 		return wire.ErrorShape{Code: codeInvalid, Message: "unauthorized role: " + e.Field("role")}
 	}),

@@ -30,15 +30,18 @@ import (
 	"github.com/hanzoai/hanzod/approvals/policy"
 	"github.com/hanzoai/hanzod/channels"
 	"github.com/hanzoai/hanzod/compat/wire"
+	"github.com/hanzoai/hanzod/config"
 	"github.com/hanzoai/hanzod/events"
 	"github.com/hanzoai/hanzod/gate"
 	"github.com/hanzoai/hanzod/heartbeat"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes"
 	"github.com/hanzoai/hanzod/ops"
+	"github.com/hanzoai/hanzod/secrets"
 	"github.com/hanzoai/hanzod/store"
 	"github.com/hanzoai/hanzod/store/storetest"
 	"github.com/hanzoai/hanzod/system"
+	"github.com/hanzoai/hanzod/wizard"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -155,6 +158,7 @@ func newWorld(tb testing.TB, opts ...worldOptions) *world {
 	w.door = New(Config{
 		Catalogue: catalogue, Gate: gate.New(), Identity: id, Nodes: w.nodes, Approvals: app, System: sys, Channels: channels.New(time.Now), Heartbeat: heartbeat.New(heartbeat.Config{Agents: func() []heartbeat.Agent { return nil }, Bus: w.bus, Now: time.Now}),
 		Presence: presence, Bus: w.bus, Log: log, Version: "1", Defaults: func() SessionDefaults { return SessionDefaults{DefaultAgent: "main", MainKey: "main"} }, Now: now,
+		Secrets: secrets.New(secrets.Config{Current: func() *config.Config { return nil }}), Wizard: wizard.New(wizard.Config{Now: time.Now}),
 	})
 	w.lis = &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
 	var lis net.Listener = w.lis

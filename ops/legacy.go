@@ -41,12 +41,6 @@ var legacyOnly = []Operation{
 	{Legacy: "config.schema.lookup", Role: identity.RoleOperator, Scope: read},
 
 	// Secrets, first questions, updates (secrets, wizard, system).
-	{Legacy: "secrets.reload", Role: identity.RoleOperator, Scope: admin},
-	{Legacy: "secrets.resolve", Role: identity.RoleOperator, Scope: admin},
-	{Legacy: "wizard.start", Role: identity.RoleOperator, Scope: admin},
-	{Legacy: "wizard.next", Role: identity.RoleOperator, Scope: admin},
-	{Legacy: "wizard.cancel", Role: identity.RoleOperator, Scope: admin},
-	{Legacy: "wizard.status", Role: identity.RoleOperator, Scope: admin},
 	{Legacy: "update.run", Role: identity.RoleOperator, Scope: admin, Rate: RateControlPlane},
 
 	// Agents, their skills, models and tools (agents).

@@ -19,7 +19,9 @@ import (
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	opsv1 "github.com/hanzoai/hanzod/gen/hanzo/ops/v1"
 	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
+	secretsv1 "github.com/hanzoai/hanzod/gen/hanzo/secrets/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
+	wizardv1 "github.com/hanzoai/hanzod/gen/hanzo/wizard/v1"
 	"github.com/hanzoai/hanzod/identity"
 )
 
@@ -87,6 +89,8 @@ var files = []protoreflect.FileDescriptor{
 	runsv1.File_hanzo_runs_v1_runs_proto,
 	auditv1.File_hanzo_audit_v1_audit_proto,
 	channelsv1.File_hanzo_channels_v1_channels_proto,
+	secretsv1.File_hanzo_secrets_v1_secrets_proto,
+	wizardv1.File_hanzo_wizard_v1_wizard_proto,
 }
 
 // Load builds the catalogue. It fails when an RPC lacks its option or a name stands twice; the

@@ -48,9 +48,11 @@ import (
 	"github.com/hanzoai/hanzod/runtime/metrics"
 	"github.com/hanzoai/hanzod/runtime/rest"
 	"github.com/hanzoai/hanzod/runtime/rpc"
+	"github.com/hanzoai/hanzod/secrets"
 	"github.com/hanzoai/hanzod/sessions"
 	"github.com/hanzoai/hanzod/store"
 	"github.com/hanzoai/hanzod/system"
+	"github.com/hanzoai/hanzod/wizard"
 )
 
 const (
@@ -146,6 +148,8 @@ type Daemon struct {
 	heartbeat *heartbeat.Service
 	cron      *cron.Service
 	channels  *channels.Service
+	secrets   *secrets.Service
+	wizard    *wizard.Service
 	policy    *policy.File
 	rules     *approvals.PolicyService
 	door      *compat.Door
@@ -365,6 +369,7 @@ func (d *Daemon) makeDomains() error {
 		return err
 	}
 	d.channels = channels.New(d.now)
+	d.makeSecrets()
 	d.presence = system.NewPresence(self(), d.now)
 	d.socket = client.SocketPath(d.cfg.StateDir)
 	d.system = system.New(system.Config{
@@ -444,6 +449,7 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	g := gate.New()
 	d.rpc = rpc.New(rpc.Deps{
 		Catalogue: catalogue, Gate: g, Nodes: d.nodes, Approvals: d.approvals, Policy: d.rules, Runs: d.runs, System: d.system, Heartbeat: d.heartbeat, Channels: d.channels, Devices: d.identity,
+		Secrets: d.secrets, Wizard: d.wizard,
 		DeviceConnections: func() map[string]int { return d.door.DeviceConnections() },
 		Remote: func() rpc.Remote {
 			return rpc.Remote{Addresses: d.RemoteAddresses(), Fingerprint: d.TLSFingerprint(), Name: machineName()}
@@ -465,6 +471,7 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 		Catalogue: catalogue, Gate: g, Identity: d.identity, Nodes: d.nodes, Approvals: d.approvals,
 		System: d.system, Sessions: d.sessions, Heartbeat: d.heartbeat, Channels: d.channels, Presence: d.presence, Bus: d.bus, Log: d.subsystem("gateway"), Metrics: d.metrics,
 		Cron:    d.cron,
+		Secrets: d.secrets, Wizard: d.wizard,
 		Version: Version, ConfigPath: d.cfg.Path, StateDir: d.cfg.StateDir, Port: d.Port(),
 		Defaults: func() compat.SessionDefaults {
 			c := d.current()
@@ -675,6 +682,7 @@ func (d *Daemon) stop(work context.Context, cancel context.CancelFunc, wg *sync.
 	d.rpc.Wait()
 	cancel()
 	wg.Wait()
+	d.wizard.Close()
 }
 
 // drain stops a gRPC server: its calls may end by themselves until ctx does.

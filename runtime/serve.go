@@ -236,7 +236,7 @@ func (d *Daemon) busy() int { return d.nodes.InFlight() }
 // makeLive makes the configuration in force.
 func (d *Daemon) makeLive() {
 	d.live = live.New(live.Config{
-		Load: d.load, Initial: d.cfg, Fault: d.fault, Restarts: d.restarts, Bus: d.bus, Version: Version, Now: d.now, Log: d.subsystem("config"),
+		Load: d.load, Initial: d.cfg, Fault: d.fault, Restarts: d.restarts, Bus: d.bus, Secrets: secretsWatch{d}, Version: Version, Now: d.now, Log: d.subsystem("config"),
 		Record: func(ctx context.Context, c live.Change) error {
 			return d.store.AppendAudit(ctx, approvals.Audit{At: c.At, Kind: "config", Subject: c.By, Detail: c.What})
 		},

@@ -11,6 +11,7 @@ import (
 	"github.com/hanzoai/hanzod/approvals"
 	"github.com/hanzoai/hanzod/approvals/policy"
 	"github.com/hanzoai/hanzod/compat/wire"
+	"github.com/hanzoai/hanzod/config"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes"
 	"github.com/hanzoai/hanzod/system"
@@ -92,6 +93,8 @@ func TestToLegacyCarriesEveryField(t *testing.T) {
 			"Version", "PID", "Uptime", "StateDir", "ConfigPath", "Socket", "Listen[0]", "GRPCListen", "TLSFingerprint", "AuthMode", "Connections", "NodesConnected", "PolicyFault", "ConfigFault", "ConfigPending",
 			"NodesKnown", "ApprovalsPending", "At", "HeartbeatsOn", "Agents[0].Name", "Agents[0].Default", "Agents[0].Heartbeat.Prompt",
 			"Agents[0].Heartbeat.Target", "Agents[0].Heartbeat.Model", "Agents[0].Heartbeat.AckMaxChars"),
+		to("secrets.reload", SecretsReloadToLegacy), to("secrets.resolve", SecretsResolveToLegacy),
+		to("wizard.start", WizardStartToLegacy), to("wizard.next", WizardNextToLegacy, "SessionID"), to("wizard.status", WizardStatusToLegacy),
 		to("system-presence", PresenceToLegacy, "[0].Rev", "[0].Key"),
 		to("presence", PresenceChangedToLegacy, "Entries[0].Rev", "Entries[0].Key", "Versions.Presence", "Versions.Health"),
 		to("channels.status", ChannelsStatusToLegacy), to("channels.logout", ChannelsLogoutToLegacy), to("web.login.start", WebLoginStartToLegacy),
@@ -138,6 +141,9 @@ func fill(t *testing.T, v reflect.Value, path, clear string, n *int) {
 		return
 	case []byte:
 		v.SetBytes(fmt.Appendf(nil, `{"n":%d}`, *n))
+		return
+	case config.Secret:
+		v.Set(reflect.ValueOf(config.NewSecret(fmt.Sprint("secret", *n))))
 		return
 	case approvals.Decision:
 		v.SetString(string(approvals.Deny))
@@ -191,6 +197,9 @@ func leaves(v reflect.Value, path string) []string {
 		return []string{path}
 	}
 	if _, ok := reflect.TypeAssert[[]byte](v); ok {
+		return []string{path}
+	}
+	if _, ok := reflect.TypeAssert[config.Secret](v); ok {
 		return []string{path}
 	}
 	switch v.Kind() {

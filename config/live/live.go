@@ -39,6 +39,8 @@ type Config struct {
 	Bus      *events.Bus
 	// Record writes to the audit log and returns when it is on disk.
 	Record func(ctx context.Context, c Change) error
+	// Secrets hears whether secrets could be read; nil is for nobody.
+	Secrets Secrets
 	// Version is that of this program, for the stamp in the file.
 	Version string
 	Now     func() time.Time

@@ -41,16 +41,17 @@ func (s *Service) kick() {
 
 // reload reads the files and puts into force what they say, as far as that goes without a restart, and
 // plans the restart that the rest takes. A configuration that does not hold changes nothing.
-func (s *Service) reload(context.Context) {
+func (s *Service) reload(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.reloadLocked()
+	s.reloadLocked(ctx)
 }
 
 // reloadLocked is reload for who holds s.mu. It returns what it took.
-func (s *Service) reloadLocked() Plan {
+func (s *Service) reloadLocked(ctx context.Context) Plan {
 	cur := s.Current()
 	next, err := config.Load(s.load)
+	s.tellSecrets(ctx, err)
 	if err == nil {
 		s.follow(next)
 		err = next.CheckStart()
@@ -97,19 +98,24 @@ func (s *Service) enforce(next *config.Config, plan Plan) {
 	if plan.Effect != EffectRestart {
 		s.settle(next)
 	}
-	s.subsMu.Lock()
-	subs := slices.Clone(s.subs)
-	s.subsMu.Unlock()
-	for _, sub := range subs {
-		if touches(plan.Changed, sub.prefixes) {
-			sub.f(old, next)
-		}
-	}
+	s.tellSubscribers(old, next, plan.Changed)
 	s.Kept()
 	if len(plan.Changed) > 0 {
 		s.cfg.Log.Info("another configuration is in force", "changed", plan.Changed)
 	}
 	s.publish(plan.Changed, plan.Effect)
+}
+
+// tellSubscribers tells who wants to know of one of the paths.
+func (s *Service) tellSubscribers(old, next *config.Config, changed []string) {
+	s.subsMu.Lock()
+	subs := slices.Clone(s.subs)
+	s.subsMu.Unlock()
+	for _, sub := range subs {
+		if touches(changed, sub.prefixes) {
+			sub.f(old, next)
+		}
+	}
 }
 
 // refuse notes that the file cannot be in force.

@@ -28,7 +28,9 @@ import (
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
+	secretsv1 "github.com/hanzoai/hanzod/gen/hanzo/secrets/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
+	wizardv1 "github.com/hanzoai/hanzod/gen/hanzo/wizard/v1"
 	"github.com/hanzoai/hanzod/runtime/rpc"
 )
 
@@ -72,6 +74,8 @@ func (s *server) gateway() (*gwruntime.ServeMux, error) {
 		devicesv1.RegisterDeviceServiceHandlerClient(ctx, mux, devicesv1.NewDeviceServiceClient(conn)),
 		runsv1.RegisterRunServiceHandlerClient(ctx, mux, runsv1.NewRunServiceClient(conn)),
 		auditv1.RegisterAuditServiceHandlerClient(ctx, mux, auditv1.NewAuditServiceClient(conn)),
+		secretsv1.RegisterSecretServiceHandlerClient(ctx, mux, secretsv1.NewSecretServiceClient(conn)),
+		wizardv1.RegisterWizardServiceHandlerClient(ctx, mux, wizardv1.NewWizardServiceClient(conn)),
 	)
 }
 

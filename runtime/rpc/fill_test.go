@@ -28,6 +28,7 @@ import (
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes"
 	"github.com/hanzoai/hanzod/runs"
+	"github.com/hanzoai/hanzod/wizard"
 )
 
 // The fill tests hold every codec to every field. A value with all fields set is converted; then
@@ -52,6 +53,9 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 	approval := func(a approvals.Approval) (*approvalsv1.Approval, error) { return s.approvalToProto(a), nil }
 	beats := []string{"Prompt", "Model", "AckMaxChars"}
 	for _, c := range []outbound{
+		out("secrets.ListOut", listSecretsToProto), out("secrets.ReloadOut", reloadSecretsToProto), out("secrets.ResolveOut", resolveSecretsToProto),
+		out("wizard.StepOut", startWizardToProto), out("wizard.StepOut next", nextStepToProto, "SessionID"),
+		out("wizard.StatusOut", cancelWizardToProto), out("wizard.StatusOut get", getWizardToProto),
 		out("nodes.ListOut", listNodesToProto, "At"),
 		out("nodes.DescribeOut", getNodeToProto, "At"),
 		out("nodes.RenameOut", renameNodeToProto),
@@ -189,6 +193,12 @@ func fill(t *testing.T, v reflect.Value, path string, n *int) {
 		return
 	case v.Type() == reflect.TypeFor[runs.Stream]():
 		v.SetString(string(runs.Stderr))
+		return
+	case v.Type() == reflect.TypeFor[wizard.Type]():
+		v.SetString(string(wizard.Confirm))
+		return
+	case v.Type() == reflect.TypeFor[wizard.Status]():
+		v.SetString(string(wizard.Cancelled))
 		return
 	case v.Type() == reflect.TypeFor[errs.Class]():
 		v.Set(reflect.ValueOf(errs.Denied))
@@ -366,6 +376,9 @@ func TestInboundCarriesEveryField(t *testing.T) {
 		in("CreateInviteRequest", createInviteFromProto),
 		in("EnrollRequest", enrollFromProto),
 		in("TailLogsRequest", tailFromProto),
+		in("ListSecretsRequest", listSecretsFromProto), in("ResolveSecretsRequest", resolveSecretsFromProto),
+		in("StartWizardRequest", startWizardFromProto), in("NextStepRequest", nextStepFromProto),
+		in("CancelWizardRequest", cancelWizardFromProto), in("GetWizardRequest", getWizardFromProto),
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dropped := map[string]bool{}

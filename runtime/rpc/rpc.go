@@ -32,7 +32,9 @@ import (
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
+	secretsv1 "github.com/hanzoai/hanzod/gen/hanzo/secrets/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
+	wizardv1 "github.com/hanzoai/hanzod/gen/hanzo/wizard/v1"
 	"github.com/hanzoai/hanzod/heartbeat"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes"
@@ -162,6 +164,8 @@ type Deps struct {
 	System    System
 	Heartbeat Heartbeat
 	Channels  Channels
+	Secrets   Secrets
+	Wizard    Wizard
 	Devices   Devices
 	Presence  Presence
 	Bus       *events.Bus
@@ -218,6 +222,8 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	runsv1.RegisterRunServiceServer(r, &runsServer{s: s})
 	auditv1.RegisterAuditServiceServer(r, &auditServer{s: s})
 	channelsv1.RegisterChannelServiceServer(r, &channelsServer{s: s})
+	secretsv1.RegisterSecretServiceServer(r, &secretsServer{s: s})
+	wizardv1.RegisterWizardServiceServer(r, &wizardServer{s: s})
 }
 
 // GRPC returns a server with everything registered: hanzod's services, the standard health service
