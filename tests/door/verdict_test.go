@@ -32,6 +32,7 @@ import (
 	"github.com/hanzoai/hanzod/approvals/policy"
 	"github.com/hanzoai/hanzod/channels"
 	"github.com/hanzoai/hanzod/compat"
+	"github.com/hanzoai/hanzod/config"
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/events"
 	"github.com/hanzoai/hanzod/gate"
@@ -43,9 +44,11 @@ import (
 	"github.com/hanzoai/hanzod/runtime"
 	"github.com/hanzoai/hanzod/runtime/rest"
 	"github.com/hanzoai/hanzod/runtime/rpc"
+	"github.com/hanzoai/hanzod/secrets"
 	"github.com/hanzoai/hanzod/store"
 	"github.com/hanzoai/hanzod/store/storetest"
 	"github.com/hanzoai/hanzod/system"
+	"github.com/hanzoai/hanzod/wizard"
 )
 
 const secretText = "the-shared-secret"
@@ -130,6 +133,8 @@ func newHouse(t *testing.T) *house {
 	}
 	presence := system.NewPresence(system.Presence{Host: "gw"}, time.Now)
 	beats := heartbeat.New(heartbeat.Config{Agents: func() []heartbeat.Agent { return nil }, Bus: bus, Now: time.Now})
+	kept := secrets.New(secrets.Config{Current: func() *config.Config { return nil }})
+	asks := wizard.New(wizard.Config{Now: time.Now})
 	zero := func() int { return 0 }
 	sys := system.New(system.Config{
 		Version: "1", Bus: bus, Presence: presence, Now: time.Now, Queue: st, LogFile: filepath.Join(dir, "log"),
@@ -141,6 +146,7 @@ func newHouse(t *testing.T) *house {
 	g := gate.New()
 	server := rpc.New(rpc.Deps{
 		Catalogue: catalogue, Gate: g, Nodes: ns, Approvals: app, Policy: rules, Runs: rs, System: sys, Heartbeat: beats, Channels: channels.New(time.Now), Bus: bus, Render: compat.Payload,
+		Catalogue: catalogue, Gate: g, Nodes: ns, Approvals: app, Policy: rules, Runs: rs, System: sys, Heartbeat: beats, Secrets: kept, Wizard: asks, Bus: bus, Render: compat.Payload,
 		SharedSecret: func(identity.Caller) (string, string, error) { return "", "", system.ErrLocalOnly },
 		Backup: func(context.Context, identity.Caller, io.Writer, func(done, all int64)) error {
 			return system.ErrBackupLocal
@@ -153,6 +159,7 @@ func newHouse(t *testing.T) *house {
 	h.remote = openRemote(t, server)
 	legacyDoor := compat.New(compat.Config{
 		Catalogue: catalogue, Gate: g, Identity: id, Nodes: ns, Approvals: app, System: sys, Heartbeat: beats, Channels: channels.New(time.Now), Presence: presence, Bus: bus,
+		Catalogue: catalogue, Gate: g, Identity: id, Nodes: ns, Approvals: app, System: sys, Heartbeat: beats, Secrets: kept, Wizard: asks, Presence: presence, Bus: bus,
 		Log: log, Version: "1", Now: time.Now,
 	})
 	handler, err := rest.New(rest.Deps{
@@ -345,6 +352,7 @@ func byLegacy(t *testing.T, c *legacy, op *ops.Operation) string {
 var missing = map[string]string{
 	"/hanzo.system.v1.SystemService/GetSharedSecret":     "the secret is shown on the local socket only: no REST, no legacy",
 	"/hanzo.system.v1.SystemService/Diagnose":            "the original cannot diagnose itself",
+	"/hanzo.secrets.v1.SecretService/ListSecrets":        "the original does not show which secrets there are",
 	"/hanzo.system.v1.SystemService/RunHeartbeat":        "the original cannot ask for one heartbeat",
 	"/hanzo.system.v1.SystemService/Backup":              "a backup holds every secret and is made on the local socket only: no REST, no legacy",
 	"/hanzo.system.v1.SystemService/WatchEvents":         "legacy clients get events without asking",
