@@ -135,6 +135,7 @@ func newHouse(t *testing.T) *house {
 	beats := heartbeat.New(heartbeat.Config{Agents: func() []heartbeat.Agent { return nil }, Bus: bus, Now: time.Now})
 	kept := secrets.New(secrets.Config{Current: func() *config.Config { return nil }})
 	asks := wizard.New(wizard.Config{Now: time.Now})
+	t.Cleanup(asks.Close)
 	zero := func() int { return 0 }
 	sys := system.New(system.Config{
 		Version: "1", Bus: bus, Presence: presence, Now: time.Now, Queue: st, LogFile: filepath.Join(dir, "log"),
@@ -160,7 +161,8 @@ func newHouse(t *testing.T) *house {
 	legacyDoor := compat.New(compat.Config{
 		Catalogue: catalogue, Gate: g, Identity: id, Nodes: ns, Approvals: app, System: sys, Heartbeat: beats, Channels: channels.New(time.Now), Presence: presence, Bus: bus,
 		Catalogue: catalogue, Gate: g, Identity: id, Nodes: ns, Approvals: app, System: sys, Heartbeat: beats, Secrets: kept, Wizard: asks, Presence: presence, Bus: bus,
-		Log: log, Version: "1", Now: time.Now,
+		Defaults: func() compat.SessionDefaults { return compat.SessionDefaults{MainKey: "main", DefaultAgent: "main"} },
+		Log:      log, Version: "1", Now: time.Now,
 	})
 	handler, err := rest.New(rest.Deps{
 		RPC: server, Legacy: legacyDoor, Metrics: http.NotFoundHandler(), Bearer: id.Bearer, Gate: g,
