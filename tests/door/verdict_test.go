@@ -147,7 +147,7 @@ func newHouse(t *testing.T) *house {
 	g := gate.New()
 	server := rpc.New(rpc.Deps{
 		Catalogue: catalogue, Gate: g, Nodes: ns, Approvals: app, Policy: rules, Runs: rs, System: sys, Heartbeat: beats, Channels: channels.New(time.Now), Bus: bus, Render: compat.Payload,
-		Catalogue: catalogue, Gate: g, Nodes: ns, Approvals: app, Policy: rules, Runs: rs, System: sys, Heartbeat: beats, Secrets: kept, Wizard: asks, Bus: bus, Render: compat.Payload,
+		Secrets: kept, Wizard: asks,
 		SharedSecret: func(identity.Caller) (string, string, error) { return "", "", system.ErrLocalOnly },
 		Backup: func(context.Context, identity.Caller, io.Writer, func(done, all int64)) error {
 			return system.ErrBackupLocal
@@ -159,8 +159,7 @@ func newHouse(t *testing.T) *house {
 	server.Register(h.channel)
 	h.remote = openRemote(t, server)
 	legacyDoor := compat.New(compat.Config{
-		Catalogue: catalogue, Gate: g, Identity: id, Nodes: ns, Approvals: app, System: sys, Heartbeat: beats, Channels: channels.New(time.Now), Presence: presence, Bus: bus,
-		Catalogue: catalogue, Gate: g, Identity: id, Nodes: ns, Approvals: app, System: sys, Heartbeat: beats, Secrets: kept, Wizard: asks, Presence: presence, Bus: bus,
+		Catalogue: catalogue, Gate: g, Identity: id, Nodes: ns, Approvals: app, System: sys, Heartbeat: beats, Channels: channels.New(time.Now), Secrets: kept, Wizard: asks, Presence: presence, Bus: bus,
 		Defaults: func() compat.SessionDefaults { return compat.SessionDefaults{MainKey: "main", DefaultAgent: "main"} },
 		Log:      log, Version: "1", Now: time.Now,
 	})
