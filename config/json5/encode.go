@@ -172,6 +172,12 @@ func (s style) writeMember(b *strings.Builder, key string, v *Node, indent strin
 	s.write(b, v, indent)
 }
 
+func (s style) member(key string, v *Node, indent string) string {
+	var b strings.Builder
+	s.writeMember(&b, key, v, indent)
+	return b.String()
+}
+
 func bareKey(key string) bool {
 	for i, r := range key {
 		if r >= 128 || !isIDPart(r) || i == 0 && !isIDStart(r) {

@@ -3,6 +3,7 @@ package json5
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -253,6 +254,11 @@ func (p *parser) object(n *Node) error {
 
 // unite makes Members from the members as written: of a repeated key the last value counts.
 func (n *Node) unite() {
+	if !n.repeats() {
+		// A copy, because what is read may be changed, and the editor needs the places.
+		n.Members = slices.Clone(n.src)
+		return
+	}
 	first := make(map[string]int, len(n.src))
 	n.Members = make([]Member, 0, len(n.src))
 	for _, m := range n.src {
@@ -263,6 +269,27 @@ func (n *Node) unite() {
 		first[m.Key] = len(n.Members)
 		n.Members = append(n.Members, m)
 	}
+}
+
+func (n *Node) repeats() bool {
+	if len(n.src) > fewMembers {
+		seen := make(map[string]bool, len(n.src))
+		for _, m := range n.src {
+			if seen[m.Key] {
+				return true
+			}
+			seen[m.Key] = true
+		}
+		return false
+	}
+	for i, m := range n.src {
+		for _, other := range n.src[:i] {
+			if other.Key == m.Key {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (p *parser) word(w string) error {
