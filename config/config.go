@@ -62,6 +62,9 @@ type Config struct {
 	StateDir, Home string
 	// LegacyDir is a state directory of the older product that exists and that nobody named, or "".
 	LegacyDir string
+	// Migrated says which keys of older versions the file has and where they count now; MigrateText makes
+	// them part of the file.
+	Migrated []string
 	// Warnings are what holds and is most likely not what was meant, for the log.
 	Warnings []string
 
@@ -88,8 +91,9 @@ type Config struct {
 	// daemon itself uses.
 	SecretRefs []SecretRef
 
-	tree *json5.Node
-	opts Options
+	tree   *json5.Node
+	filled map[*json5.Node]bool // strings of tree that hold the value of a variable
+	opts   Options
 	// madeToken says that EnsureToken made the token.
 	madeToken bool
 	source    *Source
@@ -137,7 +141,11 @@ func find(opts Options) (*loader, []byte, error) {
 	c.Hash = hex.EncodeToString(sum[:])
 
 	l := &loader{config: c, env: opts.Env, given: opts.Source, origin: map[*json5.Node]string{}, filled: map[*json5.Node]bool{}}
+	c.filled = l.filled
 	if c.tree = l.parse(text); c.tree != nil {
+		if l.legacy = legacyIssues(l, c.tree); len(l.legacy) > 0 {
+			c.tree, c.Migrated = Migrate(c.tree)
+		}
 		c.EnvVars = l.envVars(c.tree)
 		l.substitute(c.tree, "")
 	}
@@ -150,8 +158,11 @@ func find(opts Options) (*loader, []byte, error) {
 // fill makes the configuration of the tree.
 func (l *loader) fill(ctx context.Context, opts Options) {
 	l.read(l.config.tree)
+	held := len(l.issues) == 0
 	l.override(opts)
-	l.resolveSecrets(ctx, opts.Unresolved)
+	if held {
+		l.resolveSecrets(ctx, opts.Unresolved)
+	}
 	l.credentials()
 	l.pushCredentials()
 }
@@ -188,6 +199,7 @@ type loader struct {
 	env      func(string) string
 	given    *Source // read in place of the files
 	issues   []Issue
+	legacy   []Issue                // keys of older versions
 	origin   map[*json5.Node]string // file of the nodes that came from another file than the main one
 	filled   map[*json5.Node]bool   // strings that hold the value of a variable
 	includes int

@@ -77,7 +77,7 @@ func TestIncludeRefused(t *testing.T) {
 		{"depth", deep, `- $include: Files include each other more than 10 deep at "10.json" (9.json line 1)`},
 		{"no object", map[string]string{"config.json": `{gateway:{$include:'l.json',port:1}}`, "l.json": "[]"}, `- gateway.$include: Keys beside $include need an included object, but the file holds array (line 1)`},
 		{"syntax", map[string]string{"config.json": `{$include:'l.json'}`, "l.json": "{\n]"}, `- $include: JSON5 parse failed: SyntaxError: JSON5: invalid character ']' at 2:1 (l.json line 2)`},
-		{"fault inside", map[string]string{"config.json": `{gateway:{$include:'l.json'}}`, "l.json": "{\n\n port:'x'}"}, `- gateway.port: Expected integer 1..65535, got "x" (l.json line 3)`},
+		{"fault inside", map[string]string{"config.json": `{gateway:{$include:'l.json'}}`, "l.json": "{\n\n port:'x'}"}, `- gateway.port: Invalid input: expected number, received string (l.json line 3)`},
 		{"size", map[string]string{"config.json": `{$include:'l.json'}`, "l.json": "{}" + strings.Repeat(" ", maxIncludeBytes)}, `- $include: Cannot read include file "l.json": l.json is larger than 2097152 bytes (line 1)`},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -19,10 +19,13 @@ type Issue struct {
 	File          string
 	Line, Col     int
 	AllowedValues []string
+	// Hidden is how many more values there are; Hint says what was meant, most likely.
+	Hidden int
+	Hint   string
 }
 
 func (i Issue) String() string {
-	s := i.Message
+	s := i.Message + i.Hint
 	if i.Path != "" {
 		s = i.Path + ": " + s
 	}

@@ -28,6 +28,9 @@ var later = []string{
 
 // read fills the typed sections from the tree, over their defaults.
 func (l *loader) read(tree *json5.Node) {
+	if l.validate(tree); len(l.issues) > 0 {
+		return
+	}
 	c := l.config
 	root := object{l: l, n: tree, known: new([]string)}
 	root.typed("$schema", json5.String)

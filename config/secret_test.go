@@ -16,7 +16,7 @@ import (
 const hidden = "swordfish-0123456789"
 
 func TestSecretsNeverPrint(t *testing.T) {
-	c := mustLoad(t, "{gateway:{auth:{token:'"+hidden+"',iam:{serverUrl:'u',clientId:'c',clientSecret:'"+hidden+"'}},remote:{password:'"+hidden+"'}},hooks:{token:'"+hidden+"'},env:{vars:{K:'"+hidden+"'}},models:{apiKey:'"+hidden+"'}}")
+	c := mustLoad(t, "{gateway:{auth:{token:'"+hidden+"',iam:{serverUrl:'u',clientId:'c',clientSecret:'"+hidden+"'}},remote:{password:'"+hidden+"'}},hooks:{token:'"+hidden+"'},env:{vars:{K:'"+hidden+"'}},skills:{entries:{x:{apiKey:'"+hidden+"'}}}}")
 	type wrapped struct {
 		S       Secret
 		private Secret
@@ -82,7 +82,7 @@ func TestSecretReferences(t *testing.T) {
 		{"wrong source", "{source:'file',provider:'e',id:'/a'}", "{providers:{e:{source:'env'}}}", "", "", `Secret provider "e" is not of source "file"`},
 		{"exec, no provider", "{source:'exec',provider:'v',id:'x'}", "", "", "", `Secret provider "v" is not configured (set secrets.providers.v with source and command)`},
 		{"no source", "{id:'x'}", "", "", "", `Secret reference needs "source"`},
-		{"other source", "{source:'kms',id:'x'}", "", "", "", `gateway.auth.token.source: Invalid value "kms", expected one of "env", "file", "exec"`},
+		{"other source", "{source:'kms',id:'x'}", "", "", "", `Secret source is "env", "file" or "exec"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			home := realDir(t)

@@ -1,12 +1,12 @@
 package config
 
 import (
-	"cmp"
 	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/hanzoai/hanzod/config/json5"
+	"github.com/hanzoai/hanzod/config/schema"
 )
 
 // Sentinel stands for a secret where the configuration is shown (control-plane.md §4 "Redaction").
@@ -26,6 +26,8 @@ type View struct {
 	Parsed, Resolved, Config *json5.Node
 	Valid                    bool
 	Issues                   []Issue
+	// LegacyIssues are keys of older versions; a file with any is not valid until Migrate has moved them.
+	LegacyIssues []Issue
 }
 
 // Look reads and checks the file anew and shows what it says now, which may not be what the daemon
@@ -38,7 +40,8 @@ func Look(opts Options) (View, error) {
 		return View{}, err
 	}
 	c := l.config
-	v := View{Path: c.Path, Exists: c.Exists, Hash: c.Hash, Issues: l.issues, Valid: len(l.issues) == 0}
+	v := View{Path: c.Path, Exists: c.Exists, Hash: c.Hash, Issues: slices.Concat(l.legacy, l.issues), LegacyIssues: l.legacy}
+	v.Valid = len(v.Issues) == 0
 	empty := &json5.Node{Kind: json5.Object}
 	if !v.Valid {
 		v.Resolved, v.Config = empty, empty
@@ -51,6 +54,9 @@ func Look(opts Options) (View, error) {
 			return View{}, err
 		}
 	}
+	if str(v.Parsed, "meta", "lastTouchedAt") != "" {
+		v.Parsed = asWritten(v.Parsed)
+	}
 	h := hider{filled: l.filled}
 	v.Parsed, v.Resolved = h.hide(v.Parsed, nil), h.hide(c.tree, nil)
 	v.Config = withDefaults(v.Resolved)
@@ -59,6 +65,20 @@ func Look(opts Options) (View, error) {
 		v.Raw = &raw
 	}
 	return v, nil
+}
+
+// asWritten puts the keys of a file that the daemon has written into the order in which the original, which
+// keeps no comments, would have written them; in the file they stay where their author had them. Its first
+// write has meta at the end, as the file itself then.
+func asWritten(n *json5.Node) *json5.Node {
+	last := lastKey(n) == "meta"
+	n = schema.Root().Ordered(n, false)
+	if last {
+		i := slices.IndexFunc(n.Members, func(m json5.Member) bool { return m.Key == "meta" })
+		meta := n.Members[i]
+		n.Members = append(slices.Delete(n.Members, i, i+1), meta)
+	}
+	return n
 }
 
 // hider copies a tree without its secrets.
@@ -115,55 +135,98 @@ func (h hider) hide(n *json5.Node, path []string) *json5.Node {
 	return &out
 }
 
-// The order of keys in answers (config.md §3); others keep theirs.
-var (
-	rootOrder = []string{
-		"$schema", "meta", "env", "wizard", "diagnostics", "logging", "cli", "update", "browser", "ui", "secrets", "auth",
-		"acp", "models", "nodeHost", "agents", "tools", "bindings", "broadcast", "audio", "media", "messages", "commands",
-		"approvals", "session", "cron", "hooks", "web", "channels", "discovery", "canvasHost", "talk", "gateway", "memory",
-		"skills", "plugins",
-	}
-	gatewayOrder = []string{
-		"port", "mode", "bind", "customBindHost", "controlUi", "auth", "trustedProxies", "allowRealIpFallback", "tools",
-		"channelHealthCheckMinutes", "tailscale", "remote", "reload", "tls", "http", "nodes",
-	}
-	loggingOrder = []string{"level", "file", "maxFileBytes", "consoleLevel", "consoleStyle", "redactSensitive", "redactPatterns"}
-)
-
 // withDefaults lays the defaults under a copy of the tree that clients are shown (config.md §12).
 func withDefaults(tree *json5.Node) *json5.Node {
-	text := func(s string) *json5.Node { return &json5.Node{Kind: json5.String, Str: s} }
-	number := func(f float64) *json5.Node { return &json5.Node{Kind: json5.Number, Num: f} }
-	root := *tree
-	root.Members = slices.Clone(tree.Members)
-
-	commands := under(&root, "commands")
-	fill(commands, "native", text("auto"))
-	fill(commands, "nativeSkills", text("auto"))
-	fill(commands, "restart", &json5.Node{Kind: json5.Bool, Bool: true})
-	fill(commands, "ownerDisplay", text("raw"))
-	agents := under(under(&root, "agents"), "defaults")
-	fill(agents, "maxConcurrent", number(4))
-	fill(under(agents, "subagents"), "maxConcurrent", number(8))
-	fill(under(&root, "messages"), "ackReactionScope", text("group-mentions"))
+	root := resultView(tree)
+	fill(under(root, "messages"), "ackReactionScope", textNode("group-mentions"))
 	if root.Get("logging") != nil {
-		logging := under(&root, "logging")
-		fill(logging, "redactSensitive", text("tools"))
-		order(logging, loggingOrder)
+		fill(under(root, "logging"), "redactSensitive", textNode("tools"))
 	}
+	return root
+}
+
+func textNode(s string) *json5.Node    { return &json5.Node{Kind: json5.String, Str: s} }
+func numberNode(f float64) *json5.Node { return &json5.Node{Kind: json5.Number, Num: f} }
+
+// resultView is a configuration that was written as its writer gets it back: keys in the order of the
+// description, with its defaults and those of agents, sessions and models (control-plane.md §4).
+func resultView(tree *json5.Node) *json5.Node {
+	root := schema.Root().Ordered(tree, true)
+	agents := under(under(root, "agents"), "defaults")
+	fill(agents, "maxConcurrent", numberNode(4))
+	fill(under(agents, "subagents"), "maxConcurrent", numberNode(8))
 	if root.At("session", "mainKey") != nil {
-		session := under(&root, "session")
-		for i := range session.Members {
-			if session.Members[i].Key == "mainKey" {
-				session.Members[i].Value = text(mainName)
-			}
+		set(under(root, "session"), "mainKey", textNode(mainName))
+	}
+	modelDefaults(root)
+	modelAliases(root)
+	return schema.Root().Ordered(root, false)
+}
+
+// aliases are short names of models that get them where they are listed without one.
+var aliases = []struct{ name, model string }{
+	{"opus", "anthropic/claude-opus-4-6"}, {"sonnet", "anthropic/claude-sonnet-4-6"}, {"gpt", "openai/gpt-5.2"},
+	{"gpt-mini", "openai/gpt-5-mini"}, {"gemini", "google/gemini-3-pro-preview"}, {"gemini-flash", "google/gemini-3-flash-preview"},
+}
+
+func modelAliases(root *json5.Node) {
+	if n := root.At("agents", "defaults", "models"); n == nil || n.Kind != json5.Object {
+		return
+	}
+	models := under(under(under(root, "agents"), "defaults"), "models")
+	for _, a := range aliases {
+		if n := models.Get(a.model); n != nil && n.Kind == json5.Object {
+			fill(under(models, a.model), "alias", textNode(a.name))
 		}
 	}
-	if root.Get("gateway") != nil {
-		order(under(&root, "gateway"), gatewayOrder)
+}
+
+// modelDefaults completes the models of providers (config.md §8).
+func modelDefaults(root *json5.Node) {
+	if n := root.At("models", "providers"); n == nil || n.Kind != json5.Object {
+		return
 	}
-	order(&root, rootOrder)
-	return &root
+	providers := under(under(root, "models"), "providers")
+	for i, m := range providers.Members {
+		if m.Value.Kind != json5.Object {
+			continue
+		}
+		p := under(providers, m.Key)
+		if m.Key == "anthropic" {
+			fill(p, "api", textNode("anthropic-messages"))
+		}
+		api, list := p.Get("api"), p.Get("models")
+		if list == nil || list.Kind != json5.Array {
+			continue
+		}
+		models := *list
+		models.Items = slices.Clone(list.Items)
+		for j, item := range models.Items {
+			if item.Kind != json5.Object {
+				continue
+			}
+			one := *item
+			one.Members = slices.Clone(item.Members)
+			if api != nil {
+				fill(&one, "api", api)
+			}
+			fill(&one, "reasoning", &json5.Node{Kind: json5.Bool})
+			fill(&one, "input", &json5.Node{Kind: json5.Array, Items: []*json5.Node{textNode("text")}})
+			cost := under(&one, "cost")
+			for _, key := range []string{"input", "output", "cacheRead", "cacheWrite"} {
+				fill(cost, key, numberNode(0))
+			}
+			fill(&one, "contextWindow", numberNode(200_000))
+			limit := 8192.0
+			if w := one.Get("contextWindow"); w.Kind == json5.Number {
+				limit = min(limit, w.Num)
+			}
+			fill(&one, "maxTokens", numberNode(limit))
+			models.Items[j] = &one
+		}
+		set(p, "models", &models)
+		providers.Members[i].Value = p
+	}
 }
 
 // under returns the object at a key of n, a copy of its own that may be changed, made when there is
@@ -191,13 +254,11 @@ func fill(n *json5.Node, key string, v *json5.Node) {
 	}
 }
 
-// order sorts the members by a list; those that are not in it keep their order behind.
-func order(n *json5.Node, keys []string) {
-	at := func(m json5.Member) int {
-		if i := slices.Index(keys, m.Key); i >= 0 {
-			return i
+// set replaces the value of a key that is there.
+func set(n *json5.Node, key string, v *json5.Node) {
+	for i := range n.Members {
+		if n.Members[i].Key == key {
+			n.Members[i].Value = v
 		}
-		return len(keys)
 	}
-	slices.SortStableFunc(n.Members, func(a, b json5.Member) int { return cmp.Compare(at(a), at(b)) })
 }

@@ -282,3 +282,25 @@ func quoted(b *strings.Builder, text string) {
 	}
 	s.writeText(b, text)
 }
+
+// Format writes a value as JSON with two spaces, without a line end behind it; NaN and infinities, which
+// JSON has not, as JSON5.
+func Format(n *Node) string { return plain.render(n, "") }
+
+// HasComments reports whether a document that parses has comments.
+func HasComments(data []byte) bool {
+	p := &parser{src: data, line: 1}
+	for p.off < len(data) {
+		switch c := p.peek(); c {
+		case '"', '\'':
+			if _, err := p.text(); err != nil {
+				return false
+			}
+		case '/':
+			return true
+		default:
+			p.next()
+		}
+	}
+	return false
+}
