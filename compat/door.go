@@ -12,6 +12,7 @@ package compat
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -30,6 +31,7 @@ import (
 	"github.com/hanzoai/hanzod/ops"
 	"github.com/hanzoai/hanzod/secrets"
 	"github.com/hanzoai/hanzod/sessions"
+	"github.com/hanzoai/hanzod/sessions/chat"
 	"github.com/hanzoai/hanzod/system"
 	"github.com/hanzoai/hanzod/wizard"
 )
@@ -51,6 +53,7 @@ type Config struct {
 	Channels  *channels.Service
 	Secrets   *secrets.Service
 	Wizard    *wizard.Service
+	Chat      *chat.Service
 	Presence  *system.PresenceTable
 	Bus       *events.Bus
 	Log       *slog.Logger
@@ -115,6 +118,7 @@ func New(cfg Config) *Door {
 	//nolint:contextcheck // the door's own lifetime, ended by Close
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.methods = d.bind()
+	maps.Copy(d.methods, d.turns())
 	cfg.Bus.Sink(d.deliver)
 	cfg.Bus.Sink(d.endDevices)
 	d.budget.Source(d.holders)

@@ -50,6 +50,7 @@ import (
 	"github.com/hanzoai/hanzod/runtime/rpc"
 	"github.com/hanzoai/hanzod/secrets"
 	"github.com/hanzoai/hanzod/sessions"
+	"github.com/hanzoai/hanzod/sessions/chat"
 	"github.com/hanzoai/hanzod/store"
 	"github.com/hanzoai/hanzod/system"
 	"github.com/hanzoai/hanzod/wizard"
@@ -150,6 +151,7 @@ type Daemon struct {
 	channels  *channels.Service
 	secrets   *secrets.Service
 	wizard    *wizard.Service
+	chat      *chat.Service
 	policy    *policy.File
 	rules     *approvals.PolicyService
 	door      *compat.Door
@@ -370,6 +372,7 @@ func (d *Daemon) makeDomains() error {
 	}
 	d.channels = channels.New(d.now)
 	d.makeSecrets()
+	d.chat = chat.New(d.sessions, d.current)
 	d.presence = system.NewPresence(self(), d.now)
 	d.socket = client.SocketPath(d.cfg.StateDir)
 	d.system = system.New(system.Config{
@@ -469,7 +472,7 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	}
 	d.door = compat.New(compat.Config{
 		Catalogue: catalogue, Gate: g, Identity: d.identity, Nodes: d.nodes, Approvals: d.approvals,
-		System: d.system, Sessions: d.sessions, Heartbeat: d.heartbeat, Channels: d.channels, Presence: d.presence, Bus: d.bus, Log: d.subsystem("gateway"), Metrics: d.metrics,
+		System: d.system, Sessions: d.sessions, Heartbeat: d.heartbeat, Channels: d.channels, Chat: d.chat, Presence: d.presence, Bus: d.bus, Log: d.subsystem("gateway"), Metrics: d.metrics,
 		Cron:    d.cron,
 		Secrets: d.secrets, Wizard: d.wizard,
 		Version: Version, ConfigPath: d.cfg.Path, StateDir: d.cfg.StateDir, Port: d.Port(),

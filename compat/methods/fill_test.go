@@ -99,6 +99,7 @@ func TestToLegacyCarriesEveryField(t *testing.T) {
 		to("presence", PresenceChangedToLegacy, "Entries[0].Rev", "Entries[0].Key", "Versions.Presence", "Versions.Health"),
 		to("channels.status", ChannelsStatusToLegacy), to("channels.logout", ChannelsLogoutToLegacy), to("web.login.start", WebLoginStartToLegacy),
 		to("web.login.wait", WebLoginWaitToLegacy), to("send", SendToLegacy), to("poll", PollToLegacy),
+		to("chat.send", ChatSendToLegacy), to("chat.abort", ChatAbortToLegacy), to("agent", AgentToLegacy), to("agent.wait", AgentWaitToLegacy),
 		to("heartbeat", HeartbeatToLegacy), to("doctor.memory.status", MemoryToLegacy), to("set-heartbeats", SetHeartbeatsToLegacy),
 		to("logs.tail", TailToLegacy), to("tick", TickToLegacy), to("shutdown", ShutdownToLegacy),
 	} {

@@ -25,7 +25,6 @@ func TestCLILater(t *testing.T) {
 		{"cron.list", 1, []string{"cron", "list"}},
 		{"cron.status", 1, []string{"cron", "status"}},
 		{"cron.add", 1, []string{"cron", "add", "--name", "x", "--every", "10m", "--system-event", "hello"}},
-		{"browser.request", 1, []string{"browser", "status"}},
 		{"sessions.list", 1, []string{"gateway", "call", "sessions.list"}},
 		{"chat.history", 1, []string{"gateway", "call", "chat.history", "--params", `{"sessionKey":"main"}`}},
 		{"agents.list", 1, []string{"gateway", "call", "agents.list"}},
