@@ -15,6 +15,7 @@ import (
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
 	auditv1 "github.com/hanzoai/hanzod/gen/hanzo/audit/v1"
 	channelsv1 "github.com/hanzoai/hanzod/gen/hanzo/channels/v1"
+	cronv1 "github.com/hanzoai/hanzod/gen/hanzo/cron/v1"
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	opsv1 "github.com/hanzoai/hanzod/gen/hanzo/ops/v1"
@@ -88,6 +89,7 @@ var files = []protoreflect.FileDescriptor{
 	devicesv1.File_hanzo_devices_v1_devices_proto,
 	runsv1.File_hanzo_runs_v1_runs_proto,
 	auditv1.File_hanzo_audit_v1_audit_proto,
+	cronv1.File_hanzo_cron_v1_cron_proto,
 	channelsv1.File_hanzo_channels_v1_channels_proto,
 	secretsv1.File_hanzo_secrets_v1_secrets_proto,
 	wizardv1.File_hanzo_wizard_v1_wizard_proto,

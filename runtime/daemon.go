@@ -453,6 +453,7 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	d.rpc = rpc.New(rpc.Deps{
 		Catalogue: catalogue, Gate: g, Nodes: d.nodes, Approvals: d.approvals, Policy: d.rules, Runs: d.runs, System: d.system, Heartbeat: d.heartbeat, Channels: d.channels, Devices: d.identity,
 		Secrets: d.secrets, Wizard: d.wizard,
+		Cron:              d.cron,
 		DeviceConnections: func() map[string]int { return d.door.DeviceConnections() },
 		Remote: func() rpc.Remote {
 			return rpc.Remote{Addresses: d.RemoteAddresses(), Fingerprint: d.TLSFingerprint(), Name: machineName()}

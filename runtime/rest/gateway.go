@@ -25,6 +25,7 @@ import (
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
 	auditv1 "github.com/hanzoai/hanzod/gen/hanzo/audit/v1"
 	channelsv1 "github.com/hanzoai/hanzod/gen/hanzo/channels/v1"
+	cronv1 "github.com/hanzoai/hanzod/gen/hanzo/cron/v1"
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
@@ -76,6 +77,7 @@ func (s *server) gateway() (*gwruntime.ServeMux, error) {
 		auditv1.RegisterAuditServiceHandlerClient(ctx, mux, auditv1.NewAuditServiceClient(conn)),
 		secretsv1.RegisterSecretServiceHandlerClient(ctx, mux, secretsv1.NewSecretServiceClient(conn)),
 		wizardv1.RegisterWizardServiceHandlerClient(ctx, mux, wizardv1.NewWizardServiceClient(conn)),
+		cronv1.RegisterCronServiceHandlerClient(ctx, mux, cronv1.NewCronServiceClient(conn)),
 	)
 }
 

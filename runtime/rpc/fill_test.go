@@ -17,9 +17,11 @@ import (
 	"github.com/hanzoai/hanzod/approvals"
 	"github.com/hanzoai/hanzod/approvals/audit"
 	"github.com/hanzoai/hanzod/approvals/policy"
+	"github.com/hanzoai/hanzod/cron"
 	"github.com/hanzoai/hanzod/errs"
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
 	auditv1 "github.com/hanzoai/hanzod/gen/hanzo/audit/v1"
+	cronv1 "github.com/hanzoai/hanzod/gen/hanzo/cron/v1"
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
@@ -129,6 +131,11 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 		out("channels.WaitLoginOut", waitLoginToProto), out("channels.SendOut", sendToProto), out("channels.PollOut", pollToProto),
 		out("heartbeat.Outcome", outcomeToProto), out("system.Memory", memoryToProto),
 		out("system.TailOut", tailToProto),
+		out("cron.Job", func(j cron.Job) (*cronv1.Job, error) { return jobToProto(j), nil },
+			// What is there says the kind; who owns a command is told by the strongest of these.
+			"Schedule.Kind", "Payload.Kind", "Owner.Paired", "Owner.Principal", "Owner.Scopes[0]", "Owner.ClientID", "Owner.DisplayName", "Owner.Local"),
+		out("cron.Entry", func(e cron.Entry) (*cronv1.Run, error) { return cronRunToProto(e), nil }),
+		out("cron.StatusOut", cronStatusToProto), out("cron.Page", func(p cron.Page) (*cronv1.Page, error) { return pageToProto(p), nil }),
 		out("sharedSecret", secretToProto),
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -379,6 +386,9 @@ func TestInboundCarriesEveryField(t *testing.T) {
 		in("ListSecretsRequest", listSecretsFromProto), in("ResolveSecretsRequest", resolveSecretsFromProto),
 		in("StartWizardRequest", startWizardFromProto), in("NextStepRequest", nextStepFromProto),
 		in("CancelWizardRequest", cancelWizardFromProto), in("GetWizardRequest", getWizardFromProto),
+		in("AddJobRequest", addJobFromProto), in("UpdateJobRequest", updateJobFromProto), in("RunJobRequest", runJobFromProto),
+		in("ListJobsRequest", listJobsFromProto), in("ListRunsRequest", listCronRunsFromProto), in("PreviewScheduleRequest", previewFromProto),
+		in("GetJobRequest", idFromProto[*cronv1.GetJobRequest]), in("RemoveJobRequest", idFromProto[*cronv1.RemoveJobRequest]),
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dropped := map[string]bool{}

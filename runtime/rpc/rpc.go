@@ -29,6 +29,7 @@ import (
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
 	auditv1 "github.com/hanzoai/hanzod/gen/hanzo/audit/v1"
 	channelsv1 "github.com/hanzoai/hanzod/gen/hanzo/channels/v1"
+	cronv1 "github.com/hanzoai/hanzod/gen/hanzo/cron/v1"
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
@@ -161,6 +162,7 @@ type Deps struct {
 	Approvals Approvals
 	Policy    Policy
 	Runs      Runs
+	Cron      Cron
 	System    System
 	Heartbeat Heartbeat
 	Channels  Channels
@@ -224,6 +226,7 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	channelsv1.RegisterChannelServiceServer(r, &channelsServer{s: s})
 	secretsv1.RegisterSecretServiceServer(r, &secretsServer{s: s})
 	wizardv1.RegisterWizardServiceServer(r, &wizardServer{s: s})
+	cronv1.RegisterCronServiceServer(r, &cronServer{s: s})
 }
 
 // GRPC returns a server with everything registered: hanzod's services, the standard health service
