@@ -53,7 +53,7 @@ func (d *Daemon) backup(ctx context.Context, c identity.Caller, w io.Writer, pro
 	}
 	_, err := backup.Write(ctx, w, backup.Source{
 		StateDir: d.cfg.StateDir, Config: d.cfg.Path, Includes: includes, Snapshot: d.store.Snapshot,
-		Hanzod: Version, Running: true, Now: d.now,
+		Hold: d.store.Transcripts().Hold, Hanzod: Version, Running: true, Now: d.now,
 	}, progress)
 	return err
 }

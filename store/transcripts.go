@@ -568,6 +568,13 @@ func (t *Transcripts) move(m sessions.Move) error {
 	return t.syncDirs([]string{from})
 }
 
+// Hold waits for moves that are under way and keeps others from beginning, until the function that it returns is
+// called: so that a copy of the database and the files beside it are of one moment. Appends go on.
+func (t *Transcripts) Hold() (release func()) {
+	t.moving.Lock()
+	return t.moving.Unlock
+}
+
 // testStep is called between the steps of a move. Tests end the process there.
 var testStep = func(string) {}
 

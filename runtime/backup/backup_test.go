@@ -16,12 +16,15 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/hanzoai/hanzod/approvals"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/runs"
+	"github.com/hanzoai/hanzod/sessions"
 	"github.com/hanzoai/hanzod/store"
 	"github.com/hanzoai/hanzod/store/storetest"
 )
@@ -40,6 +43,7 @@ func makeState(t testing.TB, mark string) string {
 	if err := st.AppendAudit(ctx, row, row); err != nil {
 		t.Fatal(err)
 	}
+	talk(t, st, "one", mark)
 	if err := st.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -48,6 +52,41 @@ func makeState(t testing.TB, mark string) string {
 	write(t, dir, "gateway/tls/gateway-key.pem", "key "+mark)
 	write(t, dir, "notes.txt", "of a person "+mark)
 	return dir
+}
+
+// talk puts a line into the transcript of a session.
+func talk(t testing.TB, st *store.Store, id, text string) {
+	t.Helper()
+	ctx := context.Background()
+	_, err := st.UpdateSession(ctx, sessions.Ref{AgentID: "main", Key: "agent:main:" + id}, func(e *sessions.Entry, _ bool) (sessions.Change, error) {
+		e.SessionID, e.Label = id, text
+		return sessions.Change{}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := st.Transcripts().Append(ctx, sessions.File{AgentID: "main", Name: id + ".jsonl"}, fmt.Appendf(nil, "%q", text)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// said is what the sessions of a state hold: the lines of each, after its label.
+func said(t testing.TB, dir string) map[string]string {
+	t.Helper()
+	st := storetest.OpenDir(t, dir)
+	defer st.Close()
+	out := map[string]string{}
+	err := st.Sessions(func(r sessions.Ref, e sessions.Entry) {
+		text, err := os.ReadFile(filepath.Join(dir, "agents", "main", "sessions", e.SessionID+".jsonl"))
+		if err != nil {
+			t.Error(err)
+		}
+		out[e.SessionID] = e.Label + " " + strings.ReplaceAll(string(text), "\n", "")
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	return out
 }
 
 func write(t testing.TB, dir, name, text string) {
@@ -131,7 +170,7 @@ func TestRoundTrip(t *testing.T) {
 	for _, f := range m.Files {
 		names = append(names, f.Name)
 	}
-	if want := []string{"state/hanzod.db", "state/config.json", "state/parts/a.json", "state/gateway/tls/gateway-key.pem"}; !slices.Equal(names, want) {
+	if want := []string{"state/hanzod.db", "state/config.json", "state/parts/a.json", "state/gateway/tls/gateway-key.pem", "state/agents/main/sessions/one.jsonl"}; !slices.Equal(names, want) {
 		t.Errorf("files: %v", names)
 	}
 	other := makeState(t, "two")
@@ -152,6 +191,12 @@ func TestRoundTrip(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(other, "policy.json")); !os.IsNotExist(err) {
 		t.Errorf("policy.json of the old state is still in force: %v", err)
+	}
+	if got := said(t, other); len(got) != 1 || got["one"] != `one "one"` {
+		t.Errorf("the restored sessions are %q", got)
+	}
+	if got := said(t, out.Aside); len(got) != 1 || got["one"] != `two "two"` {
+		t.Errorf("the old sessions are %q", got)
 	}
 	// The old state is whole where it was moved to.
 	if got := markOf(t, out.Aside); got != "two" {
@@ -267,6 +312,9 @@ func TestCutOff(t *testing.T) {
 		text, err := os.ReadFile(filepath.Join(dir, "config.json"))
 		if err != nil || !strings.HasSuffix(string(text), "// "+got) {
 			t.Errorf("cut off at %d: the state is %q and its configuration %q (%v)", n, got, text, err)
+		}
+		if s := said(t, dir); s["one"] != fmt.Sprintf("%s %q", got, got) {
+			t.Errorf("cut off at %d: the state is %q and its sessions %q", n, got, s)
 		}
 		_, err = os.Stat(filepath.Join(dir, "exec-approvals.json"))
 		if (err == nil) != (got == "old") {
@@ -425,7 +473,7 @@ func TestHostile(t *testing.T) {
 			t.Errorf("byte %d: %v", i, err)
 		}
 	}
-	newer := pack(t, plain(manifestName, `{"format":"hanzod-backup","version":2}`))
+	newer := pack(t, plain(manifestName, `{"format":"hanzod-backup","version":3}`))
 	if _, err := restoreInto(t.TempDir(), newer); !errors.Is(err, ErrNewer) {
 		t.Errorf("a newer one: %v", err)
 	}
@@ -656,4 +704,125 @@ func TestOlder(t *testing.T) {
 		t.Errorf("%+v %v", out, err)
 	}
 	markOf(t, into)
+}
+
+// TestTranscriptsOfOneMoment backs up a store while sessions are talked in, reset and deleted: what comes back is
+// of one moment, with every line that was acknowledged before the backup began.
+func TestTranscriptsOfOneMoment(t *testing.T) {
+	dir := t.TempDir()
+	st := storetest.OpenDir(t, dir)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	const talkers = 4
+	var acked [talkers]atomic.Int64
+	for w := range talkers {
+		wg.Go(func() {
+			ref := sessions.Ref{AgentID: "main", Key: fmt.Sprintf("agent:main:%d", w)}
+			id := ""
+			for n := 0; ctx.Err() == nil; n++ {
+				old := id
+				if n%50 == 0 {
+					id = fmt.Sprintf("s%d-%d", w, n)
+				}
+				_, err := st.UpdateSession(context.Background(), ref, func(e *sessions.Entry, _ bool) (sessions.Change, error) {
+					c := sessions.Change{}
+					if e.SessionID != id && old != "" {
+						c.Move = &sessions.Move{From: sessions.File{AgentID: "main", Name: old + ".jsonl"}, To: old + ".jsonl.reset.x"}
+					}
+					e.SessionID = id
+					return c, nil
+				})
+				if err == nil {
+					err = st.Transcripts().Append(context.Background(), sessions.File{AgentID: "main", Name: id + ".jsonl"}, fmt.Appendf(nil, `{"n":%d}`, n))
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				acked[w].Store(int64(n))
+			}
+		})
+	}
+	for round := range 3 {
+		time.Sleep(20 * time.Millisecond)
+		var before [talkers]int64
+		for w := range talkers {
+			before[w] = acked[w].Load()
+		}
+		src := sourceOf(dir)
+		src.Snapshot, src.Hold, src.Running = st.Snapshot, st.Transcripts().Hold, true
+		var b bytes.Buffer
+		if _, err := Write(t.Context(), &b, src, nil); err != nil {
+			t.Fatal(err)
+		}
+		to := filepath.Join(t.TempDir(), "state")
+		if _, err := restoreInto(to, b.Bytes()); err != nil {
+			t.Fatal(err)
+		}
+		got := storetest.OpenDir(t, to)
+		if err := got.Check(t.Context()); err != nil {
+			t.Error(err)
+		}
+		ids := map[string]bool{}
+		if err := got.Sessions(func(_ sessions.Ref, e sessions.Entry) { ids[e.SessionID+".jsonl"] = true }); err != nil {
+			t.Error(err)
+		}
+		files, err := os.ReadDir(filepath.Join(to, "agents", "main", "sessions"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := map[string]bool{}
+		for _, f := range files {
+			text, err := os.ReadFile(filepath.Join(to, "agents", "main", "sessions", f.Name()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(text) > 0 && text[len(text)-1] != '\n' {
+				t.Errorf("round %d: %s is torn", round, f.Name())
+			}
+			for l := range strings.Lines(string(text)) {
+				lines[f.Name()[:2]+l] = true
+			}
+			// A transcript is in its place only while its session says so.
+			if strings.HasSuffix(f.Name(), ".jsonl") && !ids[f.Name()] {
+				t.Errorf("round %d: %s is nobody's, sessions %v", round, f.Name(), ids)
+			}
+		}
+		for w := range talkers {
+			for n := range before[w] + 1 {
+				if !lines[fmt.Sprintf("s%d{\"n\":%d}\n", w, n)] {
+					t.Fatalf("round %d: line %d of %d is lost", round, n, w)
+				}
+			}
+		}
+		if err := got.Close(); err != nil {
+			t.Error(err)
+		}
+		if left, _ := filepath.Glob(filepath.Join(dir, ".backup-*")); len(left) > 0 {
+			t.Errorf("left behind: %v", left)
+		}
+	}
+	cancel()
+	wg.Wait()
+}
+
+// A state whose daemon was killed is backed up with its journal, and what that holds comes back.
+func TestJournalInBackup(t *testing.T) {
+	dir := t.TempDir()
+	st := storetest.OpenDir(t, dir)
+	talk(t, st, "one", "kept")
+	left := filepath.Join(t.TempDir(), "state")
+	if err := os.CopyFS(left, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(left, "agents")); err != nil { // lost with the page cache
+		t.Fatal(err)
+	}
+	to := filepath.Join(t.TempDir(), "state")
+	if _, err := restoreInto(to, archiveOf(t, left)); err != nil {
+		t.Fatal(err)
+	}
+	if got := said(t, to); got["one"] != `kept "kept"` {
+		t.Errorf("%q", got)
+	}
 }

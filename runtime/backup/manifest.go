@@ -2,8 +2,9 @@
 //
 // A backup is a gzip-compressed tar archive. Its first entry, manifest.json, names every other one with its
 // size and its SHA-256, in their order: state/hanzod.db, a consistent copy of the database, then what lies
-// beside it in the state directory under state/, and configuration that lies elsewhere under outside/. It
-// holds secrets: tokens, keys, the configuration.
+// beside it in the state directory under state/, configuration that lies elsewhere under outside/, and the
+// transcripts of sessions as they were when the database was copied. It holds secrets: tokens, keys, the
+// configuration.
 //
 // The package belongs to the composition root. It owns no goroutine; its functions may be called concurrently,
 // each for its own archive.
@@ -23,20 +24,25 @@ import (
 )
 
 const (
-	format  = "hanzod-backup"
-	version = 1
+	format = "hanzod-backup"
+	// version is that of backups with transcripts; those without are of version 1.
+	version = 2
 
 	manifestName = "manifest.json"
 	statePrefix  = "state/"
 	outPrefix    = "outside/"
 	database     = statePrefix + store.FileName
 
-	// maxManifest bounds the manifest, maxFiles the files that it names: a configuration may include 256.
-	maxManifest = 1 << 20
-	maxFiles    = 512
-	// maxFile bounds each file but the database; a configuration may have 16 MiB.
+	// maxManifest bounds the manifest, maxFiles the files that it names: there may be 100,000 sessions, and several
+	// transcripts of each.
+	maxManifest = 256 << 20
+	maxFiles    = 1_000_000
+	// maxBeside bounds the files that are no transcripts: a configuration may include 256.
+	maxBeside = 512
+	// maxFile bounds each file but the database and transcripts; a configuration may have 16 MiB.
 	maxFile = 16 << 20
-	// maxDatabase bounds the database. The audit log, the largest part of it, is bounded far below.
+	// maxDatabase bounds the database and each transcript. The audit log, the largest part of the database, is
+	// bounded far below.
 	maxDatabase = 64 << 30
 	// maxName bounds the name of a file in bytes.
 	maxName = 240
@@ -129,6 +135,7 @@ func parseManifest(text []byte) (Manifest, error) {
 		}
 	}
 	seen := map[string]bool{}
+	beside := 0
 	for i, f := range m.Files {
 		if err := checkName(f.Name); err != nil {
 			return m, err
@@ -140,8 +147,10 @@ func parseManifest(text []byte) (Manifest, error) {
 		}
 		seen[fold] = true
 		limit := int64(maxFile)
-		if i == 0 {
+		if i == 0 || ofTranscripts(f.Name) {
 			limit = maxDatabase
+		} else if beside++; beside > maxBeside {
+			return m, bad("it names more than %d files", maxBeside)
 		}
 		if f.Size < 0 || f.Size > limit {
 			return m, bad("%q has %d bytes", f.Name, f.Size)

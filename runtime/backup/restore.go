@@ -34,7 +34,7 @@ const (
 	// asidePrefix begins the directories that keep the state that a restore replaced.
 	asidePrefix = "replaced-"
 	// maxPlan bounds the plan in bytes.
-	maxPlan = 1 << 20
+	maxPlan = maxManifest
 )
 
 // ErrUnfinished is a restore that was cut off after its new state was whole.
@@ -260,6 +260,19 @@ func reset(ctx context.Context, st *store.Store, m Manifest, now time.Time, out 
 func planFor(root *os.Root, m Manifest, now time.Time) (plan, error) {
 	p := plan{Aside: asidePrefix + now.UTC().Format("20060102T150405Z"), New: m.state()}
 	p.New = append(p.New, "audit.head")
+	ready, err := prepared(root)
+	if err != nil {
+		return p, err
+	}
+	named := make(map[string]bool, len(p.New))
+	for _, name := range p.New {
+		named[name] = true
+	}
+	for _, name := range ready {
+		if !named[name] {
+			p.New = append(p.New, name)
+		}
+	}
 	for n := 1; ; n++ {
 		if _, err := root.Lstat(p.Aside); errors.Is(err, fs.ErrNotExist) {
 			break
@@ -282,6 +295,11 @@ func planFor(root *os.Root, m Manifest, now time.Time) (plan, error) {
 			p.Old = append(p.Old, name)
 		}
 	}
+	dirs, err := sessionDirs(root)
+	if err != nil {
+		return p, err
+	}
+	p.Old = append(p.Old, dirs...)
 	for _, f := range m.Files {
 		if rel, ok := strings.CutPrefix(f.Name, outPrefix); ok {
 			p.Outside = append(p.Outside, rel)
@@ -333,11 +351,14 @@ func apply(root *os.Root, p plan) (moved []string, err error) {
 		if err := root.MkdirAll(filepath.Dir(to), 0o700); err != nil {
 			return err
 		}
-		dirs[path.Dir(p.Aside+"/"+name)] = true
+		dirs[path.Dir(p.Aside+"/"+name)], dirs[path.Dir(name)] = true, true
 		step()
 		return root.Rename(from, to)
 	}
 	for _, name := range p.Old {
+		if _, err := root.Lstat(filepath.FromSlash(p.Aside + "/" + name)); err == nil {
+			continue // what is in its place by now is new
+		}
 		if err := away(name); err != nil {
 			return nil, err
 		}

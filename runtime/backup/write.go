@@ -18,6 +18,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hanzoai/hanzod/runtime/disk"
@@ -43,6 +44,9 @@ type Source struct {
 	Includes []string
 	// Snapshot copies the database, as store.(*Store).Snapshot does.
 	Snapshot func(ctx context.Context, w io.Writer, room func(int64) error) (store.Snapshot, error)
+	// Hold keeps transcripts where they are until the function that it returns is called; nil while no daemon
+	// runs.
+	Hold func() (release func())
 	// Hanzod is the version of this program, Running whether a daemon runs.
 	Hanzod  string
 	Running bool
@@ -54,7 +58,7 @@ type Source struct {
 // and those that went out. Memory does not depend on the size.
 func Write(ctx context.Context, w io.Writer, src Source, progress func(done, all int64)) (Manifest, error) {
 	m := Manifest{
-		Format: format, Version: version, Hanzod: src.Hanzod, Platform: runtime.GOOS + "/" + runtime.GOARCH,
+		Format: format, Version: 1, Hanzod: src.Hanzod, Platform: runtime.GOOS + "/" + runtime.GOARCH,
 		Taken: src.Now().UTC().Truncate(time.Second), Running: src.Running, StateDir: src.StateDir,
 	}
 	sweep(src.StateDir)
@@ -68,7 +72,25 @@ func Write(ctx context.Context, w io.Writer, src Source, progress func(done, all
 	}()
 	_ = os.Remove(db.Name()) // it stays while it is open; on Windows it goes later
 	sum := sha256.New()
-	snap, err := src.Snapshot(ctx, io.MultiWriter(db, sum), func(size int64) error { return Room(src.StateDir, size) })
+	release := func() {}
+	if src.Hold != nil {
+		release = sync.OnceFunc(src.Hold())
+	}
+	defer release()
+	var kept *transcripts
+	snap, err := src.Snapshot(ctx, io.MultiWriter(db, sum), func(size int64) error {
+		if err := Room(src.StateDir, size); err != nil {
+			return err
+		}
+		// What is to be copied of the database stands. The transcripts are to be of the same moment.
+		var err error
+		kept, err = keepTranscripts(src.StateDir, !src.Running)
+		release()
+		return err
+	})
+	if kept != nil {
+		defer kept.drop()
+	}
 	if err != nil {
 		return m, fmt.Errorf("copy the database: %w", err)
 	}
@@ -92,6 +114,14 @@ func Write(ctx context.Context, w io.Writer, src Source, progress func(done, all
 		if err := add(f.Name, f.file, f.From); err != nil {
 			return m, err
 		}
+	}
+	for i := range kept.files {
+		f, err := kept.files[i].sum(ctx)
+		if err != nil {
+			return m, ErrFile.WithText("cannot back up " + kept.files[i].rel).Wrap(err)
+		}
+		m.Files = append(m.Files, f)
+		m.Version = version
 	}
 	manifest, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
@@ -123,7 +153,18 @@ func Write(ctx context.Context, w io.Writer, src Source, progress func(done, all
 	c := &counter{ctx: ctx, all: m.Total(), tell: progress}
 	for i, f := range m.Files {
 		var r io.Reader = db
-		if i > 0 {
+		switch {
+		case i >= len(texts):
+			file, err := os.Open(kept.files[i-len(texts)].link)
+			if err != nil {
+				return m, err
+			}
+			err = put(f.Name, f.Size, c.of(io.LimitReader(file, f.Size)))
+			if err := errors.Join(err, file.Close()); err != nil {
+				return m, err
+			}
+			continue
+		case i > 0:
 			r = bytes.NewReader(texts[i])
 		}
 		if err := put(f.Name, f.Size, c.of(r)); err != nil {
@@ -193,7 +234,7 @@ func sweep(dir string) {
 		return
 	}
 	for _, f := range old {
-		_ = os.Remove(f) // one more file is no harm
+		_ = os.RemoveAll(f) // one more file is no harm
 	}
 }
 
