@@ -63,9 +63,9 @@ var (
 type ConfigFile interface {
 	// Edit gives change the text of the file and what it says, and puts what change returns in its place,
 	// checked and durable, unless somebody else wrote in between: then change is called again. Nothing is
-	// written when change returns an error, which is passed on, or the text as it was. It returns what the
-	// file says now.
-	Edit(ctx context.Context, c identity.Caller, change func(text []byte, now *config.Config) ([]byte, error)) (*config.Config, error)
+	// written when change returns an error, which is passed on, or the text as it was. what is for the audit
+	// log. It returns what the file says now.
+	Rewrite(ctx context.Context, c identity.Caller, what string, change func(text []byte, now *config.Config) ([]byte, error)) (*config.Config, error)
 }
 
 // Node is a connected node.

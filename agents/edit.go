@@ -73,7 +73,7 @@ func (s *Service) Create(ctx context.Context, c identity.Caller, in CreateIn) (C
 	fields := []field{
 		{"name", out.Name}, {"workspace", out.Workspace}, {"agentDir", AgentDir(v.Config.StateDir, out.AgentID)}, {"model", model},
 	}
-	err := s.edit(ctx, c, func(l *entries) error {
+	err := s.edit(ctx, c, "the agent "+out.AgentID+" is made", func(l *entries) error {
 		if at := l.find(out.AgentID); at >= 0 {
 			if s.late == nil {
 				return ErrExists.With("agent", out.AgentID)
@@ -109,7 +109,7 @@ func (s *Service) Update(ctx context.Context, c identity.Caller, in UpdateIn) (U
 			return UpdateOut{}, err
 		}
 	}
-	err := s.edit(ctx, c, func(l *entries) error {
+	err := s.edit(ctx, c, "the agent "+id+" is changed", func(l *entries) error {
 		at := l.find(id)
 		if at < 0 {
 			return ErrNotFound.With("agent", id)
@@ -151,7 +151,7 @@ func (s *Service) Delete(ctx context.Context, c identity.Caller, in DeleteIn) (D
 		}
 	}
 	out := DeleteOut{AgentID: id}
-	err := s.edit(ctx, c, func(l *entries) error {
+	err := s.edit(ctx, c, "the agent "+id+" is removed", func(l *entries) error {
 		at := l.find(id)
 		if at < 0 {
 			return ErrNotFound.With("agent", id)
@@ -180,10 +180,10 @@ func fitsAll(name, emoji, workspace, model, avatar string) error {
 }
 
 // edit changes agents.list in the file.
-func (s *Service) edit(ctx context.Context, c identity.Caller, change func(*entries) error) error {
+func (s *Service) edit(ctx context.Context, c identity.Caller, what string, change func(*entries) error) error {
 	base := s.cfg.Current()
 	shown := s.Current()
-	now, err := s.cfg.File.Edit(ctx, c, func(text []byte, now *config.Config) ([]byte, error) {
+	now, err := s.cfg.File.Rewrite(ctx, c, what, func(text []byte, now *config.Config) ([]byte, error) {
 		l, err := readEntries(text, now)
 		if err != nil {
 			return nil, err

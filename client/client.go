@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/hanzoai/hanzod/errs"
+	agentsv1 "github.com/hanzoai/hanzod/gen/hanzo/agents/v1"
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
 	auditv1 "github.com/hanzoai/hanzod/gen/hanzo/audit/v1"
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
@@ -87,6 +88,9 @@ type Client struct {
 	Policy    approvalsv1.PolicyServiceClient
 	Devices   devicesv1.DeviceServiceClient
 	Runs      runsv1.RunServiceClient
+	Agents    agentsv1.AgentServiceClient
+	Skills    agentsv1.SkillServiceClient
+	Catalog   agentsv1.CatalogServiceClient
 	Audit     auditv1.AuditServiceClient
 	Secrets   secretsv1.SecretServiceClient
 	Wizard    wizardv1.WizardServiceClient
@@ -162,6 +166,9 @@ func Dial(_ context.Context, o Options) (*Client, error) {
 	c.Policy = approvalsv1.NewPolicyServiceClient(conn)
 	c.Devices = devicesv1.NewDeviceServiceClient(conn)
 	c.Runs = runsv1.NewRunServiceClient(conn)
+	c.Agents = agentsv1.NewAgentServiceClient(conn)
+	c.Skills = agentsv1.NewSkillServiceClient(conn)
+	c.Catalog = agentsv1.NewCatalogServiceClient(conn)
 	c.Audit = auditv1.NewAuditServiceClient(conn)
 	c.Secrets = secretsv1.NewSecretServiceClient(conn)
 	c.Wizard = wizardv1.NewWizardServiceClient(conn)

@@ -100,6 +100,7 @@ func plain[Out any](f func(context.Context, identity.Caller) (Out, error)) func(
 func (d *Door) bind() map[string]binding {
 	n, a, s, i := d.cfg.Nodes, d.cfg.Approvals, d.cfg.System, d.cfg.Identity
 	talks := d.cfg.Sessions
+	who, able := d.cfg.Agents, d.cfg.Skills
 	h := d.cfg.Heartbeat
 	k := d.cfg.Cron
 	ch := d.cfg.Channels
@@ -142,7 +143,7 @@ func (d *Door) bind() map[string]binding {
 		"node.invoke.result": forgiving(unary(methods.NodeResultFromLegacy, n.Result, methods.NodeResultToLegacy), methods.NormalizeNodeResult),
 		"node.event":         starting(waiting(unary(methods.NodeEventFromLegacy, n.Event, methods.NodeEventToLegacy)), d.takeEvent),
 		"push.test":          waiting(unary(methods.PushTestFromLegacy, n.TestPush, methods.PushTestToLegacy)),
-		"skills.bins":        unary(methods.SkillBinsFromLegacy, n.SkillBins, methods.SkillBinsToLegacy),
+		"skills.bins":        waiting(unary(methods.SkillBinsFromLegacy, n.SkillBins, methods.SkillBinsToLegacy)),
 		"voicewake.get":      unary(methods.VoiceWakeFromLegacy, n.VoiceWake, methods.VoiceWakeToLegacy),
 		"voicewake.set":      waiting(unary(methods.SetVoiceWakeFromLegacy, n.SetVoiceWake, methods.VoiceWakeToLegacy)),
 
@@ -167,6 +168,20 @@ func (d *Door) bind() map[string]binding {
 		"cron.remove": waiting(unary(methods.CronIDFromLegacy, k.Remove, methods.CronRemoveToLegacy)),
 		"cron.run":    waiting(unary(methods.CronRunFromLegacy, k.RunNow, methods.CronRunToLegacy)),
 		"cron.runs":   waiting(unary(methods.CronRunsFromLegacy, k.Runs, methods.CronRunsToLegacy)),
+
+		"agents.list":        waiting(unary(none, who.List, methods.AgentsToLegacy)),
+		"agents.create":      waiting(unary(methods.AgentCreateFromLegacy, who.Create, methods.AgentCreateToLegacy)),
+		"agents.update":      waiting(unary(methods.AgentUpdateFromLegacy, who.Update, methods.AgentUpdateToLegacy)),
+		"agents.delete":      waiting(unary(methods.AgentDeleteFromLegacy, who.Delete, methods.AgentDeleteToLegacy)),
+		"agents.files.list":  waiting(unary(methods.AgentFilesFromLegacy, who.ListFiles, methods.AgentFilesToLegacy)),
+		"agents.files.get":   waiting(unary(methods.AgentFileFromLegacy, who.GetFile, methods.AgentFileToLegacy)),
+		"agents.files.set":   waiting(unary(methods.AgentFileSetFromLegacy, who.SetFile, methods.AgentFileSetToLegacy)),
+		"agent.identity.get": waiting(unary(methods.AgentIdentityFromLegacy, who.Identity, methods.AgentIdentityToLegacy)),
+		"skills.status":      waiting(unary(methods.SkillStatusFromLegacy, able.Status, methods.SkillStatusToLegacy)),
+		"skills.update":      waiting(unary(methods.SkillUpdateFromLegacy, able.Update, methods.SkillUpdateToLegacy)),
+		"skills.install":     waiting(binding{serve: d.installSkill}),
+		"models.list":        unary(none, d.cfg.Models.List, methods.ModelsToLegacy),
+		"tools.catalog":      unary(methods.ToolsFromLegacy, d.cfg.Models.Tools, methods.ToolsToLegacy),
 
 		"exec.approval.request":      waiting(binding{serve: d.requestApproval}),
 		"exec.approval.waitDecision": waiting(unary(methods.ApprovalWaitFromLegacy, a.Wait, methods.ApprovalDecidedToLegacy)),
@@ -218,6 +233,26 @@ func (d *Door) requestApproval(ctx context.Context, r request) {
 		return
 	}
 	r.ok(methods.ApprovalDecidedToLegacy(done))
+}
+
+// installSkill answers a failed installation with an error and its output (protocol.md trap 13).
+func (d *Door) installSkill(ctx context.Context, r request) {
+	in, err := methods.SkillInstallFromLegacy(r.params)
+	if err != nil {
+		r.fail(wire.ErrorShape{Code: codeInvalid, Message: "invalid " + r.op.Legacy + " params: " + err.Error()}, errs.Invalid)
+		return
+	}
+	out, err := d.cfg.Skills.Install(ctx, r.conn.caller, in)
+	switch {
+	case err != nil:
+		r.failed(err)
+	case out.OK:
+		r.ok(methods.SkillInstallToLegacy(out))
+	default:
+		r.send(wire.AppendErrorPayload(nil, r.id, wire.MustMarshal(methods.SkillInstallToLegacy(out)),
+			wire.ErrorShape{Code: codeUnavailable, Message: out.Message}))
+		r.observe(errs.Unavailable.String())
+	}
 }
 
 // startInvoke passes a call on in the caller's reading goroutine, and its answer back in the node's:

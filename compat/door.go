@@ -19,6 +19,9 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/hanzoai/hanzod/agents"
+	"github.com/hanzoai/hanzod/agents/models"
+	"github.com/hanzoai/hanzod/agents/skills"
 	"github.com/hanzoai/hanzod/approvals"
 	"github.com/hanzoai/hanzod/channels"
 	"github.com/hanzoai/hanzod/cron"
@@ -54,6 +57,9 @@ type Config struct {
 	Secrets   *secrets.Service
 	Wizard    *wizard.Service
 	Chat      *chat.Service
+	Agents    *agents.Service
+	Skills    *skills.Service
+	Models    *models.Service
 	Presence  *system.PresenceTable
 	Bus       *events.Bus
 	Log       *slog.Logger

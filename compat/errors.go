@@ -7,10 +7,14 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/hanzoai/hanzod/agents"
+	"github.com/hanzoai/hanzod/agents/models"
+	"github.com/hanzoai/hanzod/agents/skills"
 	"github.com/hanzoai/hanzod/approvals"
 	"github.com/hanzoai/hanzod/approvals/policy"
 	"github.com/hanzoai/hanzod/channels"
 	"github.com/hanzoai/hanzod/compat/wire"
+	"github.com/hanzoai/hanzod/config/live"
 	"github.com/hanzoai/hanzod/cron"
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/gate"
@@ -56,6 +60,10 @@ var ownText = built(func(e *errs.Error) wire.ErrorShape { return wire.ErrorShape
 func texts(f func(e *errs.Error) string) wording {
 	return built(func(e *errs.Error) wire.ErrorShape { return wire.ErrorShape{Code: codeInvalid, Message: f(e)} })
 }
+
+var unknownAgent = built(func(e *errs.Error) wire.ErrorShape {
+	return wire.ErrorShape{Code: codeInvalid, Message: `unknown agent id "` + e.Field("agent") + `"`}
+})
 
 // deviceAuth is a failed device proof (protocol.md §4.5).
 func deviceAuth(message, code, reason string) wording {
@@ -375,6 +383,49 @@ var words = map[string]wording{
 	approvals.ErrRuleAsks.Code: built(func(*errs.Error) wire.ErrorShape {
 		return nodeFault("UNAVAILABLE", "SYSTEM_RUN_DENIED: approval required")
 	}),
+
+	agents.ErrReserved.Code: invalid(`"main" is reserved`),
+	agents.ErrMain.Code:     invalid(`"main" cannot be deleted`),
+	agents.ErrExists.Code: built(func(e *errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{Code: codeInvalid, Message: `agent "` + e.Field("agent") + `" already exists`}
+	}),
+	agents.ErrNotFound.Code: built(func(e *errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{Code: codeInvalid, Message: `agent "` + e.Field("agent") + `" not found`}
+	}),
+	agents.ErrUnknown.Code: invalid("unknown agent id"),
+	agents.ErrFileName.Code: built(func(e *errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{Code: codeInvalid, Message: `unsupported file "` + e.Field("name") + `"`}
+	}),
+	agents.ErrUnsafe.Code: built(func(e *errs.Error) wire.ErrorShape {
+		text := `unsafe workspace file "` + e.Field("name") + `"`
+		if why := e.Field("reason"); why != "" {
+			text += " (" + why + ")"
+		}
+		return wire.ErrorShape{Code: codeInvalid, Message: text}
+	}),
+	agents.ErrFileSize.Code: built(func(e *errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{Code: codeInvalid, Message: `unsafe workspace file "` + e.Field("name") + `" (file is larger than 2097152 bytes)`}
+	}),
+	agents.ErrKey.Code: built(func(e *errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{Code: codeInvalid, Message: `invalid agent.identity.get params: malformed session key "` + e.Field("key") + `"`}
+	}),
+	agents.ErrKeyMismatch.Code: built(func(e *errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{
+			Code: codeInvalid, Message: `invalid agent.identity.get params: agent "` + e.Field("agent") + `" does not match session key agent "` + e.Field("of") + `"`,
+		}
+	}),
+	agents.ErrTooMany.Code:   ownText,
+	agents.ErrTooLong.Code:   ownText,
+	agents.ErrIncluded.Code:  ownText,
+	agents.ErrTrash.Code:     ownText,
+	agents.ErrWorkspace.Code: thrown,
+	skills.ErrAgent.Code:     unknownAgent,
+	models.ErrAgent.Code:     unknownAgent,
+	skills.ErrKey.Code:       ownText,
+	skills.ErrValue.Code:     ownText,
+	skills.ErrBusy.Code:      unavailable("another installation is running; try again when it has ended"),
+	skills.ErrWrite.Code:     thrown,
+	live.ErrBase.Code:        thrown,
 
 	approvals.ErrNotApprover.Code: ownText,
 	approvals.ErrOwnRequest.Code:  ownText,

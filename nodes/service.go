@@ -278,6 +278,17 @@ func (s *Service) Counts() (connected, known int) {
 	return len(s.reg.cur.Load().live), len(s.known())
 }
 
+// Live are the connected nodes, by id.
+func (s *Service) Live() []Node {
+	live := s.reg.cur.Load().live
+	out := make([]Node, 0, len(live))
+	for _, e := range live {
+		out = append(out, e.node)
+	}
+	slices.SortFunc(out, func(a, b Node) int { return strings.Compare(a.ID, b.ID) })
+	return out
+}
+
 // Connected returns how many nodes are connected.
 func (s *Service) Connected() int { return len(s.reg.cur.Load().live) }
 

@@ -57,6 +57,14 @@ var legacyOnly = []Operation{
 	{Legacy: "skills.update", Role: identity.RoleOperator, Scope: admin},
 	{Legacy: "models.list", Role: identity.RoleOperator, Scope: read},
 	{Legacy: "tools.catalog", Role: identity.RoleOperator, Scope: read},
+	// Scheduled jobs (cron).
+	{Legacy: "cron.list", Role: identity.RoleOperator, Scope: read},
+	{Legacy: "cron.status", Role: identity.RoleOperator, Scope: read},
+	{Legacy: "cron.add", Role: identity.RoleOperator, Scope: admin},
+	{Legacy: "cron.update", Role: identity.RoleOperator, Scope: admin},
+	{Legacy: "cron.remove", Role: identity.RoleOperator, Scope: admin},
+	{Legacy: "cron.run", Role: identity.RoleOperator, Scope: admin},
+	{Legacy: "cron.runs", Role: identity.RoleOperator, Scope: read},
 
 	// Voices (talk).
 	{Legacy: "talk.config", Role: identity.RoleOperator, Scope: read},

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	agentsv1 "github.com/hanzoai/hanzod/gen/hanzo/agents/v1"
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
 	auditv1 "github.com/hanzoai/hanzod/gen/hanzo/audit/v1"
 	channelsv1 "github.com/hanzoai/hanzod/gen/hanzo/channels/v1"
@@ -87,6 +88,7 @@ var files = []protoreflect.FileDescriptor{
 	approvalsv1.File_hanzo_approvals_v1_grants_proto,
 	approvalsv1.File_hanzo_approvals_v1_policy_proto,
 	devicesv1.File_hanzo_devices_v1_devices_proto,
+	agentsv1.File_hanzo_agents_v1_agents_proto,
 	runsv1.File_hanzo_runs_v1_runs_proto,
 	auditv1.File_hanzo_audit_v1_audit_proto,
 	cronv1.File_hanzo_cron_v1_cron_proto,

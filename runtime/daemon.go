@@ -23,6 +23,9 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/hanzoai/hanzod/agents"
+	"github.com/hanzoai/hanzod/agents/models"
+	"github.com/hanzoai/hanzod/agents/skills"
 	"github.com/hanzoai/hanzod/approvals"
 	"github.com/hanzoai/hanzod/approvals/policy"
 	"github.com/hanzoai/hanzod/channels"
@@ -152,6 +155,9 @@ type Daemon struct {
 	secrets   *secrets.Service
 	wizard    *wizard.Service
 	chat      *chat.Service
+	agents    *agents.Service
+	skills    *skills.Service
+	models    *models.Service
 	policy    *policy.File
 	rules     *approvals.PolicyService
 	door      *compat.Door
@@ -315,6 +321,7 @@ func (d *Daemon) fail(err error) {
 func (d *Daemon) makeDomains() error {
 	d.bus = events.NewBounded(d.now, fitMemory())
 	d.makeLive()
+	d.makeAgents()
 	if d.cfg.Gateway.Tailnet.Enabled {
 		d.tailnet = newTailnetDoor(d.cfg, d.subsystem("tailnet"), d.tailnetOut, d.now)
 	}
@@ -348,7 +355,7 @@ func (d *Daemon) makeDomains() error {
 	d.nodes = nodes.New(nodes.Config{
 		Policy: nodePolicyOf(d.cfg),
 		Guard:  d.approvals, Decisions: nodeDecisions{d}, Paired: pairedNodes{d.identity}, Store: d.store, Bus: d.bus, Now: d.now,
-		Observer: RunObserver{func() *runs.Service { return d.runs }}, Push: d.push, Log: d.subsystem("nodes"),
+		Observer: RunObserver{func() *runs.Service { return d.runs }}, Push: d.push, SkillBins: d.skills.Bins, Log: d.subsystem("nodes"),
 	})
 	d.approvals.SetNodes(d.nodes)
 	d.rules.SetNodes(d.nodes)
@@ -389,7 +396,7 @@ func (d *Daemon) makeDomains() error {
 			Diagnose:         d.diagnose,
 			Listen:           d.listens,
 			Remote:           func() (string, string) { return d.GRPCAddress(), d.TLSFingerprint() },
-			Agents:           d.agents,
+			Agents:           d.shownAgents,
 			HeartbeatsOn:     d.heartbeat.Enabled,
 			Sessions:         d.sessionsOf,
 			Defaults:         d.defaultsOf,
@@ -453,7 +460,8 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	d.rpc = rpc.New(rpc.Deps{
 		Catalogue: catalogue, Gate: g, Nodes: d.nodes, Approvals: d.approvals, Policy: d.rules, Runs: d.runs, System: d.system, Heartbeat: d.heartbeat, Channels: d.channels, Devices: d.identity,
 		Secrets: d.secrets, Wizard: d.wizard,
-		Cron:              d.cron,
+		Cron:   d.cron,
+		Agents: d.agents, Skills: d.skills, Models: d.models,
 		DeviceConnections: func() map[string]int { return d.door.DeviceConnections() },
 		Remote: func() rpc.Remote {
 			return rpc.Remote{Addresses: d.RemoteAddresses(), Fingerprint: d.TLSFingerprint(), Name: machineName()}
@@ -471,11 +479,13 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 		d.members = d.rpc.Remote(listen.TailnetCredentials())
 		tailnetName = d.tailnet.name
 	}
+	late := d.agents.Late()
 	d.door = compat.New(compat.Config{
 		Catalogue: catalogue, Gate: g, Identity: d.identity, Nodes: d.nodes, Approvals: d.approvals,
 		System: d.system, Sessions: d.sessions, Heartbeat: d.heartbeat, Channels: d.channels, Chat: d.chat, Presence: d.presence, Bus: d.bus, Log: d.subsystem("gateway"), Metrics: d.metrics,
 		Cron:    d.cron,
 		Secrets: d.secrets, Wizard: d.wizard,
+		Agents: late, Skills: d.skills.For(late.Current), Models: d.models.For(late.Current),
 		Version: Version, ConfigPath: d.cfg.Path, StateDir: d.cfg.StateDir, Port: d.Port(),
 		Defaults: func() compat.SessionDefaults {
 			c := d.current()

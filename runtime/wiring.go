@@ -30,8 +30,8 @@ func (p pairedNodes) PairedNodes() []nodes.Node {
 	return out
 }
 
-// agents reads the agents of the configuration in force.
-func (d *Daemon) agents() ([]system.Agent, string) {
+// shownAgents reads the agents of the configuration in force.
+func (d *Daemon) shownAgents() ([]system.Agent, string) {
 	cfg := d.current()
 	if known := d.agentsSeen.Load(); known != nil && known.of == cfg {
 		return known.agents, known.def

@@ -59,6 +59,9 @@ func New(current func() *config.Config) *Service {
 	return &Service{current: current, views: &agents.Views{}}
 }
 
+// For is the service with another view of the configuration.
+func (s *Service) For(current func() *config.Config) *Service { return New(current) }
+
 // known is what one configuration says.
 type known struct {
 	config  *config.Config

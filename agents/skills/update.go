@@ -49,7 +49,7 @@ func (s *Service) Update(ctx context.Context, c identity.Caller, in UpdateIn) (U
 		}
 	}
 	out := UpdateOut{Key: in.Key}
-	_, err := s.cfg.File.Edit(ctx, c, func(text []byte, _ *config.Config) ([]byte, error) {
+	_, err := s.cfg.File.Rewrite(ctx, c, "skills.entries."+in.Key+" is changed", func(text []byte, _ *config.Config) ([]byte, error) {
 		e := &entryEdit{text: text, path: []string{"skills", "entries", in.Key}}
 		e.read()
 		if e.node == nil || e.node.Kind != json5.Object {

@@ -26,6 +26,7 @@ import (
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/events"
 	"github.com/hanzoai/hanzod/gate"
+	agentsv1 "github.com/hanzoai/hanzod/gen/hanzo/agents/v1"
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
 	auditv1 "github.com/hanzoai/hanzod/gen/hanzo/audit/v1"
 	channelsv1 "github.com/hanzoai/hanzod/gen/hanzo/channels/v1"
@@ -168,6 +169,9 @@ type Deps struct {
 	Channels  Channels
 	Secrets   Secrets
 	Wizard    Wizard
+	Agents    Agents
+	Skills    Skills
+	Models    Models
 	Devices   Devices
 	Presence  Presence
 	Bus       *events.Bus
@@ -221,6 +225,9 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	approvalsv1.RegisterPolicyServiceServer(r, &policyServer{s: s})
 	approvalsv1.RegisterGrantServiceServer(r, &grantsServer{s: s})
 	devicesv1.RegisterDeviceServiceServer(r, &devicesServer{s: s})
+	agentsv1.RegisterAgentServiceServer(r, &agentsServer{s: s})
+	agentsv1.RegisterSkillServiceServer(r, &skillsServer{s: s})
+	agentsv1.RegisterCatalogServiceServer(r, &catalogServer{s: s})
 	runsv1.RegisterRunServiceServer(r, &runsServer{s: s})
 	auditv1.RegisterAuditServiceServer(r, &auditServer{s: s})
 	channelsv1.RegisterChannelServiceServer(r, &channelsServer{s: s})

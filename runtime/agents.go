@@ -1,0 +1,23 @@
+package runtime
+
+import (
+	"github.com/hanzoai/hanzod/agents"
+	"github.com/hanzoai/hanzod/agents/models"
+	"github.com/hanzoai/hanzod/agents/skills"
+)
+
+// makeAgents makes what answers for agents, their skills and models.
+func (d *Daemon) makeAgents() {
+	d.agents = agents.New(agents.Config{
+		Current: d.current, File: d.live, Now: d.now, Log: d.subsystem("agents"),
+		Nodes: func() []agents.Node {
+			var out []agents.Node
+			for _, n := range d.nodes.Live() {
+				out = append(out, agents.Node{ID: n.ID, Name: n.DisplayName})
+			}
+			return out
+		},
+	})
+	d.skills = skills.New(skills.Config{Current: d.agents.Current, File: d.live, Now: d.now, Log: d.subsystem("skills")})
+	d.models = models.New(d.agents.Current)
+}
