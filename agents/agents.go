@@ -79,6 +79,8 @@ type Config struct {
 	// Nodes are the connected nodes; nil for none.
 	Nodes func() []Node
 	Now   func() time.Time
+	// Record notes in the audit log what a caller does to a workspace, before it is done; nil for nobody.
+	Record func(ctx context.Context, c identity.Caller, what string) error
 	// Log hears of files that could not be moved away; nothing when nil.
 	Log *slog.Logger
 }
@@ -120,6 +122,13 @@ func (s *Service) Current() *config.Config {
 }
 
 func (s *Service) view() *View { return s.views.Of(s.Current()) }
+
+func (s *Service) record(ctx context.Context, c identity.Caller, what string) error {
+	if s.cfg.Record == nil {
+		return nil
+	}
+	return s.cfg.Record(ctx, c, what)
+}
 
 // fits refuses what no configuration should hold.
 func fits(limit int, texts ...string) error {

@@ -148,7 +148,7 @@ func (s *Service) GetFile(_ context.Context, _ identity.Caller, in FileIn) (File
 // SetFile writes a file of a workspace, which is made when it is missing. Readers find the old content or
 // the new one; on return the new one is on disk.
 // Errors: ErrUnknown, ErrFileName, ErrUnsafe, ErrFileSize, ErrWorkspace.
-func (s *Service) SetFile(_ context.Context, _ identity.Caller, in SetFileIn) (FileOut, error) {
+func (s *Service) SetFile(ctx context.Context, c identity.Caller, in SetFileIn) (FileOut, error) {
 	out, err := s.place(in.AgentID, in.Name)
 	if err != nil {
 		return FileOut{}, err
@@ -158,6 +158,9 @@ func (s *Service) SetFile(_ context.Context, _ identity.Caller, in SetFileIn) (F
 	}
 	s.files.Lock()
 	defer s.files.Unlock()
+	if err := s.record(ctx, c, out.File.Name+" of the agent "+out.AgentID+" is written"); err != nil {
+		return FileOut{}, err
+	}
 	root, err := openWorkspace(out.Workspace)
 	if err != nil {
 		return FileOut{}, err

@@ -48,7 +48,7 @@ type InstallOut struct {
 // went is the result; an installation that failed is no error. One runs at a time. Its program gets no
 // shell, no terminal and none of the daemon's secrets, and ends with all that it started.
 // Errors: ErrBusy.
-func (s *Service) Install(ctx context.Context, _ identity.Caller, in InstallIn) (InstallOut, error) {
+func (s *Service) Install(ctx context.Context, c identity.Caller, in InstallIn) (InstallOut, error) {
 	limit := in.Timeout
 	if limit == 0 {
 		limit = installTime
@@ -80,6 +80,11 @@ func (s *Service) Install(ctx context.Context, _ identity.Caller, in InstallIn) 
 		return InstallOut{}, ErrBusy
 	}
 	spec := f.meta.Install[at]
+	if s.cfg.Record != nil {
+		if err := s.cfg.Record(ctx, c, "the skill "+f.meta.Name+" gets what it needs, by "+spec.Kind); err != nil {
+			return InstallOut{}, err
+		}
+	}
 	out := s.install(ctx, v.Config, l, f, spec)
 	if len(spec.OS) > 0 && !slices.Contains(spec.OS, platform()) {
 		out.Warnings = append(out.Warnings, "this installer is made for "+strings.Join(spec.OS, ", "))

@@ -57,6 +57,8 @@ type Config struct {
 	Environ func() []string
 	// Client fetches downloads; nil means one that reaches public addresses over https only.
 	Client *http.Client
+	// Record notes in the audit log what a caller has installed, before it is done; nil for nobody.
+	Record func(ctx context.Context, c identity.Caller, what string) error
 	// Log hears of installations; nothing when nil.
 	Log *slog.Logger
 	Now func() time.Time

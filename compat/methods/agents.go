@@ -145,9 +145,10 @@ type agentFile struct {
 
 func agentFileToLegacy(f agents.File) agentFile {
 	out := agentFile{Name: f.Name, Path: f.Path, Missing: f.Missing}
-	if !f.Missing {
-		out.Size, out.UpdatedAtMs = wire.Some(f.Size), wire.Some(ms(f.Updated))
+	if !f.Missing || f.Size > 0 {
+		out.Size = wire.Some(f.Size)
 	}
+	out.UpdatedAtMs = maybeMS(f.Updated)
 	if f.Content != nil {
 		out.Content = wire.Some(*f.Content)
 	}

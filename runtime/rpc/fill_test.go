@@ -72,6 +72,10 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 		out("nodes.VerifyPairingOut", pairVerifyToProto, "Node.Token"),
 		out("nodes.TestPushOut", testPushToProto),
 		out("nodes.VoiceWakeOut", getVoiceWakeToProto), out("nodes.VoiceWakeOut set", setVoiceWakeToProto), out("nodes.SkillBinsOut", skillBinsToProto),
+		out("agents.ListOut", listAgentsToProto), out("agents.CreateOut", createAgentToProto), out("agents.UpdateOut", updateAgentToProto),
+		out("agents.DeleteOut", deleteAgentToProto), out("agents.IdentityOut", agentIdentityToProto), out("agents.FilesOut", listAgentFilesToProto),
+		out("agents.FileOut", getAgentFileToProto), out("agents.FileOut set", setAgentFileToProto), out("skills.StatusOut", listSkillsToProto),
+		out("skills.InstallOut", installSkillToProto), out("models.Model", listModelsToProto), out("models.ToolsOut", listToolsToProto),
 		out("approvals.Approval", approval,
 			// The plan is how the binding came to be; the rest is for the daemon and its audit log.
 			"Plan.Argv[0]", "Plan.Cwd", "Plan.RawCommand", "Plan.AgentID", "Plan.SessionKey", "Plan",

@@ -28,11 +28,15 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
+	"github.com/hanzoai/hanzod/agents"
+	"github.com/hanzoai/hanzod/agents/models"
+	"github.com/hanzoai/hanzod/agents/skills"
 	"github.com/hanzoai/hanzod/approvals"
 	"github.com/hanzoai/hanzod/approvals/policy"
 	"github.com/hanzoai/hanzod/channels"
 	"github.com/hanzoai/hanzod/compat"
 	"github.com/hanzoai/hanzod/config"
+	"github.com/hanzoai/hanzod/config/live"
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/events"
 	"github.com/hanzoai/hanzod/gate"
@@ -144,10 +148,25 @@ func newHouse(t *testing.T) *house {
 			Listen: func() []string { return nil }, Agents: func() ([]system.Agent, string) { return nil, "main" },
 		},
 	})
+	cfg, err := config.Load(config.Options{Path: filepath.Join(dir, "config.json"), StateDir: dir, Env: func(k string) string {
+		if k == "HOME" {
+			return dir
+		}
+		return ""
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	current := func() *config.Config { return cfg }
+	lv := live.New(live.Config{Load: config.Options{}, Initial: cfg, Bus: bus, Now: time.Now, Log: log, Record: func(context.Context, live.Change) error { return nil }})
+	ag := agents.New(agents.Config{Current: current, File: lv, Now: time.Now})
+	sk := skills.New(skills.Config{Current: current, File: lv, Now: time.Now})
+	mo := models.New(current)
 	g := gate.New()
 	server := rpc.New(rpc.Deps{
 		Catalogue: catalogue, Gate: g, Nodes: ns, Approvals: app, Policy: rules, Runs: rs, System: sys, Heartbeat: beats, Channels: channels.New(time.Now), Bus: bus, Render: compat.Payload,
 		Secrets: kept, Wizard: asks,
+		Agents: ag, Skills: sk, Models: mo,
 		SharedSecret: func(identity.Caller) (string, string, error) { return "", "", system.ErrLocalOnly },
 		Backup: func(context.Context, identity.Caller, io.Writer, func(done, all int64)) error {
 			return system.ErrBackupLocal
@@ -162,6 +181,7 @@ func newHouse(t *testing.T) *house {
 		Catalogue: catalogue, Gate: g, Identity: id, Nodes: ns, Approvals: app, System: sys, Heartbeat: beats, Channels: channels.New(time.Now), Secrets: kept, Wizard: asks, Presence: presence, Bus: bus,
 		Defaults: func() compat.SessionDefaults { return compat.SessionDefaults{MainKey: "main", DefaultAgent: "main"} },
 		Log:      log, Version: "1", Now: time.Now,
+		Agents: ag, Skills: sk, Models: mo,
 	})
 	handler, err := rest.New(rest.Deps{
 		RPC: server, Legacy: legacyDoor, Metrics: http.NotFoundHandler(), Bearer: id.Bearer, Gate: g,
@@ -296,6 +316,8 @@ func (h *house) byREST(t *testing.T, k kind, op *ops.Operation) string {
 		verb, path = http.MethodPost, p.Post
 	case *annotations.HttpRule_Put:
 		verb, path = http.MethodPut, p.Put
+	case *annotations.HttpRule_Patch:
+		verb, path = http.MethodPatch, p.Patch
 	case *annotations.HttpRule_Delete:
 		verb, path = http.MethodDelete, p.Delete
 	default:

@@ -147,7 +147,9 @@ var others = map[string]string{
 	"config.get null":                       "each has a file of its own",
 	"node.rename":                           "hanzod renames every node, not only those of the older store",
 	"system-presence":                       "each tells of itself",
-	"skills.bins":                           "hanzod has no skills yet",
+	"skills.bins":                           "hanzod brings no skills of its own",
+	"skills.status":                         "hanzod brings no skills of its own",
+	"models.list":                           "each has a catalogue of its own",
 	`exec.approval.request {"command":"x"}`: "it waits for a decision",
 }
 
