@@ -43,29 +43,6 @@ var legacyOnly = []Operation{
 	// Secrets, first questions, updates (secrets, wizard, system).
 	{Legacy: "update.run", Role: identity.RoleOperator, Scope: admin, Rate: RateControlPlane},
 
-	// Agents, their skills, models and tools (agents).
-	{Legacy: "agents.list", Role: identity.RoleOperator, Scope: read},
-	{Legacy: "agents.create", Role: identity.RoleOperator, Scope: admin},
-	{Legacy: "agents.update", Role: identity.RoleOperator, Scope: admin},
-	{Legacy: "agents.delete", Role: identity.RoleOperator, Scope: admin},
-	{Legacy: "agents.files.list", Role: identity.RoleOperator, Scope: read},
-	{Legacy: "agents.files.get", Role: identity.RoleOperator, Scope: read},
-	{Legacy: "agents.files.set", Role: identity.RoleOperator, Scope: admin},
-	{Legacy: "agent.identity.get", Role: identity.RoleOperator, Scope: read},
-	{Legacy: "skills.status", Role: identity.RoleOperator, Scope: read},
-	{Legacy: "skills.install", Role: identity.RoleOperator, Scope: admin},
-	{Legacy: "skills.update", Role: identity.RoleOperator, Scope: admin},
-	{Legacy: "models.list", Role: identity.RoleOperator, Scope: read},
-	{Legacy: "tools.catalog", Role: identity.RoleOperator, Scope: read},
-	// Scheduled jobs (cron).
-	{Legacy: "cron.list", Role: identity.RoleOperator, Scope: read},
-	{Legacy: "cron.status", Role: identity.RoleOperator, Scope: read},
-	{Legacy: "cron.add", Role: identity.RoleOperator, Scope: admin},
-	{Legacy: "cron.update", Role: identity.RoleOperator, Scope: admin},
-	{Legacy: "cron.remove", Role: identity.RoleOperator, Scope: admin},
-	{Legacy: "cron.run", Role: identity.RoleOperator, Scope: admin},
-	{Legacy: "cron.runs", Role: identity.RoleOperator, Scope: read},
-
 	// Voices (talk).
 	{Legacy: "talk.config", Role: identity.RoleOperator, Scope: read},
 	{Legacy: "talk.mode", Role: identity.RoleOperator, Scope: write},
