@@ -72,13 +72,13 @@ func (f *flow) note(title, message string) {
 	f.ask(Step{Type: Note, Title: title, Message: &message}, nil)
 }
 
-func (f *flow) confirm(message string, initial bool) bool {
-	yes, _ := f.ask(Step{Type: Confirm, Message: &message, Initial: initial}, nil).(bool)
+func (f *flow) confirm(key, message string, initial bool) bool {
+	yes, _ := f.ask(Step{Key: key, Type: Confirm, Message: &message, Initial: initial}, nil).(bool)
 	return yes
 }
 
-func (f *flow) choose(message, initial string, options ...Option) string {
-	s := Step{Type: Select, Message: &message, Options: options}
+func (f *flow) choose(key, message, initial string, options ...Option) string {
+	s := Step{Key: key, Type: Select, Message: &message, Options: options}
 	if s.offers(initial) {
 		s.Initial = initial
 	}
@@ -127,7 +127,7 @@ func (f *flow) questions() error {
 - Commands on nodes run when a rule allows them or somebody approves them. Keep it that way until you know what you let through.
 - Whoever holds the gateway's token or password commands everything. Keep the gateway on this machine, or behind a tailnet or SSH.
 - What strangers send to your assistant is text that may try to give it orders.`)
-	if !f.confirm("This is powerful and can do harm. Go on?", false) {
+	if !f.confirm("risk", "This is powerful and can do harm. Go on?", false) {
 		return errDeclined
 	}
 
@@ -144,13 +144,13 @@ func (f *flow) questions() error {
 		f.tree = &json5.Node{Kind: json5.Object}
 	}
 
-	quick := f.choose("How much do you want to decide?", "quickstart",
+	quick := f.choose("detail", "How much do you want to decide?", "quickstart",
 		Option{"quickstart", "Quick start", "this machine only, with a token; the rest can be changed later"},
 		Option{"advanced", "Everything", "port, addresses, authentication, Tailscale, channels, skills and hooks"}) == "quickstart"
 
 	fresh, keep := false, []string(nil)
 	if view.Exists && len(f.tree.Members) > 0 {
-		switch f.choose("There is a configuration at "+view.Path+".", "keep",
+		switch f.choose("existing", "There is a configuration at "+view.Path+".", "keep",
 			Option{"keep", "Keep it", "ask only for what is missing"},
 			Option{"modify", "Change it", "ask everything, beginning with what it says"},
 			Option{"reset", "Begin anew", "what it says is left out"}) {
@@ -158,7 +158,7 @@ func (f *flow) questions() error {
 			quick = true
 		case "reset":
 			fresh = true
-			if f.choose("What is to be left out?", "settings",
+			if f.choose("reset", "What is to be left out?", "settings",
 				Option{"settings", "All but who gets in", "the section gateway.auth stays, so that clients need no new token"},
 				Option{"all", "All", "clients need the new token"}) == "settings" {
 				keep = []string{"gateway.auth"}
@@ -173,7 +173,7 @@ func (f *flow) questions() error {
 	case quick:
 		mode = "local"
 	default:
-		mode = f.choose("Where does the gateway run?", first(f.text("gateway.mode"), "local"),
+		mode = f.choose("where", "Where does the gateway run?", first(f.text("gateway.mode"), "local"),
 			Option{"local", "On this machine", ""}, Option{"remote", "On another machine", "this configuration is for clients of it then"})
 	}
 	f.set("gateway.mode", mode)
@@ -238,14 +238,14 @@ func first(texts ...string) string {
 
 // remote asks for the gateway that clients of this machine use.
 func (f *flow) remote() {
-	url := f.input(Step{Initial: f.text("gateway.remote.url"), Placeholder: "wss://gateway.example:18789"}, "Address of the gateway", func(s string) string {
+	url := f.input(Step{Key: "url", Initial: f.text("gateway.remote.url"), Placeholder: "wss://gateway.example:18789"}, "Address of the gateway", func(s string) string {
 		if !strings.HasPrefix(s, "ws://") && !strings.HasPrefix(s, "wss://") {
 			return "the address begins with wss:// or ws://"
 		}
 		return ""
 	})
 	f.set("gateway.remote.url", url)
-	if token := f.input(Step{Sensitive: true, Placeholder: "leave empty to keep the one there is"}, "Token of the gateway", nil); token != "" {
+	if token := f.input(Step{Key: "token", Sensitive: true, Placeholder: "leave empty to keep the one there is"}, "Token of the gateway", nil); token != "" {
 		f.set("gateway.remote.token", token)
 	}
 	f.note("This machine", "With gateway.mode remote this configuration starts no gateway here: the daemon that is asking goes on until it is stopped, and does not start again.")
@@ -266,7 +266,7 @@ var providers = []provider{
 func (f *flow) local(quick bool) {
 	workspace := first(f.in.Workspace, f.text("agents.defaults.workspace"), f.cfg.Workspace)
 	if !quick || f.in.Workspace != "" {
-		workspace = f.input(Step{Initial: workspace}, "Directory that agents work in", func(s string) string {
+		workspace = f.input(Step{Key: "workspace", Initial: workspace}, "Directory that agents work in", func(s string) string {
 			if len(s) > maxWorkspace || !filepath.IsAbs(s) && s != "~" && !strings.HasPrefix(s, "~/") {
 				return "name an absolute directory, or one that begins with ~/"
 			}
@@ -298,14 +298,14 @@ func (f *flow) model() {
 		current = f.text("agents.defaults.model")
 	}
 	owner, _, _ := strings.Cut(current, "/")
-	chosen := f.choose("Who serves the models?", first(owner, "skip"), append(options, Option{"skip", "Decide later", "nothing is changed"})...)
+	chosen := f.choose("provider", "Who serves the models?", first(owner, "skip"), append(options, Option{"skip", "Decide later", "nothing is changed"})...)
 	i := slices.IndexFunc(providers, func(p provider) bool { return p.id == chosen })
 	if i < 0 {
 		return
 	}
 	p := providers[i]
 	key := "env.vars." + p.variable
-	switch f.choose("How is the key of "+p.label+" handed over?", "paste",
+	switch f.choose("credential", "How is the key of "+p.label+" handed over?", "paste",
 		Option{"paste", "Type it now", "it is written to the configuration file, which only you can read"},
 		Option{"environment", "It is in the environment of the daemon", "variable " + p.variable},
 		Option{"skip", "Not now", ""}) {
@@ -315,7 +315,7 @@ func (f *flow) model() {
 			placeholder = "leave empty to keep the one there is"
 		}
 		has := f.present(key)
-		if v := f.input(Step{Sensitive: true, Placeholder: placeholder}, "Key of "+p.label, func(s string) string {
+		if v := f.input(Step{Key: "key", Sensitive: true, Placeholder: placeholder}, "Key of "+p.label, func(s string) string {
 			if s == "" && !has {
 				return "the key is empty"
 			}
@@ -333,7 +333,7 @@ func (f *flow) model() {
 	if owner == p.id {
 		proposed = current
 	}
-	model := f.input(Step{Initial: proposed, Placeholder: "provider/model"}, "Model that agents use", func(s string) string {
+	model := f.input(Step{Key: "model", Initial: proposed, Placeholder: "provider/model"}, "Model that agents use", func(s string) string {
 		if before, after, ok := strings.Cut(s, "/"); s != "" && (!ok || before == "" || after == "" || strings.ContainsAny(s, " \t")) {
 			return "name it as provider/model, or leave it empty"
 		}
@@ -360,7 +360,7 @@ func (f *flow) gateway(quick bool) {
 		f.note("Gateway", "The gateway listens on this machine only and asks for a token, unless the configuration says otherwise.")
 		return
 	}
-	port := f.input(Step{Initial: first(f.text("gateway.port"), strconv.Itoa(config.DefaultPort))}, "Port of the gateway", func(s string) string {
+	port := f.input(Step{Key: "port", Initial: first(f.text("gateway.port"), strconv.Itoa(config.DefaultPort))}, "Port of the gateway", func(s string) string {
 		if n, err := strconv.Atoi(s); err != nil || n < 1 || n > 65535 {
 			return "a port is a number from 1 to 65535"
 		}
@@ -369,13 +369,13 @@ func (f *flow) gateway(quick bool) {
 	if n, err := strconv.Atoi(port); err == nil {
 		f.set("gateway.port", n)
 	}
-	bind := f.choose("Who can reach it?", first(f.text("gateway.bind"), "loopback"),
+	bind := f.choose("bind", "Who can reach it?", first(f.text("gateway.bind"), "loopback"),
 		Option{"loopback", "This machine", "127.0.0.1"}, Option{"lan", "The local network", "all addresses"},
 		Option{"tailnet", "The tailnet", "the address that Tailscale gave this machine"}, Option{"custom", "One address", ""},
 		Option{"auto", "This machine, else the local network", ""})
 	f.set("gateway.bind", bind)
 	if bind == "custom" {
-		f.set("gateway.customBindHost", f.input(Step{Initial: f.text("gateway.customBindHost"), Placeholder: "192.168.1.10"}, "Address to listen on", func(s string) string {
+		f.set("gateway.customBindHost", f.input(Step{Key: "address", Initial: f.text("gateway.customBindHost"), Placeholder: "192.168.1.10"}, "Address to listen on", func(s string) string {
 			if a, err := netip.ParseAddr(s); err != nil || !a.Is4() {
 				return "name an IPv4 address"
 			}
@@ -383,7 +383,7 @@ func (f *flow) gateway(quick bool) {
 		}))
 	}
 	current := f.text("gateway.auth.mode")
-	auth := f.choose("How do clients prove who they are?", first(current, "token"),
+	auth := f.choose("auth", "How do clients prove who they are?", first(current, "token"),
 		Option{"token", "A token", "made for you unless you have one"}, Option{"password", "A password", "which you choose"})
 	f.set("gateway.auth.mode", auth)
 	has := f.present("gateway.auth." + auth)
@@ -396,7 +396,7 @@ func (f *flow) gateway(quick bool) {
 		if !has {
 			hint = "leave empty to have one made"
 		}
-		token := f.input(Step{Sensitive: true, Placeholder: hint}, "Token of the gateway", func(s string) string {
+		token := f.input(Step{Key: "token", Sensitive: true, Placeholder: hint}, "Token of the gateway", func(s string) string {
 			if s != "" && len(s) < 16 {
 				return "a token that can be guessed protects nothing: 16 characters at least, or leave it empty"
 			}
@@ -409,7 +409,7 @@ func (f *flow) gateway(quick bool) {
 			f.set("gateway.auth.token", token)
 		}
 	case "password":
-		if password := f.input(Step{Sensitive: true, Placeholder: hint}, "Password of the gateway", func(s string) string {
+		if password := f.input(Step{Key: "password", Sensitive: true, Placeholder: hint}, "Password of the gateway", func(s string) string {
 			if s == "" && has {
 				return ""
 			}
@@ -428,7 +428,7 @@ func (f *flow) gateway(quick bool) {
 			options = append(options, Option{"funnel", "To everybody", "tailscale funnel: the internet reaches the gateway"})
 		}
 	}
-	f.set("gateway.tailscale.mode", f.choose("Is it offered by Tailscale?", first(f.text("gateway.tailscale.mode"), "off"), options...))
+	f.set("gateway.tailscale.mode", f.choose("tailscale", "Is it offered by Tailscale?", first(f.text("gateway.tailscale.mode"), "off"), options...))
 }
 
 // channels are those with one secret to ask for.
@@ -439,7 +439,7 @@ var channelTokens = []struct{ id, label, key, ask string }{
 }
 
 func (f *flow) channels() {
-	s := Step{Type: MultiSelect, Message: new("Which channels are to be prepared?"), Initial: []string{}}
+	s := Step{Key: "channels", Type: MultiSelect, Message: new("Which channels are to be prepared?"), Initial: []string{}}
 	for _, c := range channelTokens {
 		hint := ""
 		if f.present("channels." + c.id) {
@@ -458,7 +458,7 @@ func (f *flow) channels() {
 		if has {
 			hint = "leave empty to keep the one there is"
 		}
-		token := f.input(Step{Title: c.label, Sensitive: true, Placeholder: hint}, c.ask, func(s string) string {
+		token := f.input(Step{Key: c.id + "-token", Title: c.label, Sensitive: true, Placeholder: hint}, c.ask, func(s string) string {
 			switch {
 			case s == "" && !has:
 				return "the token is empty"
@@ -478,10 +478,10 @@ func (f *flow) channels() {
 }
 
 func (f *flow) skills() {
-	if !f.confirm("Choose how skills are installed?", false) {
+	if !f.confirm("skills", "Choose how skills are installed?", false) {
 		return
 	}
-	f.set("skills.install.nodeManager", f.choose("Which manager installs packages for Node.js?", first(f.text("skills.install.nodeManager"), "npm"),
+	f.set("skills.install.nodeManager", f.choose("node-manager", "Which manager installs packages for Node.js?", first(f.text("skills.install.nodeManager"), "npm"),
 		Option{"npm", "npm", ""}, Option{"pnpm", "pnpm", ""}, Option{"yarn", "yarn", ""}, Option{"bun", "bun", ""}))
 }
 
@@ -499,7 +499,7 @@ func (f *flow) hooks() {
 			on = append(on, h.Value)
 		}
 	}
-	chosen, _ := f.ask(Step{Type: MultiSelect, Message: new("Which hooks are on?"), Options: hookNames, Initial: on}, nil).([]string)
+	chosen, _ := f.ask(Step{Key: "hooks", Type: MultiSelect, Message: new("Which hooks are on?"), Options: hookNames, Initial: on}, nil).([]string)
 	for _, h := range hookNames {
 		if is, was := slices.Contains(chosen, h.Value), slices.Contains(on, h.Value); is != was {
 			f.set("hooks.internal.entries."+h.Value+".enabled", is)

@@ -57,7 +57,9 @@ const (
 
 // Step is one thing to show or to ask. Absent parts are empty; Message is nil where there is none.
 type Step struct {
-	ID      string
+	ID string
+	// Key names the question, the same in every session: what scripts answer by. Notes have none.
+	Key     string
 	Type    Type
 	Title   string
 	Message *string

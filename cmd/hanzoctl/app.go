@@ -124,6 +124,7 @@ characters of its id will do.`,
 	root.AddCommand(
 		a.statusCmd(), a.healthCmd(), a.doctorCmd(), a.nodesCmd(), a.devicesCmd(), a.approveCmd(), a.grantsCmd(), a.policyCmd(), a.approvalsCmd(), a.auditCmd(),
 		a.enrollCmd(), a.contextCmd(), a.attachCmd(),
+		a.secretsCmd(), a.setupCmd(),
 		a.eventsCmd(), a.logsCmd(), a.tokenCmd(), a.discoverCmd(), a.versionCmd(), exitCodesTopic(), remoteTopic(),
 	)
 	if docsCmd != nil {

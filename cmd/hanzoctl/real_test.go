@@ -62,7 +62,7 @@ func TestRealScripts(t *testing.T) {
 			e.Setenv("WORK", work)
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "capture": capture},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "capture": capture, "until": until},
 	})
 }
 

@@ -99,7 +99,7 @@ func TestToLegacyCarriesEveryField(t *testing.T) {
 			"NodesKnown", "ApprovalsPending", "At", "HeartbeatsOn", "Agents[0].Name", "Agents[0].Default", "Agents[0].Heartbeat.Prompt",
 			"Agents[0].Heartbeat.Target", "Agents[0].Heartbeat.Model", "Agents[0].Heartbeat.AckMaxChars"),
 		to("secrets.reload", SecretsReloadToLegacy), to("secrets.resolve", SecretsResolveToLegacy),
-		to("wizard.start", WizardStartToLegacy), to("wizard.next", WizardNextToLegacy, "SessionID"), to("wizard.status", WizardStatusToLegacy),
+		to("wizard.start", WizardStartToLegacy, "Step*.Key"), to("wizard.next", WizardNextToLegacy, "SessionID", "Step*.Key"), to("wizard.status", WizardStatusToLegacy),
 		to("system-presence", PresenceToLegacy, "[0].Rev", "[0].Key"),
 		to("presence", PresenceChangedToLegacy, "Entries[0].Rev", "Entries[0].Key", "Versions.Presence", "Versions.Health"),
 		to("channels.status", ChannelsStatusToLegacy), to("channels.logout", ChannelsLogoutToLegacy), to("web.login.start", WebLoginStartToLegacy),

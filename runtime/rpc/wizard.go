@@ -91,7 +91,7 @@ func stepToProto(s *wizard.Step) (*wizardv1.Step, error) {
 	if s == nil {
 		return nil, nil
 	}
-	p := &wizardv1.Step{Id: s.ID, Type: stepTypes[s.Type], Title: cleanText(s.Title), Placeholder: cleanText(s.Placeholder), Sensitive: s.Sensitive}
+	p := &wizardv1.Step{Id: s.ID, Key: s.Key, Type: stepTypes[s.Type], Title: cleanText(s.Title), Placeholder: cleanText(s.Placeholder), Sensitive: s.Sensitive}
 	if s.Message != nil {
 		p.Message = new(cleanText(*s.Message))
 	}

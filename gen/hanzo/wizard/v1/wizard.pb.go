@@ -151,7 +151,9 @@ type Step struct {
 	Initial     *structpb.Value `protobuf:"bytes,6,opt,name=initial,proto3" json:"initial,omitempty"`
 	Placeholder string          `protobuf:"bytes,7,opt,name=placeholder,proto3" json:"placeholder,omitempty"`
 	// Whether the answer is a secret.
-	Sensitive     bool `protobuf:"varint,8,opt,name=sensitive,proto3" json:"sensitive,omitempty"`
+	Sensitive bool `protobuf:"varint,8,opt,name=sensitive,proto3" json:"sensitive,omitempty"`
+	// Names the question, the same in every session, for scripts; empty for notes.
+	Key           string `protobuf:"bytes,9,opt,name=key,proto3" json:"key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -240,6 +242,13 @@ func (x *Step) GetSensitive() bool {
 		return x.Sensitive
 	}
 	return false
+}
+
+func (x *Step) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
 }
 
 type Option struct {
@@ -801,7 +810,7 @@ var File_hanzo_wizard_v1_wizard_proto protoreflect.FileDescriptor
 
 const file_hanzo_wizard_v1_wizard_proto_rawDesc = "" +
 	"\n" +
-	"\x1chanzo/wizard/v1/wizard.proto\x12\x0fhanzo.wizard.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1ahanzo/ops/v1/options.proto\"\xab\x02\n" +
+	"\x1chanzo/wizard/v1/wizard.proto\x12\x0fhanzo.wizard.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1ahanzo/ops/v1/options.proto\"\xbd\x02\n" +
 	"\x04Step\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12-\n" +
 	"\x04type\x18\x02 \x01(\x0e2\x19.hanzo.wizard.v1.StepTypeR\x04type\x12\x14\n" +
@@ -810,7 +819,8 @@ const file_hanzo_wizard_v1_wizard_proto_rawDesc = "" +
 	"\aoptions\x18\x05 \x03(\v2\x17.hanzo.wizard.v1.OptionR\aoptions\x120\n" +
 	"\ainitial\x18\x06 \x01(\v2\x16.google.protobuf.ValueR\ainitial\x12 \n" +
 	"\vplaceholder\x18\a \x01(\tR\vplaceholder\x12\x1c\n" +
-	"\tsensitive\x18\b \x01(\bR\tsensitiveB\n" +
+	"\tsensitive\x18\b \x01(\bR\tsensitive\x12\x10\n" +
+	"\x03key\x18\t \x01(\tR\x03keyB\n" +
 	"\n" +
 	"\b_message\"H\n" +
 	"\x06Option\x12\x14\n" +
