@@ -202,6 +202,7 @@ type loader struct {
 	legacy   []Issue                // keys of older versions
 	origin   map[*json5.Node]string // file of the nodes that came from another file than the main one
 	filled   map[*json5.Node]bool   // strings that hold the value of a variable
+	asked    map[string]bool        // the keys that were read, for a test
 	includes int
 	nodes    int
 	secrets  []pending

@@ -21,6 +21,9 @@ type object struct {
 // take returns a member, or nil, and notes that its key is known.
 func (o object) take(key string) *json5.Node {
 	*o.known = append(*o.known, key)
+	if o.l.asked != nil {
+		o.l.asked[join(o.path, key)] = true
+	}
 	return o.n.Get(key)
 }
 

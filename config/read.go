@@ -28,9 +28,13 @@ var later = []string{
 
 // read fills the typed sections from the tree, over their defaults.
 func (l *loader) read(tree *json5.Node) {
-	if l.validate(tree); len(l.issues) > 0 {
-		return
+	if l.validate(tree); len(l.issues) == 0 {
+		l.fillTyped(tree)
 	}
+}
+
+// fillTyped is read for a tree that was checked.
+func (l *loader) fillTyped(tree *json5.Node) {
 	c := l.config
 	root := object{l: l, n: tree, known: new([]string)}
 	root.typed("$schema", json5.String)

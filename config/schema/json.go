@@ -23,8 +23,15 @@ func (o object) set(key string, v *json5.Node) object {
 
 func list(items ...*json5.Node) *json5.Node { return &json5.Node{Kind: json5.Array, Items: items} }
 
-// JSONSchema is t as a JSON Schema of draft 07 (control-plane.md §4).
-func (t *Type) JSONSchema() *json5.Node { return t.json().Node }
+// JSONSchema is t as a JSON Schema of draft 07; that of the whole configuration has a title
+// (control-plane.md §4).
+func (t *Type) JSONSchema() *json5.Node {
+	o := t.json()
+	if t == Root() {
+		o.set("title", text("BotConfig"))
+	}
+	return o.Node
+}
 
 func (t *Type) json() object {
 	o := newObject()
