@@ -104,7 +104,7 @@ func (l *loader) gateway(o object, g *Gateway) {
 	tools.strs("allow", &g.Tools.Allow)
 	tools.strict()
 
-	o.int("channelHealthCheckMinutes", 0, noBound, &g.ChannelHealthCheckMinutes)
+	o.int("channelHealthCheckMinutes", 0, maxInt, &g.ChannelHealthCheckMinutes)
 
 	tailscale := o.object("tailscale")
 	tailscale.choice("mode", &g.Tailscale.Mode, "off", "serve", "funnel")
@@ -195,7 +195,7 @@ func (l *loader) auth(o object, a *Auth) {
 	}
 	if limit := o.object("rateLimit"); limit.n != nil {
 		r := &RateLimit{MaxAttempts: 10, WindowMs: 60_000, LockoutMs: 300_000, ExemptLoopback: true}
-		limit.int("maxAttempts", 1, noBound, &r.MaxAttempts)
+		limit.int("maxAttempts", 1, maxInt, &r.MaxAttempts)
 		limit.integer("windowMs", 1, noBound, &r.WindowMs)
 		limit.integer("lockoutMs", 1, noBound, &r.LockoutMs)
 		limit.bool("exemptLoopback", &r.ExemptLoopback)
@@ -298,7 +298,7 @@ func (l *loader) exec(o object, e *Exec) {
 	o.str("node", &e.Node)
 	o.strs("pathPrepend", &e.PathPrepend)
 	l.safeBins(o, &e.SafeBins)
-	o.int("timeoutSec", 1, noBound, &e.TimeoutSec)
+	o.int("timeoutSec", 1, maxInt, &e.TimeoutSec)
 }
 
 func (l *loader) safeBins(o object, b *SafeBins) {
