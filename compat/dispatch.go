@@ -99,7 +99,7 @@ func plain[Out any](f func(context.Context, identity.Caller) (Out, error)) func(
 // bind is the table of served methods.
 func (d *Door) bind() map[string]binding {
 	n, a, s, i := d.cfg.Nodes, d.cfg.Approvals, d.cfg.System, d.cfg.Identity
-	talks := d.cfg.Sessions
+	talks, costs := d.cfg.Sessions, d.cfg.Usage
 	who, able := d.cfg.Agents, d.cfg.Skills
 	h := d.cfg.Heartbeat
 	k := d.cfg.Cron
@@ -135,6 +135,15 @@ func (d *Door) bind() map[string]binding {
 		"wizard.next":      waiting(unary(methods.WizardNextFromLegacy, d.cfg.Wizard.Next, methods.WizardNextToLegacy)),
 		"wizard.cancel":    waiting(unary(methods.WizardSessionFromLegacy, d.cfg.Wizard.Cancel, methods.WizardStatusToLegacy)),
 		"wizard.status":    waiting(unary(methods.WizardSessionFromLegacy, d.cfg.Wizard.Status, methods.WizardStatusToLegacy)),
+		"chat.history":     waiting(unary(methods.ChatHistoryFromLegacy, talks.History, methods.ChatHistoryToLegacy)),
+		"sessions.get":     waiting(unary(methods.SessionsGetFromLegacy, talks.Messages, methods.SessionsGetToLegacy)),
+		"sessions.preview": waiting(unary(methods.SessionsPreviewFromLegacy, talks.Preview, methods.SessionsPreviewToLegacy)),
+
+		"usage.cost":                waiting(unary(methods.UsageCostFromLegacy, costs.Cost, methods.UsageCostToLegacy)),
+		"usage.status":              waiting(unary(none, plain(costs.Status), methods.UsageStatusToLegacy)),
+		"sessions.usage":            waiting(unary(methods.SessionsUsageFromLegacy, costs.Sessions, methods.SessionsUsageToLegacy)),
+		"sessions.usage.timeseries": waiting(unary(methods.UsageSeriesFromLegacy, costs.Series, methods.UsageSeriesToLegacy)),
+		"sessions.usage.logs":       waiting(unary(methods.UsageLogsFromLegacy, costs.Logs, methods.UsageLogsToLegacy)),
 
 		"node.list":          unary(methods.NodeListFromLegacy, n.List, methods.NodeListToLegacy),
 		"node.describe":      unary(methods.NodeDescribeFromLegacy, n.Describe, methods.NodeDescribeToLegacy),

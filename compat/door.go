@@ -35,6 +35,7 @@ import (
 	"github.com/hanzoai/hanzod/secrets"
 	"github.com/hanzoai/hanzod/sessions"
 	"github.com/hanzoai/hanzod/sessions/chat"
+	"github.com/hanzoai/hanzod/sessions/usage"
 	"github.com/hanzoai/hanzod/system"
 	"github.com/hanzoai/hanzod/wizard"
 )
@@ -51,6 +52,7 @@ type Config struct {
 	Approvals *approvals.Service
 	System    *system.Service
 	Sessions  *sessions.Service
+	Usage     *usage.Service
 	Heartbeat *heartbeat.Service
 	Cron      *cron.Service
 	Channels  *channels.Service

@@ -24,6 +24,7 @@ import (
 	"github.com/hanzoai/hanzod/nodes/push"
 	"github.com/hanzoai/hanzod/secrets"
 	"github.com/hanzoai/hanzod/sessions"
+	"github.com/hanzoai/hanzod/sessions/usage"
 	"github.com/hanzoai/hanzod/system"
 	"github.com/hanzoai/hanzod/wizard"
 )
@@ -495,6 +496,11 @@ var words = map[string]wording{
 	policy.ErrCorrupt.Code:      unavailable("exec approvals file is damaged or of a newer version; repair or remove it"),
 	policy.ErrMisread.Code:      invalid("the shell would run something else than the text that is shown for it"),
 	policy.ErrUnstable.Code:     invalid("approval requires a stable executable path"),
+
+	usage.ErrKeyRequired.Code:  texts(func(e *errs.Error) string { return "key is required for " + e.Field("for") }),
+	usage.ErrReference.Code:    texts(func(e *errs.Error) string { return "Invalid session reference: " + e.Field("key") }),
+	usage.ErrKey.Code:          texts(func(e *errs.Error) string { return "Invalid session key: " + e.Field("key") }),
+	usage.ErrNoTranscript.Code: texts(func(e *errs.Error) string { return "No transcript found for session: " + e.Field("key") }),
 
 	sessions.ErrKeyRequired.Code: invalid("key required"),
 	sessions.ErrKeyTooLong.Code:  ownText,

@@ -13,25 +13,6 @@ const (
 // legacyOnly lists the frozen legacy methods that no RPC carries yet (protocol.md §5,
 // control-plane.md §0). A method leaves this table when its RPC arrives.
 var legacyOnly = []Operation{
-	// Sessions and the past of chats (sessions).
-	{Legacy: "sessions.list", Role: identity.RoleOperator, Scope: read},
-	{Legacy: "sessions.preview", Role: identity.RoleOperator, Scope: read},
-	{Legacy: "sessions.get", Role: identity.RoleOperator, Scope: read},
-	{Legacy: "sessions.resolve", Role: identity.RoleOperator, Scope: read},
-	{Legacy: "sessions.patch", Role: identity.RoleOperator, Scope: admin},
-	{Legacy: "sessions.reset", Role: identity.RoleOperator, Scope: admin},
-	{Legacy: "sessions.delete", Role: identity.RoleOperator, Scope: admin},
-	{Legacy: "sessions.compact", Role: identity.RoleOperator, Scope: admin},
-	{Legacy: "chat.inject", Role: identity.RoleOperator, Scope: admin},
-
-	// What is read out of transcripts (sessions, sessions/usage).
-	{Legacy: "chat.history", Role: identity.RoleOperator, Scope: read},
-	{Legacy: "sessions.usage", Role: identity.RoleOperator, Scope: read},
-	{Legacy: "sessions.usage.timeseries", Role: identity.RoleOperator, Scope: read},
-	{Legacy: "sessions.usage.logs", Role: identity.RoleOperator, Scope: read},
-	{Legacy: "usage.status", Role: identity.RoleOperator, Scope: read},
-	{Legacy: "usage.cost", Role: identity.RoleOperator, Scope: read},
-
 	// The configuration (config, config/live).
 	{Legacy: "config.get", Role: identity.RoleOperator, Scope: read},
 	{Legacy: "config.set", Role: identity.RoleOperator, Scope: admin},

@@ -22,6 +22,7 @@ import (
 	opsv1 "github.com/hanzoai/hanzod/gen/hanzo/ops/v1"
 	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
 	secretsv1 "github.com/hanzoai/hanzod/gen/hanzo/secrets/v1"
+	sessionsv1 "github.com/hanzoai/hanzod/gen/hanzo/sessions/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
 	wizardv1 "github.com/hanzoai/hanzod/gen/hanzo/wizard/v1"
 	"github.com/hanzoai/hanzod/identity"
@@ -90,6 +91,8 @@ var files = []protoreflect.FileDescriptor{
 	devicesv1.File_hanzo_devices_v1_devices_proto,
 	agentsv1.File_hanzo_agents_v1_agents_proto,
 	runsv1.File_hanzo_runs_v1_runs_proto,
+	sessionsv1.File_hanzo_sessions_v1_sessions_proto,
+	sessionsv1.File_hanzo_sessions_v1_usage_proto,
 	auditv1.File_hanzo_audit_v1_audit_proto,
 	cronv1.File_hanzo_cron_v1_cron_proto,
 	channelsv1.File_hanzo_channels_v1_channels_proto,

@@ -54,6 +54,7 @@ import (
 	"github.com/hanzoai/hanzod/secrets"
 	"github.com/hanzoai/hanzod/sessions"
 	"github.com/hanzoai/hanzod/sessions/chat"
+	"github.com/hanzoai/hanzod/sessions/usage"
 	"github.com/hanzoai/hanzod/store"
 	"github.com/hanzoai/hanzod/system"
 	"github.com/hanzoai/hanzod/wizard"
@@ -148,6 +149,7 @@ type Daemon struct {
 	approvals *approvals.Service
 	runs      *runs.Service
 	sessions  *sessions.Service
+	usage     *usage.Service
 	system    *system.Service
 	heartbeat *heartbeat.Service
 	cron      *cron.Service
@@ -380,6 +382,9 @@ func (d *Daemon) makeDomains() error {
 	d.channels = channels.New(d.now)
 	d.makeSecrets()
 	d.chat = chat.New(d.sessions, d.current)
+	d.usage = usage.New(usage.Config{
+		Index: d.store, Files: d.store.Transcripts(), Current: d.current, Price: priceIn(d.current), Now: d.now,
+	})
 	d.presence = system.NewPresence(self(), d.now)
 	d.socket = client.SocketPath(d.cfg.StateDir)
 	d.system = system.New(system.Config{
@@ -458,7 +463,7 @@ func (d *Daemon) listen(ctx context.Context) error {
 func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	g := gate.New()
 	d.rpc = rpc.New(rpc.Deps{
-		Catalogue: catalogue, Gate: g, Nodes: d.nodes, Approvals: d.approvals, Policy: d.rules, Runs: d.runs, System: d.system, Heartbeat: d.heartbeat, Channels: d.channels, Devices: d.identity,
+		Catalogue: catalogue, Gate: g, Nodes: d.nodes, Approvals: d.approvals, Policy: d.rules, Runs: d.runs, System: d.system, Sessions: d.sessions, Usage: d.usage, Heartbeat: d.heartbeat, Channels: d.channels, Devices: d.identity,
 		Secrets: d.secrets, Wizard: d.wizard,
 		Cron:   d.cron,
 		Agents: d.agents, Skills: d.skills, Models: d.models,
@@ -483,6 +488,7 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	d.door = compat.New(compat.Config{
 		Catalogue: catalogue, Gate: g, Identity: d.identity, Nodes: d.nodes, Approvals: d.approvals,
 		System: d.system, Sessions: d.sessions, Heartbeat: d.heartbeat, Channels: d.channels, Chat: d.chat, Presence: d.presence, Bus: d.bus, Log: d.subsystem("gateway"), Metrics: d.metrics,
+		Usage:   d.usage,
 		Cron:    d.cron,
 		Secrets: d.secrets, Wizard: d.wizard,
 		Agents: late, Skills: d.skills.For(late.Current), Models: d.models.For(late.Current),

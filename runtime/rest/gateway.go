@@ -31,6 +31,7 @@ import (
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
 	secretsv1 "github.com/hanzoai/hanzod/gen/hanzo/secrets/v1"
+	sessionsv1 "github.com/hanzoai/hanzod/gen/hanzo/sessions/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
 	wizardv1 "github.com/hanzoai/hanzod/gen/hanzo/wizard/v1"
 	"github.com/hanzoai/hanzod/runtime/rpc"
@@ -78,6 +79,8 @@ func (s *server) gateway() (*gwruntime.ServeMux, error) {
 		agentsv1.RegisterSkillServiceHandlerClient(ctx, mux, agentsv1.NewSkillServiceClient(conn)),
 		agentsv1.RegisterCatalogServiceHandlerClient(ctx, mux, agentsv1.NewCatalogServiceClient(conn)),
 		runsv1.RegisterRunServiceHandlerClient(ctx, mux, runsv1.NewRunServiceClient(conn)),
+		sessionsv1.RegisterSessionServiceHandlerClient(ctx, mux, sessionsv1.NewSessionServiceClient(conn)),
+		sessionsv1.RegisterUsageServiceHandlerClient(ctx, mux, sessionsv1.NewUsageServiceClient(conn)),
 		auditv1.RegisterAuditServiceHandlerClient(ctx, mux, auditv1.NewAuditServiceClient(conn)),
 		secretsv1.RegisterSecretServiceHandlerClient(ctx, mux, secretsv1.NewSecretServiceClient(conn)),
 		wizardv1.RegisterWizardServiceHandlerClient(ctx, mux, wizardv1.NewWizardServiceClient(conn)),

@@ -3,6 +3,7 @@ package rpc
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,11 +26,13 @@ import (
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
+	sessionsv1 "github.com/hanzoai/hanzod/gen/hanzo/sessions/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
 	"github.com/hanzoai/hanzod/heartbeat"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes"
 	"github.com/hanzoai/hanzod/runs"
+	"github.com/hanzoai/hanzod/sessions"
 	"github.com/hanzoai/hanzod/wizard"
 )
 
@@ -141,6 +144,19 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 		out("cron.Entry", func(e cron.Entry) (*cronv1.Run, error) { return cronRunToProto(e), nil }),
 		out("cron.StatusOut", cronStatusToProto), out("cron.Page", func(p cron.Page) (*cronv1.Page, error) { return pageToProto(p), nil }),
 		out("sharedSecret", secretToProto),
+		// The path is that of a file the original has; the rest is for searching and sorting.
+		out("sessions.ListOut", listSessionsToProto, "Path", "Sessions[0].Row.name", "Sessions[0].Row.hidden"),
+		out("sessions.Previews", previewsToProto), out("sessions.History", historyToProto),
+		out("[]sessions.Raw", func(in []sessions.Raw) (*sessionsv1.ListMessagesResponse, error) {
+			return &sessionsv1.ListMessagesResponse{Messages: messagesToProto(in)}, nil
+		}),
+		out("sessions.PatchOut", patchSessionToProto), out("sessions.ResetOut", resetSessionToProto),
+		out("sessions.DeleteOut", deleteSessionToProto), out("sessions.CompactOut", compactSessionToProto),
+		out("usage.Cost", costToProto), out("usage.Status", providersToProto), out("usage.Series", seriesToProto),
+		out("[]usage.Log", usageLogsToProto),
+		// Who wants to know more of a session asks for it; that it was asked for is known to who asked.
+		out("usage.Sessions", sessionsUsageToProto, append(otherEntryFields(t, "Sessions[0].Entry.", "Label", "ChatType", "Channel",
+			"ProviderOverride", "ModelOverride", "ModelProvider", "Model"), "ContextWeight")...),
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			full := reflect.New(reflect.TypeOf(c.in)).Elem()
@@ -173,6 +189,19 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 	}
 }
 
+// otherEntryFields are the fields of a session entry but for some.
+func otherEntryFields(t *testing.T, prefix string, but ...string) (out []string) {
+	t.Helper()
+	v := reflect.New(reflect.TypeFor[sessions.Entry]()).Elem()
+	fill(t, v, "", new(int))
+	for _, path := range leaves(v, "") {
+		if !slices.Contains(but, path) {
+			out = append(out, prefix+path)
+		}
+	}
+	return out
+}
+
 func prefixed(prefix string, in []string) []string {
 	out := make([]string, len(in))
 	for i, s := range in {
@@ -184,6 +213,7 @@ func prefixed(prefix string, in []string) []string {
 var (
 	timeType  = reflect.TypeFor[time.Time]()
 	bytesType = reflect.TypeFor[[]byte]()
+	rawType   = reflect.TypeFor[sessions.Raw]()
 )
 
 // fill sets every field below v, each to something else.
@@ -193,7 +223,7 @@ func fill(t *testing.T, v reflect.Value, path string, n *int) {
 	case v.Type() == timeType:
 		v.Set(reflect.ValueOf(time.Unix(int64(*n), 0)))
 		return
-	case v.Type() == bytesType:
+	case v.Type() == bytesType, v.Type() == rawType:
 		v.SetBytes(fmt.Appendf(nil, `{"n":%d}`, *n))
 		return
 	case v.Type() == reflect.TypeFor[approvals.State]():
@@ -275,7 +305,7 @@ func fill(t *testing.T, v reflect.Value, path string, n *int) {
 // walk calls f for every field that can be cleared, inner ones before the one that holds them.
 func walk(v reflect.Value, path string, f func(path string, v reflect.Value)) {
 	switch {
-	case v.Type() == timeType || v.Type() == bytesType:
+	case v.Type() == timeType || v.Type() == bytesType || v.Type() == rawType:
 		f(path, v)
 	case v.Kind() == reflect.Pointer && v.Elem().Kind() == reflect.Struct:
 		walk(v.Elem(), path, f)
@@ -387,6 +417,18 @@ func TestInboundCarriesEveryField(t *testing.T) {
 		in("CreateInviteRequest", createInviteFromProto),
 		in("EnrollRequest", enrollFromProto),
 		in("TailLogsRequest", tailFromProto),
+		in("ListSessionsRequest", listSessionsFromProto), in("ResolveSessionRequest", resolveSessionFromProto),
+		in("PreviewSessionsRequest", previewSessionsFromProto), in("ListMessagesRequest", listMessagesFromProto), in("GetHistoryRequest", historyFromProto),
+		in("ResetSessionRequest", resetSessionFromProto), in("DeleteSessionRequest", deleteSessionFromProto),
+		in("CompactSessionRequest", compactSessionFromProto), in("InjectMessageRequest", injectFromProto),
+		in("PatchSessionRequest", func(r *sessionsv1.PatchSessionRequest) (sessions.PatchIn, error) {
+			if len(r.GetClear()) > 0 {
+				r = proto.CloneOf(r)
+				r.Label, r.Clear = nil, []string{"label"}
+			}
+			return patchSessionFromProto(r)
+		}, "label"), // it is cleared
+		in("GetCostRequest", costFromProto), in("GetSessionsUsageRequest", sessionsUsageFromProto), in("GetSessionLogsRequest", usageLogsFromProto),
 		in("ListSecretsRequest", listSecretsFromProto), in("ResolveSecretsRequest", resolveSecretsFromProto),
 		in("StartWizardRequest", startWizardFromProto), in("NextStepRequest", nextStepFromProto),
 		in("CancelWizardRequest", cancelWizardFromProto), in("GetWizardRequest", getWizardFromProto),
@@ -466,6 +508,8 @@ func fillMessage(t *testing.T, m protoreflect.Message, n *int) {
 				m.Set(f, protoreflect.ValueOfUint64(uint64(*n)))
 			case protoreflect.Uint32Kind:
 				m.Set(f, protoreflect.ValueOfUint32(uint32(*n)))
+			case protoreflect.Int64Kind:
+				m.Set(f, protoreflect.ValueOfInt64(int64(*n)))
 			case protoreflect.Int32Kind:
 				m.Set(f, protoreflect.ValueOfInt32(int32(*n)))
 			default:
@@ -526,3 +570,24 @@ func TestInboundRanges(t *testing.T) {
 }
 
 func second[T any](_ T, err error) error { return err }
+
+// What a patch clears, and what it cannot.
+func TestPatchSessionClears(t *testing.T) {
+	text := "x"
+	for _, name := range []string{
+		"label", "thinking_level", "verbose_level", "reasoning_level", "response_usage", "elevated_level", "exec_host", "exec_security", "exec_ask",
+		"exec_node", "model", "spawned_by", "spawn_depth", "send_policy", "group_activation",
+	} {
+		in, err := patchSessionFromProto(&sessionsv1.PatchSessionRequest{Key: "k", Clear: []string{name}})
+		if err != nil || cmp.Equal(in, sessions.PatchIn{Key: "k"}) {
+			t.Errorf("%s: %+v %v", name, in, err)
+		}
+	}
+	for _, r := range []*sessionsv1.PatchSessionRequest{
+		{Clear: []string{"key"}}, {Clear: []string{""}}, {Clear: []string{"label"}, Label: &text}, {Clear: []string{"spawn_depth"}, SpawnDepth: new(int64)},
+	} {
+		if _, err := patchSessionFromProto(r); errs.ClassOf(err) != errs.Invalid {
+			t.Errorf("%v: %v", r, err)
+		}
+	}
+}

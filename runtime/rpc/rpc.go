@@ -35,6 +35,7 @@ import (
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
 	secretsv1 "github.com/hanzoai/hanzod/gen/hanzo/secrets/v1"
+	sessionsv1 "github.com/hanzoai/hanzod/gen/hanzo/sessions/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
 	wizardv1 "github.com/hanzoai/hanzod/gen/hanzo/wizard/v1"
 	"github.com/hanzoai/hanzod/heartbeat"
@@ -165,6 +166,8 @@ type Deps struct {
 	Runs      Runs
 	Cron      Cron
 	System    System
+	Sessions  Sessions
+	Usage     Usage
 	Heartbeat Heartbeat
 	Channels  Channels
 	Secrets   Secrets
@@ -229,6 +232,8 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	agentsv1.RegisterSkillServiceServer(r, &skillsServer{s: s})
 	agentsv1.RegisterCatalogServiceServer(r, &catalogServer{s: s})
 	runsv1.RegisterRunServiceServer(r, &runsServer{s: s})
+	sessionsv1.RegisterSessionServiceServer(r, &sessionsServer{s: s})
+	sessionsv1.RegisterUsageServiceServer(r, &usageServer{s: s})
 	auditv1.RegisterAuditServiceServer(r, &auditServer{s: s})
 	channelsv1.RegisterChannelServiceServer(r, &channelsServer{s: s})
 	secretsv1.RegisterSecretServiceServer(r, &secretsServer{s: s})
