@@ -62,7 +62,7 @@ func keepTranscripts(stateDir string, journal bool) (t *transcripts, err error) 
 			return t, err
 		}
 		for _, e := range entries {
-			if !e.Type().IsRegular() || !(strings.Contains(e.Name(), ".jsonl") || filepath.Ext(e.Name()) == ".wal") {
+			if ours := strings.Contains(e.Name(), ".jsonl") || filepath.Ext(e.Name()) == ".wal"; !ours || !e.Type().IsRegular() {
 				continue
 			}
 			file := filepath.Join(dir, e.Name())
