@@ -23,6 +23,7 @@ import (
 	"github.com/hanzoai/hanzod/approvals"
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/identity"
+	"github.com/hanzoai/hanzod/sessions"
 	"github.com/hanzoai/hanzod/system"
 )
 
@@ -469,4 +470,46 @@ func TestDamagedPages(t *testing.T) {
 		t.Errorf("only %d of %d damaged files were refused", refused, rounds)
 	}
 	t.Logf("%d of %d damaged files refused", refused, rounds)
+}
+
+// TestSchema4 reads a database from before there were sessions, which the last program of schema 4 wrote, and
+// keeps sessions in it.
+func TestSchema4(t *testing.T) {
+	dir := copyOf(t, "schema4.db")
+	s := open(t, dir)
+	check(t, s)
+	runs, err := s.Runs()
+	if err != nil || len(runs) != 1 {
+		t.Fatalf("%+v, %v", runs, err)
+	}
+	r, err := s.Run(runs[0].ID)
+	if err != nil || r.Result == nil || r.Result.Stdout != "hello\n" || !r.State.Ended() {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if name, err := s.NodeName(r.NodeID); name != "Kitchen" || err != nil {
+		t.Errorf("%q, %v", name, err)
+	}
+	grants, err := s.Grants()
+	if err != nil || len(grants) != 1 || grants[0].Uses != 1 {
+		t.Errorf("%+v, %v", grants, err)
+	}
+	rows, err := s.Audit(0, 9)
+	if err != nil || len(rows) != 3 || rows[2].Kind != "result" {
+		t.Errorf("%+v, %v", rows, err)
+	}
+	ref := sessions.Ref{AgentID: "main", Key: "agent:main:main"}
+	if _, err := s.UpdateSession(t.Context(), ref, func(e *sessions.Entry, _ bool) (sessions.Change, error) {
+		e.SessionID = "first"
+		return sessions.Change{}, nil
+	}); err != nil {
+		t.Error(err)
+	}
+	// The program before this one opens it still.
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	exam, err := Examine(t.Context(), dir)
+	if err != nil || len(exam.Faults) > 0 || exam.Schema != 5 || exam.Readable != 4 {
+		t.Errorf("%+v, %v", exam, err)
+	}
 }
