@@ -123,6 +123,7 @@ characters of its id will do.`,
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)))
 	root.AddCommand(
 		a.statusCmd(), a.healthCmd(), a.doctorCmd(), a.nodesCmd(), a.devicesCmd(), a.approveCmd(), a.grantsCmd(), a.policyCmd(), a.approvalsCmd(), a.auditCmd(),
+		a.agentsCmd(), a.skillsCmd(), a.modelsCmd(), a.toolsCmd(),
 		a.enrollCmd(), a.contextCmd(), a.attachCmd(),
 		a.secretsCmd(), a.setupCmd(),
 		a.eventsCmd(), a.logsCmd(), a.tokenCmd(), a.discoverCmd(), a.versionCmd(), exitCodesTopic(), remoteTopic(),
