@@ -27,6 +27,7 @@ import (
 	agentsv1 "github.com/hanzoai/hanzod/gen/hanzo/agents/v1"
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
 	auditv1 "github.com/hanzoai/hanzod/gen/hanzo/audit/v1"
+	configv1 "github.com/hanzoai/hanzod/gen/hanzo/config/v1"
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
@@ -91,6 +92,7 @@ type Client struct {
 	Agents    agentsv1.AgentServiceClient
 	Skills    agentsv1.SkillServiceClient
 	Catalog   agentsv1.CatalogServiceClient
+	Config    configv1.ConfigServiceClient
 	Audit     auditv1.AuditServiceClient
 	Secrets   secretsv1.SecretServiceClient
 	Wizard    wizardv1.WizardServiceClient
@@ -169,6 +171,7 @@ func Dial(_ context.Context, o Options) (*Client, error) {
 	c.Agents = agentsv1.NewAgentServiceClient(conn)
 	c.Skills = agentsv1.NewSkillServiceClient(conn)
 	c.Catalog = agentsv1.NewCatalogServiceClient(conn)
+	c.Config = configv1.NewConfigServiceClient(conn)
 	c.Audit = auditv1.NewAuditServiceClient(conn)
 	c.Secrets = secretsv1.NewSecretServiceClient(conn)
 	c.Wizard = wizardv1.NewWizardServiceClient(conn)

@@ -24,6 +24,7 @@ import (
 	"github.com/hanzoai/hanzod/agents/skills"
 	"github.com/hanzoai/hanzod/approvals"
 	"github.com/hanzoai/hanzod/channels"
+	"github.com/hanzoai/hanzod/config/live"
 	"github.com/hanzoai/hanzod/cron"
 	"github.com/hanzoai/hanzod/events"
 	"github.com/hanzoai/hanzod/gate"
@@ -57,6 +58,7 @@ type Config struct {
 	Cron      *cron.Service
 	Channels  *channels.Service
 	Secrets   *secrets.Service
+	Config    *live.Service
 	Wizard    *wizard.Service
 	Chat      *chat.Service
 	Agents    *agents.Service

@@ -13,7 +13,9 @@ import (
 	"github.com/hanzoai/hanzod/approvals"
 	"github.com/hanzoai/hanzod/approvals/policy"
 	"github.com/hanzoai/hanzod/channels"
+	"github.com/hanzoai/hanzod/compat/methods"
 	"github.com/hanzoai/hanzod/compat/wire"
+	"github.com/hanzoai/hanzod/config"
 	"github.com/hanzoai/hanzod/config/live"
 	"github.com/hanzoai/hanzod/cron"
 	"github.com/hanzoai/hanzod/errs"
@@ -173,6 +175,19 @@ func envRefusal(code, message string, hashes bool) wording {
 
 // words has the legacy text of every error a domain defines. A test demands that none is missing.
 var words = map[string]wording{
+	live.ErrTooLarge.Code: ownText, live.ErrHashNeeded.Code: ownText, live.ErrConflict.Code: ownText, live.ErrBroken.Code: ownText,
+	live.ErrSyntax.Code: ownText, live.ErrNoObject.Code: ownText, live.ErrSentinel.Code: ownText, live.ErrPending.Code: ownText,
+	live.ErrNotPending.Code: ownText, live.ErrWindow.Code: ownText, live.ErrNoKey.Code: ownText,
+	live.ErrInvalid.Code: built(func(e *errs.Error) wire.ErrorShape {
+		out := wire.ErrorShape{Code: codeInvalid, Message: e.Text}
+		if issues, ok := e.Fields["issues"].([]config.Issue); ok {
+			out.Details = methods.ConfigIssues(issues)
+		}
+		return out
+	}),
+	live.ErrNotWritten.Code: built(func(e *errs.Error) wire.ErrorShape { return wire.ErrorShape{Code: codeUnavailable, Message: e.Error()} }),
+	live.ErrRead.Code:       built(func(e *errs.Error) wire.ErrorShape { return wire.ErrorShape{Code: codeUnavailable, Message: e.Error()} }),
+
 	secrets.ErrCommandName.Code: invalid("invalid secrets.resolve params: commandName"),
 	secrets.ErrTargets.Code:     invalid("invalid secrets.resolve params: targetIds"),
 	secrets.ErrTarget.Code: built(func(e *errs.Error) wire.ErrorShape {

@@ -9,6 +9,7 @@ import (
 	"github.com/hanzoai/hanzod/compat/methods"
 	"github.com/hanzoai/hanzod/compat/schema"
 	"github.com/hanzoai/hanzod/compat/wire"
+	"github.com/hanzoai/hanzod/config/live"
 	"github.com/hanzoai/hanzod/cron"
 	"github.com/hanzoai/hanzod/events"
 	"github.com/hanzoai/hanzod/heartbeat"
@@ -69,6 +70,8 @@ func shapeOfEvent(e events.Event) (any, bool) {
 		return methods.NodePairRequestedToLegacy(p), true
 	case nodes.PairingResolved:
 		return methods.NodePairResolvedToLegacy(p), true
+	case live.Changed:
+		return methods.ConfigChangedToLegacy(p), true
 	case nodes.Changed:
 		return methods.NodeChangedToLegacy(p), true
 	case nodes.Reported:

@@ -13,14 +13,6 @@ const (
 // legacyOnly lists the frozen legacy methods that no RPC carries yet (protocol.md §5,
 // control-plane.md §0). A method leaves this table when its RPC arrives.
 var legacyOnly = []Operation{
-	// The configuration (config, config/live).
-	{Legacy: "config.get", Role: identity.RoleOperator, Scope: read},
-	{Legacy: "config.set", Role: identity.RoleOperator, Scope: admin},
-	{Legacy: "config.apply", Role: identity.RoleOperator, Scope: admin, Rate: RateControlPlane},
-	{Legacy: "config.patch", Role: identity.RoleOperator, Scope: admin, Rate: RateControlPlane},
-	{Legacy: "config.schema", Role: identity.RoleOperator, Scope: admin},
-	{Legacy: "config.schema.lookup", Role: identity.RoleOperator, Scope: read},
-
 	// Secrets, first questions, updates (secrets, wizard, system).
 	{Legacy: "update.run", Role: identity.RoleOperator, Scope: admin, Rate: RateControlPlane},
 

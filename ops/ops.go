@@ -16,6 +16,7 @@ import (
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
 	auditv1 "github.com/hanzoai/hanzod/gen/hanzo/audit/v1"
 	channelsv1 "github.com/hanzoai/hanzod/gen/hanzo/channels/v1"
+	configv1 "github.com/hanzoai/hanzod/gen/hanzo/config/v1"
 	cronv1 "github.com/hanzoai/hanzod/gen/hanzo/cron/v1"
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
@@ -90,6 +91,7 @@ var files = []protoreflect.FileDescriptor{
 	approvalsv1.File_hanzo_approvals_v1_policy_proto,
 	devicesv1.File_hanzo_devices_v1_devices_proto,
 	agentsv1.File_hanzo_agents_v1_agents_proto,
+	configv1.File_hanzo_config_v1_config_proto,
 	runsv1.File_hanzo_runs_v1_runs_proto,
 	sessionsv1.File_hanzo_sessions_v1_sessions_proto,
 	sessionsv1.File_hanzo_sessions_v1_usage_proto,

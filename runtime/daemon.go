@@ -463,7 +463,7 @@ func (d *Daemon) listen(ctx context.Context) error {
 func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	g := gate.New()
 	d.rpc = rpc.New(rpc.Deps{
-		Catalogue: catalogue, Gate: g, Nodes: d.nodes, Approvals: d.approvals, Policy: d.rules, Runs: d.runs, System: d.system, Sessions: d.sessions, Usage: d.usage, Heartbeat: d.heartbeat, Channels: d.channels, Devices: d.identity,
+		Catalogue: catalogue, Gate: g, Nodes: d.nodes, Approvals: d.approvals, Policy: d.rules, Runs: d.runs, System: d.system, Sessions: d.sessions, Usage: d.usage, Heartbeat: d.heartbeat, Channels: d.channels, Config: d.live, Devices: d.identity,
 		Secrets: d.secrets, Wizard: d.wizard,
 		Cron:   d.cron,
 		Agents: d.agents, Skills: d.skills, Models: d.models,
@@ -487,7 +487,7 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	late := d.agents.Late()
 	d.door = compat.New(compat.Config{
 		Catalogue: catalogue, Gate: g, Identity: d.identity, Nodes: d.nodes, Approvals: d.approvals,
-		System: d.system, Sessions: d.sessions, Heartbeat: d.heartbeat, Channels: d.channels, Chat: d.chat, Presence: d.presence, Bus: d.bus, Log: d.subsystem("gateway"), Metrics: d.metrics,
+		System: d.system, Sessions: d.sessions, Heartbeat: d.heartbeat, Channels: d.channels, Config: d.live, Chat: d.chat, Presence: d.presence, Bus: d.bus, Log: d.subsystem("gateway"), Metrics: d.metrics,
 		Usage:   d.usage,
 		Cron:    d.cron,
 		Secrets: d.secrets, Wizard: d.wizard,

@@ -87,7 +87,8 @@ type Service struct {
 	load config.Options
 	cur  atomic.Pointer[config.Config]
 
-	until atomic.Pointer[time.Time] // when a change undoes itself, nil without one
+	started time.Time
+	until   atomic.Pointer[time.Time] // when a change undoes itself, nil without one
 
 	mu     sync.Mutex // held while the file or what is in force changes
 	failed *config.Source
@@ -111,7 +112,7 @@ type subscriber struct {
 
 // New returns the service; Run makes it follow the file.
 func New(cfg Config) *Service {
-	s := &Service{cfg: cfg, load: cfg.Load, kicked: make(chan struct{}, 1), fault: cfg.Fault, failed: cfg.Fault.Source}
+	s := &Service{cfg: cfg, load: cfg.Load, kicked: make(chan struct{}, 1), started: cfg.Now(), fault: cfg.Fault, failed: cfg.Fault.Source}
 	s.load.Path, s.load.StateDir, s.load.Source = cfg.Initial.Path, cfg.Initial.StateDir, nil
 	s.cur.Store(cfg.Initial)
 	s.follow(cfg.Initial)

@@ -31,6 +31,14 @@ func Reason(err error) (string, []config.Issue) {
 	return first, nil
 }
 
+// startable reports whether a daemon would start with a configuration, as far as that can be told.
+func startable(c *config.Config) error {
+	if c.AuthMode() == "token" && !c.Gateway.Auth.Token.IsSet() {
+		return nil // the start makes one
+	}
+	return c.CheckStart()
+}
+
 // kick makes the watcher look at once.
 func (s *Service) kick() {
 	select {
@@ -54,7 +62,7 @@ func (s *Service) reloadLocked(ctx context.Context) Plan {
 	s.tellSecrets(ctx, err)
 	if err == nil {
 		s.follow(next)
-		err = next.CheckStart()
+		err = startable(next)
 	}
 	if err != nil {
 		s.refuse(err)
@@ -242,7 +250,7 @@ func (s *Service) back(ctx context.Context, p Pending, why string) error {
 	s.failed = nil
 	next, err := config.Load(s.load)
 	if err == nil {
-		err = next.CheckStart()
+		err = startable(next)
 	}
 	if err != nil {
 		s.refuse(err) // it is the one that was there before, and fails for another reason now

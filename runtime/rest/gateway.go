@@ -26,6 +26,7 @@ import (
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
 	auditv1 "github.com/hanzoai/hanzod/gen/hanzo/audit/v1"
 	channelsv1 "github.com/hanzoai/hanzod/gen/hanzo/channels/v1"
+	configv1 "github.com/hanzoai/hanzod/gen/hanzo/config/v1"
 	cronv1 "github.com/hanzoai/hanzod/gen/hanzo/cron/v1"
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
@@ -78,6 +79,7 @@ func (s *server) gateway() (*gwruntime.ServeMux, error) {
 		agentsv1.RegisterAgentServiceHandlerClient(ctx, mux, agentsv1.NewAgentServiceClient(conn)),
 		agentsv1.RegisterSkillServiceHandlerClient(ctx, mux, agentsv1.NewSkillServiceClient(conn)),
 		agentsv1.RegisterCatalogServiceHandlerClient(ctx, mux, agentsv1.NewCatalogServiceClient(conn)),
+		configv1.RegisterConfigServiceHandlerClient(ctx, mux, configv1.NewConfigServiceClient(conn)),
 		runsv1.RegisterRunServiceHandlerClient(ctx, mux, runsv1.NewRunServiceClient(conn)),
 		sessionsv1.RegisterSessionServiceHandlerClient(ctx, mux, sessionsv1.NewSessionServiceClient(conn)),
 		sessionsv1.RegisterUsageServiceHandlerClient(ctx, mux, sessionsv1.NewUsageServiceClient(conn)),

@@ -30,6 +30,7 @@ import (
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
 	auditv1 "github.com/hanzoai/hanzod/gen/hanzo/audit/v1"
 	channelsv1 "github.com/hanzoai/hanzod/gen/hanzo/channels/v1"
+	configv1 "github.com/hanzoai/hanzod/gen/hanzo/config/v1"
 	cronv1 "github.com/hanzoai/hanzod/gen/hanzo/cron/v1"
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
@@ -175,6 +176,7 @@ type Deps struct {
 	Agents    Agents
 	Skills    Skills
 	Models    Models
+	Config    Live
 	Devices   Devices
 	Presence  Presence
 	Bus       *events.Bus
@@ -234,6 +236,7 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	runsv1.RegisterRunServiceServer(r, &runsServer{s: s})
 	sessionsv1.RegisterSessionServiceServer(r, &sessionsServer{s: s})
 	sessionsv1.RegisterUsageServiceServer(r, &usageServer{s: s})
+	configv1.RegisterConfigServiceServer(r, &configServer{s: s})
 	auditv1.RegisterAuditServiceServer(r, &auditServer{s: s})
 	channelsv1.RegisterChannelServiceServer(r, &channelsServer{s: s})
 	secretsv1.RegisterSecretServiceServer(r, &secretsServer{s: s})
