@@ -28,6 +28,7 @@ import (
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
 	auditv1 "github.com/hanzoai/hanzod/gen/hanzo/audit/v1"
 	configv1 "github.com/hanzoai/hanzod/gen/hanzo/config/v1"
+	cronv1 "github.com/hanzoai/hanzod/gen/hanzo/cron/v1"
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
@@ -94,6 +95,7 @@ type Client struct {
 	Catalog   agentsv1.CatalogServiceClient
 	Config    configv1.ConfigServiceClient
 	Audit     auditv1.AuditServiceClient
+	Cron      cronv1.CronServiceClient
 	Secrets   secretsv1.SecretServiceClient
 	Wizard    wizardv1.WizardServiceClient
 
@@ -172,6 +174,7 @@ func Dial(_ context.Context, o Options) (*Client, error) {
 	c.Skills = agentsv1.NewSkillServiceClient(conn)
 	c.Catalog = agentsv1.NewCatalogServiceClient(conn)
 	c.Config = configv1.NewConfigServiceClient(conn)
+	c.Cron = cronv1.NewCronServiceClient(conn)
 	c.Audit = auditv1.NewAuditServiceClient(conn)
 	c.Secrets = secretsv1.NewSecretServiceClient(conn)
 	c.Wizard = wizardv1.NewWizardServiceClient(conn)
