@@ -151,9 +151,10 @@ func AgentID(id string) string {
 // AgentIDs are the ids of all agents in the order of the file; "main" when there are none.
 func (c *Config) AgentIDs() []string {
 	var ids []string
+	seen := make(map[string]bool, len(c.Agents.List))
 	for _, a := range c.Agents.List {
-		if !slices.Contains(ids, a.ID) {
-			ids = append(ids, a.ID)
+		if !seen[a.ID] {
+			ids, seen[a.ID] = append(ids, a.ID), true
 		}
 	}
 	if len(ids) == 0 {
@@ -177,7 +178,10 @@ func (c *Config) DefaultAgentID() string {
 			return a.ID
 		}
 	}
-	return c.AgentIDs()[0]
+	if len(c.Agents.List) == 0 {
+		return mainName
+	}
+	return c.Agents.List[0].ID
 }
 
 // Workspace is the working directory of an agent.

@@ -4,6 +4,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/hanzoai/hanzod/config/json5"
 	"github.com/hanzoai/hanzod/config/schema"
@@ -85,12 +86,33 @@ func asWritten(n *json5.Node) *json5.Node {
 type hider struct{ filled map[*json5.Node]bool }
 
 var (
-	// sensitive and harmless are the rules of the original for key paths in lower case.
-	sensitive = regexp.MustCompile(`token$|password|secret|api.?key|serviceaccount(ref)?$`)
-	harmless  = regexp.MustCompile(`(maxtokens|maxoutputtokens|maxinputtokens|maxcompletiontokens|contexttokens|totaltokens|tokencount|tokenlimit|tokenbudget|passwordfile)$`)
 	// reading is a text that names a variable and shows nothing of it.
 	reading = regexp.MustCompile(`^\$\{[A-Z_][A-Z0-9_]*\}$`)
 )
+
+// harmless are ends of keys that count tokens or name files, and hold no secret.
+var harmless = []string{
+	"maxtokens", "maxoutputtokens", "maxinputtokens", "maxcompletiontokens", "contexttokens", "totaltokens", "tokencount",
+	"tokenlimit", "tokenbudget", "passwordfile",
+}
+
+// sensitive is the rule of the original for a path in lower case, which is
+// token$|password|secret|api.?key|serviceaccount(ref)?$ but for what is harmless.
+func sensitive(path string) bool {
+	ends := func(end string) bool { return strings.HasSuffix(path, end) }
+	found := ends("token") || ends("serviceaccount") || ends("serviceaccountref") ||
+		strings.Contains(path, "password") || strings.Contains(path, "secret")
+	for rest := path; !found; {
+		_, after, ok := strings.Cut(rest, "api")
+		if !ok {
+			return false
+		}
+		rest = after
+		_, size := utf8.DecodeRuneInString(after)
+		found = strings.HasPrefix(after, "key") || strings.HasPrefix(after[size:], "key")
+	}
+	return !slices.ContainsFunc(harmless, ends)
+}
 
 // secretAt reports whether what stands at a path is a secret. Beyond the rules of the original, all of
 // the section env and all HTTP headers are: they mostly hold keys.
@@ -102,7 +124,7 @@ func secretAt(path []string) bool {
 	case len(path) > 2 && path[0] == "hooks" && path[1] == "mappings" && path[len(path)-1] == "sessionKey":
 		return true
 	}
-	return sensitive.MatchString(lower) && !harmless.MatchString(lower)
+	return sensitive(lower)
 }
 
 func (h hider) hide(n *json5.Node, path []string) *json5.Node {

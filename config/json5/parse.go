@@ -3,7 +3,6 @@ package json5
 import (
 	"fmt"
 	"math"
-	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -255,8 +254,7 @@ func (p *parser) object(n *Node) error {
 // unite makes Members from the members as written: of a repeated key the last value counts.
 func (n *Node) unite() {
 	if !n.repeats() {
-		// A copy, because what is read may be changed, and the editor needs the places.
-		n.Members = slices.Clone(n.src)
+		n.Members = n.src[:len(n.src):len(n.src)]
 		return
 	}
 	first := make(map[string]int, len(n.src))

@@ -125,7 +125,7 @@ func TestJSONSchema(t *testing.T) {
 		t.Error("the root")
 	}
 	for path, want := range map[string]string{
-		"gateway.port": `{"type":"integer","exclusiveMinimum":0,"maximum":9007199254740991}`,
+		"gateway.port":                          `{"type":"integer","exclusiveMinimum":0,"maximum":9007199254740991}`,
 		"session.agentToAgent.maxPingPongTurns": `{"type":"integer","minimum":0,"maximum":5}`,
 		"discovery.mdns.mode":                   `{"type":"string","enum":["off","minimal","full"]}`,
 		"cli.banner.taglineMode":                `{"anyOf":[{"type":"string","const":"random"},{"type":"string","const":"default"},{"type":"string","const":"off"}]}`,
