@@ -57,6 +57,7 @@ var variables = []Variable{
 	{Name: "HANZOD_TS_HOSTNAME", Run: true, About: "name that it asks for there (hanzod- and the host name)"},
 	{Name: "HANZOD_TS_CONTROL_URL", Older: []string{"TS_CONTROL_URL"}, Run: true, About: "control server of the tailnet (that of Tailscale)"},
 	{Name: "HANZOD_SKIP_CANVAS_HOST", Older: []string{"OPENCLAW_SKIP_CANVAS_HOST"}, Run: true, About: "1 serves no canvas"},
+	{Name: "HANZOD_TTS_PREFS", Older: []string{"OPENCLAW_TTS_PREFS"}, Run: true, About: "file with what was chosen about speech (settings/tts.json in the state directory)"},
 	{Name: "HANZOD_SKIP_CRON", Older: []string{"OPENCLAW_SKIP_CRON"}, Run: true, About: "1 runs no scheduled jobs"},
 	{Name: "HANZOD_DISABLE_MDNS", Older: []string{"OPENCLAW_DISABLE_BONJOUR"}, Run: true, About: "true announces nothing on the local network, whatever the configuration says"},
 	{Name: "HANZOD_SSH_PORT", Older: []string{"OPENCLAW_SSH_PORT"}, Run: true, About: "port of this machine's SSH server, for the announcement (22)"},
