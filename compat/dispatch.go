@@ -43,7 +43,9 @@ type binding struct {
 	waits bool
 	// normalize is what the original forgives before it validates; nil for nothing.
 	normalize func(wire.Value) wire.Value
-	serve     func(ctx context.Context, r request)
+	// first refuses callers before their parameters are looked at; nil refuses nobody.
+	first func(identity.Caller) error
+	serve func(ctx context.Context, r request)
 	// start serves a call that waits without a goroutine of its own, and calls left at its end; nil
 	// for none. It returns false, with nothing done, for calls that need one all the same.
 	start func(r request, left func()) bool
@@ -346,6 +348,12 @@ func (c *conn) dispatch(req wire.Request) bool {
 	r.params = req.ParamsOrEmpty()
 	if b.normalize != nil {
 		r.params = b.normalize(r.params)
+	}
+	if b.first != nil {
+		if err := b.first(c.caller); err != nil {
+			r.failed(err)
+			return true
+		}
 	}
 	if problem := schema.Check(req.Method, c.dialect.Frozen(req.Method, r.params)); problem != "" {
 		r.fail(wire.ErrorShape{Code: codeInvalid, Message: problem}, errs.Invalid)

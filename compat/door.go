@@ -38,6 +38,7 @@ import (
 	"github.com/hanzoai/hanzod/sessions/chat"
 	"github.com/hanzoai/hanzod/sessions/usage"
 	"github.com/hanzoai/hanzod/system"
+	"github.com/hanzoai/hanzod/talk"
 	"github.com/hanzoai/hanzod/wizard"
 )
 
@@ -64,6 +65,7 @@ type Config struct {
 	Agents    *agents.Service
 	Skills    *skills.Service
 	Models    *models.Service
+	Talk      *talk.Service
 	Presence  *system.PresenceTable
 	Bus       *events.Bus
 	Log       *slog.Logger
@@ -129,6 +131,7 @@ func New(cfg Config) *Door {
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.methods = d.bind()
 	maps.Copy(d.methods, d.turns())
+	maps.Copy(d.methods, d.voice())
 	cfg.Bus.Sink(d.deliver)
 	cfg.Bus.Sink(d.endDevices)
 	d.budget.Source(d.holders)

@@ -17,6 +17,7 @@ import (
 	"github.com/hanzoai/hanzod/nodes"
 	"github.com/hanzoai/hanzod/sessions"
 	"github.com/hanzoai/hanzod/system"
+	"github.com/hanzoai/hanzod/talk"
 )
 
 // rendered is an event as every client gets it, but for the number that counts its own events.
@@ -48,6 +49,8 @@ func shapeOfEvent(e events.Event) (any, bool) {
 		return methods.HealthToLegacy(p.Health), true
 	case system.PresenceChanged:
 		return methods.PresenceChangedToLegacy(p), true
+	case talk.Mode:
+		return methods.TalkModeToLegacy(p), true
 	case heartbeat.Report:
 		return methods.HeartbeatToLegacy(p), true
 	case system.Shutdown:

@@ -327,3 +327,13 @@ func sortedSet(in []string) []string {
 }
 
 func trim(s string) string { return strings.TrimSpace(s) }
+
+// Mobile reports whether a phone or a tablet is connected.
+func (s *Service) Mobile() bool {
+	for _, e := range s.reg.cur.Load().live {
+		if c := classify(e.node.Platform, e.node.DeviceFamily); c == classIOS || c == classAndroid {
+			return true
+		}
+	}
+	return false
+}

@@ -16,16 +16,6 @@ var legacyOnly = []Operation{
 	// Secrets, first questions, updates (secrets, wizard, system).
 	{Legacy: "update.run", Role: identity.RoleOperator, Scope: admin, Rate: RateControlPlane},
 
-	// Voices (talk).
-	{Legacy: "talk.config", Role: identity.RoleOperator, Scope: read},
-	{Legacy: "talk.mode", Role: identity.RoleOperator, Scope: write},
-	{Legacy: "tts.status", Role: identity.RoleOperator, Scope: read},
-	{Legacy: "tts.providers", Role: identity.RoleOperator, Scope: read},
-	{Legacy: "tts.enable", Role: identity.RoleOperator, Scope: write},
-	{Legacy: "tts.disable", Role: identity.RoleOperator, Scope: write},
-	{Legacy: "tts.convert", Role: identity.RoleOperator, Scope: write},
-	{Legacy: "tts.setProvider", Role: identity.RoleOperator, Scope: write},
-
 	// What needs an agent.
 	{Legacy: "agent", Role: identity.RoleOperator, Scope: write},
 	{Legacy: "agent.wait", Role: identity.RoleOperator, Scope: write},

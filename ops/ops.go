@@ -25,6 +25,7 @@ import (
 	secretsv1 "github.com/hanzoai/hanzod/gen/hanzo/secrets/v1"
 	sessionsv1 "github.com/hanzoai/hanzod/gen/hanzo/sessions/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
+	talkv1 "github.com/hanzoai/hanzod/gen/hanzo/talk/v1"
 	wizardv1 "github.com/hanzoai/hanzod/gen/hanzo/wizard/v1"
 	"github.com/hanzoai/hanzod/identity"
 )
@@ -98,6 +99,7 @@ var files = []protoreflect.FileDescriptor{
 	auditv1.File_hanzo_audit_v1_audit_proto,
 	cronv1.File_hanzo_cron_v1_cron_proto,
 	channelsv1.File_hanzo_channels_v1_channels_proto,
+	talkv1.File_hanzo_talk_v1_talk_proto,
 	secretsv1.File_hanzo_secrets_v1_secrets_proto,
 	wizardv1.File_hanzo_wizard_v1_wizard_proto,
 }

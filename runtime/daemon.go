@@ -57,6 +57,7 @@ import (
 	"github.com/hanzoai/hanzod/sessions/usage"
 	"github.com/hanzoai/hanzod/store"
 	"github.com/hanzoai/hanzod/system"
+	"github.com/hanzoai/hanzod/talk"
 	"github.com/hanzoai/hanzod/wizard"
 )
 
@@ -160,6 +161,7 @@ type Daemon struct {
 	agents    *agents.Service
 	skills    *skills.Service
 	models    *models.Service
+	talk      *talk.Service
 	policy    *policy.File
 	rules     *approvals.PolicyService
 	door      *compat.Door
@@ -385,6 +387,9 @@ func (d *Daemon) makeDomains() error {
 	d.usage = usage.New(usage.Config{
 		Index: d.store, Files: d.store.Transcripts(), Current: d.current, Price: priceIn(d.current), Now: d.now,
 	})
+	d.talk = talk.New(talk.Config{
+		Current: d.current, AudioDir: filepath.Join(d.cfg.StateDir, "media", "tts"), Mobile: d.nodes.Mobile, Bus: d.bus, Now: d.now, Log: d.subsystem("talk"),
+	})
 	d.presence = system.NewPresence(self(), d.now)
 	d.socket = client.SocketPath(d.cfg.StateDir)
 	d.system = system.New(system.Config{
@@ -463,7 +468,7 @@ func (d *Daemon) listen(ctx context.Context) error {
 func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	g := gate.New()
 	d.rpc = rpc.New(rpc.Deps{
-		Catalogue: catalogue, Gate: g, Nodes: d.nodes, Approvals: d.approvals, Policy: d.rules, Runs: d.runs, System: d.system, Sessions: d.sessions, Usage: d.usage, Heartbeat: d.heartbeat, Channels: d.channels, Config: d.live, Devices: d.identity,
+		Catalogue: catalogue, Gate: g, Nodes: d.nodes, Approvals: d.approvals, Policy: d.rules, Runs: d.runs, System: d.system, Sessions: d.sessions, Usage: d.usage, Heartbeat: d.heartbeat, Channels: d.channels, Talk: d.talk, Config: d.live, Devices: d.identity,
 		Secrets: d.secrets, Wizard: d.wizard,
 		Cron:   d.cron,
 		Agents: d.agents, Skills: d.skills, Models: d.models,
@@ -487,7 +492,7 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	late := d.agents.Late()
 	d.door = compat.New(compat.Config{
 		Catalogue: catalogue, Gate: g, Identity: d.identity, Nodes: d.nodes, Approvals: d.approvals,
-		System: d.system, Sessions: d.sessions, Heartbeat: d.heartbeat, Channels: d.channels, Config: d.live, Chat: d.chat, Presence: d.presence, Bus: d.bus, Log: d.subsystem("gateway"), Metrics: d.metrics,
+		System: d.system, Sessions: d.sessions, Heartbeat: d.heartbeat, Channels: d.channels, Talk: d.talk, Config: d.live, Chat: d.chat, Presence: d.presence, Bus: d.bus, Log: d.subsystem("gateway"), Metrics: d.metrics,
 		Usage:   d.usage,
 		Cron:    d.cron,
 		Secrets: d.secrets, Wizard: d.wizard,
@@ -611,6 +616,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	run(d.runs.Run)
 	run(d.system.Run)
 	run(d.heartbeat.Run)
+	run(d.talk.Run)
 	run(d.cron.Run)
 	run(d.door.Run)
 	run(d.rpc.Run)

@@ -250,6 +250,7 @@ func (s *Service) Disable(context.Context, identity.Caller) (EnabledOut, error) 
 
 // SetProvider chooses who makes speech.
 func (s *Service) SetProvider(_ context.Context, _ identity.Caller, in SetProviderIn) (SetProviderIn, error) {
+	in.Provider = strings.TrimSpace(in.Provider)
 	if !slices.Contains(order, in.Provider) {
 		return SetProviderIn{}, ErrProvider
 	}

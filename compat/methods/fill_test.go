@@ -105,6 +105,10 @@ func TestToLegacyCarriesEveryField(t *testing.T) {
 		to("channels.status", ChannelsStatusToLegacy), to("channels.logout", ChannelsLogoutToLegacy), to("web.login.start", WebLoginStartToLegacy),
 		to("web.login.wait", WebLoginWaitToLegacy), to("send", SendToLegacy), to("poll", PollToLegacy),
 		to("chat.send", ChatSendToLegacy), to("chat.abort", ChatAbortToLegacy), to("agent", AgentToLegacy), to("agent.wait", AgentWaitToLegacy),
+		to("talk.mode", TalkModeToLegacy), to("tts.status", TTSStatusToLegacy), to("tts.providers", TTSProvidersToLegacy), to("tts.enable", TTSEnabledToLegacy),
+		to("tts.setProvider", TTSSetProviderToLegacy), to("tts.convert", TTSConvertToLegacy),
+		// It says which provider it is.
+		to("talk.config", TalkConfigToLegacy, "Talk*.Active.ID"),
 		to("heartbeat", HeartbeatToLegacy), to("doctor.memory.status", MemoryToLegacy), to("set-heartbeats", SetHeartbeatsToLegacy),
 		to("logs.tail", TailToLegacy), to("tick", TickToLegacy), to("shutdown", ShutdownToLegacy),
 	} {

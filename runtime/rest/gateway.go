@@ -34,6 +34,7 @@ import (
 	secretsv1 "github.com/hanzoai/hanzod/gen/hanzo/secrets/v1"
 	sessionsv1 "github.com/hanzoai/hanzod/gen/hanzo/sessions/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
+	talkv1 "github.com/hanzoai/hanzod/gen/hanzo/talk/v1"
 	wizardv1 "github.com/hanzoai/hanzod/gen/hanzo/wizard/v1"
 	"github.com/hanzoai/hanzod/runtime/rpc"
 )
@@ -70,6 +71,7 @@ func (s *server) gateway() (*gwruntime.ServeMux, error) {
 	ctx := context.Background()
 	return mux, errors.Join(
 		channelsv1.RegisterChannelServiceHandlerClient(ctx, mux, channelsv1.NewChannelServiceClient(conn)),
+		talkv1.RegisterTalkServiceHandlerClient(ctx, mux, talkv1.NewTalkServiceClient(conn)),
 		systemv1.RegisterSystemServiceHandlerClient(ctx, mux, systemv1.NewSystemServiceClient(conn)),
 		nodesv1.RegisterNodeServiceHandlerClient(ctx, mux, nodesv1.NewNodeServiceClient(conn)),
 		approvalsv1.RegisterApprovalServiceHandlerClient(ctx, mux, approvalsv1.NewApprovalServiceClient(conn)),

@@ -136,6 +136,10 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 		out("*heartbeat.Report", func(r heartbeat.Report) (*systemv1.GetLastHeartbeatResponse, error) { return lastHeartbeatToProto(&r) }),
 		out("channels.StatusOut", channelsToProto), out("channels.LogoutOut", logoutToProto), out("channels.StartLoginOut", startLoginToProto),
 		out("channels.WaitLoginOut", waitLoginToProto), out("channels.SendOut", sendToProto), out("channels.PollOut", pollToProto),
+		out("talk.ModeOut", talkModeToProto), out("talk.StatusOut", speechStatusToProto), out("talk.ProvidersOut", speechProvidersToProto),
+		out("talk.SetProviderIn", speechProviderToProto), out("talk.ConvertOut", convertToProto),
+		// It says which provider it is.
+		out("talk.ConfigOut", talkConfigToProto, "Talk.Active.ID"),
 		out("heartbeat.Outcome", outcomeToProto), out("system.Memory", memoryToProto),
 		out("system.TailOut", tailToProto),
 		out("cron.Job", func(j cron.Job) (*cronv1.Job, error) { return jobToProto(j), nil },

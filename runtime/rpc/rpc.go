@@ -38,6 +38,7 @@ import (
 	secretsv1 "github.com/hanzoai/hanzod/gen/hanzo/secrets/v1"
 	sessionsv1 "github.com/hanzoai/hanzod/gen/hanzo/sessions/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
+	talkv1 "github.com/hanzoai/hanzod/gen/hanzo/talk/v1"
 	wizardv1 "github.com/hanzoai/hanzod/gen/hanzo/wizard/v1"
 	"github.com/hanzoai/hanzod/heartbeat"
 	"github.com/hanzoai/hanzod/identity"
@@ -171,6 +172,7 @@ type Deps struct {
 	Usage     Usage
 	Heartbeat Heartbeat
 	Channels  Channels
+	Talk      Talk
 	Secrets   Secrets
 	Wizard    Wizard
 	Agents    Agents
@@ -239,6 +241,7 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	configv1.RegisterConfigServiceServer(r, &configServer{s: s})
 	auditv1.RegisterAuditServiceServer(r, &auditServer{s: s})
 	channelsv1.RegisterChannelServiceServer(r, &channelsServer{s: s})
+	talkv1.RegisterTalkServiceServer(r, &talkServer{s: s})
 	secretsv1.RegisterSecretServiceServer(r, &secretsServer{s: s})
 	wizardv1.RegisterWizardServiceServer(r, &wizardServer{s: s})
 	cronv1.RegisterCronServiceServer(r, &cronServer{s: s})

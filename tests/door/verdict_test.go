@@ -52,6 +52,7 @@ import (
 	"github.com/hanzoai/hanzod/store"
 	"github.com/hanzoai/hanzod/store/storetest"
 	"github.com/hanzoai/hanzod/system"
+	"github.com/hanzoai/hanzod/talk"
 	"github.com/hanzoai/hanzod/wizard"
 )
 
@@ -136,6 +137,7 @@ func newHouse(t *testing.T) *house {
 		t.Fatal(err)
 	}
 	presence := system.NewPresence(system.Presence{Host: "gw"}, time.Now)
+	voice := talk.New(talk.Config{Current: func() *config.Config { return &config.Config{StateDir: dir} }, AudioDir: dir, Bus: bus, Now: time.Now})
 	beats := heartbeat.New(heartbeat.Config{Agents: func() []heartbeat.Agent { return nil }, Bus: bus, Now: time.Now})
 	kept := secrets.New(secrets.Config{Current: func() *config.Config { return nil }})
 	asks := wizard.New(wizard.Config{Now: time.Now})
@@ -164,7 +166,7 @@ func newHouse(t *testing.T) *house {
 	mo := models.New(current)
 	g := gate.New()
 	server := rpc.New(rpc.Deps{
-		Catalogue: catalogue, Gate: g, Nodes: ns, Approvals: app, Policy: rules, Runs: rs, System: sys, Heartbeat: beats, Channels: channels.New(time.Now), Bus: bus, Render: compat.Payload,
+		Catalogue: catalogue, Gate: g, Nodes: ns, Approvals: app, Policy: rules, Runs: rs, System: sys, Heartbeat: beats, Channels: channels.New(time.Now), Talk: voice, Bus: bus, Render: compat.Payload,
 		Secrets: kept, Wizard: asks,
 		Agents: ag, Skills: sk, Models: mo,
 		SharedSecret: func(identity.Caller) (string, string, error) { return "", "", system.ErrLocalOnly },
@@ -178,7 +180,7 @@ func newHouse(t *testing.T) *house {
 	server.Register(h.channel)
 	h.remote = openRemote(t, server)
 	legacyDoor := compat.New(compat.Config{
-		Catalogue: catalogue, Gate: g, Identity: id, Nodes: ns, Approvals: app, System: sys, Heartbeat: beats, Channels: channels.New(time.Now), Secrets: kept, Wizard: asks, Presence: presence, Bus: bus,
+		Catalogue: catalogue, Gate: g, Identity: id, Nodes: ns, Approvals: app, System: sys, Heartbeat: beats, Channels: channels.New(time.Now), Talk: voice, Secrets: kept, Wizard: asks, Presence: presence, Bus: bus,
 		Defaults: func() compat.SessionDefaults { return compat.SessionDefaults{MainKey: "main", DefaultAgent: "main"} },
 		Log:      log, Version: "1", Now: time.Now,
 		Agents: ag, Skills: sk, Models: mo,
