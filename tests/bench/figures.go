@@ -127,6 +127,17 @@ var specs = []spec{
 	{ID: "approval/event/commits", Unit: "commits", Bar: 3, Aim: 1.5, Rule: "P10"},
 	{ID: "approval/burst64/rate", Unit: ps, Higher: true, Floor: "floor/commit", Bar: 5_000, Aim: 20_000, Rule: "P11"},
 
+	// 1,000 of 10,000 sessions, and how soon a daemon with so many is ready.
+	{ID: "sessions/list1000/p50", Unit: ms},
+	{ID: "sessions/list1000/p99", Unit: ms, Bar: 30, Aim: 5, Rule: "P23"},
+	{ID: "sessions/list1000/cpu", Unit: us},
+	{ID: "sessions/ready10k/p50", Unit: ms, Floor: "floor/process", Bar: 1000, Aim: 300, Rule: "P2"},
+	{ID: "sessions/rss10k", Unit: mb},
+	// Lines of transcripts that are on disk.
+	{ID: "append/producers64/rate", Unit: ps, Higher: true, Floor: "floor/fsync", Bar: 50_000, Aim: 200_000, Rule: "P12"},
+	{ID: "append/producers64/p50", Unit: us, Floor: "floor/fsync"},
+	{ID: "append/producers64/p99", Unit: us, Floor: "floor/fsync"},
+
 	// What a decision costs: a line read and its programs found, the same for 64 KiB of hostile text, and
 	// the rules.
 	{ID: "policy/line/p50", Unit: us, Bar: 50, Rule: "typical line"},

@@ -69,6 +69,8 @@ var groups = []group{
 	{[]string{"grpc"}, (*bench).grpc},
 	{[]string{"rest"}, (*bench).rest},
 	{[]string{"approval"}, (*bench).approvals},
+	{[]string{"sessions"}, (*bench).sessions},
+	{[]string{"append"}, (*bench).appends},
 	{[]string{"policy"}, (*bench).decisions},
 	{[]string{"run"}, (*bench).commands},
 	{[]string{"connect/plain"}, (*bench).connectPlain},
