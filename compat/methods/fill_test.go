@@ -14,6 +14,7 @@ import (
 	"github.com/hanzoai/hanzod/config"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes"
+	"github.com/hanzoai/hanzod/sessions"
 	"github.com/hanzoai/hanzod/system"
 )
 
@@ -38,6 +39,34 @@ func prefixed(prefix string, in ...string) []string {
 		in[i] = prefix + s
 	}
 	return in
+}
+
+// filledList is a list whose rows can be filled.
+type filledList struct {
+	At            time.Time
+	Path          string
+	Default       sessions.Model
+	ContextTokens int64
+	Sessions      []filledRow
+}
+
+type filledRow struct {
+	Ref                                            sessions.Ref
+	Entry                                          sessions.Entry
+	Kind, Name, Channel, DerivedTitle, LastMessage string
+	Model                                          sessions.Model
+	Delivery                                       *sessions.Delivery
+}
+
+func listToLegacy(l filledList) any {
+	out := sessions.ListOut{At: l.At, Path: l.Path, Default: l.Default, ContextTokens: l.ContextTokens}
+	for _, r := range l.Sessions {
+		out.Sessions = append(out.Sessions, sessions.Listed{
+			Row: &sessions.Row{Ref: r.Ref, Entry: r.Entry}, Kind: r.Kind, Name: r.Name, Channel: r.Channel, DerivedTitle: r.DerivedTitle,
+			LastMessage: r.LastMessage, Model: r.Model, Delivery: r.Delivery,
+		})
+	}
+	return SessionsListToLegacy(out)
 }
 
 func TestToLegacyCarriesEveryField(t *testing.T) {
@@ -65,6 +94,11 @@ func TestToLegacyCarriesEveryField(t *testing.T) {
 		"Requester.DeviceID", "Requester.ConnID", "Requester.Principal", "Requester.ClientID", "Requester.Paired",
 	}
 	resolved = slices.Concat(resolved, ours, votes)
+	// What else is known of a session is told by sessions.patch.
+	unlisted := append(prefixed("Sessions[0].Entry.", "SessionFile", "SpawnedBy", "ExecHost", "ExecSecurity", "ExecAsk", "ExecNode",
+		"GroupActivation", "ProviderOverride", "ModelOverride", "ModelProvider", "Model", "AuthProfileOverride", "AuthProfileOverrideSource",
+		"DisplayName", "Channel", "GroupID", "DeliveryContext*.Channel", "DeliveryContext*.To", "DeliveryContext*.AccountID",
+		"DeliveryContext*.ThreadID", "LastChannel", "LastTo", "LastAccountID", "LastThreadID", "Rest[k]"), "Sessions[0].Ref.AgentID")
 	for _, c := range []codec{
 		to("node.list", NodeListToLegacy), to("node.describe", NodeDescribeToLegacy), to("node.rename", NodeRenameToLegacy),
 		to("node.invoke", NodeInvokeToLegacy), to("node.invoke.result", NodeResultToLegacy),
@@ -74,6 +108,11 @@ func TestToLegacyCarriesEveryField(t *testing.T) {
 		to("node.pair.verify", NodePairVerifyToLegacy), to("node.pair.requested", NodePairRequestedToLegacy),
 		to("node.pair.resolved", NodePairResolvedToLegacy),
 		to("push.test", PushTestToLegacy),
+		to("sessions.list", listToLegacy, unlisted...), to("sessions.patch", SessionsPatchToLegacy, "Ref.AgentID"),
+		to("sessions.reset", SessionsResetToLegacy, "Ref.AgentID"), to("sessions.delete", SessionsDeleteToLegacy, "Ref.AgentID"),
+		// Either there was something to cut or a reason why not.
+		to("sessions.compact", SessionsCompactToLegacy, "Ref.AgentID", "Kept"),
+		to("chat", ChatToLegacy),
 		to("agents.list", AgentsToLegacy, prefixed("Agents[0].", "Default", "Node", "Configured", "Workspace", "Model")...),
 		to("agents.create", AgentCreateToLegacy), to("agents.update", AgentUpdateToLegacy), to("agents.delete", AgentDeleteToLegacy, "Trash", "Kept[0]"),
 		to("agent.identity.get", AgentIdentityToLegacy), to("agents.files.list", AgentFilesToLegacy), to("agents.files.get", AgentFileToLegacy),
@@ -149,7 +188,7 @@ func fill(t *testing.T, v reflect.Value, path, clear string, n *int) {
 	case time.Time:
 		v.Set(reflect.ValueOf(time.UnixMilli(int64(*n) * 1000)))
 		return
-	case []byte:
+	case []byte, sessions.Raw:
 		v.SetBytes(fmt.Appendf(nil, `{"n":%d}`, *n))
 		return
 	case config.Secret:
@@ -210,6 +249,9 @@ func leaves(v reflect.Value, path string) []string {
 		return []string{path}
 	}
 	if _, ok := reflect.TypeAssert[config.Secret](v); ok {
+		return []string{path}
+	}
+	if _, ok := reflect.TypeAssert[sessions.Raw](v); ok {
 		return []string{path}
 	}
 	switch v.Kind() {
@@ -277,6 +319,15 @@ func TestFromLegacyCarriesEveryKey(t *testing.T) {
 		{"skills.update", from(SkillUpdateFromLegacy), `{"skillKey":"s","enabled":false,"apiKey":"k","env":{"A":"1"}}`, ""},
 		{"skills.install", from(SkillInstallFromLegacy), `{"name":"n","installId":"i","timeoutMs":5000}`, ""},
 		{"tools.catalog", from(ToolsFromLegacy), `{"agentId":"i"}`, ""},
+		{"sessions.list", from(SessionsListFromLegacy), `{"limit":1,"activeMinutes":2,"includeGlobal":true,"includeUnknown":true,"includeDerivedTitles":true,
+			"includeLastMessage":true,"label":"l","spawnedBy":"s","agentId":"a","search":"t"}`, ""},
+		{"sessions.resolve", from(SessionsResolveFromLegacy), `{"key":"k","sessionId":"i","label":"l","agentId":"a","spawnedBy":"s","includeGlobal":true,"includeUnknown":true}`, ""},
+		{"sessions.patch", from(SessionsPatchFromLegacy), `{"key":"k","label":"l","thinkingLevel":null,"verboseLevel":"on","reasoningLevel":null,"responseUsage":"on",
+			"elevatedLevel":"x","execHost":"h","execSecurity":null,"execAsk":"a","execNode":"n","model":null,"spawnedBy":"s","spawnDepth":1,"sendPolicy":null,"groupActivation":"g"}`, ""},
+		{"sessions.reset", from(SessionsResetFromLegacy), `{"key":"k","reason":"new"}`, ""},
+		{"sessions.delete", from(SessionsDeleteFromLegacy), `{"key":"k","deleteTranscript":false}`, ""},
+		{"sessions.compact", from(SessionsCompactFromLegacy), `{"key":"k","maxLines":3}`, ""},
+		{"chat.inject", from(ChatInjectFromLegacy), `{"sessionKey":"k","message":"m","label":"l"}`, ""},
 		{"push.test", from(PushTestFromLegacy), `{"nodeId":"n","title":"t","body":"b","environment":"sandbox"}`, ""},
 		{"voicewake.set", from(SetVoiceWakeFromLegacy), `{"triggers":["hey"]}`, ""},
 		{"node.pair.approve", from(NodePairDecideFromLegacy), `{"requestId":"r"}`, ""},

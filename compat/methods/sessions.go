@@ -3,6 +3,8 @@ package methods
 import (
 	"cmp"
 	"math"
+	"slices"
+	"strconv"
 
 	"github.com/hanzoai/hanzod/compat/wire"
 	"github.com/hanzoai/hanzod/sessions"
@@ -89,42 +91,6 @@ func deliveryToLegacy(d *sessions.Delivery) wire.Opt[sessionDelivery] {
 	return wire.Some(sessionDelivery{wire.NonZero(d.Channel), wire.NonZero(d.To), wire.NonZero(d.AccountID), wire.Raw(d.ThreadID)})
 }
 
-type sessionRow struct {
-	Key                string                    `json:"key"`
-	Kind               string                    `json:"kind"`
-	Label              wire.Opt[string]          `json:"label,omitzero"`
-	DisplayName        wire.Opt[string]          `json:"displayName,omitzero"`
-	DerivedTitle       wire.Opt[string]          `json:"derivedTitle,omitzero"`
-	LastMessagePreview wire.Opt[string]          `json:"lastMessagePreview,omitzero"`
-	Channel            wire.Opt[string]          `json:"channel,omitzero"`
-	Subject            wire.Opt[string]          `json:"subject,omitzero"`
-	GroupChannel       wire.Opt[string]          `json:"groupChannel,omitzero"`
-	Space              wire.Opt[string]          `json:"space,omitzero"`
-	ChatType           wire.Opt[string]          `json:"chatType,omitzero"`
-	Origin             wire.Raw                  `json:"origin,omitzero"`
-	UpdatedAt          wire.Opt[int64]           `json:"updatedAt"`
-	SessionID          wire.Opt[string]          `json:"sessionId,omitzero"`
-	SystemSent         wire.Opt[bool]            `json:"systemSent,omitzero"`
-	AbortedLastRun     wire.Opt[bool]            `json:"abortedLastRun,omitzero"`
-	ThinkingLevel      wire.Opt[string]          `json:"thinkingLevel,omitzero"`
-	VerboseLevel       wire.Opt[string]          `json:"verboseLevel,omitzero"`
-	ReasoningLevel     wire.Opt[string]          `json:"reasoningLevel,omitzero"`
-	ElevatedLevel      wire.Opt[string]          `json:"elevatedLevel,omitzero"`
-	SendPolicy         wire.Opt[string]          `json:"sendPolicy,omitzero"`
-	InputTokens        wire.Opt[int64]           `json:"inputTokens,omitzero"`
-	OutputTokens       wire.Opt[int64]           `json:"outputTokens,omitzero"`
-	TotalTokens        wire.Opt[int64]           `json:"totalTokens,omitzero"`
-	TotalTokensFresh   bool                      `json:"totalTokensFresh"`
-	ResponseUsage      wire.Opt[string]          `json:"responseUsage,omitzero"`
-	ModelProvider      wire.Opt[string]          `json:"modelProvider,omitzero"`
-	Model              string                    `json:"model"`
-	ContextTokens      wire.Opt[int64]           `json:"contextTokens,omitzero"`
-	DeliveryContext    wire.Opt[sessionDelivery] `json:"deliveryContext,omitzero"`
-	LastChannel        wire.Opt[string]          `json:"lastChannel,omitzero"`
-	LastTo             wire.Opt[string]          `json:"lastTo,omitzero"`
-	LastAccountID      wire.Opt[string]          `json:"lastAccountId,omitzero"`
-}
-
 func boolOf(b *bool) wire.Opt[bool] {
 	if b == nil {
 		return wire.Opt[bool]{}
@@ -139,32 +105,111 @@ func intOf(n *int64) wire.Opt[int64] {
 	return wire.Some(*n)
 }
 
-func rowToLegacy(s sessions.Listed) sessionRow {
+// rowBytes is the usual size of a row.
+const rowBytes = 768
+
+// appendRow writes a row of sessions.list (sessions-chat.md §3). Lists are long and asked for often, so that rows
+// are written without the detour over a struct.
+func appendRow(b []byte, s *sessions.Listed) []byte {
 	e := &s.Row.Entry
-	row := sessionRow{
-		Key: s.Row.Ref.Key, Kind: s.Kind, Label: wire.NonZero(e.Label), DisplayName: wire.NonZero(s.Name),
-		DerivedTitle: wire.NonZero(s.DerivedTitle), LastMessagePreview: wire.NonZero(s.LastMessage), Channel: wire.NonZero(s.Channel),
-		Subject: wire.NonZero(e.Subject), GroupChannel: wire.NonZero(e.GroupChannel), Space: wire.NonZero(e.Space),
-		ChatType: wire.NonZero(e.ChatType), Origin: originToLegacy(e.Origin), UpdatedAt: wire.NullOf[int64](), SessionID: wire.NonZero(e.SessionID),
-		SystemSent: boolOf(e.SystemSent), AbortedLastRun: boolOf(e.AbortedLastRun), ThinkingLevel: wire.NonZero(e.ThinkingLevel),
-		VerboseLevel: wire.NonZero(e.VerboseLevel), ReasoningLevel: wire.NonZero(e.ReasoningLevel), ElevatedLevel: wire.NonZero(e.ElevatedLevel),
-		SendPolicy: wire.NonZero(e.SendPolicy), InputTokens: intOf(e.InputTokens), OutputTokens: intOf(e.OutputTokens),
-		ResponseUsage: wire.NonZero(e.ResponseUsage), ModelProvider: wire.NonZero(s.Model.Provider), Model: s.Model.Name,
-		ContextTokens: intOf(e.ContextTokens), DeliveryContext: deliveryToLegacy(s.Delivery),
-		LastChannel: wire.NonZero(e.LastChannel), LastTo: wire.NonZero(e.LastTo), LastAccountID: wire.NonZero(e.LastAccountID),
+	b = append(b, `{"key":`...)
+	b = wire.AppendString(b, s.Row.Ref.Key)
+	text := func(name, v string) {
+		if v != "" {
+			b = append(append(append(b, `,"`...), name...), `":`...)
+			b = wire.AppendString(b, v)
+		}
 	}
+	raw := func(name string, v []byte) {
+		if len(v) > 0 {
+			b = append(append(append(append(b, `,"`...), name...), `":`...), v...)
+		}
+	}
+	number := func(name string, v *int64) {
+		if v != nil {
+			b = append(append(append(b, `,"`...), name...), `":`...)
+			b = strconv.AppendInt(b, *v, 10)
+		}
+	}
+	flag := func(name string, v *bool) {
+		if v != nil {
+			b = append(append(append(b, `,"`...), name...), `":`...)
+			b = strconv.AppendBool(b, *v)
+		}
+	}
+	// object ends one whose fields begin at a place: the first has no comma before it.
+	object := func(at int) {
+		if len(b) > at {
+			b = slices.Delete(b, at, at+1)
+		}
+		b = append(b, '}')
+	}
+	text("kind", s.Kind)
+	text("label", e.Label)
+	text("displayName", s.Name)
+	text("derivedTitle", s.DerivedTitle)
+	text("lastMessagePreview", s.LastMessage)
+	text("channel", s.Channel)
+	text("subject", e.Subject)
+	text("groupChannel", e.GroupChannel)
+	text("space", e.Space)
+	text("chatType", e.ChatType)
+	if o := e.Origin; o != nil && len(o.Rest) > 0 {
+		raw("origin", originToLegacy(o))
+	} else if o != nil {
+		b = append(b, `,"origin":{`...)
+		at := len(b)
+		text("label", o.Label)
+		text("provider", o.Provider)
+		text("surface", o.Surface)
+		text("chatType", o.ChatType)
+		text("from", o.From)
+		text("to", o.To)
+		text("accountId", o.AccountID)
+		raw("threadId", o.ThreadID)
+		object(at)
+	}
+	if e.UpdatedAt.IsZero() {
+		raw("updatedAt", []byte("null"))
+	} else {
+		at := ms(e.UpdatedAt)
+		number("updatedAt", &at)
+	}
+	text("sessionId", e.SessionID)
+	flag("systemSent", e.SystemSent)
+	flag("abortedLastRun", e.AbortedLastRun)
+	text("thinkingLevel", e.ThinkingLevel)
+	text("verboseLevel", e.VerboseLevel)
+	text("reasoningLevel", e.ReasoningLevel)
+	text("elevatedLevel", e.ElevatedLevel)
+	text("sendPolicy", e.SendPolicy)
+	number("inputTokens", e.InputTokens)
+	number("outputTokens", e.OutputTokens)
+	fresh := e.TotalTokensFresh != nil && *e.TotalTokensFresh
+	if fresh {
+		number("totalTokens", e.TotalTokens)
+	}
+	flag("totalTokensFresh", &fresh)
+	text("responseUsage", e.ResponseUsage)
+	text("modelProvider", s.Model.Provider)
+	b = append(b, `,"model":`...)
+	b = wire.AppendString(b, s.Model.Name)
+	number("contextTokens", e.ContextTokens)
+	channel, to, account := e.LastChannel, e.LastTo, e.LastAccountID
 	if d := s.Delivery; d != nil {
-		row.LastChannel = wire.NonZero(cmp.Or(d.Channel, e.LastChannel))
-		row.LastTo, row.LastAccountID = wire.NonZero(cmp.Or(d.To, e.LastTo)), wire.NonZero(cmp.Or(d.AccountID, e.LastAccountID))
+		b = append(b, `,"deliveryContext":{`...)
+		at := len(b)
+		text("channel", d.Channel)
+		text("to", d.To)
+		text("accountId", d.AccountID)
+		raw("threadId", d.ThreadID)
+		object(at)
+		channel, to, account = cmp.Or(d.Channel, channel), cmp.Or(d.To, to), cmp.Or(d.AccountID, account)
 	}
-	if !e.UpdatedAt.IsZero() {
-		row.UpdatedAt = wire.Some(ms(e.UpdatedAt))
-	}
-	if e.TotalTokensFresh != nil && *e.TotalTokensFresh {
-		row.TotalTokensFresh = true
-		row.TotalTokens = intOf(e.TotalTokens)
-	}
-	return row
+	text("lastChannel", channel)
+	text("lastTo", to)
+	text("lastAccountId", account)
+	return append(b, '}')
 }
 
 type sessionsDefaults struct {
@@ -174,11 +219,11 @@ type sessionsDefaults struct {
 }
 
 type sessionsListResult struct {
-	TS       int64                 `json:"ts"`
-	Path     string                `json:"path"`
-	Count    int                   `json:"count"`
-	Defaults sessionsDefaults      `json:"defaults"`
-	Sessions wire.List[sessionRow] `json:"sessions"`
+	TS       int64            `json:"ts"`
+	Path     string           `json:"path"`
+	Count    int              `json:"count"`
+	Defaults sessionsDefaults `json:"defaults"`
+	Sessions wire.Raw         `json:"sessions"`
 }
 
 // nullable writes a value, or null for the zero one.
@@ -192,12 +237,15 @@ func nullable[T comparable](v T) wire.Opt[T] {
 
 // SessionsListToLegacy writes the result of sessions.list.
 func SessionsListToLegacy(out sessions.ListOut) any {
-	rows := make(wire.List[sessionRow], len(out.Sessions))
-	for i, s := range out.Sessions {
-		rows[i] = rowToLegacy(s)
+	rows := append(make([]byte, 0, 2+rowBytes*len(out.Sessions)), '[')
+	for i := range out.Sessions {
+		if i > 0 {
+			rows = append(rows, ',')
+		}
+		rows = appendRow(rows, &out.Sessions[i])
 	}
 	return sessionsListResult{
-		TS: ms(out.At), Path: out.Path, Count: len(rows), Sessions: rows,
+		TS: ms(out.At), Path: out.Path, Count: len(out.Sessions), Sessions: append(rows, ']'),
 		Defaults: sessionsDefaults{nullable(out.Default.Provider), nullable(out.Default.Name), nullable(out.ContextTokens)},
 	}
 }
