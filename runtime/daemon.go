@@ -151,6 +151,8 @@ type Daemon struct {
 	runs      *runs.Service
 	sessions  *sessions.Service
 	usage     *usage.Service
+	tools     *compat.Tools
+	talksWith sessionModels
 	system    *system.Service
 	heartbeat *heartbeat.Service
 	cron      *cron.Service
@@ -374,8 +376,9 @@ func (d *Daemon) makeDomains() error {
 	d.heartbeat = heartbeat.New(heartbeat.Config{
 		Agents: func() []heartbeat.Agent { return beatsOf(d.current()) }, Bus: d.bus, Now: d.now, Log: d.subsystem("heartbeat"),
 	})
+	d.talksWith = newSessionModels(d.current)
 	d.sessions, err = sessions.New(sessions.Settings{
-		Store: d.store, Transcripts: d.store.Transcripts(), Models: sessionModels{d.current}, Config: d.current, Bus: d.bus, Now: d.now,
+		Store: d.store, Transcripts: d.store.Transcripts(), Models: d.talksWith, Thinking: d.talksWith.thinking, Config: d.current, Bus: d.bus, Now: d.now,
 		Log: d.subsystem("sessions"),
 	})
 	if err != nil {
@@ -505,6 +508,7 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 		Canvas: d.canvasOn(), Peers: d.peers,
 		Now: d.now,
 	})
+	d.tools = compat.NewTools(compat.ToolsConfig{Catalogue: catalogue, Gate: g, Sessions: d.sessions, Agents: late, Current: d.current})
 	d.hookRate = identity.NewLimiter(identity.HookRate, d.now)
 	deps := rest.Deps{
 		RPC: d.rpc, Legacy: d.door, Metrics: d.metrics.Handler(), Bearer: d.identity.Bearer, Gate: g,

@@ -1,38 +1,45 @@
 package runtime
 
 import (
-	"strings"
-
+	"github.com/hanzoai/hanzod/agents/models"
 	"github.com/hanzoai/hanzod/config"
 	"github.com/hanzoai/hanzod/sessions"
 )
 
-// sessionModels tells sessions what models agents use.
-type sessionModels struct{ current func() *config.Config }
+// sessionModels tells sessions what models agents use, by the configuration in force.
+type sessionModels struct{ *models.Service }
 
-const (
-	defaultProvider = "anthropic"
-	defaultModel    = "claude-opus-4-6"
-	// defaultWindow is the context window of a model that nothing is known of, in tokens.
-	defaultWindow = 200_000
-)
+func newSessionModels(current func() *config.Config) sessionModels {
+	return sessionModels{models.New(current)}
+}
+
+func sessionModel(r models.Ref) sessions.Model {
+	return sessions.Model{Provider: r.Provider, Name: r.Model}
+}
 
 // Default implements sessions.Models.
-func (m sessionModels) Default(string) sessions.Model {
-	return sessions.Model{Provider: defaultProvider, Name: defaultModel}
+func (m sessionModels) Default(agentID string) sessions.Model {
+	return sessionModel(m.Service.Default(agentID))
 }
 
 // Choose implements sessions.Models.
-func (m sessionModels) Choose(_, text string) (sessions.Model, error) {
-	provider, name, ok := strings.Cut(text, "/")
+func (m sessionModels) Choose(agentID, text string) (sessions.Model, error) {
+	ref, ok := m.Parse(text)
 	if !ok {
-		provider, name = defaultProvider, text
-	}
-	if provider, name = strings.ToLower(strings.TrimSpace(provider)), strings.TrimSpace(name); provider == "" || name == "" {
 		return sessions.Model{}, sessions.ErrModel.With("model", text)
 	}
-	return sessions.Model{Provider: provider, Name: name}, nil
+	if !m.Allowed(agentID, ref) {
+		return sessions.Model{}, sessions.ErrModelNotAllowed.With("model", ref.String())
+	}
+	return sessionModel(ref), nil
 }
 
 // ContextTokens implements sessions.Models.
-func (m sessionModels) ContextTokens() int64 { return defaultWindow }
+func (m sessionModels) ContextTokens() int64 {
+	return int64(m.Service.ContextTokens(m.Service.Default("")))
+}
+
+// thinking is how much a model thinks when nobody says.
+func (m sessionModels) thinking(of sessions.Model) string {
+	return m.Thinking(models.Ref{Provider: of.Provider, Model: of.Name})
+}

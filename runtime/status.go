@@ -8,7 +8,7 @@ import (
 // sessionsOf shows the sessions of an agent to health and status.
 func (d *Daemon) sessionsOf(agentID string, recent int) (int, []system.Session) {
 	var out []system.Session
-	window := sessionModels{d.current}.ContextTokens()
+	window := d.talksWith.ContextTokens()
 	for _, row := range d.sessions.Recent(agentID, recent) {
 		e := &row.Entry
 		s := system.Session{
@@ -28,7 +28,7 @@ func (d *Daemon) sessionsOf(agentID string, recent int) (int, []system.Session) 
 
 // defaultsOf is what new sessions of an agent start with.
 func (d *Daemon) defaultsOf(agentID string) system.Defaults {
-	m := sessionModels{d.current}
+	m := d.talksWith
 	out := system.Defaults{Model: m.Default(agentID).Name}
 	if n := m.ContextTokens(); n > 0 {
 		out.Context = &n

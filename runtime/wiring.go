@@ -77,6 +77,7 @@ func (d *Daemon) webConfig() web.Config {
 			Enabled: d.canvasOn(), Root: d.cfg.CanvasHost.Root, A2UI: filepath.Join(d.cfg.StateDir, "a2ui"),
 			LiveReload: d.cfg.CanvasHost.LiveReload, Capability: d.door.CanvasCapability,
 		},
+		Tools:  d.tools,
 		Bearer: d.identity.Bearer, Mode: d.identity.Mode(), Peers: d.peers,
 		Log: d.subsystem("http"), Now: d.now,
 	}

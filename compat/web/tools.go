@@ -1,10 +1,13 @@
 package web
 
 import (
+	"context"
 	"errors"
 	"net/http"
 
 	"github.com/hanzoai/hanzod/compat/wire"
+	"github.com/hanzoai/hanzod/errs"
+	"github.com/hanzoai/hanzod/identity"
 )
 
 // Tools is POST /tools/invoke (protocol.md §1.7).
@@ -14,7 +17,8 @@ func (w *Web) invokeTool(rw http.ResponseWriter, r *http.Request) {
 	if !w.mayPost(rw, r) {
 		return
 	}
-	if _, ok := w.admin(rw, r); !ok {
+	c, ok := w.bearer(rw, r, identity.ScopeRead)
+	if !ok {
 		return
 	}
 	body, done, err := w.readJSON(rw, r, maxToolBody)
@@ -28,11 +32,62 @@ func (w *Web) invokeTool(rw http.ResponseWriter, r *http.Request) {
 		fail(rw, http.StatusBadRequest, invalidRequest, "tools.invoke requires body.tool")
 		return
 	}
-	// No tool is here yet, so none is available, whatever gateway.tools allows.
-	answer(rw, http.StatusNotFound, struct {
+	call := ToolCall{Name: tool, SessionKey: trim(str(body, "sessionKey")), Args: wire.EmptyObject()}
+	if args, _ := body.Get("args"); args.Kind() == wire.Object {
+		call.Args = args
+	}
+	var result any
+	err = ErrNoTool
+	if w.cfg.Tools != nil {
+		result, err = w.cfg.Tools.Invoke(r.Context(), c, call)
+	}
+	if err != nil {
+		w.toolError(rw, r, tool, err)
+		return
+	}
+	answer(rw, http.StatusOK, struct {
+		OK     bool `json:"ok"`
+		Result any  `json:"result"`
+	}{true, result})
+}
+
+// ToolCall is one call of a tool.
+type ToolCall struct {
+	Name string
+	// SessionKey is the session that the call is made for; "" is the main session.
+	SessionKey string
+	// Args is an object.
+	Args wire.Value
+}
+
+// Tools runs tools. What it returns is written as JSON. Errors of the classes Invalid, NotFound, Conflict, Exists,
+// Exhausted and Denied are told the caller; all others only the log.
+type Tools interface {
+	Invoke(ctx context.Context, c identity.Caller, call ToolCall) (any, error)
+}
+
+// ErrNoTool is the error of a tool that is not there, or that the configuration does not let be run this way.
+var ErrNoTool = errors.New("tool not available")
+
+// toolError words what became of a tool (protocol.md §1.7).
+func (w *Web) toolError(rw http.ResponseWriter, r *http.Request, tool string, err error) {
+	status, e := http.StatusInternalServerError, toolText{"tool_error", "tool execution failed"}
+	switch errs.ClassOf(err) {
+	case errs.Invalid, errs.NotFound, errs.Conflict, errs.Exists, errs.Exhausted:
+		status, e.Message = http.StatusBadRequest, err.Error()
+	case errs.Denied:
+		status, e.Message = http.StatusForbidden, err.Error()
+	}
+	if errors.Is(err, ErrNoTool) {
+		status, e = http.StatusNotFound, toolText{"not_found", "Tool not available: " + tool}
+	}
+	if status == http.StatusInternalServerError {
+		w.cfg.Log.ErrorContext(r.Context(), "a tool failed", "tool", tool, "error", err)
+	}
+	answer(rw, status, struct {
 		OK    bool     `json:"ok"`
 		Error toolText `json:"error"`
-	}{false, toolText{"not_found", "Tool not available: " + tool}})
+	}{false, e})
 }
 
 type toolText struct {

@@ -49,6 +49,8 @@ type Config struct {
 
 	HTTP   config.HTTP
 	Canvas Canvas
+	// Tools runs what POST /tools/invoke names; nil has none.
+	Tools Tools
 
 	// Bearer finds the caller that a token stands for. Mode none lets everybody in without one.
 	Bearer func(ctx context.Context, token string, from identity.Peer) (identity.Caller, error)

@@ -90,8 +90,8 @@ func TestBearer(t *testing.T) {
 		body   string
 	}{
 		"owner":  {404, `{"ok":false,"error":{"type":"not_found","message":"Tool not available: x"}}`},
-		"reader": {403, `{"error":{"message":"missing scope: operator.admin","type":"forbidden"}}`},
-		"node":   {403, `{"error":{"message":"missing scope: operator.admin","type":"forbidden"}}`},
+		"reader": {404, `{"ok":false,"error":{"type":"not_found","message":"Tool not available: x"}}`},
+		"node":   {403, `{"error":{"message":"missing scope: operator.read","type":"forbidden"}}`},
 		"locked": {429, `{"error":{"message":"Too many failed authentication attempts. Please try again later.","type":"rate_limited"}}`},
 		"broken": {500, `{"error":{"message":"internal error","type":"api_error"}}`},
 		"other":  {401, `{"error":{"message":"Unauthorized","type":"unauthorized"}}`},
