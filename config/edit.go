@@ -386,7 +386,11 @@ func lastKey(n *json5.Node) string {
 
 // included is what the files that an object includes hold together, or nil.
 func (e *editing) included(directive *json5.Node, path string) *json5.Node {
-	l := &loader{config: &Config{Path: e.l.config.Path, StateDir: e.l.config.StateDir, Home: e.l.config.Home, EnvVars: e.l.config.EnvVars}, env: e.l.env, origin: map[*json5.Node]string{}, filled: map[*json5.Node]bool{}}
+	c := &Config{
+		Path: e.l.config.Path, StateDir: e.l.config.StateDir, Home: e.l.config.Home, EnvVars: e.l.config.EnvVars,
+		source: &Source{Includes: map[string][]byte{}},
+	}
+	l := &loader{config: c, env: e.l.env, given: e.l.config.source, origin: map[*json5.Node]string{}, filled: map[*json5.Node]bool{}}
 	empty := &json5.Node{Kind: json5.Object}
 	out := l.included(empty, directive, includeSite{file: e.l.config.Path, path: path})
 	if out == nil || len(l.issues) > 0 {

@@ -1,0 +1,3 @@
+package config
+
+func mkfifo(string) error { return nil }
