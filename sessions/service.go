@@ -64,6 +64,28 @@ type Service struct {
 	labels map[Ref]Ref // by agent and label
 	making int         // sessions that are being made
 	order  atomic.Pointer[[]*Row]
+	// agents is the order by agent, made when somebody asks for it.
+	agents atomic.Pointer[byAgent]
+}
+
+// byAgent is one order, split by agent.
+type byAgent struct {
+	of   *[]*Row
+	rows map[string][]*Row
+}
+
+// of are the sessions of an agent, the newest first. They are not to be changed. All agents together cost one
+// walk over the sessions for each change of the index.
+func (s *Service) of(agentID string) []*Row {
+	order, known := s.order.Load(), s.agents.Load()
+	if known == nil || known.of != order {
+		known = &byAgent{order, map[string][]*Row{}}
+		for _, row := range *order {
+			known.rows[row.Ref.AgentID] = append(known.rows[row.Ref.AgentID], row)
+		}
+		s.agents.Store(known)
+	}
+	return known.rows[agentID]
 }
 
 // Row is a session in the index. It is never changed: a change makes a new one. Entry has no Rest.
@@ -279,26 +301,21 @@ func (s *Service) StorePath(agentID string) string {
 
 // Count is how many sessions an agent has, one run of a job left out.
 func (s *Service) Count(agentID string) int {
-	n := 0
-	for _, row := range s.rows() {
-		if row.Ref.AgentID == agentID {
-			n++
-		}
-	}
-	return n
+	return len(s.of(agentID))
 }
 
 // Recent are the newest sessions of an agent, of all agents when the id is empty.
 func (s *Service) Recent(agentID string, limit int) []*Row {
 	var out []*Row
-	for _, row := range s.rows() {
+	from := s.rows()
+	if agentID != "" {
+		from = s.of(agentID)
+	}
+	for _, row := range from {
 		if len(out) >= limit {
 			break
 		}
-		if row.Ref.Key == GlobalKey || row.Ref.Key == UnknownKey {
-			continue
-		}
-		if agentID == "" || row.Ref.AgentID == agentID {
+		if row.Ref.Key != GlobalKey && row.Ref.Key != UnknownKey {
 			out = append(out, row)
 		}
 	}
