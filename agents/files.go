@@ -72,7 +72,7 @@ func (s *Service) ListFiles(_ context.Context, _ identity.Caller, in FilesIn) (F
 		return FilesOut{}, ErrUnknown.With("agent", in.AgentID)
 	}
 	out := FilesOut{AgentID: id, Workspace: v.Workspace(id)}
-	root, err := os.OpenRoot(out.Workspace)
+	root, err := openRoot(out.Workspace)
 	if err == nil {
 		defer root.Close()
 	}
@@ -123,7 +123,7 @@ func (s *Service) GetFile(_ context.Context, _ identity.Caller, in FileIn) (File
 	if err != nil {
 		return FileOut{}, err
 	}
-	root, err := os.OpenRoot(out.Workspace)
+	root, err := openRoot(out.Workspace)
 	if errors.Is(err, fs.ErrNotExist) {
 		out.File.Missing = true
 		return out, nil
@@ -195,12 +195,18 @@ func unsafe(name string, err error) error {
 	return ErrUnsafe.With("name", name).Wrap(err)
 }
 
+// openRoot opens a directory, and nothing else: the last element makes a named pipe an error, where
+// opening one would wait for somebody who writes to it.
+func openRoot(dir string) (*os.Root, error) {
+	return os.OpenRoot(dir + string(filepath.Separator) + ".")
+}
+
 // openWorkspace opens a workspace, which is made when it is missing.
 func openWorkspace(dir string) (*os.Root, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, workspaceFault(err)
 	}
-	root, err := os.OpenRoot(dir)
+	root, err := openRoot(dir)
 	if err != nil {
 		return nil, workspaceFault(err)
 	}

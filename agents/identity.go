@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
-	"os"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -193,7 +192,7 @@ func ParseIdentity(data []byte) Persona {
 
 // readPersona reads the IDENTITY.md of a workspace; what cannot be read safely says nothing.
 func readPersona(workspace string) Persona {
-	root, err := os.OpenRoot(workspace)
+	root, err := openRoot(workspace)
 	if err != nil {
 		return Persona{}
 	}
@@ -224,7 +223,7 @@ func (a *avatars) url(workspace, avatar string) string {
 	if mime == "" || !filepath.IsLocal(filepath.FromSlash(name)) {
 		return ""
 	}
-	root, err := os.OpenRoot(workspace)
+	root, err := openRoot(workspace)
 	if err != nil {
 		return ""
 	}

@@ -99,7 +99,7 @@ func (v *View) ids() []string {
 
 // dirs are the names of the directories in a directory, at most maxDirs of them.
 func dirs(path string) []string {
-	f, err := os.Open(path)
+	f, err := os.Open(path + string(filepath.Separator) + ".") // never a named pipe, which would be waited for
 	if err != nil {
 		return nil
 	}

@@ -16,7 +16,7 @@ func (s *Service) emptyTrash(stateDir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return workspaceFault(err)
 	}
-	root, err := os.OpenRoot(dir)
+	root, err := openRoot(dir)
 	if err != nil {
 		return workspaceFault(err)
 	}

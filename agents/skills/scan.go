@@ -56,7 +56,7 @@ func (r root) scan(l limits) []found {
 	if r.dir == "" {
 		return nil
 	}
-	dir, err := os.OpenRoot(r.dir)
+	dir, err := os.OpenRoot(r.dir + string(filepath.Separator) + ".") // a named pipe is an error then, and not waited for
 	if err != nil {
 		return nil
 	}
