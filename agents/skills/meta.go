@@ -101,7 +101,7 @@ func ParseFrontMatter(data []byte) (m Meta, ok bool) {
 	if err != nil {
 		all = lines(block)
 	}
-	m.Name, m.Description = short(all["name"]), short(all["description"])
+	m.Name, m.Description = short(all["name"]), strings.Join(strings.Fields(short(all["description"])), " ")
 	for _, key := range []string{"homepage", "website", "url"} {
 		if m.Homepage == "" {
 			m.Homepage = short(all[key])
