@@ -125,7 +125,7 @@ characters of its id will do.`,
 		a.statusCmd(), a.healthCmd(), a.doctorCmd(), a.nodesCmd(), a.devicesCmd(), a.approveCmd(), a.grantsCmd(), a.policyCmd(), a.approvalsCmd(), a.auditCmd(), a.cronCmd(),
 		a.agentsCmd(), a.skillsCmd(), a.modelsCmd(), a.toolsCmd(),
 		a.enrollCmd(), a.contextCmd(), a.attachCmd(),
-		a.secretsCmd(), a.setupCmd(),
+		a.configCmd(), a.secretsCmd(), a.setupCmd(),
 		a.eventsCmd(), a.logsCmd(), a.tokenCmd(), a.discoverCmd(), a.versionCmd(), exitCodesTopic(), remoteTopic(),
 	)
 	if docsCmd != nil {
