@@ -179,7 +179,7 @@ var words = map[string]wording{
 	live.ErrSyntax.Code: ownText, live.ErrNoObject.Code: ownText, live.ErrSentinel.Code: ownText, live.ErrPending.Code: ownText,
 	live.ErrNotPending.Code: ownText, live.ErrWindow.Code: ownText, live.ErrNoKey.Code: ownText,
 	live.ErrInvalid.Code: built(func(e *errs.Error) wire.ErrorShape {
-		out := wire.ErrorShape{Code: codeInvalid, Message: e.Text}
+		out := wire.ErrorShape{Code: codeInvalid, Message: live.ErrInvalid.Text}
 		if issues, ok := e.Fields["issues"].([]config.Issue); ok {
 			out.Details = methods.ConfigIssues(issues)
 		}

@@ -67,7 +67,7 @@ the file says nothing. -q prints the hash of the file.`,
 				a.configNotes(out)
 				if req.GetKey() != "" {
 					if out.GetConfig() == nil {
-						return fmt.Errorf("%s is not set, and the file says nothing else about it", Text(req.GetKey()))
+						return fmt.Errorf("%s is not set; what it means then says: %s config schema %s", Text(req.GetKey()), a.again(), Quote([]string{req.GetKey()}))
 					}
 					return a.printJSONValue(out.GetConfig().AsInterface())
 				}

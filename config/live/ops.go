@@ -45,22 +45,37 @@ func Issues(err error) []config.Issue {
 	return issues
 }
 
+// maxListed bounds the issues that the text of an error names.
+const maxListed = 20
+
+// withIssues names what is wrong in the text, and all of it as a fact.
+func withIssues(of *errs.Error, issues []config.Issue) error {
+	text := of.Text
+	for i, is := range issues {
+		if i == maxListed {
+			text += fmt.Sprintf("\n- and %d more", len(issues)-i)
+			break
+		}
+		text += "\n- " + is.String()
+	}
+	return of.WithText(text).With("issues", issues)
+}
+
 // refusal classes what config says of an edit.
 func refusal(err error) error {
 	if e, ok := errors.AsType[*config.EditError](err); ok {
 		if of, ok := reasons[e.Reason]; ok {
-			out := of.WithText(e.Text)
 			if len(e.Issues) > 0 {
-				out = out.With("issues", e.Issues)
+				return withIssues(of, e.Issues)
 			}
-			return out
+			return of.WithText(e.Text)
 		}
 	}
 	if e, ok := errors.AsType[*config.Invalid](err); ok {
-		return ErrInvalid.With("issues", e.Issues)
+		return withIssues(ErrInvalid, e.Issues)
 	}
 	if e, ok := errors.AsType[*config.Refused](err); ok {
-		return ErrInvalid.WithText("invalid config: "+e.Text).With("issues", []config.Issue{{Message: e.Text}})
+		return withIssues(ErrInvalid, []config.Issue{{Message: e.Text}})
 	}
 	return ErrRead.Wrap(pathless(err))
 }
@@ -125,12 +140,36 @@ func (s *Service) Get(_ context.Context, c identity.Caller, in GetIn) (GetOut, e
 	return out, nil
 }
 
+// keyParts splits a key: names with dots between them, numbers of items, and names with dots as ["name"].
+func keyParts(key string) []string {
+	var out []string
+	for key != "" {
+		if rest, ok := strings.CutPrefix(key, `["`); ok {
+			if name, after, ok := strings.Cut(rest, `"]`); ok {
+				out, key = append(out, name), strings.TrimPrefix(after, ".")
+				continue
+			}
+		}
+		if rest, ok := strings.CutPrefix(key, "["); ok {
+			name, after, _ := strings.Cut(rest, "]")
+			out, key = append(out, name), strings.TrimPrefix(after, ".")
+			continue
+		}
+		at := strings.IndexAny(key, ".[")
+		if at < 0 {
+			at = len(key)
+		}
+		out, key = append(out, key[:at]), strings.TrimPrefix(key[at:], ".")
+	}
+	return out
+}
+
 // valueAt finds a key; items of lists are named by their number.
 func valueAt(n *json5.Node, key string) *json5.Node {
 	if key == "" {
 		return n
 	}
-	for _, part := range strings.Split(strings.NewReplacer("[", ".", "]", "").Replace(key), ".") {
+	for _, part := range keyParts(key) {
 		if n != nil && n.Kind == json5.Array {
 			i, err := strconv.Atoi(part)
 			if err != nil || i < 0 || i >= len(n.Items) {

@@ -167,7 +167,7 @@ func newHouse(t *testing.T) *house {
 	g := gate.New()
 	server := rpc.New(rpc.Deps{
 		Catalogue: catalogue, Gate: g, Nodes: ns, Approvals: app, Policy: rules, Runs: rs, System: sys, Heartbeat: beats, Channels: channels.New(time.Now), Talk: voice, Bus: bus, Render: compat.Payload,
-		Secrets: kept, Wizard: asks,
+		Secrets: kept, Wizard: asks, Config: lv,
 		Agents: ag, Skills: sk, Models: mo,
 		SharedSecret: func(identity.Caller) (string, string, error) { return "", "", system.ErrLocalOnly },
 		Backup: func(context.Context, identity.Caller, io.Writer, func(done, all int64)) error {
@@ -380,6 +380,10 @@ var missing = map[string]string{
 	"/hanzo.secrets.v1.SecretService/ListSecrets":        "the original does not show which secrets there are",
 	"/hanzo.system.v1.SystemService/RunHeartbeat":        "the original cannot ask for one heartbeat",
 	"/hanzo.system.v1.SystemService/Backup":              "a backup holds every secret and is made on the local socket only: no REST, no legacy",
+	"/hanzo.config.v1.ConfigService/EditConfig":          "the original changes single keys by patches, which restart it",
+	"/hanzo.config.v1.ConfigService/CheckConfig":         "the original cannot try a configuration",
+	"/hanzo.config.v1.ConfigService/ConfirmConfig":       "the original does not undo changes",
+	"/hanzo.config.v1.ConfigService/RevertConfig":        "the original does not undo changes",
 	"/hanzo.system.v1.SystemService/WatchEvents":         "legacy clients get events without asking",
 	"/hanzo.system.v1.SystemService/FollowLogs":          "the legacy protocol has no streams",
 	"/hanzo.nodes.v1.NodeService/WatchNodes":             "the legacy protocol has no streams",
