@@ -138,7 +138,7 @@ type ttsProvider struct {
 	Name       string            `json:"name"`
 	Configured bool              `json:"configured"`
 	Models     wire.List[string] `json:"models"`
-	Voices     []string          `json:"voices,omitempty"`
+	Voices     wire.List[string] `json:"voices"`
 }
 
 type ttsProviders struct {
