@@ -27,6 +27,7 @@ import (
 	agentsv1 "github.com/hanzoai/hanzod/gen/hanzo/agents/v1"
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
 	auditv1 "github.com/hanzoai/hanzod/gen/hanzo/audit/v1"
+	channelsv1 "github.com/hanzoai/hanzod/gen/hanzo/channels/v1"
 	configv1 "github.com/hanzoai/hanzod/gen/hanzo/config/v1"
 	cronv1 "github.com/hanzoai/hanzod/gen/hanzo/cron/v1"
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
@@ -34,6 +35,7 @@ import (
 	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
 	secretsv1 "github.com/hanzoai/hanzod/gen/hanzo/secrets/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
+	talkv1 "github.com/hanzoai/hanzod/gen/hanzo/talk/v1"
 	wizardv1 "github.com/hanzoai/hanzod/gen/hanzo/wizard/v1"
 )
 
@@ -96,6 +98,8 @@ type Client struct {
 	Config    configv1.ConfigServiceClient
 	Audit     auditv1.AuditServiceClient
 	Cron      cronv1.CronServiceClient
+	Channels  channelsv1.ChannelServiceClient
+	Talk      talkv1.TalkServiceClient
 	Secrets   secretsv1.SecretServiceClient
 	Wizard    wizardv1.WizardServiceClient
 
@@ -175,6 +179,8 @@ func Dial(_ context.Context, o Options) (*Client, error) {
 	c.Catalog = agentsv1.NewCatalogServiceClient(conn)
 	c.Config = configv1.NewConfigServiceClient(conn)
 	c.Cron = cronv1.NewCronServiceClient(conn)
+	c.Channels = channelsv1.NewChannelServiceClient(conn)
+	c.Talk = talkv1.NewTalkServiceClient(conn)
 	c.Audit = auditv1.NewAuditServiceClient(conn)
 	c.Secrets = secretsv1.NewSecretServiceClient(conn)
 	c.Wizard = wizardv1.NewWizardServiceClient(conn)

@@ -91,7 +91,8 @@ func (s *Service) Convert(ctx context.Context, _ identity.Caller, in ConvertIn) 
 		}
 		return ConvertOut{Path: path, Provider: p, Format: format, Voice: f.voice}, nil
 	}
-	return ConvertOut{}, ErrConvert.With("why", strings.Join(why, "; "))
+	reasons := strings.Join(why, "; ")
+	return ConvertOut{}, ErrConvert.WithText("no speech was made ("+reasons+"); set messages.tts.openai.apiKey or messages.tts.elevenlabs.apiKey, or see why the provider refused").With("why", reasons)
 }
 
 // missing says why a provider is not asked.

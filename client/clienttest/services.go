@@ -212,7 +212,7 @@ func (d *Daemon) GetStatus(context.Context, *systemv1.GetStatusRequest) (*system
 	defer d.mu.Unlock()
 	out := &systemv1.GetStatusResponse{Version: "0.0.0-test", Pid: int64(os.Getpid()), Uptime: durationpb.New(time.Minute), Socket: d.Socket,
 		Listen: []string{"127.0.0.1:18789"}, AuthMode: "token", Connections: 1, NodesKnown: int32(len(d.nodes)),
-		Agents: []*systemv1.AgentStatus{{AgentId: "main"}}}
+		Agents: []*systemv1.AgentStatus{{AgentId: "main"}}, HeartbeatsEnabled: true}
 	for _, n := range d.nodes {
 		if n.GetConnected() {
 			out.NodesConnected++

@@ -73,6 +73,16 @@ func (a *app) statusCmd() *cobra.Command {
 						rows = append(rows, cells(requestState(p), asks(p)+": "+a.again()+" devices approve "+shortID(p.GetDeviceId())))
 					}
 				}
+				rows = append(rows, cells("sessions", strconv.Itoa(int(s.GetSessionCount()))))
+				if m := s.GetDefaultModel(); m != "" {
+					rows = append(rows, cells("model", fmt.Sprintf("%s, %d tokens", m, s.GetDefaultContextTokens())))
+				}
+				if !s.GetHeartbeatsEnabled() {
+					rows = append(rows, cells("heartbeats", "turned off: "+a.again()+" heartbeat enable"))
+				}
+				if n := len(s.GetQueuedSystemEvents()); n > 0 {
+					rows = append(rows, cells("waiting", fmt.Sprintf("%d events for the next turn of the main session; the last: %s", n, s.GetQueuedSystemEvents()[n-1])))
+				}
 				for _, g := range s.GetAgents() {
 					rows = append(rows, cells("agent", fmt.Sprintf("%s, %d sessions, heartbeat %s", g.GetAgentId(), g.GetSessionCount(), heartbeat(g.GetHeartbeat()))))
 				}
