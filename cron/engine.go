@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/identity"
 )
 
@@ -222,7 +223,7 @@ func (s *Service) tick(ctx context.Context) time.Duration {
 			s.recount(b, id)
 		}
 		for _, id := range ids {
-			if r := s.claim(b, id, false); r != nil {
+			if r := s.claimSafely(b, id); r != nil {
 				begun = append(begun, r)
 			}
 		}
@@ -268,6 +269,20 @@ func (s *Service) recount(b *batch, id string) {
 	}
 	b.set(j)
 	b.row(&j, Entry{Status: Skipped, Error: "the clock was put back; slots are counted from now", RunAtMs: b.now, NextRunMs: j.State.NextRunMs})
+}
+
+// claimSafely is claim where a fault of ours costs this job, not the daemon.
+func (s *Service) claimSafely(b *batch, id string) (r *run) {
+	defer func() {
+		if fault := recover(); fault != nil {
+			s.log.Error("the slots of a cron job could not be told", "job", id, "panic", fault, "stack", string(debug.Stack()))
+			if j, ok := b.job(id); ok {
+				s.badSchedule(b, j, errs.New(errs.Internal, "internal error"))
+			}
+			r = nil
+		}
+	}()
+	return s.claim(b, id, false)
 }
 
 // claim takes the slot of a job that is due, and leaves out those that its policy does not run. What it

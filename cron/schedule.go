@@ -244,7 +244,23 @@ func (c clock) between(after, until int64) (slots []int64, more int64) {
 		from := max(after, until-back)
 		last := c.some(from, until, maxSlots+1)
 		if len(last) > maxSlots {
-			return slots, more // they come in bursts; the newest cannot be told cheaply
+			if len(slots) > 0 {
+				return slots, more
+			}
+			// They come in bursts: somewhere between the two steps is one that holds some, and not too many.
+			low, high := back/4, back
+			for high-low > 1 {
+				back = low + (high-low)/2
+				switch last = c.some(until-back, until, maxSlots+1); {
+				case len(last) == 0:
+					low = back
+				case len(last) > maxSlots:
+					high = back
+				default:
+					return last, more
+				}
+			}
+			return c.some(until-high, until, 1), more
 		}
 		slots = last
 		if len(last) >= maxRunAll || from == after {

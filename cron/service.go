@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -218,6 +219,17 @@ func (s *Service) gather(first *op) []*op {
 	return group
 }
 
+// safelyDo makes one change. A fault of ours fails this one: changes are checked before they change anything.
+func (s *Service) safelyDo(o *op, b *batch) (err error) {
+	defer func() {
+		if fault := recover(); fault != nil {
+			s.log.Error("a change of a cron job panicked", "panic", fault, "stack", string(debug.Stack()))
+			err = errs.New(errs.Internal, "internal error")
+		}
+	}()
+	return o.do(b)
+}
+
 // write makes a group of changes in one transaction, answers them and tells of them.
 func (s *Service) write(group []*op) {
 	s.mu.Lock()
@@ -225,7 +237,7 @@ func (s *Service) write(group []*op) {
 	s.mu.Unlock()
 	failed := make([]error, len(group))
 	for i, o := range group {
-		failed[i] = o.do(b)
+		failed[i] = s.safelyDo(o, b)
 	}
 	var c Change
 	seen := map[string]bool{}

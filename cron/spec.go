@@ -174,7 +174,8 @@ func (j *Job) checkForm() error {
 		s.AnchorMs != nil && (*s.AnchorMs < 0 || *s.AnchorMs > maxDateMs), s.StaggerMs != nil && (*s.StaggerMs < 0 || *s.StaggerMs > maxDateMs):
 		return ErrSchedule
 	case j.Payload.Kind != SystemEvent && j.Payload.Kind != AgentTurn && j.Payload.Kind != RunCommand,
-		j.Payload.Kind == SystemEvent && j.Payload.Text == "", j.Payload.Kind == AgentTurn && j.Payload.Turn.Message == "":
+		j.Payload.Kind == SystemEvent && j.Payload.Text == "", j.Payload.Kind == AgentTurn && j.Payload.Turn.Message == "",
+		j.Payload.ambiguous():
 		return ErrPayload
 	case j.own() != (j.Target == ""), j.Target != "" && j.Target != Main && j.Target != Isolated, j.WakeMode != WakeNow && j.WakeMode != WakeNextHeartbeat:
 		return ErrTarget
@@ -194,6 +195,12 @@ func (j *Job) checkForm() error {
 		return ErrMissed
 	}
 	return nil
+}
+
+// ambiguous reports whether a payload says something of another kind than its own.
+func (p Payload) ambiguous() bool {
+	return p.Kind != SystemEvent && p.Text != "" || p.Kind != AgentTurn && p.Turn != (Turn{}) ||
+		p.Kind != RunCommand && (p.Command.NodeID != "" || len(p.Command.Argv) > 0)
 }
 
 func (j *Job) size() int {

@@ -12,6 +12,7 @@ import (
 	"github.com/hanzoai/hanzod/approvals/policy"
 	"github.com/hanzoai/hanzod/compat/wire"
 	"github.com/hanzoai/hanzod/config"
+	"github.com/hanzoai/hanzod/cron"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes"
 	"github.com/hanzoai/hanzod/sessions"
@@ -69,6 +70,20 @@ func listToLegacy(l filledList) any {
 	return SessionsListToLegacy(out)
 }
 
+// cronRows is what the original does not know of a row of the run log.
+var cronRows = []string{"Seq", "SlotMs", "LeftOut", "UntilMs", "RunID", "NodeID", "Own"}
+
+// cronOurs is what the original does not know of a job, or does not say of one whose failure alert is off.
+func cronOurs(prefix string) []string {
+	out := []string{
+		"Missed.Mode", "Missed.Within", "Owner.DeviceID", "Owner.Paired", "Owner.Principal", "Owner.Scopes[0]", "Owner.ClientID", "Owner.DisplayName", "Owner.Local",
+		"State.SlotMs", "State.LastSlotMs", "State.RunID", "FailureAlert*.Channel", "FailureAlert*.To",
+		"FailureAlert*.Mode", "FailureAlert*.AccountID",
+	}
+	out = append(out, prefixed("Payload.Command.", "NodeID", "Argv[0]", "Cwd", "Env[k]", "Timeout", "ApprovalTimeout", "WaitForNode")...)
+	return prefixed(prefix, out...)
+}
+
 func TestToLegacyCarriesEveryField(t *testing.T) {
 	// What an approval keeps for itself: its state, its answer and who verified it are told by the
 	// decision, or are for the audit log.
@@ -100,6 +115,12 @@ func TestToLegacyCarriesEveryField(t *testing.T) {
 		"DisplayName", "Channel", "GroupID", "DeliveryContext*.Channel", "DeliveryContext*.To", "DeliveryContext*.AccountID",
 		"DeliveryContext*.ThreadID", "LastChannel", "LastTo", "LastAccountID", "LastThreadID", "Rest[k]"), "Sessions[0].Ref.AgentID")
 	for _, c := range []codec{
+		to("cron.add", CronJobToLegacy, cronOurs("")...),
+		to("cron alert", func(a cron.FailureAlert) any { a.Off = false; return CronJobToLegacy(cron.Job{FailureAlert: &a}) }, "Off"),
+		to("cron.list", CronListToLegacy, cronOurs("Jobs[0].")...), to("cron.status", CronStatusToLegacy, "Running"),
+		to("cron.remove", CronRemoveToLegacy), to("cron.run", CronRunToLegacy),
+		to("cron.runs", CronRunsToLegacy, prefixed("Entries[0].", slices.Clone(cronRows)...)...),
+		to("cron finished", func(e cron.Entry) any { return CronChangedToLegacy(cron.Changed{Entry: &e}) }, append(cronRows, "ExitCode", "AtMs", "JobName")...),
 		to("node.list", NodeListToLegacy), to("node.describe", NodeDescribeToLegacy), to("node.rename", NodeRenameToLegacy),
 		to("node.invoke", NodeInvokeToLegacy), to("node.invoke.result", NodeResultToLegacy),
 		to("node.invoke.request", InvokeRequestToLegacy), to("node changes", NodeChangedToLegacy), to("node reports", NodeReportedToLegacy),
@@ -280,6 +301,11 @@ func leaves(v reflect.Value, path string) []string {
 }
 
 // inbound is a codec from the wire: every key of the parameters must change what the domain gets.
+// cronParams is a job with all that one may have.
+const cronParams = `{"name":"n","agentId":"a","sessionKey":"s","description":"d","enabled":true,"deleteAfterRun":true,
+	"schedule":{"kind":"every","everyMs":5},"sessionTarget":"main","wakeMode":"now","payload":{"kind":"systemEvent","text":"t"},
+	"delivery":{"mode":"none"},"failureAlert":{"after":1}}`
+
 func TestFromLegacyCarriesEveryKey(t *testing.T) {
 	from := func(f any) func(wire.Value) string {
 		return func(p wire.Value) string {
@@ -348,6 +374,22 @@ func TestFromLegacyCarriesEveryKey(t *testing.T) {
 		{"device.token.revoke", from(TokenRevokeFromLegacy), `{"deviceId":"d","role":"node"}`, ""},
 		{"logs.tail", from(TailFromLegacy), `{"cursor":1,"limit":2,"maxBytes":3}`, ""},
 		{"health", from(HealthFromLegacy), `{"probe":true}`, ""},
+		{"cron.list", from(CronListFromLegacy), `{"includeDisabled":true,"limit":2,"offset":1,"query":"q","enabled":"all","sortBy":"name","sortDir":"desc"}`, ""},
+		{"cron.runs", from(CronRunsFromLegacy), `{"scope":"all","id":"i","limit":2,"offset":1,"statuses":["ok"],"deliveryStatuses":["unknown"],"query":"q","sortDir":"asc"}`, ""},
+		{"cron.runs words", from(CronRunsFromLegacy), `{"jobId":"i","status":"ok","deliveryStatus":"unknown"}`, ""},
+		{"cron.run", from(CronRunFromLegacy), `{"jobId":"i","mode":"due"}`, ""}, {"cron.remove", from(CronIDFromLegacy), `{"id":"i"}`, ""},
+		{"cron.update", from(CronUpdateFromLegacy), `{"id":"i","patch":{"name":"n"}}`, ""},
+		{"cron patch", func(p wire.Value) string {
+			return from(CronUpdateFromLegacy)(wire.MustParse(`{"id":"i","patch":` + string(wire.Stringify(p)) + `}`))
+		}, cronParams[:len(cronParams)-1] + `,"state":{"nextRunAtMs":1}}`, ""},
+		{"cron.add", from(CronAddFromLegacy), cronParams, ""},
+		{"cron payload", func(p wire.Value) string {
+			return from(CronAddFromLegacy)(wire.MustParse(`{"payload":` + string(wire.Stringify(p)) + `}`))
+		}, `{"kind":"agentTurn","message":"m","model":"o","fallbacks":["f"],"thinking":"t","timeoutSeconds":1,"allowUnsafeExternalContent":true,
+			"lightContext":true,"deliver":true,"channel":"c","to":"t","bestEffortDeliver":true}`, ""},
+		{"cron delivery", func(p wire.Value) string {
+			return from(CronUpdateFromLegacy)(wire.MustParse(`{"patch":{"delivery":` + string(wire.Stringify(p)) + `}}`))
+		}, `{"mode":"none","channel":"c","to":"t","accountId":"a","bestEffort":true,"failureDestination":{"to":"x"}}`, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			full := wire.MustParse(c.params)

@@ -22,9 +22,6 @@ func TestCLILater(t *testing.T) {
 		args   []string
 	}{
 		{"usage.cost", 1, []string{"gateway", "usage-cost"}},
-		{"cron.list", 1, []string{"cron", "list"}},
-		{"cron.status", 1, []string{"cron", "status"}},
-		{"cron.add", 1, []string{"cron", "add", "--name", "x", "--every", "10m", "--system-event", "hello"}},
 		{"sessions.list", 1, []string{"gateway", "call", "sessions.list"}},
 		{"chat.history", 1, []string{"gateway", "call", "chat.history", "--params", `{"sessionKey":"main"}`}},
 	} {
