@@ -20,6 +20,7 @@ func (d *Daemon) keepHot() {
 	on([]string{"audit"}, func(_, now *config.Config) { d.store.SetAuditLimits(auditLimits(now)) })
 	on([]string{"gateway.nodes"}, func(_, now *config.Config) { d.nodes.SetPolicy(nodePolicyOf(now)) })
 	on([]string{"tools.exec", "agents"}, func(_, now *config.Config) { warnSafeBins(now, d.subsystem("approvals")) })
+	on([]string{"cron"}, func(*config.Config, *config.Config) { d.cron.Reload() })
 	on([]string{"hooks", "agents"}, func(*config.Config, *config.Config) {
 		if err := d.routes.renew(); err != nil {
 			d.log.Error("the changed webhooks do not count before a restart", "error", err)
