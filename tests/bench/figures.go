@@ -165,6 +165,12 @@ var specs = []spec{
 
 	{ID: "start/ready/p50", Unit: ms, Floor: "floor/process", Orig: 2500, Bar: 2500. / 20, Aim: 60, Rule: "P2, 1/20"},
 	{ID: "start/ready/max", Unit: ms, Floor: "floor/process"},
+	// With 1,000 agents, 10,000 sessions, 1,000 devices and 1,000 jobs; busy is with every core but one spinning and
+	// another client writing.
+	{ID: "large/ready/p50", Unit: ms, Floor: "floor/process", Bar: 1000, Aim: 300, Rule: "P2, R3"},
+	{ID: "large/rss", Unit: mb},
+	{ID: "large/busy/health/p99", Unit: ms, Bar: 50, Aim: 10, Rule: "P24, R4"},
+	{ID: "large/busy/list1000/p99", Unit: ms, Bar: 100, Rule: "R4"},
 	{ID: "start/init", Unit: ms, Bar: 8, Rule: "trick 7"},
 	{ID: "stop/idle", Unit: ms, Bar: 5000, Aim: 1000, Rule: "P25"},
 	{ID: "stop/clients100", Unit: ms, Bar: 5000, Aim: 1000, Rule: "P25"},

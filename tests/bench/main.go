@@ -71,6 +71,7 @@ var groups = []group{
 	{[]string{"approval"}, (*bench).approvals},
 	{[]string{"sessions"}, (*bench).sessions},
 	{[]string{"append"}, (*bench).appends},
+	{[]string{"large"}, (*bench).large},
 	{[]string{"policy"}, (*bench).decisions},
 	{[]string{"run"}, (*bench).commands},
 	{[]string{"connect/plain"}, (*bench).connectPlain},

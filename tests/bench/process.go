@@ -82,8 +82,11 @@ func startDaemon(ctx context.Context, program, dir string, args ...string) (*dae
 	if err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "config.json"), text, 0o600); err != nil {
-		return nil, err
+	path := filepath.Join(dir, "config.json")
+	if _, err := os.Stat(path); err != nil { // one that is there was put there for this daemon
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			return nil, err
+		}
 	}
 	port, err := freePort(ctx)
 	if err != nil {
