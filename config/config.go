@@ -145,6 +145,9 @@ func find(opts Options) (*loader, []byte, error) {
 	if c.tree = l.parse(text); c.tree != nil {
 		if l.legacy = legacyIssues(l, c.tree); len(l.legacy) > 0 {
 			c.tree, c.Migrated = Migrate(c.tree)
+			for _, note := range c.Migrated {
+				c.Warnings = append(c.Warnings, note+" It counts as if it stood there; the file was not changed.")
+			}
 		}
 		c.EnvVars = l.envVars(c.tree)
 		l.substitute(c.tree, "")

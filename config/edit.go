@@ -176,7 +176,7 @@ func (e *editing) merged(submitted *json5.Node) (Edited, error) {
 		submitted = mergePatch(shown, submitted)
 	}
 	r := restorer{filled: e.l.filled}
-	submitted, err := r.restore(submitted, shown, nil)
+	submitted, err := r.restore(submitted, shown, nil, "")
 	if err != nil {
 		return Edited{}, err
 	}
@@ -221,7 +221,7 @@ func (e *editing) whole(submitted *json5.Node) (Edited, error) {
 		}
 	}
 	r := restorer{filled: map[*json5.Node]bool{}}
-	want, err := r.restore(submitted, stored, nil)
+	want, err := r.restore(submitted, stored, nil, "")
 	if err != nil {
 		return Edited{}, err
 	}
@@ -713,8 +713,8 @@ type restorer struct {
 	restored int
 }
 
-// restore returns n with what is stored at the same place for every Sentinel.
-func (r *restorer) restore(n, stored *json5.Node, path []string) (*json5.Node, error) {
+// restore returns n with what is stored at the same place for every Sentinel. at is the path for people.
+func (r *restorer) restore(n, stored *json5.Node, path []string, at string) (*json5.Node, error) {
 	switch n.Kind {
 	case json5.String:
 		if n.Str != Sentinel {
@@ -722,7 +722,7 @@ func (r *restorer) restore(n, stored *json5.Node, path []string) (*json5.Node, e
 		}
 		if stored == nil || stored.Kind == json5.Object || stored.Kind == json5.Array || stored.Kind == json5.Null ||
 			stored.Kind == json5.String && stored.Str == Sentinel || !secretAt(path) && !r.filled[stored] {
-			return nil, refuseEdit(EditSentinel, "Sentinel value %q in key %s is not valid as real data", Sentinel, strings.Join(path, "."))
+			return nil, refuseEdit(EditSentinel, "Sentinel value %q in key %s is not valid as real data", Sentinel, at)
 		}
 		r.restored++
 		return stored, nil
@@ -735,7 +735,7 @@ func (r *restorer) restore(n, stored *json5.Node, path []string) (*json5.Node, e
 				old = stored.Items[i]
 			}
 			var err error
-			if out.Items[i], err = r.restore(item, old, path); err != nil {
+			if out.Items[i], err = r.restore(item, old, path, at+"[]"); err != nil {
 				return nil, err
 			}
 		}
@@ -745,7 +745,7 @@ func (r *restorer) restore(n, stored *json5.Node, path []string) (*json5.Node, e
 		out.Members = make([]json5.Member, len(n.Members))
 		index := stored.Index()
 		for i, m := range n.Members {
-			v, err := r.restore(m.Value, index.Get(m.Key), append(path[:len(path):len(path)], m.Key))
+			v, err := r.restore(m.Value, index.Get(m.Key), append(path[:len(path):len(path)], m.Key), join(at, m.Key))
 			if err != nil {
 				return nil, err
 			}

@@ -156,6 +156,38 @@ func TestDefaultsStayOutOfTheFile(t *testing.T) {
 	}
 }
 
+func TestShownDefaults(t *testing.T) {
+	b := newBench(t, `{session:{mainKey:'x'},talk:{voiceId:'v',apiKey:'k'},agents:{defaults:{models:{'openai/gpt-5.2':{},'x/y':{}}}},
+		models:{providers:{anthropic:{baseUrl:'u',models:[{id:'a',name:'A',contextWindow:100}]}}},channels:{telegram:{botToken:'b'}}}`)
+	v, err := Look(b.opts)
+	if err != nil || !v.Valid {
+		t.Fatal(err, v.Issues)
+	}
+	want, err := json5.Parse([]byte(`{session:{mainKey:'main'},
+		talk:{provider:'elevenlabs',providers:{elevenlabs:{voiceId:'v',apiKey:'__OPENCLAW_REDACTED__'}},voiceId:'v',apiKey:'__OPENCLAW_REDACTED__'},
+		agents:{defaults:{models:{'openai/gpt-5.2':{alias:'gpt'},'x/y':{}},maxConcurrent:4,subagents:{maxConcurrent:8}}},
+		models:{providers:{anthropic:{baseUrl:'u',api:'anthropic-messages',models:[{id:'a',name:'A',api:'anthropic-messages',contextWindow:100,
+			reasoning:false,input:['text'],cost:{input:0,output:0,cacheRead:0,cacheWrite:0},maxTokens:100}]}}},
+		channels:{telegram:{botToken:'__OPENCLAW_REDACTED__',dmPolicy:'pairing',groupPolicy:'allowlist'}},
+		messages:{ackReactionScope:'group-mentions'},commands:{native:'auto',nativeSkills:'auto',restart:true,ownerDisplay:'raw'}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(want.Value(), v.Config.Value()); d != "" {
+		t.Error(d)
+	}
+	// Of all that only what the description itself shows gets into the file.
+	b.edit(EditSet, json5.Format(v.Config))
+	for _, part := range []string{"elevenlabs", "contextWindow: 100,\n", "alias", "maxTokens"} {
+		if strings.Contains(b.saved(), part) {
+			t.Errorf("%s is in the file: %s", part, b.saved())
+		}
+	}
+	if !strings.Contains(b.saved(), "dmPolicy: 'pairing'") {
+		t.Error(b.saved())
+	}
+}
+
 // TestHostileIncludes names files that must not be read, or not be read on.
 func TestHostileIncludes(t *testing.T) {
 	b := newBench(t, "{}")

@@ -164,7 +164,26 @@ func withDefaults(tree *json5.Node) *json5.Node {
 	if root.Get("logging") != nil {
 		fill(under(root, "logging"), "redactSensitive", textNode("tools"))
 	}
+	talkDefaults(root)
 	return root
+}
+
+// talkDefaults gives older settings of talk the form that names who speaks (config.md §12).
+func talkDefaults(root *json5.Node) {
+	if n := root.Get("talk"); n == nil || n.Kind != json5.Object || n.Get("providers") != nil || n.Get("provider") != nil {
+		return
+	}
+	talk, voice := under(root, "talk"), &json5.Node{Kind: json5.Object}
+	for _, key := range []string{"voiceId", "voiceAliases", "modelId", "outputFormat", "apiKey"} {
+		if v := talk.Get(key); v != nil {
+			fill(voice, key, v)
+		}
+	}
+	if len(voice.Members) == 0 {
+		return
+	}
+	fill(talk, "provider", textNode("elevenlabs"))
+	fill(talk, "providers", &json5.Node{Kind: json5.Object, Members: []json5.Member{{Key: "elevenlabs", Value: voice}}})
 }
 
 func textNode(s string) *json5.Node    { return &json5.Node{Kind: json5.String, Str: s} }

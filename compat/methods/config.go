@@ -13,10 +13,10 @@ import (
 )
 
 type configIssueShape struct {
-	Path          string   `json:"path"`
-	Message       string   `json:"message"`
-	AllowedValues []string `json:"allowedValues,omitempty"`
-	HiddenCount   int      `json:"allowedValuesHiddenCount,omitempty"`
+	Path          string        `json:"path"`
+	Message       string        `json:"message"`
+	AllowedValues []string      `json:"allowedValues,omitempty"`
+	HiddenCount   wire.Opt[int] `json:"allowedValuesHiddenCount,omitzero"`
 }
 
 type configShape struct {
@@ -52,7 +52,11 @@ func ConfigToLegacy(o live.GetOut) any {
 
 func issuesToLegacy(in []config.Issue) (out []configIssueShape) {
 	for _, i := range in {
-		out = append(out, configIssueShape{Path: i.Path, Message: i.Message, AllowedValues: i.AllowedValues, HiddenCount: i.Hidden})
+		is := configIssueShape{Path: i.Path, Message: i.Message, AllowedValues: i.AllowedValues}
+		if len(i.AllowedValues) > 0 {
+			is.HiddenCount = wire.Some(i.Hidden)
+		}
+		out = append(out, is)
 	}
 	return out
 }
