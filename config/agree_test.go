@@ -228,3 +228,42 @@ func lenient(name string, v *json5.Node) bool {
 	// A reference to a secret is read when everything else is.
 	return v.Kind == json5.Object && len(v.Members) == 0
 }
+
+// TestSecretTargetsAreDescribed as secrets.
+func TestSecretTargetsAreDescribed(t *testing.T) {
+	n := 0
+	for _, target := range secretTargets {
+		if len(target.path) == 0 {
+			continue
+		}
+		path := make([]string, len(target.path))
+		for i, key := range target.path {
+			path[i] = strings.ReplaceAll(key, "[]", "*")
+		}
+		if path[0] == "channels" && slices.Contains(extraChannels, path[1]) {
+			continue
+		}
+		found, f, _, ok := schema.Root().At(path)
+		for ok && found.Kind == schema.Union {
+			found = found.Alts[0]
+		}
+		n++
+		if !ok || found.Kind != schema.Secret || !f.Sensitive {
+			t.Errorf("%s is not described as a secret", target.ID)
+		}
+		if plain := strings.ReplaceAll(target.ID, "[]", ""); !secretAt(strings.Split(plain, ".")) {
+			t.Errorf("%s is shown", target.ID)
+		}
+	}
+	if n < 40 {
+		t.Errorf("only %d", n)
+	}
+	// And what the description marks is hidden.
+	schema.Root().Walk(func(path []string, f *schema.Field) bool {
+		plain := strings.Split(strings.ReplaceAll(strings.Join(path, "."), "[]", ""), ".")
+		if f.Sensitive && !secretAt(plain) && !secretAt(append(plain, "x")) {
+			t.Errorf("%s is marked and shown", strings.Join(path, "."))
+		}
+		return true
+	})
+}

@@ -49,11 +49,11 @@ func (d *differences) compare(old, now *json5.Node, path []string) {
 	if old != nil && now != nil && old.Kind == json5.Object && now.Kind == json5.Object && len(old.Members)+len(now.Members) > 0 {
 		was, is := old.Index(), now.Index()
 		for _, m := range old.Members {
-			d.compare(m.Value, is.Get(m.Key), append(path[:len(path):len(path)], m.Key))
+			d.compare(m.Value, is.Get(m.Key), append(slices.Clip(path), m.Key))
 		}
 		for _, m := range now.Members {
 			if was.Get(m.Key) == nil {
-				d.compare(nil, m.Value, append(path[:len(path):len(path)], m.Key))
+				d.compare(nil, m.Value, append(slices.Clip(path), m.Key))
 			}
 		}
 		return

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -745,7 +746,7 @@ func (r *restorer) restore(n, stored *json5.Node, path []string, at string) (*js
 		out.Members = make([]json5.Member, len(n.Members))
 		index := stored.Index()
 		for i, m := range n.Members {
-			v, err := r.restore(m.Value, index.Get(m.Key), append(path[:len(path):len(path)], m.Key), join(at, m.Key))
+			v, err := r.restore(m.Value, index.Get(m.Key), append(slices.Clip(path), m.Key), join(at, m.Key))
 			if err != nil {
 				return nil, err
 			}

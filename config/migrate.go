@@ -1,6 +1,7 @@
 package config
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/hanzoai/hanzod/config/json5"
@@ -132,7 +133,7 @@ func (m *migration) put(v *json5.Node, path ...string) {
 	}
 	if old.Kind == json5.Object && v.Kind == json5.Object {
 		for _, mem := range v.Members {
-			m.put(mem.Value, append(path[:len(path):len(path)], mem.Key)...)
+			m.put(mem.Value, append(slices.Clip(path), mem.Key)...)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package json5
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -254,7 +255,7 @@ func (p *parser) object(n *Node) error {
 // unite makes Members from the members as written: of a repeated key the last value counts.
 func (n *Node) unite() {
 	if !n.repeats() {
-		n.Members = n.src[:len(n.src):len(n.src)]
+		n.Members = slices.Clip(n.src)
 		return
 	}
 	first := make(map[string]int, len(n.src))

@@ -60,12 +60,12 @@ func TestRewrite(t *testing.T) {
 func notesOf(data []byte) (out []string) {
 	p := &parser{src: data, line: 1}
 	for p.off < len(data) {
-		switch c := p.peek(); {
-		case c == '"' || c == '\'':
+		switch p.peek() {
+		case '"', '\'':
 			if _, err := p.text(); err != nil {
 				return nil
 			}
-		case c == '/':
+		case '/':
 			start := p.off
 			if p.comment() != nil {
 				return nil

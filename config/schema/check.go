@@ -227,8 +227,8 @@ func (t *Type) refuse(fail failer) {
 	hidden := max(0, len(names)-shownValues)
 	names = names[:len(names)-hidden]
 	var is *Issue
-	switch {
-	case t.Kind == Enum:
+	switch t.Kind {
+	case Enum:
 		is = fail(false, "Invalid option: expected one of %s", strings.Join(quoted, "|"))
 	default:
 		list := strings.Join(quoted[:len(names)], ", ")

@@ -239,32 +239,37 @@ func label(path []string) string {
 	return strings.Join(slices.Compact(words), " ")
 }
 
-// tagRules say which tags follow from a path, in the order in which they are shown.
+// tagRules say which tags follow from a path, in the order in which they are shown: from its first key, or
+// from words anywhere in it.
 var tagRules = []struct {
-	tag  string
-	when *regexp.Regexp
+	tag   string
+	first []string
+	words []string
 }{
-	{"security", regexp.MustCompile(`(?i)token|password|secret|api[_.-]?key|tlsfingerprint|dangerously|insecure`)},
-	{"auth", regexp.MustCompile(`(?i)^auth\.|token|password|secret|api[_.-]?key|tlsfingerprint`)},
-	{"access", regexp.MustCompile(`(?i)^auth\.|allow|deny|owner|permission|policy|access`)},
-	{"network", regexp.MustCompile(`^(gateway|channels|nodeHost|discovery)(\.|$)`)},
-	{"privacy", regexp.MustCompile(`(?i)privacy|redact|sanitize`)},
-	{"observability", regexp.MustCompile(`(?i)^(diagnostics|logging)(\.|$)|telemetry|trace|metrics|logs`)},
-	{"performance", regexp.MustCompile(`(?i)timeout|debounce|interval|concurrency|max|limit|cachettl`)},
-	{"reliability", regexp.MustCompile(`(?i)retry|backoff|fallback|circuit|health|reload|probe`)},
-	{"storage", regexp.MustCompile(`(?i)^memory(\.|$)|path|dir|file|store|session|cache`)},
-	{"models", regexp.MustCompile(`(?i)(^|\.)(models?|modelid|imagemodel)(\.|$)`)},
-	{"media", regexp.MustCompile(`(?i)^(audio|talk)(\.|$)|tools\.media\.|image|video|tts`)},
-	{"automation", regexp.MustCompile(`(?i)cron|heartbeat|schedule|onstart`)},
-	{"channels", regexp.MustCompile(`^channels(\.|$)`)},
-	{"tools", regexp.MustCompile(`^tools(\.|$)`)},
-	{"advanced", regexp.MustCompile(`(?i)experimental|dangerously|insecure`)},
+	{"security", nil, []string{"token", "password", "secret", "apikey", "api_key", "api-key", "api.key", "tlsfingerprint", "dangerously", "insecure"}},
+	{"auth", []string{"auth"}, []string{"token", "password", "secret", "apikey", "api_key", "api-key", "api.key", "tlsfingerprint"}},
+	{"access", []string{"auth"}, []string{"allow", "deny", "owner", "permission", "policy", "access"}},
+	{"network", []string{"gateway", "channels", "nodehost", "discovery"}, nil},
+	{"privacy", nil, []string{"privacy", "redact", "sanitize"}},
+	{"observability", []string{"diagnostics", "logging"}, []string{"telemetry", "trace", "metrics", "logs"}},
+	{"performance", nil, []string{"timeout", "debounce", "interval", "concurrency", "max", "limit", "cachettl"}},
+	{"reliability", nil, []string{"retry", "backoff", "fallback", "circuit", "health", "reload", "probe"}},
+	{"storage", []string{"memory"}, []string{"path", "dir", "file", "store", "session", "cache"}},
+	{"models", []string{"models"}, []string{".model.", ".models.", ".modelid.", ".imagemodel."}},
+	{"media", []string{"audio", "talk"}, []string{"tools.media.", "image", "video", "tts"}},
+	{"automation", nil, []string{"cron", "heartbeat", "schedule", "onstart"}},
+	{"channels", []string{"channels"}, nil},
+	{"tools", []string{"tools"}, nil},
+	{"advanced", nil, []string{"experimental", "dangerously", "insecure"}},
 }
 
 func tags(path string) []string {
+	path = strings.ToLower(path)
+	first, _, _ := strings.Cut(path, ".")
+	path += "." // so that a word may end with the path
 	var out []string
 	for _, r := range tagRules {
-		if r.when.MatchString(path) {
+		if slices.Contains(r.first, first) || slices.ContainsFunc(r.words, func(w string) bool { return strings.Contains(path, w) }) {
 			out = append(out, r.tag)
 		}
 	}

@@ -133,7 +133,7 @@ func TestJSONSchema(t *testing.T) {
 		"auth.order":                            `{"type":"object","propertyNames":{"type":"string"},"additionalProperties":{"type":"array","items":{"type":"string"}}}`,
 	} {
 		n := s
-		for _, key := range strings.Split(path, ".") {
+		for key := range strings.SplitSeq(path, ".") {
 			n = n.At("properties", key)
 		}
 		w, err := json5.Parse([]byte(want))

@@ -8,6 +8,7 @@ package schema
 import (
 	_ "embed"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 
@@ -118,13 +119,13 @@ func (t *Type) walk(path []string, visit func([]string, *Field) bool) {
 	switch t.Kind {
 	case Object:
 		for _, f := range t.Fields {
-			at := append(path[:len(path):len(path)], f.Key)
+			at := append(slices.Clip(path), f.Key)
 			if visit(at, f) {
 				f.Type.walk(at, visit)
 			}
 		}
 	case Map:
-		t.Elem.walk(append(path[:len(path):len(path)], "*"), visit)
+		t.Elem.walk(append(slices.Clip(path), "*"), visit)
 	case Array:
 		if n := len(path); n > 0 {
 			at := append([]string{}, path...)
