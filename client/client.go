@@ -34,6 +34,7 @@ import (
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
 	secretsv1 "github.com/hanzoai/hanzod/gen/hanzo/secrets/v1"
+	sessionsv1 "github.com/hanzoai/hanzod/gen/hanzo/sessions/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
 	talkv1 "github.com/hanzoai/hanzod/gen/hanzo/talk/v1"
 	wizardv1 "github.com/hanzoai/hanzod/gen/hanzo/wizard/v1"
@@ -101,6 +102,8 @@ type Client struct {
 	Channels  channelsv1.ChannelServiceClient
 	Talk      talkv1.TalkServiceClient
 	Secrets   secretsv1.SecretServiceClient
+	Sessions  sessionsv1.SessionServiceClient
+	Usage     sessionsv1.UsageServiceClient
 	Wizard    wizardv1.WizardServiceClient
 
 	socket string
@@ -183,6 +186,8 @@ func Dial(_ context.Context, o Options) (*Client, error) {
 	c.Talk = talkv1.NewTalkServiceClient(conn)
 	c.Audit = auditv1.NewAuditServiceClient(conn)
 	c.Secrets = secretsv1.NewSecretServiceClient(conn)
+	c.Sessions = sessionsv1.NewSessionServiceClient(conn)
+	c.Usage = sessionsv1.NewUsageServiceClient(conn)
 	c.Wizard = wizardv1.NewWizardServiceClient(conn)
 	return c, nil
 }

@@ -124,6 +124,7 @@ characters of its id will do.`,
 	root.AddCommand(
 		a.statusCmd(), a.healthCmd(), a.doctorCmd(), a.nodesCmd(), a.devicesCmd(), a.approveCmd(), a.grantsCmd(), a.policyCmd(), a.approvalsCmd(), a.auditCmd(), a.cronCmd(),
 		a.agentsCmd(), a.skillsCmd(), a.modelsCmd(), a.toolsCmd(),
+		a.sessionsCmd(), a.usageCmd(),
 		a.enrollCmd(), a.contextCmd(), a.attachCmd(),
 		a.configCmd(), a.secretsCmd(), a.setupCmd(),
 		a.heartbeatCmd(), a.wakeCmd(), a.eventCmd(), a.presenceCmd(), a.channelsCmd(), a.talkCmd(), a.ttsCmd(),
