@@ -92,7 +92,7 @@ func (a *app) printSessions(out *sessionsv1.ListSessionsResponse, titles bool) e
 		}
 		row := []string{s.GetKey(), s.GetName(), s.GetKind(), modelName(s.GetModel()), tokens, strings.TrimSpace(agoText(e.GetUpdatedAt().AsTime(), now))}
 		if titles {
-			row = append(row, s.GetDerivedTitle(), oneLine(s.GetLastMessage(), 60))
+			row = append(row, s.GetDerivedTitle(), firstWords(s.GetLastMessage(), 60))
 		}
 		return cells(row...)
 	}
@@ -106,8 +106,8 @@ func modelName(m *sessionsv1.Model) string {
 	return m.GetProvider() + "/" + m.GetName()
 }
 
-// oneLine is the beginning of a text, on one line.
-func oneLine(s string, limit int) string {
+// firstWords is the beginning of a text, on one line.
+func firstWords(s string, limit int) string {
 	s = strings.Join(strings.Fields(s), " ")
 	if r := []rune(s); len(r) > limit {
 		return string(r[:limit-1]) + "…"
@@ -247,7 +247,7 @@ func (a *app) sessionsPreviewCmd() *cobra.Command {
 						rows = append(rows, cells(p.GetKey(), "", "("+p.GetStatus()+")"))
 					}
 					for _, i := range p.GetItems() {
-						rows = append(rows, cells(p.GetKey(), i.GetRole(), oneLine(i.GetText(), int(max(req.GetMaxChars(), 100)))))
+						rows = append(rows, cells(p.GetKey(), i.GetRole(), firstWords(i.GetText(), int(max(req.GetMaxChars(), 100)))))
 					}
 				}
 				l.row = func(i int) string { return rows[i] }
