@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unique"
 
 	"github.com/google/uuid"
 
@@ -134,7 +135,35 @@ func newestFirst(a, b *Row) int {
 
 func newRow(r Ref, e Entry) *Row {
 	e.Rest = nil
+	// Many sessions have these in common: one text serves all.
+	for _, s := range []*string{
+		&r.AgentID, &e.ChatType, &e.ThinkingLevel, &e.VerboseLevel, &e.ReasoningLevel, &e.ElevatedLevel, &e.ModelProvider, &e.Model, &e.ProviderOverride,
+		&e.ModelOverride, &e.Channel, &e.LastChannel, &e.SpawnedBy,
+	} {
+		*s = common(*s)
+	}
+	if o := e.Origin; o != nil {
+		c := *o
+		c.Provider, c.Surface, c.ChatType, c.To = common(c.Provider), common(c.Surface), common(c.ChatType), common(c.To)
+		e.Origin = &c
+	}
+	if d := e.DeliveryContext; d != nil {
+		c := *d
+		c.Channel = common(c.Channel)
+		if c.To == e.LastTo {
+			c.To = e.LastTo
+		}
+		e.DeliveryContext = &c
+	}
 	return &Row{Ref: r, Entry: e, name: displayName(r.Key, &e), hidden: cronRun(r.Key)}
+}
+
+// common returns the same memory for the same text.
+func common(s string) string {
+	if s == "" {
+		return ""
+	}
+	return unique.Make(s).Value()
 }
 
 // rows are all sessions, the newest first. They are not to be changed.
