@@ -619,6 +619,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	run(d.nodes.Run)
 	run(d.runs.Run)
 	run(d.system.Run)
+	run(d.sessions.Run)
 	run(d.heartbeat.Run)
 	run(d.talk.Run)
 	run(d.cron.Run)

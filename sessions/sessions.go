@@ -166,6 +166,10 @@ type Transcripts interface {
 	Shorten(ctx context.Context, f File, lines int) (with string, kept int, err error)
 	// Discard removes a file that Shorten wrote and no Move used.
 	Discard(f File, with string) error
+	// List returns all transcripts, those that were put aside among them.
+	List(ctx context.Context) ([]Found, error)
+	// Remove removes a transcript that was put aside. Any other fails with ErrFileName.
+	Remove(f File) error
 }
 
 // Model is a model of a provider.

@@ -522,6 +522,23 @@ func (t *Transcripts) Discard(f sessions.File, with string) error {
 	return t.root.Remove(filepath.FromSlash(rel))
 }
 
+// Remove implements sessions.Transcripts.
+func (t *Transcripts) Remove(f sessions.File) error {
+	rel, err := relOf(f)
+	if err != nil {
+		return err
+	}
+	if strings.HasSuffix(f.Name, ".jsonl") {
+		return sessions.ErrFileName
+	}
+	t.moving.RLock()
+	defer t.moving.RUnlock()
+	if err := t.root.Remove(filepath.FromSlash(rel)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
 // move carries out a Move. It may be cut off anywhere and done again.
 func (t *Transcripts) move(m sessions.Move) error {
 	from, err := relOf(m.From)
