@@ -652,7 +652,13 @@ func (t *Transcripts) settle(names []string) error {
 	for i := range syncers {
 		wg.Go(func() {
 			for rel := range next {
-				if err := t.syncFile(rel); err != nil && !errors.Is(err, fs.ErrNotExist) && failed[i] == nil {
+				err := t.syncFile(rel)
+				switch {
+				case err == nil, errors.Is(err, fs.ErrNotExist):
+				case errors.Is(err, sessions.ErrNotRegular):
+					// Somebody put something else in its place: what was ours is gone already.
+					t.slog.Warn("a transcript was replaced by something else", "error", err)
+				case failed[i] == nil:
 					failed[i] = err
 				}
 			}
