@@ -8,6 +8,7 @@ package channels
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -143,10 +144,8 @@ func (s *Service) Poll(_ context.Context, _ identity.Caller, in PollIn) (PollOut
 	if in.Question == "" || len(in.Options) < 2 || len(in.Options) > 12 || (in.MaxSelections != nil && (*in.MaxSelections < 1 || *in.MaxSelections > 12)) {
 		return PollOut{}, ErrQuestion
 	}
-	for _, o := range in.Options {
-		if o == "" {
-			return PollOut{}, ErrQuestion
-		}
+	if slices.Contains(in.Options, "") {
+		return PollOut{}, ErrQuestion
 	}
 	if in.Channel == "" {
 		return PollOut{}, ErrNone

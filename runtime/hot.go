@@ -19,6 +19,7 @@ func (d *Daemon) keepHot() {
 	on([]string{"logging"}, func(_, now *config.Config) { d.levels.Set(now.Logging.Level, now.Logging.ConsoleLevel) })
 	on([]string{"audit"}, func(_, now *config.Config) { d.store.SetAuditLimits(auditLimits(now)) })
 	on([]string{"gateway.nodes"}, func(_, now *config.Config) { d.nodes.SetPolicy(nodePolicyOf(now)) })
+	on([]string{"agents"}, func(*config.Config, *config.Config) { d.heartbeat.Changed() })
 	on([]string{"tools.exec", "agents"}, func(_, now *config.Config) { warnSafeBins(now, d.subsystem("approvals")) })
 	on([]string{"cron"}, func(*config.Config, *config.Config) { d.cron.Reload() })
 	on([]string{"hooks", "agents"}, func(*config.Config, *config.Config) {

@@ -7,6 +7,7 @@ package chat
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -144,7 +145,7 @@ func (s *Service) Run(_ context.Context, _ identity.Caller, in RunIn) (RunOut, e
 	c := s.config()
 	agent := ""
 	if given := strings.TrimSpace(in.AgentID); given != "" {
-		if agent = config.AgentID(given); !has(c.AgentIDs(), agent) {
+		if agent = config.AgentID(given); !slices.Contains(c.AgentIDs(), agent) {
 			return RunOut{}, ErrAgent.With("agent", given)
 		}
 	}
@@ -192,15 +193,6 @@ func (s *Service) Wait(ctx context.Context, _ identity.Caller, in WaitIn) (WaitO
 	case <-timer.C:
 		return WaitOut{RunID: in.RunID, Status: "timeout"}, nil
 	}
-}
-
-func has(list []string, s string) bool {
-	for _, x := range list {
-		if x == s {
-			return true
-		}
-	}
-	return false
 }
 
 // allowed reports whether messages may be sent in a session (channels-plugins.md §2.3).
