@@ -2,15 +2,11 @@ package skills
 
 import (
 	"bytes"
-	"fmt"
 	"regexp"
 	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
-
-	"github.com/goccy/go-yaml"
-	"github.com/goccy/go-yaml/lexer"
-	"github.com/goccy/go-yaml/token"
 
 	"github.com/hanzoai/hanzod/config/json5"
 )
@@ -18,7 +14,6 @@ import (
 // Limits of a front matter, which somebody else wrote.
 const (
 	maxFrontMatter = 64 << 10
-	maxTokens      = 20_000
 	maxNesting     = 32
 	maxItems       = 200
 	maxShort       = 1024
@@ -97,8 +92,8 @@ func ParseFrontMatter(data []byte) (m Meta, ok bool) {
 	if !ok {
 		return Meta{}, false
 	}
-	all, err := decode(block)
-	if err != nil {
+	all, ok := parseYAML(block)
+	if !ok {
 		all = lines(block)
 	}
 	m.Name, m.Description = short(all["name"]), strings.Join(strings.Fields(short(all["description"])), " ")
@@ -134,43 +129,11 @@ func frontMatter(data []byte) (string, bool) {
 		return "", true
 	}
 	block, _, ok := strings.Cut(rest, "\n---")
-	if !ok || len(block) > maxFrontMatter {
+	// Control characters do not belong into text.
+	if !ok || len(block) > maxFrontMatter || strings.ContainsFunc(block, func(r rune) bool { return unicode.IsControl(r) && r != '\n' && r != '\t' }) {
 		return "", false
 	}
 	return block, true
-}
-
-var errYAML = fmt.Errorf("no YAML that is taken")
-
-// decode reads YAML. Anchors are refused, because each use of one copies it, and nesting is bounded.
-func decode(text string) (out map[string]any, err error) {
-	defer func() {
-		if fault := recover(); fault != nil {
-			out, err = nil, errYAML // the library met what it did not expect
-		}
-	}()
-	tokens := lexer.Tokenize(text)
-	if len(tokens) > maxTokens {
-		return nil, errYAML
-	}
-	depth := 0
-	for _, t := range tokens {
-		switch t.Type {
-		case token.AnchorType, token.AliasType, token.MergeKeyType, token.TagType, token.DirectiveType:
-			return nil, errYAML
-		case token.MappingStartType, token.SequenceStartType:
-			depth++
-		case token.MappingEndType, token.SequenceEndType:
-			depth--
-		}
-		if depth > maxNesting || t.Position != nil && t.Position.IndentNum > maxNesting*8 {
-			return nil, errYAML
-		}
-	}
-	if err := yaml.Unmarshal([]byte(text), &out); err != nil {
-		return nil, err
-	}
-	return out, nil
 }
 
 var keyLine = regexp.MustCompile(`^([A-Za-z][\w-]*):[ \t]*(.*)$`)
@@ -178,15 +141,21 @@ var keyLine = regexp.MustCompile(`^([A-Za-z][\w-]*):[ \t]*(.*)$`)
 // lines reads "key: value" lines; lines that are indented go on with the value before.
 func lines(text string) map[string]any {
 	out := map[string]any{}
-	last := ""
-	for line := range strings.SplitSeq(text, "\n") {
-		if m := keyLine.FindStringSubmatch(line); m != nil {
-			last = m[1]
-			out[last] = unquote(strings.TrimSpace(m[2]))
-		} else if s, ok := out[last].(string); ok && strings.TrimSpace(line) != "" {
-			out[last] = strings.TrimSpace(s + "\n" + strings.TrimSpace(line))
+	last, more := "", []string(nil)
+	end := func() {
+		if last != "" {
+			out[last] = unquote(strings.TrimSpace(strings.Join(more, "\n")))
 		}
 	}
+	for line := range strings.SplitSeq(text, "\n") {
+		if m := keyLine.FindStringSubmatch(line); m != nil {
+			end()
+			last, more = m[1], []string{strings.TrimSpace(m[2])}
+		} else if line = strings.TrimSpace(line); line != "" {
+			more = append(more, line)
+		}
+	}
+	end()
 	return out
 }
 
@@ -278,10 +247,7 @@ func (m *Meta) take(o map[string]any) {
 		if on, ok := o["extract"].(bool); ok {
 			i.Extract = &on
 		}
-		switch n := o["stripComponents"].(type) {
-		case uint64:
-			i.Strip = int(min(n, maxNesting))
-		case float64:
+		if n, ok := o["stripComponents"].(float64); ok {
 			i.Strip = int(max(0, min(n, maxNesting)))
 		}
 		m.Install = append(m.Install, i)

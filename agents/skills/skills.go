@@ -3,7 +3,7 @@
 //
 // It imports leaves and agents. A skill is what somebody else wrote: its folder is read through os.Root,
 // its front matter is bounded, and nothing of it is run but the program of a known installer, without a
-// shell. The YAML library is imported here only. Each installation owns its goroutines and waits for them;
+// shell. Each installation owns its goroutines and waits for them;
 // methods may be called concurrently.
 package skills
 

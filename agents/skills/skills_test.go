@@ -269,6 +269,7 @@ func TestFrontMatter(t *testing.T) {
 		{"open", "---\nname: a\n", Meta{}, false},
 		{"empty", "---\n---\n", Meta{}, true},
 		{"bytes", "---\nname: \xff\n---\n", Meta{}, false},
+		{"control", "---\nname: &a b\nx:@\x00\x00\x00---\n\n---\n", Meta{}, false},
 		{"json lines", "---\nname: a\ndescription: x: y\nmetadata:\n  {\n    \"openclaw\": { \"skillKey\": \"k\" },\n  }\n---\n", Meta{Name: "a", Description: "x: y", SkillKey: "k"}, true},
 	} {
 		m, ok := ParseFrontMatter([]byte(c.text))
@@ -299,7 +300,11 @@ func FuzzParseFrontMatter(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
+		began := time.Now()
 		m, ok := ParseFrontMatter(data)
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("it took %v", took)
+		}
 		if !ok && !reflect.DeepEqual(m, Meta{}) {
 			t.Errorf("%+v", m)
 		}
