@@ -37,6 +37,7 @@ import (
 	"github.com/hanzoai/hanzod/compat"
 	"github.com/hanzoai/hanzod/config"
 	"github.com/hanzoai/hanzod/config/live"
+	"github.com/hanzoai/hanzod/cron"
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/events"
 	"github.com/hanzoai/hanzod/gate"
@@ -164,11 +165,20 @@ func newHouse(t *testing.T) *house {
 	ag := agents.New(agents.Config{Current: current, File: lv, Now: time.Now})
 	sk := skills.New(skills.Config{Current: current, File: lv, Now: time.Now})
 	mo := models.New(current)
+	jobs, err := cron.New(cron.Config{Store: st, Settings: func() cron.Settings { return cron.Settings{} }, Bus: bus, Now: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	working, ended := context.WithCancel(context.Background())
+	worked := make(chan struct{})
+	go func() { defer close(worked); jobs.Run(working) }()
+	t.Cleanup(func() { ended(); <-worked })
 	g := gate.New()
 	server := rpc.New(rpc.Deps{
 		Catalogue: catalogue, Gate: g, Nodes: ns, Approvals: app, Policy: rules, Runs: rs, System: sys, Heartbeat: beats, Channels: channels.New(time.Now), Talk: voice, Bus: bus, Render: compat.Payload,
 		Secrets: kept, Wizard: asks, Config: lv,
 		Agents: ag, Skills: sk, Models: mo,
+		Cron:         jobs,
 		SharedSecret: func(identity.Caller) (string, string, error) { return "", "", system.ErrLocalOnly },
 		Backup: func(context.Context, identity.Caller, io.Writer, func(done, all int64)) error {
 			return system.ErrBackupLocal
@@ -182,7 +192,7 @@ func newHouse(t *testing.T) *house {
 	legacyDoor := compat.New(compat.Config{
 		Catalogue: catalogue, Gate: g, Identity: id, Nodes: ns, Approvals: app, System: sys, Heartbeat: beats, Channels: channels.New(time.Now), Talk: voice, Secrets: kept, Wizard: asks, Presence: presence, Bus: bus,
 		Defaults: func() compat.SessionDefaults { return compat.SessionDefaults{MainKey: "main", DefaultAgent: "main"} },
-		Log:      log, Version: "1", Now: time.Now,
+		Log:      log, Version: "1", Now: time.Now, Cron: jobs,
 		Agents: ag, Skills: sk, Models: mo,
 	})
 	handler, err := rest.New(rest.Deps{
@@ -378,6 +388,8 @@ var missing = map[string]string{
 	"/hanzo.system.v1.SystemService/GetSharedSecret":     "the secret is shown on the local socket only: no REST, no legacy",
 	"/hanzo.system.v1.SystemService/Diagnose":            "the original cannot diagnose itself",
 	"/hanzo.secrets.v1.SecretService/ListSecrets":        "the original does not show which secrets there are",
+	"/hanzo.cron.v1.CronService/GetJob":                  "the original lists jobs only",
+	"/hanzo.cron.v1.CronService/PreviewSchedule":         "the original does not tell when an expression is due",
 	"/hanzo.system.v1.SystemService/RunHeartbeat":        "the original cannot ask for one heartbeat",
 	"/hanzo.system.v1.SystemService/Backup":              "a backup holds every secret and is made on the local socket only: no REST, no legacy",
 	"/hanzo.config.v1.ConfigService/EditConfig":          "the original changes single keys by patches, which restart it",
