@@ -310,9 +310,8 @@ func (e *editing) stamped(want *json5.Node) *json5.Node {
 	if e.in.Version == "" {
 		return want
 	}
-	out := *want
-	out.Members = append([]json5.Member(nil), want.Members...)
-	meta := under(&out, "meta")
+	out := owned(want)
+	meta := under(out, "meta")
 	put := func(key, v string) {
 		n := &json5.Node{Kind: json5.String, Str: v}
 		for i := range meta.Members {
@@ -325,7 +324,7 @@ func (e *editing) stamped(want *json5.Node) *json5.Node {
 	}
 	put("lastTouchedVersion", e.in.Version)
 	put("lastTouchedAt", isoTime(e.in.Now))
-	return &out
+	return out
 }
 
 // write makes the text of a file that says want. resolved is what the file says now, after includes and
@@ -417,7 +416,10 @@ type filer struct {
 // false when an include is in the way.
 func (f *filer) own(source, resolved, want *json5.Node, path string) (out *json5.Node, ok bool) {
 	if source == nil {
-		return literal(want), true
+		return want, true
+	}
+	if !f.flat && resolved != nil && json5.Equal(resolved, want) {
+		return source, true
 	}
 	if source.Kind == json5.Object && source.Get(includeKey) != nil && resolved != nil {
 		if !f.flat {
@@ -433,14 +435,14 @@ func (f *filer) own(source, resolved, want *json5.Node, path string) (out *json5
 		source = &without
 	}
 	if resolved == nil || source.Kind != resolved.Kind || source.Kind != want.Kind {
-		return literal(want), true
+		return want, true
 	}
 	switch source.Kind {
 	case json5.String:
 		if want.Str == resolved.Str || want.Str == source.Str {
 			return source, true
 		}
-		return literal(want), true
+		return want, true
 	case json5.Array:
 		res := *want
 		res.Items = make([]*json5.Node, len(want.Items))
@@ -468,7 +470,7 @@ func (f *filer) own(source, resolved, want *json5.Node, path string) (out *json5
 		}
 		return &res, true
 	}
-	return literal(want), true
+	return want, true
 }
 
 // partner is the item of a list that an item of the new one comes from: the equal one, that of the same
@@ -589,10 +591,6 @@ func (f *filer) unmerge(inc, source, resolved, want *json5.Node, path string) (*
 	return out, true
 }
 
-// literal is a value as it is written so that reading gives it back: $${NAME} for ${NAME} that was in the
-// value, and ${NAME} for one that was submitted.
-func literal(n *json5.Node) *json5.Node { return n }
-
 // mergePatch lays patch over base (RFC 7396); of lists whose items all have a text as id, those of the same
 // id are merged and others appended.
 func mergePatch(base, patch *json5.Node) *json5.Node {
@@ -691,16 +689,16 @@ func applyDiff(resolved, shown, submitted *json5.Node) *json5.Node {
 		switch {
 		case before == nil:
 			out.Members = append(out.Members, m)
+		case json5.Equal(m.Value, before):
+			if stored != nil {
+				out.Members = append(out.Members, json5.Member{Key: m.Key, Value: stored})
+			}
 		case m.Value.Kind == json5.Object && before.Kind == json5.Object:
 			part := applyDiff(stored, before, m.Value)
 			if stored == nil && len(part.Members) == 0 && len(m.Value.Members) > 0 {
 				continue // nothing but defaults
 			}
 			out.Members = append(out.Members, json5.Member{Key: m.Key, Value: part})
-		case json5.Equal(m.Value, before):
-			if stored != nil {
-				out.Members = append(out.Members, json5.Member{Key: m.Key, Value: stored})
-			}
 		default:
 			out.Members = append(out.Members, m)
 		}
@@ -728,32 +726,43 @@ func (r *restorer) restore(n, stored *json5.Node, path []string, at string) (*js
 		r.restored++
 		return stored, nil
 	case json5.Array:
-		out := *n
-		out.Items = make([]*json5.Node, len(n.Items))
+		out := n
 		for i, item := range n.Items {
 			var old *json5.Node
 			if stored != nil && stored.Kind == json5.Array && i < len(stored.Items) {
 				old = stored.Items[i]
 			}
-			var err error
-			if out.Items[i], err = r.restore(item, old, path, at+"[]"); err != nil {
+			v, err := r.restore(item, old, path, at+"[]")
+			if err != nil {
 				return nil, err
 			}
+			if v == item {
+				continue
+			}
+			if out == n {
+				c := *n
+				c.Items = slices.Clone(n.Items)
+				out = &c
+			}
+			out.Items[i] = v
 		}
-		return &out, nil
+		return out, nil
 	case json5.Object:
-		out := *n
-		out.Members = make([]json5.Member, len(n.Members))
-		index := stored.Index()
+		out, index := n, stored.Index()
 		for i, m := range n.Members {
 			v, err := r.restore(m.Value, index.Get(m.Key), append(slices.Clip(path), m.Key), join(at, m.Key))
 			if err != nil {
 				return nil, err
 			}
-			m.Value = v
-			out.Members[i] = m
+			if v == m.Value {
+				continue
+			}
+			if out == n {
+				out = owned(n)
+			}
+			out.Members[i].Value = v
 		}
-		return &out, nil
+		return out, nil
 	}
 	return n, nil
 }

@@ -73,7 +73,7 @@ func Look(opts Options) (View, error) {
 // write has meta at the end, as the file itself then.
 func asWritten(n *json5.Node) *json5.Node {
 	last := lastKey(n) == "meta"
-	n = schema.Root().Ordered(n, false)
+	n = owned(schema.Root().Ordered(n, false))
 	if last {
 		i := slices.IndexFunc(n.Members, func(m json5.Member) bool { return m.Key == "meta" })
 		meta := n.Members[i]
@@ -127,34 +127,51 @@ func secretAt(path []string) bool {
 	return sensitive(lower)
 }
 
+// hide returns n itself where there is nothing to hide.
 func (h hider) hide(n *json5.Node, path []string) *json5.Node {
-	out := *n
 	switch n.Kind {
 	case json5.String, json5.Number:
 		hidden := h.filled[n] || (secretAt(path) && !reading.MatchString(n.Str))
 		if hidden && (n.Kind == json5.Number || n.Str != "") {
+			out := *n
 			out.Kind, out.Str, out.Num = json5.String, Sentinel, 0
+			return &out
 		}
 	case json5.Array:
-		out.Items = make([]*json5.Node, len(n.Items))
+		out := n
 		for i, item := range n.Items {
 			// An array is as secret as its key; the index is no part of the rules.
-			out.Items[i] = h.hide(item, path)
-		}
-	case json5.Object:
-		ref := secretAt(path) && n.Get("source") != nil && n.Get("id") != nil
-		out.Members = make([]json5.Member, len(n.Members))
-		for i, m := range n.Members {
-			out.Members[i] = json5.Member{Key: m.Key}
-			if ref && (m.Key == "source" || m.Key == "provider") && m.Value.Kind == json5.String {
-				plain := *m.Value
-				out.Members[i].Value = &plain
+			v := h.hide(item, path)
+			if v == item {
 				continue
 			}
-			out.Members[i].Value = h.hide(m.Value, append(slices.Clone(path), m.Key))
+			if out == n {
+				c := *n
+				c.Items = slices.Clone(n.Items)
+				out = &c
+			}
+			out.Items[i] = v
 		}
+		return out
+	case json5.Object:
+		ref := secretAt(path) && n.Get("source") != nil && n.Get("id") != nil
+		out := n
+		for i, m := range n.Members {
+			if ref && (m.Key == "source" || m.Key == "provider") && m.Value.Kind == json5.String {
+				continue
+			}
+			v := h.hide(m.Value, append(slices.Clip(path), m.Key))
+			if v == m.Value {
+				continue
+			}
+			if out == n {
+				out = owned(n)
+			}
+			out.Members[i].Value = v
+		}
+		return out
 	}
-	return &out
+	return n
 }
 
 // withDefaults lays the defaults under a copy of the tree that clients are shown (config.md §12).
@@ -192,7 +209,7 @@ func numberNode(f float64) *json5.Node { return &json5.Node{Kind: json5.Number, 
 // resultView is a configuration that was written as its writer gets it back: keys in the order of the
 // description, with its defaults and those of agents, sessions and models (control-plane.md §4).
 func resultView(tree *json5.Node) *json5.Node {
-	root := schema.Root().Ordered(tree, true)
+	root := owned(schema.Root().Ordered(tree, true))
 	agents := under(under(root, "agents"), "defaults")
 	fill(agents, "maxConcurrent", numberNode(4))
 	fill(under(agents, "subagents"), "maxConcurrent", numberNode(8))
@@ -202,6 +219,13 @@ func resultView(tree *json5.Node) *json5.Node {
 	modelDefaults(root)
 	modelAliases(root)
 	return schema.Root().Ordered(root, false)
+}
+
+// owned is a copy of an object whose members may be replaced.
+func owned(n *json5.Node) *json5.Node {
+	c := *n
+	c.Members = slices.Clone(n.Members)
+	return &c
 }
 
 // aliases are short names of models that get them where they are listed without one.

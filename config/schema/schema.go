@@ -174,9 +174,9 @@ func (t *Type) takes(k json5.Kind) bool {
 	return k != json5.Array && k != json5.Object
 }
 
-// Ordered returns a copy of n with the keys of every object in the order of the description; keys of maps,
-// and those that are not described, keep theirs, the second behind the others. With fill it gets the
-// defaults that answers and files show.
+// Ordered returns n with the keys of every object in the order of the description; keys of maps, and those
+// that are not described, keep theirs, the second behind the others. With fill it gets the defaults that
+// answers and files show. n stays as it is; parts of it that are in order are parts of the result.
 func (t *Type) Ordered(n *json5.Node, fill bool) *json5.Node {
 	own := t.fits(n)
 	if own == nil {
@@ -184,20 +184,35 @@ func (t *Type) Ordered(n *json5.Node, fill bool) *json5.Node {
 	}
 	switch {
 	case n.Kind == json5.Array && own.Kind == Array:
-		out := *n
-		out.Items = make([]*json5.Node, len(n.Items))
+		out := n
 		for i, item := range n.Items {
-			out.Items[i] = own.Elem.Ordered(item, fill)
+			v := own.Elem.Ordered(item, fill)
+			if v == item {
+				continue
+			}
+			if out == n {
+				c := *n
+				c.Items = slices.Clone(n.Items)
+				out = &c
+			}
+			out.Items[i] = v
 		}
-		return &out
+		return out
 	case n.Kind == json5.Object && own.Kind == Map:
-		out := *n
-		out.Members = make([]json5.Member, len(n.Members))
+		out := n
 		for i, m := range n.Members {
-			m.Value = own.Elem.Ordered(m.Value, fill)
-			out.Members[i] = m
+			v := own.Elem.Ordered(m.Value, fill)
+			if v == m.Value {
+				continue
+			}
+			if out == n {
+				c := *n
+				c.Members = slices.Clone(n.Members)
+				out = &c
+			}
+			out.Members[i].Value = v
 		}
-		return &out
+		return out
 	case n.Kind == json5.Object && own.Kind == Object:
 		return own.orderedObject(n, fill)
 	}
@@ -220,6 +235,10 @@ func (t *Type) orderedObject(n *json5.Node, fill bool) *json5.Node {
 		if t.Field(m.Key) == nil {
 			out.Members = append(out.Members, m)
 		}
+	}
+	same := func(a, b json5.Member) bool { return a.Key == b.Key && a.Value == b.Value }
+	if slices.EqualFunc(out.Members, n.Members, same) {
+		return n
 	}
 	return &out
 }
