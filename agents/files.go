@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/hanzoai/hanzod/config"
@@ -167,6 +168,9 @@ func (s *Service) SetFile(ctx context.Context, c identity.Caller, in SetFileIn) 
 	}
 	defer root.Close()
 	st, err := writeWithin(root, out.File.Name, []byte(in.Content))
+	if cause, ok := errors.AsType[syscall.Errno](err); ok && slices.Contains(diskFaults, cause) {
+		return FileOut{}, ErrWorkspace.WithText("the workspace cannot be written, and the file is as it was: " + cause.Error()).Wrap(err)
+	}
 	if err != nil {
 		return FileOut{}, unsafe(out.File.Name, err)
 	}
@@ -181,6 +185,9 @@ var (
 	errIrregular = errors.New("path is not a regular file")
 	errHardLink  = errors.New("hardlinked file path not allowed")
 )
+
+// diskFaults are what a file is not to blame for.
+var diskFaults = []syscall.Errno{syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EIO}
 
 // unsafe is the error of a file operation that was refused or failed.
 func unsafe(name string, err error) error {

@@ -6,9 +6,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
-	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -70,43 +67,20 @@ func newToken() string {
 var errChangedFile = errs.New(errs.Conflict, "the file changed while the questions were asked; start again")
 
 // writeAnswers writes what the wizard was told. What the file says beside it stays, comments included, unless
-// fresh begins a new file with nothing but the keys in keep. The daemon follows the file, so that it comes into
-// force as any change of it.
+// fresh begins a new file with nothing but the keys in keep.
 func (d *Daemon) writeAnswers(ctx context.Context, c identity.Caller, hash string, changes []wizard.Change, fresh bool, keep []string) error {
-	path := d.cfg.Path
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		path = real // a link to the file stays a link
-	}
-	text, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("read the configuration file: %w", err)
-	}
-	if sum := sha256.Sum256(text); hex.EncodeToString(sum[:]) != hash {
-		return errChangedFile
-	}
-	out, err := answered(text, changes, fresh, keep)
-	if err != nil {
-		return err
-	}
-	check := d.load
-	check.Path, check.StateDir, check.Unresolved = d.cfg.Path, d.cfg.StateDir, true
-	check.Source = &config.Source{Exists: true, Text: out}
-	if _, err := config.Load(check); err != nil {
-		return err
-	}
 	keys := make([]string, len(changes))
 	for i, change := range changes {
 		keys[i] = strings.Join(change.Path, ".")
 	}
-	if err := d.store.AppendAudit(ctx, approvals.Audit{
-		At: d.now(), Kind: "config", Subject: c.Subject(), Detail: "the first questions were answered: " + strings.Join(keys, ", "),
-	}); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return fmt.Errorf("make the directory of the configuration: %w", err)
-	}
-	return config.WriteFileAtomic(path, out, 0o600)
+	what := "the first questions were answered: " + strings.Join(keys, ", ")
+	_, err := d.live.Rewrite(ctx, c, what, func(text []byte, _ *config.Config) ([]byte, error) {
+		if sum := sha256.Sum256(text); hex.EncodeToString(sum[:]) != hash {
+			return nil, errChangedFile
+		}
+		return answered(text, changes, fresh, keep)
+	})
+	return err
 }
 
 // answered lays changes over the text of a configuration.
