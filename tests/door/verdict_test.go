@@ -173,10 +173,12 @@ func newHouse(t *testing.T) *house {
 	worked := make(chan struct{})
 	go func() { defer close(worked); jobs.Run(working) }()
 	t.Cleanup(func() { ended(); <-worked })
+	talks, costs := sessionsOf(t, st, bus, mo, current)
 	g := gate.New()
 	server := rpc.New(rpc.Deps{
 		Catalogue: catalogue, Gate: g, Nodes: ns, Approvals: app, Policy: rules, Runs: rs, System: sys, Heartbeat: beats, Channels: channels.New(time.Now), Talk: voice, Bus: bus, Render: compat.Payload,
 		Secrets: kept, Wizard: asks, Config: lv,
+		Sessions: talks, Usage: costs,
 		Agents: ag, Skills: sk, Models: mo,
 		Cron:         jobs,
 		SharedSecret: func(identity.Caller) (string, string, error) { return "", "", system.ErrLocalOnly },
@@ -191,6 +193,7 @@ func newHouse(t *testing.T) *house {
 	h.remote = openRemote(t, server)
 	legacyDoor := compat.New(compat.Config{
 		Catalogue: catalogue, Gate: g, Identity: id, Nodes: ns, Approvals: app, System: sys, Heartbeat: beats, Channels: channels.New(time.Now), Talk: voice, Secrets: kept, Wizard: asks, Presence: presence, Bus: bus,
+		Sessions: talks, Usage: costs,
 		Defaults: func() compat.SessionDefaults { return compat.SessionDefaults{MainKey: "main", DefaultAgent: "main"} },
 		Log:      log, Version: "1", Now: time.Now, Cron: jobs,
 		Agents: ag, Skills: sk, Models: mo,
