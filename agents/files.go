@@ -183,7 +183,7 @@ func (s *Service) SetFile(ctx context.Context, c identity.Caller, in SetFileIn) 
 var (
 	errEscapes   = errors.New("path escapes workspace root")
 	errIrregular = errors.New("path is not a regular file")
-	errHardLink  = errors.New("hardlinked file path not allowed")
+	errHardLink  = errors.New("hardlinked file path not allowed") //nolint:misspell // the word of the original
 )
 
 // diskFaults are what a file is not to blame for.

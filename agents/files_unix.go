@@ -14,7 +14,7 @@ const noWait = syscall.O_NONBLOCK
 // links is how many names a file has.
 func links(st fs.FileInfo) uint64 {
 	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
-		return uint64(sys.Nlink)
+		return uint64(sys.Nlink) //nolint:unconvert // of another type on other systems
 	}
 	return 1
 }

@@ -41,8 +41,9 @@ func TestHostileWorkspace(t *testing.T) {
 
 	for name, reason := range map[string]string{
 		"AGENTS.md": "path escapes workspace root", "SOUL.md": "path escapes workspace root", "TOOLS.md": "path is not a regular file",
-		"USER.md": "path is not a regular file", "HEARTBEAT.md": "hardlinked file path not allowed", "BOOTSTRAP.md": "path escapes workspace root",
-		"MEMORY.md": "",
+		"USER.md": "path is not a regular file", "BOOTSTRAP.md": "path escapes workspace root",
+		"HEARTBEAT.md": "hardlinked file path not allowed", //nolint:misspell // the word of the original
+		"MEMORY.md":    "",
 	} {
 		for what, err := range map[string]error{
 			"get": second(w.GetFile(ctx, admin, agents.FileIn{AgentID: "main", Name: name})),

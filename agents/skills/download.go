@@ -80,8 +80,7 @@ func (s *Service) download(ctx context.Context, c *config.Config, f found, spec 
 	to, err := s.fetch(ctx, c, f, spec)
 	if err != nil {
 		// The URL is not told again: it may hold a key.
-		var u *url.Error
-		if errors.As(err, &u) {
+		if u, ok := errors.AsType[*url.Error](err); ok {
 			err = u.Err
 		}
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {

@@ -99,7 +99,7 @@ func (r *yamlReader) items(indent int) (any, bool) {
 		rest := strings.TrimLeft(strings.TrimPrefix(l.text, "-"), " ")
 		inner := indent + len(l.text) - len(rest)
 		var v any
-		ok := true
+		var ok bool
 		if _, _, isMap := splitKey(rest); isMap || isItem(rest) {
 			// What stands behind the dash begins a block of its own.
 			r.lines[r.at] = line{indent: inner, text: rest, raw: strings.Repeat(" ", inner) + rest}
@@ -181,7 +181,8 @@ func (r *yamlReader) more(indent int) string {
 	var b strings.Builder
 	for r.at < len(r.lines) {
 		l := r.lines[r.at]
-		if l.text != "" && l.indent <= indent && !(l.indent == indent && (l.text[0] == '}' || l.text[0] == ']')) {
+		closes := l.indent == indent && l.text != "" && (l.text[0] == '}' || l.text[0] == ']')
+		if l.text != "" && l.indent <= indent && !closes {
 			break
 		}
 		if r.at++; l.text == "" {
