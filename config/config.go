@@ -1,8 +1,8 @@
 // Package config reads the daemon's configuration: one file in the legacy gateway's JSON5 format
 // and key names, checked once and turned into typed values.
 //
-// It may import the standard library, config/json5 and secrets/source, and keeps no goroutine. A *Config is not
-// changed after Load, except by EnsureToken, and may then be read from any goroutine.
+// It may import the standard library, config/json5, config/schema and secrets/source, and keeps no goroutine.
+// A *Config is not changed after Load, except by EnsureToken, and may then be read from any goroutine.
 package config
 
 import (

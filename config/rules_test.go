@@ -52,10 +52,12 @@ func TestRules(t *testing.T) {
 		"{tools:{subagents:{model:'x'}}}":                           `- tools.subagents: Unrecognized key: "model" (line 1)`,
 		"{tools:{exec:{approvalRunningNoticeMs:1}}}":                `- tools.exec: Unrecognized key: "approvalRunningNoticeMs" (line 1)`,
 		"{hooks:{mappings:[{channel:'googlechat'}]}}":               `- hooks.mappings.0.channel: Invalid input (allowed: "last", "whatsapp", "telegram", "discord", "irc", "slack", "signal", "imessage", "msteams"), got "googlechat" (line 1)`,
-		"{bindings:[{agentId:'a',match:{channel:'x',nope:1}}]}":     "- bindings.0: Invalid input (line 1)",
+		"{bindings:[{agentId:'a',match:{channel:'x',nope:1}}]}":     `- bindings.0.match: Unrecognized key: "nope" (line 1)`,
 		"{bindings:[{type:'acp',agentId:'a',match:{channel:'x'}}]}": "- bindings.0.match.peer: ACP bindings require match.peer.id to target a concrete conversation. (line 1)\n- bindings.0.match.channel: ACP bindings currently support only \"discord\" and \"telegram\" channels. (line 1)",
 		"{agents:{defaults:{sandbox:{docker:{network:'host'}}}}}":   `- agents.defaults.sandbox.docker.network: Sandbox security: network mode "host" is blocked. Use "bridge" or "none" instead. (line 1)`,
 		"{secrets:{providers:{x:{source:'exec',command:'a'}}}}":     "- secrets.providers.x.command: secrets.providers.*.command must be an absolute path. (line 1)",
+		"{bindings:[{type:'x',agentId:'a',match:{channel:'x'}}]}":   "- bindings.0: Invalid input (line 1)",
+		"{secrets:{providers:{x:{source:'file',path:'',no:1}}}}":    "- secrets.providers.x.path: Too small: expected string to have >=1 characters (line 1)\n- secrets.providers.x: Unrecognized key: \"no\" (line 1)",
 		"{logging:{level:'loud'}}":                                  `- logging.level: Invalid input (allowed: "silent", "fatal", "error", "warn", "info", "debug", "trace"), got "loud" (line 1)`,
 		"{cron:{retry:{maxAttempts:11}}}":                           "- cron.retry.maxAttempts: Too big: expected number to be <=10 (line 1)",
 	} {

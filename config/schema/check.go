@@ -293,7 +293,30 @@ func (t *Type) checkObject(n *json5.Node, path string, out *[]Issue) {
 	*out = append(*out, is)
 }
 
+// named is the alternative that a value names itself: all are objects that begin with a key of one value,
+// which one of them may leave out.
+func (t *Type) named(n *json5.Node) *Type {
+	if n == nil || n.Kind != json5.Object {
+		return nil
+	}
+	var found *Type
+	for _, alt := range t.Alts {
+		if alt.Kind != Object || len(alt.Fields) == 0 || len(alt.Fields[0].Type.Values) != 1 {
+			return nil
+		}
+		f := alt.Fields[0]
+		if v := n.Get(f.Key); v == nil && !f.Required || v != nil && json5.Equal(v, f.Type.Values[0]) {
+			found = alt
+		}
+	}
+	return found
+}
+
 func (t *Type) checkUnion(n *json5.Node, path string, out *[]Issue, fail failer) {
+	if alt := t.named(n); alt != nil {
+		alt.check(n, path, out)
+		return
+	}
 	var one []Issue
 	soft := 0
 	for _, alt := range t.Alts {
