@@ -37,6 +37,7 @@ import (
 	sessionsv1 "github.com/hanzoai/hanzod/gen/hanzo/sessions/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
 	talkv1 "github.com/hanzoai/hanzod/gen/hanzo/talk/v1"
+	updatev1 "github.com/hanzoai/hanzod/gen/hanzo/update/v1"
 	wizardv1 "github.com/hanzoai/hanzod/gen/hanzo/wizard/v1"
 )
 
@@ -97,6 +98,7 @@ type Client struct {
 	Skills    agentsv1.SkillServiceClient
 	Catalog   agentsv1.CatalogServiceClient
 	Config    configv1.ConfigServiceClient
+	Updates   updatev1.UpdateServiceClient
 	Audit     auditv1.AuditServiceClient
 	Cron      cronv1.CronServiceClient
 	Channels  channelsv1.ChannelServiceClient
@@ -180,6 +182,7 @@ func Dial(_ context.Context, o Options) (*Client, error) {
 	c.Agents = agentsv1.NewAgentServiceClient(conn)
 	c.Skills = agentsv1.NewSkillServiceClient(conn)
 	c.Catalog = agentsv1.NewCatalogServiceClient(conn)
+	c.Updates = updatev1.NewUpdateServiceClient(conn)
 	c.Config = configv1.NewConfigServiceClient(conn)
 	c.Cron = cronv1.NewCronServiceClient(conn)
 	c.Channels = channelsv1.NewChannelServiceClient(conn)

@@ -111,6 +111,7 @@ func (d *Door) bind() map[string]binding {
 		"status":               unary(none, plain(s.Status), methods.StatusToLegacy),
 		"system-presence":      unary(none, plain(s.Presence), methods.PresenceToLegacy),
 		"doctor.memory.status": unary(none, plain(s.Memory), methods.MemoryToLegacy),
+		"update.run":           waiting(unary(methods.UpdateFromLegacy, d.cfg.Config.RunUpdate, methods.UpdateToLegacy)),
 		"config.get":           waiting(unary(methods.ConfigGetFromLegacy, d.cfg.Config.Get, methods.ConfigToLegacy)),
 		"config.set":           waiting(unary(methods.ConfigSetFromLegacy, d.cfg.Config.Set, methods.ConfigSetToLegacy)),
 		"config.apply":         waiting(unary(methods.ConfigApplyFromLegacy, d.cfg.Config.Apply, methods.ConfigApplyToLegacy)),

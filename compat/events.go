@@ -73,6 +73,8 @@ func shapeOfEvent(e events.Event) (any, bool) {
 		return methods.NodePairRequestedToLegacy(p), true
 	case nodes.PairingResolved:
 		return methods.NodePairResolvedToLegacy(p), true
+	case live.UpdateAvailable:
+		return methods.UpdateAvailableToLegacy(p), true
 	case live.Changed:
 		return methods.ConfigChangedToLegacy(p), true
 	case nodes.Changed:

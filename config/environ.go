@@ -65,6 +65,7 @@ var variables = []Variable{
 	{Name: "HANZOD_APNS_KEY_ID", Older: []string{"OPENCLAW_APNS_KEY_ID"}, Run: true, About: "for pushes to phones: id of the key"},
 	{Name: "HANZOD_APNS_PRIVATE_KEY_P8", Older: []string{"HANZOD_APNS_PRIVATE_KEY", "OPENCLAW_APNS_PRIVATE_KEY_P8", "OPENCLAW_APNS_PRIVATE_KEY"}, Secret: true, Run: true, About: "for pushes to phones: the key, PEM text"},
 	{Name: "HANZOD_APNS_PRIVATE_KEY_PATH", Older: []string{"OPENCLAW_APNS_PRIVATE_KEY_PATH"}, Run: true, About: "for pushes to phones: file of the key"},
+	{Name: "HANZOD_UPDATE_DIR", Run: true, About: "directory of builds, as make dist makes it, for hanzoctl update run"},
 	{Name: "HANZOD_NODE", Run: true, About: "true runs a node host inside the daemon"},
 
 	{Name: "HANZOD_NODE_STATE_DIR", Node: true, About: "the node's own state directory (~/.hanzo/node)"},

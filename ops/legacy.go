@@ -14,7 +14,6 @@ const (
 // control-plane.md §0). A method leaves this table when its RPC arrives.
 var legacyOnly = []Operation{
 	// Secrets, first questions, updates (secrets, wizard, system).
-	{Legacy: "update.run", Role: identity.RoleOperator, Scope: admin, Rate: RateControlPlane},
 
 	// What needs an agent.
 	{Legacy: "agent", Role: identity.RoleOperator, Scope: write},

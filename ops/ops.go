@@ -26,6 +26,7 @@ import (
 	sessionsv1 "github.com/hanzoai/hanzod/gen/hanzo/sessions/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
 	talkv1 "github.com/hanzoai/hanzod/gen/hanzo/talk/v1"
+	updatev1 "github.com/hanzoai/hanzod/gen/hanzo/update/v1"
 	wizardv1 "github.com/hanzoai/hanzod/gen/hanzo/wizard/v1"
 	"github.com/hanzoai/hanzod/identity"
 )
@@ -92,6 +93,7 @@ var files = []protoreflect.FileDescriptor{
 	approvalsv1.File_hanzo_approvals_v1_policy_proto,
 	devicesv1.File_hanzo_devices_v1_devices_proto,
 	agentsv1.File_hanzo_agents_v1_agents_proto,
+	updatev1.File_hanzo_update_v1_update_proto,
 	configv1.File_hanzo_config_v1_config_proto,
 	runsv1.File_hanzo_runs_v1_runs_proto,
 	sessionsv1.File_hanzo_sessions_v1_sessions_proto,

@@ -124,6 +124,7 @@ type Options struct {
 	// state between two daemons; Serve sets them.
 	fault    live.Fault
 	restarts *live.Restarts
+	updates  live.Updates
 	lock     **store.Held
 }
 
@@ -208,6 +209,7 @@ type Daemon struct {
 
 	fault    live.Fault
 	restarts *live.Restarts
+	updates  live.Updates
 	anew     chan string // why the daemon is to start anew
 	lock     **store.Held
 }
@@ -218,7 +220,7 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 	d := &Daemon{
 		cfg: o.Config, now: o.Now, withNode: o.Node, companion: o.Companion, nodeSecurity: o.NodeSecurity, nodeAsk: o.NodeAsk, tailscale: o.TailscaleSocket, pushHosts: o.PushHosts, pushRoots: o.PushRoots, restarting: o.Restarting,
 		shared: o.SharedDiscovery, service: o.Service, load: o.Load,
-		fault: o.fault, restarts: o.restarts, anew: make(chan string, 1), lock: o.lock,
+		fault: o.fault, restarts: o.restarts, updates: o.updates, anew: make(chan string, 1), lock: o.lock,
 		levels: &logs.Levels{}, fatal: make(chan error, 1), ready: make(chan struct{}), tailnetOut: o.Tailnet,
 	}
 	if d.tailnetOut == nil {

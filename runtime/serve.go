@@ -39,6 +39,10 @@ type ServeOptions struct {
 	Load config.Options
 	// Options makes those of a daemon from its configuration. Config and Load are set by Serve.
 	Options func(*config.Config) (Options, error)
+	// Exec goes on as another program in this process, and returns only when it cannot; nil where that is not
+	// possible. Program is the one that runs, UpdateDir a directory of newer ones, both "" without updates.
+	Exec               func(program string) error
+	Program, UpdateDir string
 	// Now is the clock, time.Now when nil.
 	Now func() time.Time
 	// Each is called for each daemon, in a goroutine that Serve waits for; nil for nothing. ctx ends when
@@ -56,11 +60,15 @@ func Serve(ctx context.Context, o ServeOptions) error {
 	for {
 		d, err := s.start(ctx)
 		if err != nil {
+			if p, ok := loadUpdate(s.dir); ok && p.To == Version && ctx.Err() == nil {
+				return s.putBack(s.dir, p, err)
+			}
 			return err
 		}
 		if err := s.run(ctx, d); !errors.Is(err, errRestart) {
 			return err
 		}
+		s.takeOver(s.dir)
 	}
 }
 
@@ -76,6 +84,7 @@ type server struct {
 	o        ServeOptions
 	restarts *live.Restarts
 	held     *store.Held
+	dir      string   // of the state
 	notes    []string // for the log of the daemon that comes next
 }
 
@@ -84,6 +93,10 @@ func (s *server) start(ctx context.Context) (*Daemon, error) {
 	dir, path, err := config.Locate(s.o.Load)
 	if err != nil {
 		return nil, &ConfigError{err}
+	}
+	s.dir = dir
+	if err := s.beginUpdate(dir); err != nil {
+		return nil, err
 	}
 	if err := s.recover(ctx, dir); err != nil {
 		return nil, err
@@ -170,6 +183,9 @@ func (s *server) make(ctx context.Context, cfg *config.Config, fault live.Fault)
 	if fault.What != "" {
 		fault.At = s.now()
 	}
+	if s.o.Exec != nil && s.o.UpdateDir != "" && s.o.Program != "" {
+		o.updates = updates{s.o.UpdateDir, s.o.Program, cfg.StateDir}
+	}
 	o.Config, o.Load, o.fault, o.restarts, o.lock = cfg, s.o.Load, fault, s.restarts, &s.held
 	d, err := New(ctx, o)
 	if err != nil {
@@ -236,7 +252,8 @@ func (d *Daemon) busy() int { return d.nodes.InFlight() }
 // makeLive makes the configuration in force.
 func (d *Daemon) makeLive() {
 	d.live = live.New(live.Config{
-		Load: d.load, Initial: d.cfg, Fault: d.fault, Restarts: d.restarts, Bus: d.bus, Secrets: secretsWatch{d}, Version: Version, Now: d.now, Log: d.subsystem("config"),
+		Updates: d.updates,
+		Load:    d.load, Initial: d.cfg, Fault: d.fault, Restarts: d.restarts, Bus: d.bus, Secrets: secretsWatch{d}, Version: Version, Now: d.now, Log: d.subsystem("config"),
 		Record: func(ctx context.Context, c live.Change) error {
 			return d.store.AppendAudit(ctx, approvals.Audit{At: c.At, Kind: "config", Subject: c.By, Detail: c.What})
 		},
@@ -248,6 +265,12 @@ func (d *Daemon) makeLive() {
 func (d *Daemon) followConfig(ctx context.Context) {
 	if d.live.Fault().What == "" {
 		d.live.Kept()
+	}
+	if p, ok := loadUpdate(d.cfg.StateDir); ok && p.To == Version {
+		d.log.Info("hanzod "+p.To+" took the place of "+p.From, "program", p.Program)
+		if err := dropUpdate(d.cfg.StateDir); err != nil {
+			d.log.Warn("the update is not noted as done", "error", err)
+		}
 	}
 	d.tellRestart(ctx)
 	d.live.Run(ctx)

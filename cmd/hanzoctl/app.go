@@ -126,7 +126,7 @@ characters of its id will do.`,
 		a.agentsCmd(), a.skillsCmd(), a.modelsCmd(), a.toolsCmd(),
 		a.sessionsCmd(), a.usageCmd(),
 		a.enrollCmd(), a.contextCmd(), a.attachCmd(),
-		a.configCmd(), a.secretsCmd(), a.setupCmd(),
+		a.configCmd(), a.updateCmd(), a.secretsCmd(), a.setupCmd(),
 		a.heartbeatCmd(), a.wakeCmd(), a.eventCmd(), a.presenceCmd(), a.channelsCmd(), a.talkCmd(), a.ttsCmd(),
 		a.eventsCmd(), a.logsCmd(), a.tokenCmd(), a.discoverCmd(), a.versionCmd(), exitCodesTopic(), remoteTopic(),
 	)

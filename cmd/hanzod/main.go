@@ -235,7 +235,8 @@ hanzod's or of a newer version.`,
 			if companion == "" {
 				companion = environ.Value("HANZOD_COMPANION")
 			}
-			under := service.Under() // before what says so is taken out of the environment
+			program, env := ownProgram(), os.Environ() // before something is taken out of it
+			under := service.Under()                   // before what says so is taken out of the environment
 			if err := endChildrenWithMe(); err != nil {
 				fmt.Fprintln(errOut, "hanzod: "+err.Error()+"; commands may outlive the daemon")
 			}
@@ -243,7 +244,7 @@ hanzod's or of a newer version.`,
 			withNode := func(cfg *config.Config) bool { return node || cfg.NodeHost.Embedded && !cmd.Flags().Changed("node") }
 			return service.Host(cmd.Context(), func(ctx context.Context) error {
 				return runtime.Serve(ctx, runtime.ServeOptions{
-					Load: opts,
+					Load: opts, Exec: execWith(env), Program: program, UpdateDir: environ.Value("HANZOD_UPDATE_DIR"),
 					Options: func(cfg *config.Config) (runtime.Options, error) {
 						return runtime.Options{
 							Console: console(cfg.Logging.ConsoleOutput, out, errOut), Node: withNode(cfg), Companion: companion,
@@ -269,6 +270,18 @@ hanzod's or of a newer version.`,
 	c.Flags().BoolVar(&tail, "tailnet", false, "be a machine of a tailnet and serve there too (build tag tailnet)")
 	companionFlag(c.Flags(), &companion)
 	return c
+}
+
+// ownProgram is the path of this program, as it was started; "" when nobody knows.
+func ownProgram() string {
+	self, err := os.Executable()
+	if err != nil {
+		return ""
+	}
+	if real, err := filepath.EvalSymlinks(self); err == nil {
+		return real
+	}
+	return self
 }
 
 // eachDaemon stands by each daemon of the process: the service manager hears how it is, and people at the

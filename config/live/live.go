@@ -41,6 +41,8 @@ type Config struct {
 	Record func(ctx context.Context, c Change) error
 	// Secrets hears whether secrets could be read; nil is for nobody.
 	Secrets Secrets
+	// Updates replaces the program; nil where that cannot be done from within.
+	Updates Updates
 	// Version is that of this program, for the stamp in the file.
 	Version string
 	Now     func() time.Time
@@ -174,6 +176,7 @@ func (s *Service) Run(ctx context.Context) {
 	s.begin()
 	var wg sync.WaitGroup
 	wg.Go(func() { s.expire(ctx) })
+	wg.Go(func() { s.checkUpdates(ctx) })
 	s.watch(ctx)
 	wg.Wait()
 }

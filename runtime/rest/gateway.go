@@ -35,6 +35,7 @@ import (
 	sessionsv1 "github.com/hanzoai/hanzod/gen/hanzo/sessions/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
 	talkv1 "github.com/hanzoai/hanzod/gen/hanzo/talk/v1"
+	updatev1 "github.com/hanzoai/hanzod/gen/hanzo/update/v1"
 	wizardv1 "github.com/hanzoai/hanzod/gen/hanzo/wizard/v1"
 	"github.com/hanzoai/hanzod/runtime/rpc"
 )
@@ -81,6 +82,7 @@ func (s *server) gateway() (*gwruntime.ServeMux, error) {
 		agentsv1.RegisterAgentServiceHandlerClient(ctx, mux, agentsv1.NewAgentServiceClient(conn)),
 		agentsv1.RegisterSkillServiceHandlerClient(ctx, mux, agentsv1.NewSkillServiceClient(conn)),
 		agentsv1.RegisterCatalogServiceHandlerClient(ctx, mux, agentsv1.NewCatalogServiceClient(conn)),
+		updatev1.RegisterUpdateServiceHandlerClient(ctx, mux, updatev1.NewUpdateServiceClient(conn)),
 		configv1.RegisterConfigServiceHandlerClient(ctx, mux, configv1.NewConfigServiceClient(conn)),
 		runsv1.RegisterRunServiceHandlerClient(ctx, mux, runsv1.NewRunServiceClient(conn)),
 		sessionsv1.RegisterSessionServiceHandlerClient(ctx, mux, sessionsv1.NewSessionServiceClient(conn)),

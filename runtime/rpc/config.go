@@ -28,6 +28,7 @@ type Live interface {
 	Revert(context.Context, identity.Caller, struct{}) (live.Pending, error)
 	Schema(context.Context, identity.Caller, struct{}) (live.SchemaOut, error)
 	Lookup(context.Context, identity.Caller, live.LookupIn) (schema.Lookup, error)
+	Updates
 }
 
 type configServer struct {

@@ -39,6 +39,7 @@ import (
 	sessionsv1 "github.com/hanzoai/hanzod/gen/hanzo/sessions/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
 	talkv1 "github.com/hanzoai/hanzod/gen/hanzo/talk/v1"
+	updatev1 "github.com/hanzoai/hanzod/gen/hanzo/update/v1"
 	wizardv1 "github.com/hanzoai/hanzod/gen/hanzo/wizard/v1"
 	"github.com/hanzoai/hanzod/heartbeat"
 	"github.com/hanzoai/hanzod/identity"
@@ -239,6 +240,7 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	sessionsv1.RegisterSessionServiceServer(r, &sessionsServer{s: s})
 	sessionsv1.RegisterUsageServiceServer(r, &usageServer{s: s})
 	configv1.RegisterConfigServiceServer(r, &configServer{s: s})
+	updatev1.RegisterUpdateServiceServer(r, &updateServer{s: s})
 	auditv1.RegisterAuditServiceServer(r, &auditServer{s: s})
 	channelsv1.RegisterChannelServiceServer(r, &channelsServer{s: s})
 	talkv1.RegisterTalkServiceServer(r, &talkServer{s: s})

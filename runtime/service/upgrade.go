@@ -232,3 +232,28 @@ func await(ctx context.Context, version string, old int, running func(context.Co
 		}
 	}
 }
+
+// Facing looks at a program that is to take the place of another: whether it runs here, and whether each can
+// read the database of the other.
+func Facing(ctx context.Context, binary, target string) (now, next Facts, err error) {
+	if next, err = factsOf(ctx, binary); err != nil {
+		return now, next, err
+	}
+	if now, err = factsOf(ctx, target); err != nil {
+		return now, next, err
+	}
+	return now, next, crossing(now, next, false)
+}
+
+// Swap puts a copy of a program in the place of another in one step, and keeps the other for PutBack.
+func Swap(binary, target string) error { return explained(replace(binary, target)) }
+
+func explained(err error) error {
+	if err == nil {
+		return nil
+	}
+	return explain(err)
+}
+
+// PutBack undoes Swap.
+func PutBack(target string) error { return explained(os.Rename(target+previous, target)) }
