@@ -395,6 +395,7 @@ var missing = map[string]string{
 	"/hanzo.cron.v1.CronService/PreviewSchedule":         "the original does not tell when an expression is due",
 	"/hanzo.system.v1.SystemService/RunHeartbeat":        "the original cannot ask for one heartbeat",
 	"/hanzo.system.v1.SystemService/Backup":              "a backup holds every secret and is made on the local socket only: no REST, no legacy",
+	"/hanzo.update.v1.UpdateService/GetUpdate":           "legacy clients are told by an event",
 	"/hanzo.config.v1.ConfigService/EditConfig":          "the original changes single keys by patches, which restart it",
 	"/hanzo.config.v1.ConfigService/CheckConfig":         "the original cannot try a configuration",
 	"/hanzo.config.v1.ConfigService/ConfirmConfig":       "the original does not undo changes",
