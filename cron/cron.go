@@ -494,6 +494,8 @@ type Heartbeats interface {
 
 // Commands runs commands on nodes. It is satisfied by runs, in the form that runtime gives them.
 type Commands interface {
+	// Both return ErrStopped when the daemon ends first: the run is then as it was left.
+
 	// Start returns when the run is on disk under the id. The same call again is the same run.
 	Start(ctx context.Context, c identity.Caller, id string, cmd Command) error
 	// Wait returns how the run ended.

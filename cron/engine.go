@@ -3,6 +3,7 @@ package cron
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"regexp"
 	"runtime/debug"
@@ -167,8 +168,14 @@ func (s *Service) interrupted(b *batch, j Job) {
 
 // undelivered is the delivery status of a run that says nothing of it.
 func undelivered(j *Job) string {
-	if j.Delivery != nil && j.Delivery.Mode == "announce" {
-		return UnknownYet
+	if d := j.Delivery; d != nil {
+		if d.Mode == "announce" {
+			return UnknownYet
+		}
+		return NotRequested
+	}
+	if t := j.Payload.Turn; t.Deliver != nil && *t.Deliver || t.Deliver == nil && t.To != nil && strings.TrimSpace(*t.To) != "" {
+		return UnknownYet // asked for in the older way
 	}
 	return NotRequested
 }
@@ -557,15 +564,15 @@ func (s *Service) command(r *run) outcome {
 	defer cancel()
 	if !r.resume {
 		if err := s.cfg.Commands.Start(ctx, owner, id, c); err != nil {
-			if s.life.Err() != nil {
-				return outcome{goesOn: true}
+			if s.life.Err() != nil || errors.Is(err, ErrStopped) {
+				return outcome{goesOn: true} // the next daemon finds that it never began
 			}
 			return outcome{status: Failed, err: s.cause(ctx, err.Error())}
 		}
 	}
 	end, err := s.cfg.Commands.Wait(ctx, owner, id)
 	switch {
-	case err != nil && s.life.Err() != nil:
+	case err != nil && (s.life.Err() != nil || errors.Is(err, ErrStopped)):
 		return outcome{goesOn: true} // the run goes on, and is known by its id
 	case err != nil && r.resume:
 		return outcome{status: Failed, err: interruptedText}
@@ -624,15 +631,15 @@ func (s *Service) finish(b *batch, r *run, out outcome) {
 	out.err = strings.ToValidUTF8(out.err, "\uFFFD")
 	st.LastError, st.LastDelivered, st.LastDeliveryStatus, st.LastDeliveryError = clip(out.err, maxError), nil, e.DeliveryStatus, ""
 	j.UpdatedMs = b.now
-	errors := int64(0)
+	failures := int64(0)
 	if out.status == Failed {
-		if errors = 1; st.ConsecutiveErrors != nil {
-			errors += *st.ConsecutiveErrors
+		if failures = 1; st.ConsecutiveErrors != nil {
+			failures += *st.ConsecutiveErrors
 		}
 	} else {
 		st.LastFailureAlertMs = 0
 	}
-	st.ConsecutiveErrors = &errors
+	st.ConsecutiveErrors = &failures
 	remove := s.next(b, &j, r, out, set)
 	e.NextRunMs = st.NextRunMs
 	if out.status == Failed {

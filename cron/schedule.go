@@ -112,7 +112,7 @@ func checkAt(s Schedule, now int64) error {
 	return nil
 }
 
-var zones sync.Map // by name: the zones that were asked for and exist, so not more than there are
+var zones sync.Map // by name: the zones that were asked for and exist
 
 // zoneOf finds a zone; "" is that of this machine.
 func zoneOf(name string) (*time.Location, error) {
@@ -134,12 +134,43 @@ func zoneOf(name string) (*time.Location, error) {
 	if strings.EqualFold(name, "utc") || strings.EqualFold(name, "gmt") {
 		known = strings.ToUpper(name)
 	}
+	if offset := offsetZone.FindStringSubmatch(name); offset != nil {
+		hours, _ := strconv.Atoi(offset[2])
+		minutes, _ := strconv.Atoi(offset[3])
+		if hours > 23 || minutes > 59 {
+			return nil, bad()
+		}
+		seconds := hours*3600 + minutes*60
+		if offset[1] == "-" {
+			seconds = -seconds
+		}
+		return time.FixedZone(name, seconds), nil
+	}
 	z, err := time.LoadLocation(known)
+	if err != nil { // the original's names come in any case
+		z, err = time.LoadLocation(capitals(known))
+	}
 	if err != nil {
 		return nil, bad()
 	}
-	zones.Store(name, z)
+	if z.String() == name { // so that there are not more than there are zones
+		zones.Store(name, z)
+	}
 	return z, nil
+}
+
+var offsetZone = regexp.MustCompile(`^([+-])(\d{2}):?(\d{2})$`)
+
+// capitals writes a name of a zone as most are: Europe/Berlin, America/New_York.
+func capitals(name string) string {
+	b, begins := []byte(strings.ToLower(name)), true
+	for i, c := range b {
+		if begins && c >= 'a' && c <= 'z' {
+			b[i] = c - 'a' + 'A'
+		}
+		begins = c == '/' || c == '_' || c == '-'
+	}
+	return string(b)
 }
 
 // clock tells the slots of a schedule.

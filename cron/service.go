@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"maps"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -53,7 +54,6 @@ type Service struct {
 	lanes   [lanes]int
 	closed  bool
 	rows    int // since the log was pruned
-	pruning bool
 }
 
 // New reads the jobs. Run begins to run them.
@@ -262,9 +262,7 @@ func (s *Service) write(group []*op) {
 		for _, id := range c.Remove {
 			delete(s.jobs, id)
 		}
-		for id, j := range b.put {
-			s.jobs[id] = j
-		}
+		maps.Copy(s.jobs, b.put)
 		s.rows += len(c.Append)
 		s.mu.Unlock()
 		for i, e := range b.events {

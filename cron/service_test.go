@@ -38,6 +38,9 @@ func TestDefaults(t *testing.T) {
 	if j = w.add(AddIn{Schedule: every(time.Hour)}); *j.Schedule.AnchorMs != w.now.Load() || j.State.NextRunMs != w.now.Load()+3_600_000 {
 		t.Errorf("%+v", j)
 	}
+	if j = w.add(AddIn{Schedule: every(time.Hour), Payload: turn("x"), AgentID: " Ops Team "}); j.AgentID != "ops-team" {
+		t.Errorf("%q", j.AgentID)
+	}
 	if j = w.add(AddIn{Schedule: every(time.Hour), Enabled: ref(false)}); j.State != (State{}) {
 		t.Errorf("%+v", j.State)
 	}
@@ -590,6 +593,19 @@ func TestRun(t *testing.T) {
 	}
 	if _, err := s.RunNow(context.Background(), identity.Caller{}, RunIn{ID: j.ID}); errs.ClassOf(err) != errs.Unavailable {
 		t.Error(err)
+	}
+}
+
+// TestZones takes the names that the original's dates take.
+func TestZones(t *testing.T) {
+	at := time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC)
+	for name, want := range map[string]string{
+		"Europe/Berlin": "14:00", "europe/berlin": "14:00", "AMERICA/NEW_YORK": "08:00", "utc": "12:00", "+02:00": "14:00", "-0530": "06:30", "Mars/Base": "", "local": "", "+25:00": "",
+	} {
+		z, err := zoneOf(name)
+		if (err != nil) != (want == "") || err == nil && at.In(z).Format("15:04") != want {
+			t.Errorf("%s: %v %v", name, z, err)
+		}
 	}
 }
 

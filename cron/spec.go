@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/hanzoai/hanzod/config"
 	"github.com/hanzoai/hanzod/identity"
 )
 
@@ -23,7 +24,7 @@ func newJob(c identity.Caller, in AddIn, now int64, mainAgent string) (Job, erro
 		return Job{}, ErrOwnKind
 	}
 	j := Job{
-		ID: uuid.NewString(), AgentID: strings.TrimSpace(in.AgentID), SessionKey: strings.TrimSpace(in.SessionKey), Name: strings.TrimSpace(in.Name),
+		ID: uuid.NewString(), AgentID: agentID(in.AgentID), SessionKey: strings.TrimSpace(in.SessionKey), Name: strings.TrimSpace(in.Name),
 		Description: strings.TrimSpace(in.Description), Enabled: in.Enabled == nil || *in.Enabled, DeleteAfterRun: in.DeleteAfterRun,
 		CreatedMs: now, UpdatedMs: now, Schedule: in.Schedule, Target: in.Target, WakeMode: in.WakeMode, Payload: in.Payload,
 		Delivery: in.Delivery, FailureAlert: in.FailureAlert, Missed: in.Missed,
@@ -67,6 +68,14 @@ func newJob(c identity.Caller, in AddIn, now int64, mainAgent string) (Job, erro
 		return Job{}, err
 	}
 	return j, j.plan(now)
+}
+
+// agentID is the form in which agents are known; "" stays.
+func agentID(id string) string {
+	if strings.TrimSpace(id) == "" {
+		return ""
+	}
+	return config.AgentID(id)
 }
 
 func withStagger(s Schedule) Schedule {
@@ -375,7 +384,9 @@ func (j *Job) patched(c identity.Caller, p Patch, now int64, mainAgent string) (
 		out.Delivery = nil
 	}
 	out.patchState(p.State)
-	set(&out.AgentID, p.AgentID)
+	if p.AgentID != nil {
+		out.AgentID = agentID(*p.AgentID)
+	}
 	set(&out.SessionKey, p.SessionKey)
 	if err := out.check(mainAgent); err != nil {
 		return Job{}, err

@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 	"strings"
 
@@ -65,6 +66,14 @@ func (c CronCommands) Start(ctx context.Context, owner identity.Caller, id strin
 	_, err := c.Of().Start(ctx, owner, runs.StartIn{
 		ID: id, NodeID: cmd.NodeID, Argv: cmd.Argv, Cwd: cmd.Cwd, Env: cmd.Env, Timeout: cmd.Timeout, ApprovalTimeout: cmd.ApprovalTimeout, WaitForNode: cmd.WaitForNode,
 	})
+	return forCron(err)
+}
+
+// forCron gives the errors of a run the meaning that cron acts on.
+func forCron(err error) error {
+	if errors.Is(err, runs.ErrStop) {
+		return cron.ErrStopped
+	}
 	return err
 }
 
@@ -72,7 +81,7 @@ func (c CronCommands) Start(ctx context.Context, owner identity.Caller, id strin
 func (c CronCommands) Wait(ctx context.Context, owner identity.Caller, id string) (cron.CommandEnd, error) {
 	r, err := c.Of().Wait(ctx, owner, id)
 	if err != nil {
-		return cron.CommandEnd{}, err
+		return cron.CommandEnd{}, forCron(err)
 	}
 	var out cron.CommandEnd
 	if f := r.Failure; f != nil {

@@ -148,6 +148,7 @@ func TestNormalizeCronAdd(t *testing.T) {
 				`"enabled":false,"sessionTarget":"isolated","delivery":{"mode":"announce"}}`},
 		{`{"name":"c","delivery":{"mode":"announce","accountId":" ","to":"x"}}`,
 			`{"name":"c","delivery":{"mode":"announce","to":"x"},"wakeMode":"now","enabled":true}`},
+		{`{"name":"c","delivery":{"mode":"later"}}`, `{"name":"c","delivery":{},"wakeMode":"now","enabled":true}`},
 		// Of a choice that is none of the words, and of a blank id, nothing is left.
 		{`{"name":"n","sessionTarget":" MAIN ","wakeMode":"NEXT-heartbeat","enabled":" FALSE ","agentId":" a ","sessionKey":"k"}`,
 			`{"name":"n","sessionTarget":"main","wakeMode":"next-heartbeat","enabled":false,"agentId":"a","sessionKey":"k"}`},

@@ -189,13 +189,10 @@ func moveDelivery(job, p *object) {
 }
 
 func normalizeDelivery(d *object) {
-	if mode := d.str("mode"); mode != "" {
-		mode = strings.ToLower(strings.TrimSpace(mode))
-		if mode == "deliver" {
-			mode = "announce"
-		}
-		d.setString("mode", mode)
+	if strings.EqualFold(strings.TrimSpace(d.str("mode")), "deliver") {
+		d.setString("mode", "announce")
 	}
+	d.choose("mode", "none", "announce", "webhook")
 	for _, k := range []string{"channel", "to", "accountId"} {
 		d.trim(k)
 		if d.isString(k) && d.str(k) == "" {

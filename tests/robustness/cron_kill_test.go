@@ -123,7 +123,7 @@ func TestR20KillCron(t *testing.T) {
 		}
 	}
 	t.Logf("kills took %v", time.Since(began))
-	proc.Until(t, "everything has ended", func() bool {
+	proc.UntilFor(t, 3*runsSettle, "everything has ended", func() bool {
 		s, err := c.Cron.GetStatus(ctx, &cronv1.GetStatusRequest{})
 		return err == nil && s.GetRunning() == 0
 	})
