@@ -16,6 +16,7 @@ import (
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes"
 	"github.com/hanzoai/hanzod/sessions"
+	"github.com/hanzoai/hanzod/sessions/usage"
 	"github.com/hanzoai/hanzod/system"
 )
 
@@ -84,6 +85,32 @@ func cronOurs(prefix string) []string {
 	return prefixed(prefix, out...)
 }
 
+// sessionsUsageToLegacy is the codec, with what the system prompts hold asked for.
+func sessionsUsageToLegacy(out usage.Sessions) any {
+	if len(out.Sessions) > 0 && len(out.Sessions[0].ContextWeight) > 0 {
+		out.ContextWeight = true
+	}
+	return SessionsUsageToLegacy(out)
+}
+
+// otherEntryFields are the fields of a session entry that its usage does not show.
+func otherEntryFields(t *testing.T) (out []string) {
+	v := reflect.New(reflect.TypeFor[sessions.Entry]()).Elem()
+	fill(t, v, "", "-", new(int))
+	for _, path := range leaves(v, "") {
+		switch path {
+		case "Label", "ChatType", "Channel", "ModelOverride", "ProviderOverride", "ModelProvider", "Model":
+		default:
+			// What a number is not there for shifts those that are filled in after it.
+			number := v.FieldByName(path).Kind() == reflect.Pointer
+			if !strings.HasPrefix(path, "Origin*") && !number {
+				out = append(out, path)
+			}
+		}
+	}
+	return out
+}
+
 func TestToLegacyCarriesEveryField(t *testing.T) {
 	// What an approval keeps for itself: its state, its answer and who verified it are told by the
 	// decision, or are for the audit log.
@@ -134,6 +161,10 @@ func TestToLegacyCarriesEveryField(t *testing.T) {
 		// Either there was something to cut or a reason why not.
 		to("sessions.compact", SessionsCompactToLegacy, "Ref.AgentID", "Kept"),
 		to("chat", ChatToLegacy),
+		to("chat.history", ChatHistoryToLegacy), to("sessions.get", SessionsGetToLegacy), to("sessions.preview", SessionsPreviewToLegacy),
+		to("usage.cost", UsageCostToLegacy), to("usage.status", UsageStatusToLegacy),
+		to("sessions.usage", sessionsUsageToLegacy, append(prefixed("Sessions[0].Entry*.", otherEntryFields(t)...), "ContextWeight")...),
+		to("sessions.usage.timeseries", UsageSeriesToLegacy), to("sessions.usage.logs", UsageLogsToLegacy),
 		to("agents.list", AgentsToLegacy, prefixed("Agents[0].", "Default", "Node", "Configured", "Workspace", "Model")...),
 		to("agents.create", AgentCreateToLegacy), to("agents.update", AgentUpdateToLegacy), to("agents.delete", AgentDeleteToLegacy, "Trash", "Kept[0]"),
 		to("agent.identity.get", AgentIdentityToLegacy), to("agents.files.list", AgentFilesToLegacy), to("agents.files.get", AgentFileToLegacy),
@@ -354,6 +385,14 @@ func TestFromLegacyCarriesEveryKey(t *testing.T) {
 		{"sessions.delete", from(SessionsDeleteFromLegacy), `{"key":"k","deleteTranscript":false}`, ""},
 		{"sessions.compact", from(SessionsCompactFromLegacy), `{"key":"k","maxLines":3}`, ""},
 		{"chat.inject", from(ChatInjectFromLegacy), `{"sessionKey":"k","message":"m","label":"l"}`, ""},
+		{"chat.history", from(ChatHistoryFromLegacy), `{"sessionKey":"k","limit":3}`, ""},
+		{"sessions.get", from(SessionsGetFromLegacy), `{"sessionKey":"k","limit":3}`, ""},
+		{"sessions.preview", from(SessionsPreviewFromLegacy), `{"keys":["k"],"limit":3,"maxChars":40}`, ""},
+		{"usage.cost", from(UsageCostFromLegacy), `{"startDate":"2026-01-01","endDate":"2026-01-02","mode":"utc","utcOffset":"UTC+1","days":"3"}`, ""},
+		{"sessions.usage", from(SessionsUsageFromLegacy), `{"key":"k","startDate":"2026-01-01","endDate":"2026-01-02","mode":"utc","utcOffset":"UTC+1","limit":3,
+			"includeContextWeight":true}`, ""},
+		{"sessions.usage.timeseries", from(UsageSeriesFromLegacy), `{"key":"k"}`, ""},
+		{"sessions.usage.logs", from(UsageLogsFromLegacy), `{"key":"k","limit":3}`, ""},
 		{"push.test", from(PushTestFromLegacy), `{"nodeId":"n","title":"t","body":"b","environment":"sandbox"}`, ""},
 		{"voicewake.set", from(SetVoiceWakeFromLegacy), `{"triggers":["hey"]}`, ""},
 		{"node.pair.approve", from(NodePairDecideFromLegacy), `{"requestId":"r"}`, ""},

@@ -208,33 +208,3 @@ func holds(r io.ReaderAt, size int64, needle []byte) (bool, error) {
 	}
 	return false, nil
 }
-
-// Cut is where a plain truncation to a number of lines would cut (sessions.compact).
-type Cut struct {
-	// Whole says that there is nothing to cut away.
-	Whole bool
-	// Kept is the number of lines that stay, blank ones not counted.
-	Kept int
-	// Offset is where the first of them begins, in bytes.
-	Offset int64
-}
-
-// CutLast finds where the last lines lines of a file begin. It reads no more of the file than it must.
-func CutLast(r io.ReaderAt, size int64, lines int) (Cut, error) {
-	var c Cut
-	more := false
-	err := Backward(r, size, func(l Line) bool {
-		if l.Blank() {
-			return true
-		}
-		if c.Kept == lines {
-			more = true
-			return false
-		}
-		c.Kept++
-		c.Offset = l.Offset
-		return true
-	})
-	c.Whole = !more
-	return c, err
-}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 )
 
 // Line is one line of a file.
@@ -189,32 +188,4 @@ func readFull(r io.ReaderAt, buf []byte, at int64) error {
 		err = io.ErrUnexpectedEOF
 	}
 	return fmt.Errorf("read %d bytes at %d: %w", len(buf), at, err)
-}
-
-// ErrNotRegular is the error of Open for what is no regular file: a link, a pipe, a directory.
-var ErrNotRegular = errors.New("not a regular file")
-
-// Open opens a transcript for reading and returns its size in bytes. It follows no link in the last step of the path
-// and opens nothing but regular files.
-func Open(path string) (*os.File, int64, error) {
-	before, err := os.Lstat(path)
-	if err != nil {
-		return nil, 0, err
-	}
-	if !before.Mode().IsRegular() {
-		return nil, 0, fmt.Errorf("%s: %w", path, ErrNotRegular)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, 0, err
-	}
-	now, err := f.Stat()
-	if err != nil || !os.SameFile(before, now) {
-		_ = f.Close()
-		if err == nil {
-			err = fmt.Errorf("%s: %w", path, ErrNotRegular)
-		}
-		return nil, 0, err
-	}
-	return f, now.Size(), nil
 }

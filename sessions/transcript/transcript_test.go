@@ -3,11 +3,9 @@ package transcript
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -199,18 +197,6 @@ func TestEntries(t *testing.T) {
 	}
 }
 
-func TestCutLast(t *testing.T) {
-	text := "head\na\n\nb\nc"
-	for lines, want := range map[int]Cut{
-		1: {Kept: 1, Offset: 10}, 2: {Kept: 2, Offset: 8}, 3: {Kept: 3, Offset: 5}, 4: {Whole: true, Kept: 4}, 9: {Whole: true, Kept: 4},
-	} {
-		got, err := CutLast(strings.NewReader(text), int64(len(text)), lines)
-		if err != nil || got != want {
-			t.Errorf("%d lines: %+v %v, want %+v", lines, got, err, want)
-		}
-	}
-}
-
 func TestFreshID(t *testing.T) {
 	id, err := FreshID(strings.NewReader(""), 0)
 	if err != nil || len(id) != 8 || strings.Trim(id, "0123456789abcdef") != "" {
@@ -221,35 +207,6 @@ func TestFreshID(t *testing.T) {
 		if got, err := holds(strings.NewReader(text), int64(len(text)), []byte(needle)); got != want || err != nil {
 			t.Errorf("%s: %v %v", needle, got, err)
 		}
-	}
-}
-
-func TestOpenTakesRegularFilesOnly(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "a.jsonl")
-	if err := os.WriteFile(path, []byte("abc"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	f, size, err := Open(path)
-	if err != nil || size != 3 {
-		t.Fatal(size, err)
-	}
-	f.Close()
-	if _, _, err := Open(dir); !errors.Is(err, ErrNotRegular) {
-		t.Error(err)
-	}
-	if _, _, err := Open(filepath.Join(dir, "none")); !os.IsNotExist(err) {
-		t.Error(err)
-	}
-	if runtime.GOOS == "windows" {
-		t.Skip("links need a privilege")
-	}
-	link := filepath.Join(dir, "link.jsonl")
-	if err := os.Symlink(path, link); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := Open(link); !errors.Is(err, ErrNotRegular) {
-		t.Error(err)
 	}
 }
 
@@ -267,9 +224,6 @@ func FuzzTranscript(f *testing.F) {
 		r := bytes.NewReader(data)
 		if _, _, err := Leaf(r, int64(len(data))); err != nil {
 			t.Fatal(err)
-		}
-		if c, err := CutLast(r, int64(len(data)), 2); err != nil || c.Kept > 2 || c.Offset > int64(len(data)) {
-			t.Fatal(c, err)
 		}
 		for _, l := range forward(t, data) {
 			e, ok := ParseEntry([]byte(l.data))
