@@ -43,6 +43,9 @@ const (
 	// settleAfter is how long records wait in a segment that does not get full.
 	settleAfter = 30 * time.Second
 	suffix      = ".wal"
+	// spareName is a full segment that is not needed any more. The next one takes its place: writing over blocks
+	// that a file has costs a sync much less than making it longer.
+	spareName = "spare"
 )
 
 // The errors of this package.
@@ -101,6 +104,8 @@ type segment struct {
 	number uint64
 	path   string
 	names  map[string]struct{}
+	// full says that another one follows soon.
+	full bool
 }
 
 // Log is an open journal.
@@ -139,7 +144,7 @@ type Log struct {
 func Open(dir string, apply func(Record) error, opts Options) (*Log, error) {
 	l := &Log{
 		dir: dir, opts: opts, full: make(chan segment, maxSegments), stopped: make(chan struct{}), settled: make(chan struct{}),
-		sync: (*os.File).Sync, write: (*os.File).WriteAt,
+		sync: syncData, write: (*os.File).WriteAt,
 	}
 	if opts.NoSync {
 		l.sync = func(*os.File) error { return nil }
@@ -150,6 +155,9 @@ func Open(dir string, apply func(Record) error, opts Options) (*Log, error) {
 		return nil, err
 	}
 	if err := l.replay(found, apply); err != nil {
+		return nil, err
+	}
+	if err := l.dropSpare(); err != nil {
 		return nil, err
 	}
 	go l.run()
@@ -422,6 +430,7 @@ func (l *Log) store(batch []*op) error {
 		l.buf = nil
 	}
 	if l.at >= SegmentBytes {
+		l.now.full = true
 		l.rotate()
 	}
 	return nil
@@ -440,7 +449,12 @@ func (l *Log) begin() error {
 		return err
 	}
 	path := filepath.Join(l.dir, fmt.Sprintf("%016x%s", l.next, suffix))
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	// What a spare one holds is of another number, and so no record of this one.
+	flag := os.O_RDWR
+	if err := os.Rename(l.sparePath(), path); err != nil {
+		flag |= os.O_CREATE | os.O_EXCL
+	}
+	f, err := os.OpenFile(path, flag, 0o600)
 	if err != nil {
 		return err
 	}
@@ -473,7 +487,7 @@ func (l *Log) settleAll() {
 			err = l.opts.Settle(sorted(s.names))
 		}
 		if err == nil {
-			err = errors.Join(os.Remove(s.path), l.syncDir())
+			err = l.retire(s)
 		}
 		if err != nil {
 			// The records stay, and so does the older state that they repair: the next start replays them.
@@ -489,6 +503,27 @@ func (l *Log) settleAll() {
 		}
 		l.flushed.Done()
 	}
+}
+
+// retire takes a segment away whose files are durable.
+func (l *Log) retire(s segment) error {
+	if s.full {
+		if _, err := os.Lstat(l.sparePath()); errors.Is(err, fs.ErrNotExist) {
+			return errors.Join(os.Rename(s.path, l.sparePath()), l.syncDir())
+		}
+		return errors.Join(os.Remove(s.path), l.syncDir())
+	}
+	return errors.Join(os.Remove(s.path), l.dropSpare(), l.syncDir())
+}
+
+func (l *Log) sparePath() string { return filepath.Join(l.dir, spareName) }
+
+// dropSpare removes the spare segment: what it holds of transcripts is not to stay for longer than it is of use.
+func (l *Log) dropSpare() error {
+	if err := os.Remove(l.sparePath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // syncDir makes the entries of the journal's directory durable. Windows has no way to; NTFS journals its

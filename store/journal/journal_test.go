@@ -10,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/hanzoai/hanzod/errs"
 )
@@ -280,11 +281,73 @@ func TestSegments(t *testing.T) {
 	if err := l.Settle(); err != nil {
 		t.Error(err)
 	}
-	if paths, _ := Segments(dir); len(paths) != 0 {
-		t.Errorf("after a settle there are %v", paths)
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("after a settle there are %v, %v", left, err)
 	}
 	if err := l.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A segment that takes the place of an older one gives its own records only, wherever it was cut off.
+func TestSpare(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "journal")
+	l := newWorld().open(t, dir)
+	old := bytes.Repeat([]byte("old line\n"), 1<<20/9)
+	for i := range 2 * SegmentBytes / len(old) {
+		if err := l.Append(Record{KindAppend, "old", int64(i * len(old)), old}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		if _, err := os.Stat(filepath.Join(dir, spareName)); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("there is no spare segment")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	for { // until the spare one is in use
+		if err := l.Append(Record{KindAppend, "old", 0, old}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(filepath.Join(dir, spareName)); err != nil {
+			break
+		}
+	}
+	for i := range 3 {
+		if err := l.Append(Record{KindAppend, "new", int64(4 * i), []byte("new\n")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	left := crash(t, dir)
+	paths, err := Segments(left)
+	if err != nil || len(paths) == 0 {
+		t.Fatal(paths, err)
+	}
+	last := paths[len(paths)-1]
+	if st, err := os.Stat(last); err != nil || st.Size() < SegmentBytes {
+		t.Errorf("it is no longer one: %v, %v", st.Size(), err)
+	}
+	n := 0
+	if err := Read(last, func(r Record) error {
+		if r.Name == "new" {
+			n++
+		}
+		return nil
+	}); err != nil || n != 3 {
+		t.Errorf("%d records, %v", n, err)
+	}
+	w := newWorld()
+	if err := errors.Join(w.open(t, left).Close(), l.Close()); err != nil || string(w.files["new"]) != "new\nnew\nnew\n" {
+		t.Errorf("%q, %v", w.files["new"], err)
+	}
+	for _, d := range []string{dir, left} {
+		if all, _ := os.ReadDir(d); len(all) != 0 {
+			t.Errorf("%s holds %v", d, all)
+		}
 	}
 }
 

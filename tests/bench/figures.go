@@ -132,7 +132,7 @@ var specs = []spec{
 	{ID: "sessions/list1000/p99", Unit: ms, Bar: 30, Aim: 5, Rule: "P23"},
 	{ID: "sessions/list1000/cpu", Unit: us},
 	{ID: "sessions/ready10k/p50", Unit: ms, Floor: "floor/process", Bar: 1000, Aim: 300, Rule: "P2"},
-	{ID: "sessions/rss10k", Unit: mb},
+	{ID: "sessions/private10k", Unit: mb},
 	// Lines of transcripts that are on disk.
 	{ID: "append/producers64/rate", Unit: ps, Higher: true, Floor: "floor/fsync", Bar: 50_000, Aim: 200_000, Rule: "P12"},
 	{ID: "append/producers64/p50", Unit: us, Floor: "floor/fsync"},
