@@ -55,9 +55,12 @@ func (s *Service) SendEvent(ctx context.Context, _ identity.Caller, in EventIn) 
 		return EventOut{}, ErrEventTooLong
 	}
 	note := s.cfg.Presence.Note(in)
-	line := in.Text
+	line, of := in.Text, ""
 	if strings.HasPrefix(in.Text, "Node:") {
-		line = note.line()
+		s.mu.Lock()
+		note.other = s.noted != note.after.Key
+		s.mu.Unlock()
+		line, of = note.line(), note.after.Key
 	}
 	if line != "" {
 		session := s.cfg.MainSession()
@@ -65,9 +68,17 @@ func (s *Service) SendEvent(ctx context.Context, _ identity.Caller, in EventIn) 
 		if err != nil {
 			return EventOut{}, err
 		}
+		s.note(of)
 	}
 	s.announcePresence()
 	return EventOut{}, nil
+}
+
+// note remembers what the last queued line speaks of.
+func (s *Service) note(key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.noted = key
 }
 
 func (in EventIn) fits() bool {
@@ -123,7 +134,7 @@ func (in *EventIn) read() (host, ip string) {
 // Noted is what a system event changed of an entry of presence.
 type Noted struct {
 	before, after Presence
-	// other says that the event before it was of another entry.
+	// other says that the line before it spoke of another entry.
 	other bool
 }
 
@@ -147,8 +158,7 @@ func (t *PresenceTable) Note(in EventIn) Noted {
 		e = &presenceEntry{key: key, order: t.next}
 		t.entries[key] = e
 	}
-	n := Noted{before: e.Presence, other: t.noted != key}
-	t.noted = key
+	n := Noted{before: e.Presence}
 	p := &e.Presence
 	for _, f := range []struct {
 		to   *string

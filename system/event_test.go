@@ -72,6 +72,12 @@ func TestSendEvent(t *testing.T) {
 	if got := queued(); got != "mode local" {
 		t.Errorf("queued %q", got)
 	}
+	// After another event a line says again of whom it speaks.
+	send(EventIn{Text: "something else"})
+	send(EventIn{Text: "Node: x", DeviceID: say("dev-1"), Mode: say("remote")})
+	if got := queued(); got != "Node: Box! (10.0.0.5) · mode remote" {
+		t.Errorf("queued %q", got)
+	}
 	for _, reason := range []string{"periodic", "Periodic-5m", "heartbeat"} {
 		send(EventIn{Text: "Node: x", DeviceID: say("dev-1"), Version: say("v" + reason), Reason: say(reason)})
 		if got := queued(); got != "" {

@@ -27,7 +27,6 @@ type PresenceTable struct {
 	live    map[string]int   // how many connections stand under a key, whether it is listed or not
 	next    uint64
 	version uint64
-	noted   string // the key of the last system event
 }
 
 type presenceEntry struct {

@@ -58,6 +58,8 @@ type Service struct {
 	mu      sync.Mutex
 	health  *Health // nil until the first refresh
 	version uint64
+	// noted is the key of the entry that the last queued line speaks of, "" when it was another event.
+	noted string
 	// diagnosis is the one under way, nil when there is none.
 	diagnosis *diagnosing
 

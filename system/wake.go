@@ -91,6 +91,7 @@ func (s *Service) Wake(ctx context.Context, _ identity.Caller, in WakeIn) (WakeO
 	if err := s.cfg.Queue.QueueEvent(ctx, s.cfg.MainSession(), e, MaxQueuedEvents); err != nil {
 		return WakeOut{}, err
 	}
+	s.note("")
 	if in.Mode == WakeNow && s.cfg.Beat != nil {
 		s.cfg.Beat(in.reason())
 	}
