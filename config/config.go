@@ -62,8 +62,8 @@ type Config struct {
 	StateDir, Home string
 	// LegacyDir is a state directory of the older product that exists and that nobody named, or "".
 	LegacyDir string
-	// Migrated says which keys of older versions the file has and where they count now; MigrateText makes
-	// them part of the file.
+	// Migrated says which keys of older versions the file has and where they count now; SaveMigrated makes
+	// that part of the file.
 	Migrated []string
 	// Warnings are what holds and is most likely not what was meant, for the log.
 	Warnings []string
@@ -146,7 +146,7 @@ func find(opts Options) (*loader, []byte, error) {
 		if l.legacy = legacyIssues(l, c.tree); len(l.legacy) > 0 {
 			c.tree, c.Migrated = Migrate(c.tree)
 			for _, note := range c.Migrated {
-				c.Warnings = append(c.Warnings, note+" It counts as if it stood there; the file was not changed.")
+				c.Warnings = append(c.Warnings, note+notSaved)
 			}
 		}
 		c.EnvVars = l.envVars(c.tree)

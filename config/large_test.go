@@ -24,7 +24,7 @@ func largeText(bytes int) string {
 // TestLargeEdit changes one key of a large file: every comment stays, and time and memory are bounded.
 func TestLargeEdit(t *testing.T) {
 	size, limit := 1<<20, 20*time.Second
-	if os.Getenv("LARGE") != "" {
+	if os.Getenv("ROBUST") != "" {
 		size = 10 << 20
 	}
 	text := largeText(size)

@@ -141,3 +141,42 @@ func TestMigrate(t *testing.T) {
 		t.Errorf("%s %v", e.Text, err)
 	}
 }
+
+func TestSaveMigrated(t *testing.T) {
+	text := "{\n  // door\n  gateway: {token: 'abc', bind: '0.0.0.0'}, // end\n}\n"
+	b := newBench(t, text)
+	c, err := Load(b.opts)
+	if err != nil || c.Gateway.Auth.Token.Reveal() != "abc" || c.Gateway.Bind != "lan" || len(c.Migrated) != 2 || len(c.Warnings) != 2 {
+		t.Fatalf("%v %v %v", c.Migrated, c.Warnings, err)
+	}
+	SaveMigrated(c)
+	want := "{\n  // door\n  gateway: { bind: 'lan', auth: {\n    token: 'abc'\n  }}, // end\n}\n"
+	if d := cmp.Diff(want, b.saved()); d != "" {
+		t.Error(d)
+	}
+	if !strings.Contains(c.Warnings[0], "The file was changed; the one before is config.json.bak.") {
+		t.Error(c.Warnings)
+	}
+	again, err := Load(b.opts)
+	if err != nil || len(again.Migrated) != 0 || again.Hash != c.Hash || string(c.Source().Text) != want {
+		t.Errorf("%v %v", again.Migrated, err)
+	}
+	old, err := readFile(b.path+".bak", 1000)
+	if err != nil || string(old) != text {
+		t.Errorf("%s %v", old, err)
+	}
+	if v, err := Look(b.opts); err != nil || !v.Valid {
+		t.Error(v.Issues, err)
+	}
+	// Somebody else's change stays.
+	write(t, b.path, text)
+	c, err = Load(b.opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, b.path, "{telegram:{}}")
+	SaveMigrated(c)
+	if b.saved() != "{telegram:{}}" {
+		t.Error(b.saved())
+	}
+}

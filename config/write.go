@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/hanzoai/hanzod/config/json5"
 )
@@ -61,6 +62,61 @@ func EnsureToken(c *Config) (generated bool, err error) {
 	c.source.Exists, c.source.Text = true, out
 	c.Gateway.Auth.Mode, c.Gateway.Auth.Token, c.madeToken = "token", NewSecret(token), true
 	return true, nil
+}
+
+// notSaved ends the warning about a key of an older version that the file still has.
+const notSaved = " It counts as if it stood there; the file was not changed."
+
+// SaveMigrated moves keys of older versions in the file to where they count now, as Load has done in c:
+// comments and layout stay, and the text before is kept as .bak (config.md §13). It does nothing when there
+// are none, or when they stand in included files. Where the file cannot be written c holds all the same, and
+// c.Warnings say so. A file changed since Load is left alone.
+//
+// It must not run at the same time as anything that reads c.
+func SaveMigrated(c *Config) {
+	if len(c.Migrated) == 0 {
+		return
+	}
+	path := c.Path
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	}
+	text, err := readFile(path, maxFileBytes)
+	if err != nil || textHash(text) != c.Hash {
+		return
+	}
+	out, notes, err := MigrateText(text)
+	if err != nil || len(notes) == 0 {
+		return
+	}
+	for i := backups - 1; i > 0; i-- {
+		_ = os.Rename(backupName(c.Path, i-1), backupName(c.Path, i))
+	}
+	if err = WriteFileAtomic(backupName(c.Path, 0), text, 0o600); err == nil {
+		err = WriteFileAtomic(path, out, 0o600)
+	}
+	if err != nil {
+		c.Warnings = append(c.Warnings, fmt.Sprintf("%s has keys of an older version and cannot be written (%v); move them by hand", c.Path, err))
+		return
+	}
+	c.Hash = textHash(out)
+	c.source.Text = out
+	for i, w := range c.Warnings {
+		if note, ok := strings.CutSuffix(w, notSaved); ok {
+			c.Warnings[i] = note + " The file was changed; the one before is " + backupName(filepath.Base(c.Path), 0) + "."
+		}
+	}
+	c.Migrated = nil
+}
+
+// backups is how many earlier texts are kept: .bak and .bak.1 to .bak.4 (control-plane.md §4).
+const backups = 5
+
+func backupName(path string, i int) string {
+	if i == 0 {
+		return path + ".bak"
+	}
+	return fmt.Sprintf("%s.bak.%d", path, i)
 }
 
 // WriteFileAtomic replaces the file at path by data: whoever reads it, also after a crash, finds

@@ -274,6 +274,7 @@ func (d *Daemon) open(ctx context.Context, console io.Writer) error {
 		return err
 	}
 	d.clearStale()
+	config.SaveMigrated(d.cfg)
 	if d.TokenMade, err = config.EnsureToken(d.cfg); err != nil {
 		return err
 	}

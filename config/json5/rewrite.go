@@ -347,7 +347,8 @@ func (r *rewriter) container(n, want *Node, pieces []piece) {
 	first, last := parts[0], parts[len(parts)-1]
 	trailing := last.comma >= 0
 	broken := bytes.ContainsAny(r.data[bracket:first.start], "\n\r") || bytes.ContainsAny(r.data[last.lead:last.start], "\n\r")
-	inner := r.indent(n.Start.Offset) + r.s.unit
+	outer := r.indent(n.Start.Offset)
+	inner := outer + r.s.unit
 	if broken && firstOnLine(r.data, last.start) {
 		inner = r.indent(last.start)
 	}
@@ -361,13 +362,17 @@ func (r *rewriter) container(n, want *Node, pieces []piece) {
 		comma := i != final || trailing
 		switch {
 		case p.old < 0:
+			indent := inner
 			switch {
 			case broken:
 				r.put([]byte(r.s.nl + inner))
 			case written:
 				r.put([]byte(" "))
+				fallthrough
+			default:
+				indent = outer // what it opens is closed below the line that it stands on
 			}
-			r.put([]byte(r.element(n.Kind, p, inner)))
+			r.put([]byte(r.element(n.Kind, p, indent)))
 			if comma {
 				r.put([]byte(","))
 			}
