@@ -79,6 +79,9 @@ type Config struct {
 	// Nodes are the connected nodes; nil for none.
 	Nodes func() []Node
 	Now   func() time.Time
+	// DropSessions removes the sessions of an agent whose files go to the trash, so that no session is left
+	// without its transcript; nil where there are none.
+	DropSessions func(ctx context.Context, agentID string) error
 	// Record notes in the audit log what a caller does to a workspace, before it is done; nil for nobody.
 	Record func(ctx context.Context, c identity.Caller, what string) error
 	// Log hears of files that could not be moved away; nothing when nil.

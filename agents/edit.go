@@ -164,7 +164,7 @@ func (s *Service) Delete(ctx context.Context, c identity.Caller, in DeleteIn) (D
 		return DeleteOut{}, err
 	}
 	if !in.KeepFiles {
-		out.Trash, out.Kept = s.discard(v, a)
+		out.Trash, out.Kept = s.discard(v, a, s.dropSessions(ctx, id))
 	}
 	return out, nil
 }

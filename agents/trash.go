@@ -1,6 +1,7 @@
 package agents
 
 import (
+	"context"
 	"crypto/rand"
 	"os"
 	"path/filepath"
@@ -47,9 +48,22 @@ func (s *Service) emptyTrash(stateDir string) error {
 
 const trashStamp = "20060102T150405Z"
 
+// dropSessions removes the sessions of an agent. It returns false when some are left, whose transcripts then
+// have to stay.
+func (s *Service) dropSessions(ctx context.Context, id string) bool {
+	if s.cfg.DropSessions == nil {
+		return true
+	}
+	if err := s.cfg.DropSessions(ctx, id); err != nil {
+		s.cfg.Log.Warn("sessions of a removed agent are left", "agent", id, "error", err)
+		return false
+	}
+	return true
+}
+
 // discard moves the files of an agent to the trash. What others use too, and what lies where it cannot be
 // moved from, stays.
-func (s *Service) discard(v *View, a *Agent) (trash string, kept []string) {
+func (s *Service) discard(v *View, a *Agent, sessions bool) (trash string, kept []string) {
 	state := v.Config.StateDir
 	bin := filepath.Join(state, trashName, s.cfg.Now().UTC().Format(trashStamp)+"-"+a.ID+"-"+strings.ToLower(rand.Text()[:6]))
 	for _, d := range []struct{ name, path string }{
@@ -58,7 +72,7 @@ func (s *Service) discard(v *View, a *Agent) (trash string, kept []string) {
 		if _, err := os.Lstat(d.path); err != nil {
 			continue
 		}
-		if !s.only(v, a, d.path) {
+		if d.name == "sessions" && !sessions || !s.only(v, a, d.path) {
 			kept = append(kept, d.path)
 			continue
 		}

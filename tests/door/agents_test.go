@@ -177,3 +177,60 @@ func TestAgentsAtEveryDoor(t *testing.T) {
 		}
 	}
 }
+
+// A removed agent takes its sessions along: none is left without its transcript, also for the next daemon.
+func TestDeletedAgentsSessions(t *testing.T) {
+	ctx := context.Background()
+	d := hanzodtest.Start(t, hanzodtest.Options{})
+	dial := func(d *hanzodtest.Daemon) (*client.Client, *legacy) {
+		c, err := client.Dial(ctx, client.Options{Socket: d.Socket(), ClientName: "test"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		l, _ := connect(t, d.WS(), params("operator", d.Token, []string{"operator.admin"}, nil), nil)
+		return c, l
+	}
+	must := func(f object) object {
+		t.Helper()
+		if f["ok"] != true {
+			t.Fatal(f)
+		}
+		out, _ := f["payload"].(object)
+		return out
+	}
+	c, l := dial(d)
+	if _, err := c.Agents.CreateAgent(ctx, &agentsv1.CreateAgentRequest{Name: "gone", Workspace: filepath.Join(d.StateDir, "workspace-gone")}); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"agent:gone:main", "agent:gone:other", "agent:main:mine"} {
+		must(l.call("sessions.patch", object{"key": key, "label": key}))
+		must(l.call("chat.inject", object{"sessionKey": key, "message": "hello"}))
+	}
+	out, err := c.Agents.DeleteAgent(ctx, &agentsv1.DeleteAgentRequest{AgentId: "gone"})
+	if err != nil || len(out.GetKept()) > 0 {
+		t.Fatal(out, err)
+	}
+	aside, _ := filepath.Glob(filepath.Join(out.GetTrash(), "sessions", "*.jsonl.deleted.*"))
+	if len(aside) != 2 {
+		t.Errorf("in the trash are %v", aside)
+	}
+	check := func(l *legacy) {
+		t.Helper()
+		list, _ := must(l.call("sessions.list", object{}))["sessions"].([]any)
+		if len(list) != 1 || list[0].(object)["key"] != "agent:main:mine" {
+			t.Errorf("sessions left: %v", list)
+		}
+		msgs, _ := must(l.call("chat.history", object{"sessionKey": "agent:main:mine"}))["messages"].([]any)
+		if len(msgs) != 1 {
+			t.Errorf("the past of another session: %v", msgs)
+		}
+	}
+	check(l)
+	l.close()
+	if err := d.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	_, l = dial(hanzodtest.Start(t, hanzodtest.Options{StateDir: d.StateDir}))
+	check(l)
+}
