@@ -332,6 +332,10 @@ func (f *File) ensureOnce() (document, []byte, error) {
 }
 
 func (f *File) read() ([]byte, error) {
+	// Asked before opening, which would wait for the writer of a named pipe.
+	if st, err := os.Stat(f.path); err == nil && !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is no file", f.path)
+	}
 	r, err := os.Open(f.path)
 	if err != nil {
 		return nil, err

@@ -129,6 +129,10 @@ func (f *RulesFile) State() RulesState {
 
 // read returns the text of the file, at most one byte more than may be.
 func (f *RulesFile) read() ([]byte, fileMark, error) {
+	// Asked before opening, which would wait for the writer of a named pipe.
+	if st, err := os.Stat(f.path); err == nil && !st.Mode().IsRegular() {
+		return nil, fileMark{mod: st.ModTime(), at: time.Now()}, ErrRulesRead.WithText(f.path + " is no file")
+	}
 	r, err := os.Open(f.path)
 	if err != nil {
 		return nil, fileMark{}, err

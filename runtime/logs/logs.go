@@ -224,6 +224,10 @@ func openRotating(path string, total int64) (*rotating, error) {
 }
 
 func (r *rotating) open() error {
+	// Opening one would wait for its reader.
+	if st, err := os.Stat(r.path); err == nil && st.Mode()&os.ModeNamedPipe != 0 {
+		return fmt.Errorf("the log file %s is a named pipe: remove it, or set logging.file", r.path)
+	}
 	f, err := os.OpenFile(r.path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
