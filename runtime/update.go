@@ -34,6 +34,14 @@ type updates struct{ dir, program, stateDir string }
 // Directory implements live.Updates.
 func (u updates) Directory() string { return u.dir }
 
+// Variant implements live.Updates.
+func (u updates) Variant() string {
+	if TailnetBuilt {
+		return "hanzod-tailnet"
+	}
+	return "hanzod"
+}
+
 // Install implements live.Updates.
 func (u updates) Install(ctx context.Context, program, version string) error {
 	now, next, err := service.Facing(ctx, program, u.program)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -183,11 +184,11 @@ func patchOf(key string, value json.RawMessage) (string, error) {
 		return "", err
 	}
 	out := value
-	for i := len(parts) - 1; i >= 0; i-- {
-		if _, err := strconv.Atoi(parts[i]); err == nil && i > 0 {
+	for i, part := range slices.Backward(parts) {
+		if _, err := strconv.Atoi(part); err == nil && i > 0 {
 			return "", usagef("%s is an item of a list; set the whole list, %s, or use: hanzoctl config edit", Text(key), Text(strings.Join(parts[:i], ".")))
 		}
-		if out, err = json.Marshal(map[string]json.RawMessage{parts[i]: out}); err != nil {
+		if out, err = json.Marshal(map[string]json.RawMessage{part: out}); err != nil {
 			return "", err
 		}
 	}

@@ -33,8 +33,8 @@ type build struct {
 	version, file, sum string
 }
 
-// newest finds the newest build for a platform that is newer than a version. ok is false when there is none.
-func newest(dir, goos, goarch, channel, current string) (b build, ok bool, err error) {
+// newest finds the newest build of a variant (hanzod, or hanzod-tailnet) for a platform that is newer than a version. ok is false when there is none.
+func newest(dir, variant, goos, goarch, channel, current string) (b build, ok bool, err error) {
 	sums, err := readSums(filepath.Join(dir, sumsName))
 	if err != nil {
 		return build{}, false, err
@@ -49,8 +49,9 @@ func newest(dir, goos, goarch, channel, current string) (b build, ok bool, err e
 		return build{}, false, err
 	}
 	for _, name := range names {
-		version, fits := strings.CutPrefix(strings.TrimSuffix(name, ".tar.gz"), program+"_")
-		if version, fits = strings.CutSuffix(version, "_"+goos+"_"+goarch); !fits || !hasChannel(version, channel) {
+		version, named := strings.CutPrefix(strings.TrimSuffix(name, ".tar.gz"), variant+"_")
+		version, fits := strings.CutSuffix(version, "_"+goos+"_"+goarch)
+		if !named || !fits || !hasChannel(version, channel) {
 			continue
 		}
 		if !newer(version, current) || ok && !newer(version, b.version) {
@@ -110,7 +111,7 @@ func (b build) take(into string) (string, error) {
 		return "", err
 	}
 	if !strings.HasSuffix(b.file, ".tar.gz") {
-		return copied, os.Chmod(copied, 0o700)
+		return copied, os.Chmod(copied, 0o700) //nolint:gosec // it is a program
 	}
 	f, err := os.Open(copied)
 	if err != nil {
@@ -159,7 +160,7 @@ func copyVerified(from, to, sum string) error {
 }
 
 func writeProgram(to string, from io.Reader) error {
-	f, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o700)
+	f, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o700) //nolint:gosec // it is a program
 	if err != nil {
 		return err
 	}

@@ -104,7 +104,6 @@ type Service struct {
 
 	filesMu sync.Mutex
 	watched []string
-	kicked  chan struct{}
 }
 
 type subscriber struct {
@@ -114,7 +113,7 @@ type subscriber struct {
 
 // New returns the service; Run makes it follow the file.
 func New(cfg Config) *Service {
-	s := &Service{cfg: cfg, load: cfg.Load, kicked: make(chan struct{}, 1), started: cfg.Now(), fault: cfg.Fault, failed: cfg.Fault.Source}
+	s := &Service{cfg: cfg, load: cfg.Load, started: cfg.Now(), fault: cfg.Fault, failed: cfg.Fault.Source}
 	s.load.Path, s.load.StateDir, s.load.Source = cfg.Initial.Path, cfg.Initial.StateDir, nil
 	s.cur.Store(cfg.Initial)
 	s.follow(cfg.Initial)

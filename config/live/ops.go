@@ -50,15 +50,16 @@ const maxListed = 20
 
 // withIssues names what is wrong in the text, and all of it as a fact.
 func withIssues(of *errs.Error, issues []config.Issue) error {
-	text := of.Text
+	var text strings.Builder
+	text.WriteString(of.Text)
 	for i, is := range issues {
 		if i == maxListed {
-			text += fmt.Sprintf("\n- and %d more", len(issues)-i)
+			fmt.Fprintf(&text, "\n- and %d more", len(issues)-i)
 			break
 		}
-		text += "\n- " + is.String()
+		text.WriteString("\n- " + is.String())
 	}
-	return of.WithText(text).With("issues", issues)
+	return of.WithText(text.String()).With("issues", issues)
 }
 
 // refusal classes what config says of an edit.

@@ -39,14 +39,6 @@ func startable(c *config.Config) error {
 	return c.CheckStart()
 }
 
-// kick makes the watcher look at once.
-func (s *Service) kick() {
-	select {
-	case s.kicked <- struct{}{}:
-	default:
-	}
-}
-
 // reload reads the files and puts into force what they say, as far as that goes without a restart, and
 // plans the restart that the rest takes. A configuration that does not hold changes nothing.
 func (s *Service) reload(ctx context.Context) {

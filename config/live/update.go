@@ -24,8 +24,9 @@ const (
 
 // Updates is what replacing the program takes; nil where it cannot be replaced from within.
 type Updates interface {
-	// Directory is where builds are, "" when nobody says.
+	// Directory is where builds are, "" when nobody says; Variant is the name that they begin with.
 	Directory() string
+	Variant() string
 	// Install puts a program in the place of the one that runs, keeps the latter, and has it start at the next
 	// restart. It returns the version of the new one, and refuses one that could not read the database.
 	Install(ctx context.Context, program, version string) error
@@ -103,7 +104,7 @@ func (s *Service) look() UpdateState {
 		out.Fault = "no directory of builds is named: set HANZOD_UPDATE_DIR"
 		return out
 	}
-	b, ok, err := newest(out.Directory, runtime.GOOS, runtime.GOARCH, out.Channel, s.cfg.Version)
+	b, ok, err := newest(out.Directory, s.cfg.Updates.Variant(), runtime.GOOS, runtime.GOARCH, out.Channel, s.cfg.Version)
 	switch {
 	case err != nil:
 		out.Fault = err.Error()
@@ -173,7 +174,7 @@ func (s *Service) update(ctx context.Context, c identity.Caller, out *UpdateOut)
 	var b build
 	var found bool
 	if !step("find", "newest build in "+out.Root, func() (err error) {
-		b, found, err = newest(out.Root, runtime.GOOS, runtime.GOARCH, s.channel(), s.cfg.Version)
+		b, found, err = newest(out.Root, s.cfg.Updates.Variant(), runtime.GOOS, runtime.GOARCH, s.channel(), s.cfg.Version)
 		return err
 	}) {
 		return

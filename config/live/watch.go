@@ -130,7 +130,6 @@ func (s *Service) watch(ctx context.Context) {
 			return
 		case <-told:
 		case <-wake.C:
-		case <-s.kicked:
 		}
 		now := time.Now()
 		if at := stampOf(s.files()); at != seen {
