@@ -33,8 +33,11 @@ func (s *Service) Reset(ctx context.Context, _ identity.Caller, in ResetIn) (Res
 	if err != nil {
 		return ResetOut{}, err
 	}
+	if err := s.quiet(ctx, r); err != nil {
+		return ResetOut{}, err
+	}
 	defer s.lock(r)()
-	old, exists, err := s.quiet(ctx, r)
+	old, exists, err := s.cfg.Store.Session(r)
 	if err != nil {
 		return ResetOut{}, err
 	}
@@ -73,19 +76,19 @@ func (s *Service) fresh(r Ref, old Entry) Entry {
 	return e
 }
 
-// quiet reads an entry and ends what an agent does in its session. The caller holds the lock of the session.
-func (s *Service) quiet(ctx context.Context, r Ref) (Entry, bool, error) {
-	e, ok, err := s.cfg.Store.Session(r)
-	if err != nil || !ok || s.cfg.Runner == nil {
-		return e, ok, err
+// quiet ends what an agent does in a session. The caller does not hold the lock of the session: what ends still
+// writes its results.
+func (s *Service) quiet(ctx context.Context, r Ref) error {
+	row, ok := s.row(r)
+	if !ok || s.cfg.Runner == nil {
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, activeTime)
 	defer cancel()
-	if !s.cfg.Runner.Stop(ctx, r, e.SessionID) {
-		return e, ok, ErrActive.With("key", r.Key)
+	if !s.cfg.Runner.Stop(ctx, r, row.Entry.SessionID) {
+		return ErrActive.With("key", r.Key)
 	}
-	// The run may have written its results.
-	return s.cfg.Store.Session(r)
+	return nil
 }
 
 // aside is the move that puts a transcript aside, nil when there is none.
@@ -135,8 +138,11 @@ func (s *Service) Delete(ctx context.Context, c identity.Caller, in DeleteIn) (D
 	if r.Key == MainKey(s.cfg.Config()) {
 		return DeleteOut{}, ErrMainSession.With("key", r.Key)
 	}
+	if err := s.quiet(ctx, r); err != nil {
+		return DeleteOut{}, err
+	}
 	defer s.lock(r)()
-	old, exists, err := s.quiet(ctx, r)
+	old, exists, err := s.cfg.Store.Session(r)
 	if err != nil {
 		return DeleteOut{}, err
 	}

@@ -2,6 +2,7 @@ package sessions
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -175,11 +176,16 @@ func mainSession(c *config.Config, r Ref) bool {
 // prune removes a session that has not changed since it was chosen. To make room the transcript goes for good.
 func (s *Service) prune(ctx context.Context, chosen *Row, room bool) (bool, error) {
 	r := chosen.Ref
-	defer s.lock(r)()
 	if row, ok := s.row(r); !ok || row != chosen {
 		return false, nil
 	}
-	e, exists, err := s.quiet(ctx, r)
+	if err := s.quiet(ctx, r); errors.Is(err, ErrActive) {
+		return false, nil // it is used
+	} else if err != nil {
+		return false, err
+	}
+	defer s.lock(r)()
+	e, exists, err := s.cfg.Store.Session(r)
 	if err != nil || !exists || !e.UpdatedAt.Equal(chosen.Entry.UpdatedAt) {
 		return false, err
 	}

@@ -55,10 +55,18 @@ func (models) Choose(_, text string) (sessions.Model, error) {
 
 func (models) ContextTokens() int64 { return 1000 }
 
-// runner has runs that stop or do not.
-type runner struct{ busy bool }
+// runner has runs that stop or do not. last is what a run does before it ends.
+type runner struct {
+	busy bool
+	last func(sessions.Ref, string)
+}
 
-func (r *runner) Stop(context.Context, sessions.Ref, string) bool { return !r.busy }
+func (r *runner) Stop(_ context.Context, ref sessions.Ref, id string) bool {
+	if r.last != nil {
+		r.last(ref, id)
+	}
+	return !r.busy
+}
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
@@ -462,6 +470,16 @@ func TestReset(t *testing.T) {
 	_, err = w.Delete(t.Context(), me, sessions.DeleteIn{Key: "x"})
 	wantErr(t, err, sessions.ErrActive, "agent:main:x")
 	w.runner.busy = false
+	// A run that is ended still writes what it has, to the transcript that is put aside.
+	w.runner.last = func(r sessions.Ref, id string) {
+		if err := w.Append(t.Context(), r, id, []byte(`{"last":"words"}`)); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err = w.Reset(t.Context(), me, sessions.ResetIn{Key: "x"}); err != nil || len(w.files(t)) != 2 {
+		t.Errorf("%v, files %v", err, w.files(t))
+	}
+	w.runner.last = nil
 	_, err = w.Reset(t.Context(), me, sessions.ResetIn{})
 	wantErr(t, err, sessions.ErrKeyRequired, "")
 }
