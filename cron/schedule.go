@@ -194,10 +194,10 @@ func clockOf(s Schedule, id string, base int64) (clock, error) {
 		}
 		return clock{kind: At, at: at}, nil
 	case Every:
-		if s.EveryMs < 1 {
+		if s.EveryMs < 1 || s.EveryMs > maxDateMs {
 			return clock{}, ErrSchedule
 		}
-		return clock{kind: Every, every: s.EveryMs, base: base}, nil
+		return clock{kind: Every, every: s.EveryMs, base: min(max(base, 0), maxDateMs)}, nil
 	case Cron:
 		e, err := Parse(s.Expr)
 		if err != nil {
@@ -255,6 +255,7 @@ func (c clock) after(ms int64) (int64, bool) {
 // between are the slots after one moment and up to another, the last ones where there are more than maxSlots;
 // more is how many come before them, at least.
 func (c clock) between(after, until int64) (slots []int64, more int64) {
+	after, until = max(after, -maxDateMs), min(until, maxDateMs)
 	if c.kind == Every && until > after {
 		if first, ok := c.after(after); ok && first <= until {
 			n := (until-first)/c.every + 1
@@ -340,7 +341,7 @@ func usualStagger(expr string) int64 {
 
 // staggerOf is the place of a job within the stagger: the first four bytes of the SHA-256 of its id.
 func staggerOf(id string, stagger int64) int64 {
-	if stagger <= 1 {
+	if stagger <= 1 || stagger > maxDateMs {
 		return 0
 	}
 	sum := sha256.Sum256([]byte(id))

@@ -73,6 +73,10 @@ func New(cfg Config) (*Service, error) {
 	}
 	s.hooks = newHooks(cfg.Log)
 	for i := range all {
+		// Whatever wrote the database: with moments that are none, slots could not be counted.
+		for _, ms := range []*int64{&all[i].State.NextRunMs, &all[i].State.LastSlotMs, &all[i].State.SlotMs, &all[i].State.RunningMs, &all[i].State.LastRunMs} {
+			*ms = min(max(*ms, 0), maxDateMs)
+		}
 		s.jobs[all[i].ID] = &all[i]
 	}
 	return s, nil

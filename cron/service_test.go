@@ -596,6 +596,61 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// TestHostileRecords: whatever stands in the database, the scheduler neither panics nor loops, and goes on with
+// the other jobs.
+func TestHostileRecords(t *testing.T) {
+	w := newWorld(t, "2026-05-01T12:00:00Z")
+	fine := w.add(AddIn{Schedule: every(time.Minute)})
+	w.stop()
+	const low, high = -1 << 63, 1<<63 - 1
+	for i, j := range []Job{
+		{}, {Schedule: Schedule{Kind: Every}}, {Schedule: Schedule{Kind: Every, EveryMs: 1, AnchorMs: ref(int64(low))}},
+		{Schedule: Schedule{Kind: Every, EveryMs: high, AnchorMs: ref(int64(high))}}, {Schedule: Schedule{Kind: Every, EveryMs: 1}, State: State{LastSlotMs: low}},
+		{Schedule: Schedule{Kind: Cron, Expr: "* * * * * *", StaggerMs: ref(int64(high))}, State: State{LastSlotMs: 1}},
+		{Schedule: Schedule{Kind: Cron, Expr: "* * * * *", Zone: "\x00", StaggerMs: ref(int64(low))}}, {Schedule: Schedule{Kind: At, At: "never"}},
+		{Schedule: Schedule{Kind: Every, EveryMs: 5}, State: State{RunningMs: high, SlotMs: low, RunID: "x"}, Payload: Payload{Kind: RunCommand}},
+		{Schedule: Schedule{Kind: Every, EveryMs: 5}, Payload: Payload{Kind: "other"}, Missed: Missed{Mode: "other", Within: low}},
+		{Schedule: Schedule{Kind: At, At: "2026-05-01T12:00:00Z"}, Payload: Payload{Kind: AgentTurn}, FailureAlert: &FailureAlert{After: ref(int64(low))}, Delivery: &Delivery{Mode: "webhook", To: ":"}},
+	} {
+		for _, next := range []int64{1, low, w.now.Load()} {
+			j.ID, j.Enabled, j.State.NextRunMs = fmt.Sprint("hostile-", i, next), true, next
+			w.store.jobs[j.ID] = j
+		}
+	}
+	w.end = func(string) (CommandEnd, error) { return CommandEnd{}, errors.New("no such run") }
+	w.start()
+	for range 4 {
+		w.pass(time.Minute)
+		began := time.Now()
+		w.s.tick(context.Background())
+		w.s.wg.Wait()
+		if d := time.Since(began); d > 10*time.Second {
+			t.Errorf("it took %v", d)
+		}
+	}
+	if n := len(w.store.of(fine.ID)); n < 2 {
+		t.Errorf("the other job ran %d times", n)
+	}
+}
+
+// TestStopWaits: a command that is under way when the daemon stops is asked about by the next one.
+func TestStopWaits(t *testing.T) {
+	w := newWorld(t, "2026-05-01T12:00:00Z")
+	j := w.add(AddIn{Schedule: every(time.Hour), Payload: command("ls")})
+	w.pass(time.Hour)
+	w.s.tick(context.Background())
+	w.stop()
+	if st := w.store.jobs[j.ID].State; st.RunningMs == 0 || st.RunID == "" || len(w.store.of(j.ID)) != 0 {
+		t.Errorf("%+v", st)
+	}
+	w.end = func(string) (CommandEnd, error) { return CommandEnd{ExitCode: ref(0)}, nil }
+	w.start()
+	w.s.wg.Wait()
+	if e := w.store.of(j.ID); len(e) != 1 || e[0].Status != OK || len(w.runs) != 1 {
+		t.Errorf("%+v %q", e, w.runs)
+	}
+}
+
 // TestZones takes the names that the original's dates take.
 func TestZones(t *testing.T) {
 	at := time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC)

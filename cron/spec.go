@@ -1,7 +1,6 @@
 package cron
 
 import (
-	"math"
 	"net/url"
 	"regexp"
 	"strings"
@@ -579,7 +578,7 @@ func (j *Job) patchState(p *StatePatch) {
 	s := &j.State
 	number := func(to *int64, from *int64) {
 		if from != nil {
-			*to = max(0, min(*from, int64(math.MaxInt64)))
+			*to = max(0, min(*from, maxDateMs))
 		}
 	}
 	number(&s.NextRunMs, p.NextRunMs)
