@@ -18,10 +18,12 @@ import (
 	"github.com/hanzoai/hanzod/approvals"
 	"github.com/hanzoai/hanzod/approvals/audit"
 	"github.com/hanzoai/hanzod/approvals/policy"
+	"github.com/hanzoai/hanzod/config/live"
 	"github.com/hanzoai/hanzod/cron"
 	"github.com/hanzoai/hanzod/errs"
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
 	auditv1 "github.com/hanzoai/hanzod/gen/hanzo/audit/v1"
+	configv1 "github.com/hanzoai/hanzod/gen/hanzo/config/v1"
 	cronv1 "github.com/hanzoai/hanzod/gen/hanzo/cron/v1"
 	devicesv1 "github.com/hanzoai/hanzod/gen/hanzo/devices/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
@@ -147,6 +149,11 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 			"Schedule.Kind", "Payload.Kind", "Owner.Paired", "Owner.Principal", "Owner.Scopes[0]", "Owner.ClientID", "Owner.DisplayName", "Owner.Local"),
 		out("cron.Entry", func(e cron.Entry) (*cronv1.Run, error) { return cronRunToProto(e), nil }),
 		out("cron.StatusOut", cronStatusToProto), out("cron.Page", func(p cron.Page) (*cronv1.Page, error) { return pageToProto(p), nil }),
+		out("live.Pending", func(p live.Pending) (*configv1.PendingChange, error) { return pendingToProto(&p), nil },
+			// The text of before holds secrets; the rest is between the daemon and itself.
+			"Path", "Existed", "Before", "BeforeHash", "Hash"),
+		out("live.UpdateState", updateToProto),
+		out("live.Restart", func(r live.Restart) (*configv1.Restart, error) { return restartToProto(r), nil }, "PID"),
 		out("sharedSecret", secretToProto),
 		// The path is that of a file the original has; the rest is for searching and sorting.
 		out("sessions.ListOut", listSessionsToProto, "Path", "Sessions[0].Row.name", "Sessions[0].Row.hidden"),
