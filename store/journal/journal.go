@@ -40,6 +40,8 @@ const (
 	MaxData = 32 << 20
 	// MaxName bounds the name of a file in bytes.
 	MaxName = 1024
+	// gatherYields is how often the writer lets others run before the next sync.
+	gatherYields = 16
 	// settleAfter is how long records wait in a segment that does not get full.
 	settleAfter = 30 * time.Second
 	suffix      = ".wal"
@@ -349,8 +351,24 @@ func (l *Log) run() {
 		if done {
 			return
 		}
-		// Those just answered often append again: let them queue up, so that they share the next sync.
+		l.gather(len(batch))
+	}
+}
+
+// gather lets those who were just answered append again, as they often do, so that they share the next sync with
+// those who came during the last one. It does not sleep: without others who could run it returns at once.
+func (l *Log) gather(answered int) {
+	l.mu.Lock()
+	want := len(l.queue) + answered
+	l.mu.Unlock()
+	for range gatherYields {
 		runtime.Gosched()
+		l.mu.Lock()
+		n := len(l.queue)
+		l.mu.Unlock()
+		if n >= want {
+			return
+		}
 	}
 }
 
