@@ -85,6 +85,7 @@ robust:
 	ROBUST=1 ROBUST_ROUNDS=$${ROBUST_ROUNDS:-1000} $(GO) test ./tests/robustness/... -count=1 -timeout 60m -v
 	ROBUST=1 $(GO) test ./tests/service -count=1 -timeout 30m -v
 	ROBUST=1 $(GO) test ./approvals -run TestMutatedRuns -count=1 -v
+	ROBUST=1 $(GO) test ./config -run TestLargeEdit -count=1 -v
 	ROBUST=1 ROBUST_ROUNDS=$${ROBUST_ROUNDS:-1000} $(GO) test ./nodes/host -run TestSwappedFiles -count=1 -timeout 30m -v
 
 tailnet:
