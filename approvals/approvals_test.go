@@ -670,6 +670,7 @@ func TestNoRunWithoutApproval(t *testing.T) {
 			uses    int
 		}
 		asked := map[string]*allow{}
+		var always []allow // what was allowed for good, which answers the next question for the same
 		for range rapid.IntRange(1, 25).Draw(t, "steps") {
 			id := pick("id", "1", "2")
 			switch pick("step", "ask", "decide", "use", "use", "wait", "restart") {
@@ -677,13 +678,22 @@ func TestNoRunWithoutApproval(t *testing.T) {
 				in := run(id, "/bin/"+pick("argv", "a", "b"))
 				in.NodeID, in.Env, in.Timeout = ptr(pick("node", "n1", "n2")), env(), time.Minute
 				c := who()
-				if _, err := w.svc.Request(context.Background(), c, in); err == nil {
-					asked[id] = &allow{in: in, by: c, expires: w.now().Add(time.Minute)}
+				if out, err := w.svc.Request(context.Background(), c, in); err == nil {
+					asked[id] = &allow{in: in, by: c, d: out.Decision, expires: w.now().Add(time.Minute)}
+					if out.Decision != "" && !slices.ContainsFunc(always, func(a allow) bool {
+						return *a.in.NodeID == *in.NodeID && cmp.Equal(a.in.Env, in.Env) && slices.Equal(a.in.Plan.Argv, in.Plan.Argv) &&
+							a.by.DeviceID == c.DeviceID && (c.DeviceID != "" || a.by.Principal == c.Principal)
+					}) {
+						t.Fatalf("%s was answered %s though nobody allowed it for good", id, out.Decision)
+					}
 				}
 			case "decide":
 				d := approvals.Decision(pick("decision", "allow-once", "allow-always", "deny"))
 				if _, err := w.svc.Resolve(context.Background(), ann, approvals.ResolveIn{ID: id, Decision: d}); err == nil {
 					asked[id].d = d
+					if d == approvals.AllowAlways {
+						always = append(always, *asked[id])
+					}
 				}
 			case "wait":
 				now.Add(int64(rapid.IntRange(1, 40).Draw(t, "seconds")) * 1000)

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -316,11 +317,11 @@ func TestConfirm(t *testing.T) {
 func TestRestarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := NewRestarts(7)
-		busy := 0
+		var busy atomic.Int64
 		fired := make(chan time.Time, 10)
 		start := time.Now()
 		bind := func() func() {
-			return r.Bind(func() int { return busy }, func(string) { fired <- time.Now() })
+			return r.Bind(func() int { return int(busy.Load()) }, func(string) { fired <- time.Now() })
 		}
 		leave := bind()
 		first := r.Schedule(RestartIn{Reason: "a"})
@@ -340,14 +341,14 @@ func TestRestarts(t *testing.T) {
 		if third.Cooldown != restartCooldown || third.Delay != restartCooldown+short {
 			t.Errorf("%+v", third)
 		}
-		busy = 1
-		time.AfterFunc(restartCooldown+3*time.Second, func() { busy = 0 })
+		busy.Store(1)
+		time.AfterFunc(restartCooldown+3*time.Second, func() { busy.Store(0) })
 		if got := (<-fired).Sub(at); got < restartCooldown+3*time.Second || got > restartCooldown+4*time.Second {
 			t.Errorf("it came after %s, want as soon as the work is done", got)
 		}
 		leave()
 		leave = bind()
-		busy = 1
+		busy.Store(1)
 		at = time.Now()
 		r.Schedule(RestartIn{})
 		if got := (<-fired).Sub(at); got > RestartDelay+restartCooldown+maxHold+time.Second {
