@@ -271,8 +271,11 @@ func (c *conn) Evict() {
 	}
 }
 
-// shutdown is end for a service that stops: it is cut short.
+// shutdown is end for a service that stops: it is cut short. Calls that are about to be answered are.
 func (c *conn) shutdown(code websocket.StatusCode, reason string) {
+	for end := time.Now().Add(answerWait); c.inFlight.Load() > 0 && time.Now().Before(end); {
+		time.Sleep(answerWait / 20)
+	}
 	timer := time.AfterFunc(closeWait, c.abort)
 	defer timer.Stop()
 	c.end(code, reason)

@@ -62,7 +62,8 @@ const (
 	// closeWait is how long a closing handshake may take at shutdown.
 	closeWait = 2 * time.Second
 	// expelWait is how long the closing handshake with a revoked device may take, answerWait what its own
-	// last answer gets before. Together they stay below the second that is promised.
+	// last answer gets before. Together they stay below the second that is promised. A stop waits for answers
+	// as long.
 	expelWait  = 500 * time.Millisecond
 	answerWait = 100 * time.Millisecond
 	// capabilityBytes is the entropy of a canvas capability (protocol.md §3.3).

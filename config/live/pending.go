@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/hanzoai/hanzod/config"
@@ -55,7 +56,7 @@ func LoadPending(stateDir string) (p Pending, ok bool, err error) {
 	var f undoFile
 	err = readState(undoPath(stateDir), &f)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR): // the state directory is a file: the store says so
 		return Pending{}, false, nil
 	case err != nil:
 		return Pending{}, false, fmt.Errorf("what would undo the last change of the configuration cannot be read: %w; remove the file when the change is to stay", err)

@@ -423,7 +423,7 @@ func TestToolsOverHTTP(t *testing.T) {
 		"nobody":        {http.Header{}, http.StatusUnauthorized},
 		"a wrong token": {bearerHeader("wrong"), http.StatusUnauthorized},
 		"a hook":        {bearerHeader("hook-token-4f1e9b"), http.StatusUnauthorized},
-		"a writer":      {bearerHeader(writer), http.StatusForbidden},
+		"a writer":      {bearerHeader(writer), http.StatusNotFound}, // as for a tool that there is not
 		"two headers":   {http.Header{"Authorization": {"Bearer " + a.Token, "Bearer x"}}, http.StatusUnauthorized},
 		"basic":         {http.Header{"Authorization": {"Basic " + a.Token}}, http.StatusUnauthorized},
 		"a cookie":      {http.Header{"Cookie": {"token=" + a.Token}}, http.StatusUnauthorized},

@@ -482,6 +482,7 @@ func (m *machine) refused(t *testing.T) {
 	if err := os.WriteFile(file, []byte("{gateway:{prot:1}}"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	forgetGood(t, m.state)
 	for range 6 { // more often than a start limit would allow
 		m.run("systemctl", "restart", "hanzod.service")
 		if got, code := m.property("NRestarts"), m.property("ExecMainStatus"); got != "0" || code != "78" || m.property("Result") == "start-limit-hit" {

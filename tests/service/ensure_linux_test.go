@@ -104,12 +104,21 @@ func (w *world) ensure(t *testing.T) {
 	if err := os.WriteFile(file, []byte("{gateway:{prot:1}}"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	forgetGood(t, w.state)
 	expectCode(t, client.CodeStartFailed, "hanzod service logs")
 	if err := os.WriteFile(file, good, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := ensured(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+// forgetGood takes away the last configuration that worked: a daemon that never ran has nothing to fall back on.
+func forgetGood(t *testing.T, state string) {
+	t.Helper()
+	if err := os.Remove(filepath.Join(state, "config.last-good.json")); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -335,6 +335,11 @@ func (w *world) badConfiguration(t *testing.T) {
 	if err := os.WriteFile(file, []byte("{gateway:{prot:1}}"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	w.hanzod(t, 0, "service", "restart")
+	if out, code := w.run(filepath.Join(w.bin, "hanzoctl"), "status"); code != 0 || !strings.Contains(out, "last configuration that worked") {
+		t.Errorf("with a bad file: %d %s", code, out)
+	}
+	forgetGood(t, w.state)
 	w.run("systemctl", "--user", "restart", "hanzod.service")
 	time.Sleep(3 * time.Second) // several restarts, if it restarted
 	if got, code := w.property("NRestarts"), w.property("ExecMainStatus"); got != "0" || code != "78" {
