@@ -1,7 +1,6 @@
 package schema
 
 import (
-	"regexp"
 	"slices"
 	"strings"
 
@@ -70,7 +69,7 @@ func (t *Type) json() object {
 		o.set("anyOf", list(alts...))
 	case Secret:
 		o.set("anyOf", list(newObject().set("type", text("string")).Node,
-			newObject().set("oneOf", list(secretRef("env", secretEnv.String()), secretRef("file", ""), secretRef("exec", secretExec.String()))).Node))
+			newObject().set("oneOf", list(secretRef("env", secretEnv().String()), secretRef("file", ""), secretRef("exec", secretExec().String()))).Node))
 	case Array:
 		o.set("type", text("array"))
 		t.bounds(o, "minItems", "maxItems")
@@ -136,7 +135,7 @@ func secretRef(source, pattern string) *json5.Node {
 	}
 	fields := newObject().
 		set("source", newObject().set("type", text("string")).set("const", text(source)).Node).
-		set("provider", newObject().set("type", text("string")).set("pattern", text(secretAlias.String())).Node).
+		set("provider", newObject().set("type", text("string")).set("pattern", text(secretAlias().String())).Node).
 		set("id", id.Node)
 	return newObject().set("type", text("object")).set("properties", fields.Node).
 		set("required", list(text("source"), text("id"))).
@@ -212,7 +211,7 @@ var known = map[string]string{
 	"bluebubbles": "BlueBubbles", "msteams": "Microsoft Teams", "googlechat": "Google Chat", "openai": "OpenAI", "elevenlabs": "ElevenLabs",
 }
 
-var wordBreak = regexp.MustCompile(`([a-z0-9])([A-Z])`)
+var wordBreak = lazy(`([a-z0-9])([A-Z])`)
 
 // label is a name made of the last keys of a path: "Gateway Auth Rate Limit".
 func label(path []string) string {
@@ -227,7 +226,7 @@ func label(path []string) string {
 	}
 	var words []string
 	for _, key := range parts {
-		for w := range strings.FieldsFuncSeq(wordBreak.ReplaceAllString(key, "$1 $2"), func(r rune) bool { return strings.ContainsRune(" _-$", r) }) {
+		for w := range strings.FieldsFuncSeq(wordBreak().ReplaceAllString(key, "$1 $2"), func(r rune) bool { return strings.ContainsRune(" _-$", r) }) {
 			if as, ok := known[strings.ToLower(w)]; ok {
 				w = as
 			} else {
@@ -298,12 +297,12 @@ type Child struct {
 // maxLookup bounds how many keys a path may have.
 const maxLookup = 32
 
-var brackets = regexp.MustCompile(`\[(\*|\d*)\]`)
+var brackets = lazy(`\[(\*|\d*)\]`)
 
 // Find looks a path up: keys with dots between them; "[]", "[*]" and "*" stand for any key or item. ok is
 // false when the configuration has no such key.
 func Find(path string, secret func(path []string) bool) (Lookup, bool) {
-	path = brackets.ReplaceAllStringFunc(strings.TrimSpace(path), func(m string) string {
+	path = brackets().ReplaceAllStringFunc(strings.TrimSpace(path), func(m string) string {
 		if m = m[1 : len(m)-1]; m == "" {
 			m = "*"
 		}

@@ -1,19 +1,20 @@
 // Package source reads secrets from where a configuration says they are: the environment, files, and
 // programs that hand them out.
 //
-// It knows no daemon and imports config/json5. Resolve owns the goroutines and processes that it
+// It knows no daemon and imports config/schema. Resolve owns the goroutines and processes that it
 // starts and waits for them. No error holds a value, and none what a program printed.
 package source
 
 import (
 	"context"
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/hanzoai/hanzod/config/schema"
 )
 
 // The kinds of sources.
@@ -87,13 +88,6 @@ type Result struct {
 	Err  error
 }
 
-// What the parts of a reference may look like (config.md §9 "secrets").
-var (
-	aliases = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,63}$`)
-	envIDs  = regexp.MustCompile(`^[A-Z][A-Z0-9_]{0,127}$`)
-	execIDs = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:/#@-]{0,255}$`)
-)
-
 // question is what one provider is asked for.
 type question struct {
 	alias    string
@@ -158,7 +152,7 @@ func (s Settings) find(ref Ref) (string, Provider, error) {
 			alias = "default"
 		}
 	}
-	if !aliases.MatchString(alias) {
+	if !schema.SecretAlias(alias) {
 		return "", Provider{}, problemf("Secret provider %s is no valid name", quote(alias))
 	}
 	p, known := s.Providers[alias]
@@ -170,7 +164,7 @@ func (s Settings) find(ref Ref) (string, Provider, error) {
 	}
 	switch ref.Source {
 	case Env:
-		if !envIDs.MatchString(ref.ID) {
+		if !schema.SecretID(Env, ref.ID) {
 			return "", Provider{}, problemf("Secret id %s is no environment variable name (A-Z, 0-9, _)", quote(ref.ID))
 		}
 		if !known && alias != "default" {
@@ -192,7 +186,7 @@ func (s Settings) find(ref Ref) (string, Provider, error) {
 		if !known {
 			return "", Provider{}, missing(" with source and command")
 		}
-		if !execIDs.MatchString(ref.ID) || strings.Contains("/"+ref.ID+"/", "/../") || strings.Contains("/"+ref.ID+"/", "/./") {
+		if !schema.SecretID(Exec, ref.ID) {
 			return "", Provider{}, problemf("Secret id %s is no valid one for a program (letters, digits and ._:/#@-)", quote(ref.ID))
 		}
 	default:

@@ -3,6 +3,7 @@ package usage
 import (
 	"regexp"
 	"strconv"
+	"sync"
 	"time"
 )
 
@@ -26,7 +27,7 @@ type days struct {
 	zone        *time.Location
 }
 
-var offset = regexp.MustCompile(`^UTC([+-])(\d{1,2})(?::([0-5]\d))?$`)
+var offset = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^UTC([+-])(\d{1,2})(?::([0-5]\d))?$`) })
 
 // zone is the zone that the range is in.
 func (r Range) zone(gateway *time.Location) *time.Location {
@@ -34,7 +35,7 @@ func (r Range) zone(gateway *time.Location) *time.Location {
 	case "utc":
 		return time.UTC
 	case "specific":
-		m := offset.FindStringSubmatch(r.UTCOffset)
+		m := offset().FindStringSubmatch(r.UTCOffset)
 		if m == nil {
 			return time.UTC
 		}

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hanzoai/hanzod/errs"
@@ -282,7 +283,7 @@ func (s *Service) claims() (map[sessions.File]claim, error) {
 	return out, err
 }
 
-var safeID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
+var safeID = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`) })
 
 // find is the transcript that a key, or the id of a session, names; whether it is there is another question. For what
 // can be neither the error is bad.
@@ -295,7 +296,7 @@ func (s *Service) find(key string, claims map[sessions.File]claim, bad *errs.Err
 	if p, ok := sessions.ParseKey(key); ok {
 		id, agent = p.Rest, r.AgentID
 	}
-	if !safeID.MatchString(id) {
+	if !safeID().MatchString(id) {
 		return claim{}, bad.With("key", key)
 	}
 	return claim{file: sessions.File{AgentID: agent, Name: id + ".jsonl"}, key: r.Key, id: id}, nil

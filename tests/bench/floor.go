@@ -41,7 +41,7 @@ func (b *bench) floors(ctx context.Context) error {
 	}
 	for id, program := range map[string]string{"floor/exec": "true", "floor/process": b.prog.nothing} {
 		took, err := once(ctx, b.runs, func() (time.Duration, error) {
-			d, _, err := run(ctx, program)
+			d, err := run(ctx, program)
 			return d, err
 		})
 		if err != nil {

@@ -36,14 +36,6 @@ func memoryOf(pid int) (m memory, err error) {
 	return m, nil
 }
 
-// maxRSS is the largest resident memory of an ended process, in bytes.
-func maxRSS(s *os.ProcessState) float64 {
-	if u, ok := s.SysUsage().(*syscall.Rusage); ok {
-		return float64(u.Maxrss) * 1024
-	}
-	return 0
-}
-
 // tick is the unit of processor times in /proc on Linux: a hundredth of a second.
 const tick = 10 * time.Millisecond
 

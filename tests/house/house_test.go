@@ -59,7 +59,7 @@ var rules = []rule{
 	{"errs", nil, "errs is the lowest leaf"},
 	{"config/json5", nil, "the JSON5 reader knows no daemon"},
 	{"config/schema", []string{"config/json5"}, "the description of the keys knows no daemon"},
-	{"secrets/source", []string{"config/json5"}, "where secrets are knows no daemon"},
+	{"secrets/source", []string{"config/json5", "config/schema"}, "where secrets are knows no daemon"},
 	{"config", []string{"errs", "config/json5", "config/schema", "secrets/source"}, "a leaf"},
 	{"identity", []string{"errs"}, "a leaf"},
 	{"identity/...", []string{"errs", "identity"}, "how identity learns of requests and of other services"},
