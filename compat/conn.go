@@ -273,8 +273,10 @@ func (c *conn) Evict() {
 
 // shutdown is end for a service that stops: it is cut short. Calls that are about to be answered are.
 func (c *conn) shutdown(code websocket.StatusCode, reason string) {
-	for end := time.Now().Add(answerWait); c.inFlight.Load() > 0 && time.Now().Before(end); {
-		time.Sleep(answerWait / 20)
+	look := time.NewTicker(answerWait / 20)
+	defer look.Stop()
+	for looks := 0; looks < 20 && c.inFlight.Load() > 0; looks++ {
+		<-look.C
 	}
 	timer := time.AfterFunc(closeWait, c.abort)
 	defer timer.Stop()
