@@ -40,6 +40,8 @@ type EditIn struct {
 	// keeps what it has.
 	Version string
 	Now     time.Time
+	// Bare keeps defaults out of the file that the original writes there, for clients that are not the original's.
+	Bare bool
 }
 
 // Edited is what an edit comes to. Nothing is written yet.
@@ -192,7 +194,7 @@ func (e *editing) merged(submitted *json5.Node) (Edited, error) {
 		resolved = e.l.config.tree
 	}
 	// Only what differs from what clients were shown gets into the file.
-	want := schema.Root().Ordered(applyDiff(resolved, shown, submitted), true)
+	want := schema.Root().Ordered(applyDiff(resolved, shown, submitted), !e.in.Bare)
 	text, flat, err := e.write(want, resolved)
 	if err != nil {
 		return Edited{}, err
@@ -312,19 +314,21 @@ func (e *editing) stamped(want *json5.Node) *json5.Node {
 	}
 	out := owned(want)
 	meta := under(out, "meta")
-	put := func(key, v string) {
-		n := &json5.Node{Kind: json5.String, Str: v}
-		for i := range meta.Members {
-			if meta.Members[i].Key == key {
-				meta.Members[i].Value = n
-				return
-			}
-		}
-		meta.Members = append(meta.Members, json5.Member{Key: key, Value: n})
-	}
-	put("lastTouchedVersion", e.in.Version)
-	put("lastTouchedAt", isoTime(e.in.Now))
+	put(meta, "lastTouchedVersion", e.in.Version)
+	put(meta, "lastTouchedAt", isoTime(e.in.Now))
 	return out
+}
+
+// put sets a text of an object that may be changed.
+func put(o *json5.Node, key, v string) {
+	n := &json5.Node{Kind: json5.String, Str: v}
+	for i := range o.Members {
+		if o.Members[i].Key == key {
+			o.Members[i].Value = n
+			return
+		}
+	}
+	o.Members = append(o.Members, json5.Member{Key: key, Value: n})
 }
 
 // write makes the text of a file that says want. resolved is what the file says now, after includes and

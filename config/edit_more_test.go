@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -318,4 +319,37 @@ func FuzzPatch(f *testing.F) {
 			t.Fatalf("%q with %q became %q: %v %v", text, patch, e.Text, again.Issues, err)
 		}
 	})
+}
+
+// TestMadeTokenIsNoChange: the token that a start has written is in force, and an edit of something else neither takes
+// a restart nor writes defaults down where the client is none of the original's.
+func TestMadeTokenIsNoChange(t *testing.T) {
+	home := realDir(t)
+	opts := Options{Path: filepath.Join(home, "config.json"), StateDir: home, Env: vars{"HOME": home}.get}
+	c, err := Load(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if made, err := EnsureToken(c); !made || err != nil {
+		t.Fatal(made, err)
+	}
+	again, err := Load(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if paths := Changed(c, again); len(paths) > 0 {
+		t.Errorf("what was written counts as changed: %v", paths)
+	}
+	for _, bare := range []bool{true, false} {
+		e, err := Prepare(opts, EditIn{Kind: EditPatch, Raw: "{session:{idleMinutes:3}}", BaseHash: again.Hash, Bare: bare})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(string(e.Text), "ownerDisplay"); got == bare {
+			t.Errorf("bare %v: defaults in the file %v:\n%s", bare, got, e.Text)
+		}
+		if paths := Changed(c, e.Config); !slices.Equal(paths, []string{"session.idleMinutes"}) {
+			t.Errorf("bare %v: %v", bare, paths)
+		}
+	}
 }

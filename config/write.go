@@ -61,6 +61,11 @@ func EnsureToken(c *Config) (generated bool, err error) {
 	c.Hash, c.Exists = hex.EncodeToString(sum[:]), true
 	c.source.Exists, c.source.Text = true, out
 	c.Gateway.Auth.Mode, c.Gateway.Auth.Token, c.madeToken = "token", NewSecret(token), true
+	// What is compared with the file later says what the file says.
+	c.tree = owned(c.tree)
+	auth := under(under(c.tree, "gateway"), "auth")
+	put(auth, "mode", "token")
+	put(auth, "token", token)
 	return true, nil
 }
 

@@ -497,14 +497,18 @@ func schemaRows(out *configv1.LookupSchemaResponse) []string {
 	help := func(hint map[string]any) string { s, _ := hint["help"].(string); return s }
 	var rows []string
 	if out.GetPath() != "" {
-		facts, _ := json.Marshal(out.GetSchema().AsMap()) // plain data
-		rows = append(rows, cells(out.GetPath(), string(facts)))
+		facts := takes(out.GetValues(), "")
+		if facts == "" {
+			text, _ := json.Marshal(out.GetSchema().AsMap()) // plain data
+			facts = string(text)
+		}
+		rows = append(rows, cells(out.GetPath(), facts))
 		if h := help(out.GetHint().AsMap()); h != "" {
 			rows = append(rows, cells("", h))
 		}
 	}
 	for _, c := range out.GetChildren() {
-		kind := c.GetType()
+		kind := takes(c.GetValues(), c.GetType())
 		if kind == "" {
 			kind = "any of several"
 		}
@@ -514,6 +518,14 @@ func schemaRows(out *configv1.LookupSchemaResponse) []string {
 		rows = append(rows, cells(c.GetPath(), kind, help(c.GetHint().AsMap())))
 	}
 	return rows
+}
+
+// takes says what a key takes: its values, where it has only some, else the type.
+func takes(values []string, kind string) string {
+	if len(values) == 0 || kind == "boolean" {
+		return kind
+	}
+	return strings.Join(values, "|")
 }
 
 // completeKey completes the key of a configuration from its schema.

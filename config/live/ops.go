@@ -258,7 +258,7 @@ type EditIn struct {
 // Edit changes single keys, as Set would; the rest of the file stays as it is, comments included. Unlike
 // Patch it plans a restart only where the change takes one.
 func (s *Service) Edit(ctx context.Context, c identity.Caller, in EditIn) (SetOut, error) {
-	return s.change(ctx, c, change{kind: config.EditPatch, raw: in.Patch, hash: in.BaseHash, anyHash: in.BaseHash == "", check: in.Check, what: "edit"})
+	return s.change(ctx, c, change{kind: config.EditPatch, raw: in.Patch, hash: in.BaseHash, anyHash: in.BaseHash == "", check: in.Check, bare: true, what: "edit"})
 }
 
 // ApplyIn replaces or patches the configuration and starts the daemon anew.
@@ -333,6 +333,7 @@ type change struct {
 	hash     string
 	anyHash  bool // the hash of now does
 	check    bool
+	bare     bool // defaults stay out of the file
 	confirm  time.Duration
 	restarts bool // a restart follows in any case
 	what     string
@@ -354,7 +355,7 @@ func (s *Service) change(ctx context.Context, c identity.Caller, ch change) (Set
 			ch.hash = hashOf(text)
 		}
 	}
-	e, err := config.Prepare(s.load, config.EditIn{Kind: ch.kind, Raw: ch.raw, BaseHash: ch.hash, Version: s.cfg.Version, Now: s.cfg.Now()})
+	e, err := config.Prepare(s.load, config.EditIn{Kind: ch.kind, Raw: ch.raw, BaseHash: ch.hash, Version: s.cfg.Version, Now: s.cfg.Now(), Bare: ch.bare})
 	if err != nil {
 		return SetOut{}, refusal(err)
 	}

@@ -205,6 +205,20 @@ func (t *Type) allowed() (values []*json5.Node, ok bool) {
 	return nil, false
 }
 
+// choices are the allowed values as text.
+func (t *Type) choices() []string {
+	values, _ := t.allowed()
+	out := make([]string, 0, len(values))
+	for _, v := range values {
+		if v.Kind == json5.String {
+			out = append(out, v.Str)
+		} else {
+			out = append(out, json5.Format(v))
+		}
+	}
+	return out
+}
+
 // refuse tells that a value is none of those allowed.
 func (t *Type) refuse(fail failer) {
 	values, ok := t.allowed()

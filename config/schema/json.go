@@ -282,8 +282,10 @@ func tags(path string) []string {
 type Lookup struct {
 	Path string
 	// Schema has the keywords of the value itself only.
-	Schema   *json5.Node
-	Hint     *Hint // nil without one
+	Schema *json5.Node
+	Hint   *Hint // nil without one
+	// Values are those that the key takes, as text, where it takes only some.
+	Values   []string
 	Children []Child
 }
 
@@ -292,6 +294,7 @@ type Child struct {
 	Key, Path, Type       string
 	Required, HasChildren bool
 	Hint                  *Hint
+	Values                []string // as those of Lookup
 }
 
 // maxLookup bounds how many keys a path may have.
@@ -317,11 +320,11 @@ func Find(path string, secret func(path []string) bool) (Lookup, bool) {
 		return Lookup{}, false
 	}
 	at := Root().shape(parts)
-	out := Lookup{Path: strings.Join(parts, "."), Schema: t.keywords(f), Hint: f.hint(at, secret)}
+	out := Lookup{Path: strings.Join(parts, "."), Schema: t.keywords(f), Hint: f.hint(at, secret), Values: t.choices()}
 	add := func(key string, t *Type, f *Field) {
 		out.Children = append(out.Children, Child{
 			Key: key, Path: out.Path + "." + key, Type: t.typeName(), HasChildren: t.inside(), Required: f != nil && f.Required,
-			Hint: f.hint(append(slices.Clone(at), key), secret),
+			Hint: f.hint(append(slices.Clone(at), key), secret), Values: t.choices(),
 		})
 	}
 	switch t.Kind {

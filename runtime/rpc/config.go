@@ -317,12 +317,12 @@ func lookupToProto(l schema.Lookup) (*configv1.LookupSchemaResponse, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &configv1.LookupSchemaResponse{Path: cleanText(l.Path), Schema: tree, Hint: hintToProto(l.Hint), Children: make([]*configv1.SchemaChild, len(l.Children))}
+	r := &configv1.LookupSchemaResponse{Path: cleanText(l.Path), Schema: tree, Hint: hintToProto(l.Hint), Values: l.Values, Children: make([]*configv1.SchemaChild, len(l.Children))}
 	if l.Hint != nil {
 		r.HintPath = l.Hint.Path
 	}
 	for i, c := range l.Children {
-		r.Children[i] = &configv1.SchemaChild{Key: c.Key, Path: cleanText(c.Path), Type: c.Type, Required: c.Required, HasChildren: c.HasChildren, Hint: hintToProto(c.Hint)}
+		r.Children[i] = &configv1.SchemaChild{Key: c.Key, Path: cleanText(c.Path), Type: c.Type, Required: c.Required, HasChildren: c.HasChildren, Hint: hintToProto(c.Hint), Values: c.Values}
 		if c.Hint != nil {
 			r.Children[i].HintPath = c.Hint.Path
 		}

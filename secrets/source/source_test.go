@@ -21,7 +21,11 @@ const word = "swordfish-0123456789"
 func script(t *testing.T, text string) string {
 	t.Helper()
 	path := filepath.Join(realDir(t), "program")
-	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+text), 0o700); err != nil {
+	// A child that starts meanwhile would hold the file open for writing, and it could not be run.
+	syscall.ForkLock.RLock()
+	err := os.WriteFile(path, []byte("#!/bin/sh\n"+text), 0o700)
+	syscall.ForkLock.RUnlock()
+	if err != nil {
 		t.Fatal(err)
 	}
 	return path

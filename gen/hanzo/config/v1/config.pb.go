@@ -1639,12 +1639,14 @@ func (x *LookupSchemaRequest) GetPath() string {
 }
 
 type LookupSchemaResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
-	Schema        *structpb.Struct       `protobuf:"bytes,2,opt,name=schema,proto3" json:"schema,omitempty"`
-	Hint          *structpb.Struct       `protobuf:"bytes,3,opt,name=hint,proto3" json:"hint,omitempty"`
-	HintPath      string                 `protobuf:"bytes,4,opt,name=hint_path,json=hintPath,proto3" json:"hint_path,omitempty"`
-	Children      []*SchemaChild         `protobuf:"bytes,5,rep,name=children,proto3" json:"children,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Path     string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Schema   *structpb.Struct       `protobuf:"bytes,2,opt,name=schema,proto3" json:"schema,omitempty"`
+	Hint     *structpb.Struct       `protobuf:"bytes,3,opt,name=hint,proto3" json:"hint,omitempty"`
+	HintPath string                 `protobuf:"bytes,4,opt,name=hint_path,json=hintPath,proto3" json:"hint_path,omitempty"`
+	Children []*SchemaChild         `protobuf:"bytes,5,rep,name=children,proto3" json:"children,omitempty"`
+	// What the key takes, where it takes only some values.
+	Values        []string `protobuf:"bytes,6,rep,name=values,proto3" json:"values,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1714,16 +1716,25 @@ func (x *LookupSchemaResponse) GetChildren() []*SchemaChild {
 	return nil
 }
 
+func (x *LookupSchemaResponse) GetValues() []string {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
 type SchemaChild struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	Path  string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
 	// Empty where the schema names none, as of unions.
-	Type          string           `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
-	Required      bool             `protobuf:"varint,4,opt,name=required,proto3" json:"required,omitempty"`
-	HasChildren   bool             `protobuf:"varint,5,opt,name=has_children,json=hasChildren,proto3" json:"has_children,omitempty"`
-	Hint          *structpb.Struct `protobuf:"bytes,6,opt,name=hint,proto3" json:"hint,omitempty"`
-	HintPath      string           `protobuf:"bytes,7,opt,name=hint_path,json=hintPath,proto3" json:"hint_path,omitempty"`
+	Type        string           `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
+	Required    bool             `protobuf:"varint,4,opt,name=required,proto3" json:"required,omitempty"`
+	HasChildren bool             `protobuf:"varint,5,opt,name=has_children,json=hasChildren,proto3" json:"has_children,omitempty"`
+	Hint        *structpb.Struct `protobuf:"bytes,6,opt,name=hint,proto3" json:"hint,omitempty"`
+	HintPath    string           `protobuf:"bytes,7,opt,name=hint_path,json=hintPath,proto3" json:"hint_path,omitempty"`
+	// What the key takes, where it takes only some values.
+	Values        []string `protobuf:"bytes,8,rep,name=values,proto3" json:"values,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1805,6 +1816,13 @@ func (x *SchemaChild) GetHintPath() string {
 		return x.HintPath
 	}
 	return ""
+}
+
+func (x *SchemaChild) GetValues() []string {
+	if x != nil {
+		return x.Values
+	}
+	return nil
 }
 
 var File_hanzo_config_v1_config_proto protoreflect.FileDescriptor
@@ -1926,13 +1944,14 @@ const file_hanzo_config_v1_config_proto_rawDesc = "" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12=\n" +
 	"\fgenerated_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\vgeneratedAt\")\n" +
 	"\x13LookupSchemaRequest\x12\x12\n" +
-	"\x04path\x18\x01 \x01(\tR\x04path\"\xdf\x01\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\"\xf7\x01\n" +
 	"\x14LookupSchemaResponse\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12/\n" +
 	"\x06schema\x18\x02 \x01(\v2\x17.google.protobuf.StructR\x06schema\x12+\n" +
 	"\x04hint\x18\x03 \x01(\v2\x17.google.protobuf.StructR\x04hint\x12\x1b\n" +
 	"\thint_path\x18\x04 \x01(\tR\bhintPath\x128\n" +
-	"\bchildren\x18\x05 \x03(\v2\x1c.hanzo.config.v1.SchemaChildR\bchildren\"\xd0\x01\n" +
+	"\bchildren\x18\x05 \x03(\v2\x1c.hanzo.config.v1.SchemaChildR\bchildren\x12\x16\n" +
+	"\x06values\x18\x06 \x03(\tR\x06values\"\xe8\x01\n" +
 	"\vSchemaChild\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x12\n" +
@@ -1940,7 +1959,8 @@ const file_hanzo_config_v1_config_proto_rawDesc = "" +
 	"\brequired\x18\x04 \x01(\bR\brequired\x12!\n" +
 	"\fhas_children\x18\x05 \x01(\bR\vhasChildren\x12+\n" +
 	"\x04hint\x18\x06 \x01(\v2\x17.google.protobuf.StructR\x04hint\x12\x1b\n" +
-	"\thint_path\x18\a \x01(\tR\bhintPath*U\n" +
+	"\thint_path\x18\a \x01(\tR\bhintPath\x12\x16\n" +
+	"\x06values\x18\b \x03(\tR\x06values*U\n" +
 	"\x06Effect\x12\x16\n" +
 	"\x12EFFECT_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vEFFECT_NONE\x10\x01\x12\x0e\n" +
