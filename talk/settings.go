@@ -22,7 +22,7 @@ var modes = []string{"off", "always", "inbound", "tagged"}
 // The voices and models that the original knows (control-plane.md §9).
 var (
 	openAIModels     = []string{"gpt-4o-mini-tts", "tts-1", "tts-1-hd"}
-	openAIVoices     = []string{"alloy", "ash", "ballad", "cedar", "coral", "echo", "fable", "juniper", "marin", "nova", "onyx", "sage", "shimmer", "verse"}
+	openAIVoices     = []string{"alloy", "ash", "ballad", "cedar", "coral", "echo", "fable", "juniper", "marin", "onyx", "nova", "sage", "shimmer", "verse"}
 	elevenLabsModels = []string{"eleven_multilingual_v2", "eleven_turbo_v2_5", "eleven_monolingual_v1"}
 )
 
