@@ -42,11 +42,18 @@ func ChatHistoryToLegacy(h sessions.History) any {
 	return chatHistoryResult{h.Key, wire.NonZero(h.SessionID), rawMessages(h.Messages), h.ThinkingLevel, wire.NonZero(h.VerboseLevel)}
 }
 
-// SessionsGetFromLegacy reads sessions.get, whose parameters nobody checks: what makes no sense counts as absent.
+// SessionsGetFromLegacy reads sessions.get, whose parameters nobody checks: what makes no sense counts as absent,
+// and a number is the text of it.
 func SessionsGetFromLegacy(p wire.Value) (sessions.MessagesIn, error) {
-	key := looseText(p, "key")
+	text := func(name string) string {
+		if v, _ := p.Get(name); v.Kind() == wire.Number {
+			return string(wire.AppendNumber(nil, v.Num()))
+		}
+		return looseText(p, name)
+	}
+	key := text("key")
 	if key == "" {
-		key = looseText(p, "sessionKey")
+		key = text("sessionKey")
 	}
 	return sessions.MessagesIn{Key: key, Limit: looseCount(p, "limit")}, nil
 }
