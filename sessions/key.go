@@ -75,7 +75,7 @@ func Canonical(c *config.Config, key string) Ref {
 	if strings.HasPrefix(key, "agent:") {
 		return Ref{def, key}
 	}
-	return Ref{def, "agent:" + def + ":" + key}
+	return Canonical(c, "agent:"+def+":"+key) // which may be a spelling of the main key in turn, as of "main:"
 }
 
 // Kind is how a session is shown (sessions-chat.md §1).

@@ -95,7 +95,7 @@ func TestBinary(t *testing.T) {
 		time.Sleep(3 * time.Second) // the memory of starting is given back after two
 		rss := resident(t, p.Process.Pid)
 		t.Logf("--tailnet=%v: ready after %s, resident %d MB", on, ready.Round(time.Millisecond), rss)
-		if limit := map[bool]int{false: 45, true: 65}[on]; rss > limit {
+		if limit := map[bool]int{false: 50, true: 65}[on]; rss > limit {
 			t.Errorf("resident %d MB with --tailnet=%v: the bar is %d", rss, on, limit)
 		}
 		began = time.Now()
