@@ -622,7 +622,6 @@ var words = map[string]wording{
 		return wire.ErrorShape{Code: codeUnavailable, Message: cut("log read failed: " + e.Error())}
 	}),
 	system.ErrLogRange.Code:    invalid("invalid logs.tail params: limit or maxBytes is out of range"),
-	system.ErrConfig.Code:      unavailable("the config file cannot be read; check that it is there and that the daemon may read it"),
 	system.ErrLocalOnly.Code:   invalid("the shared secret is shown on the local socket only"),
 	system.ErrBackupLocal.Code: invalid("a backup holds every secret and is made on the local socket only"),
 	system.ErrBackupBusy.Code:  unavailable("another backup is being made; try again later"),

@@ -416,9 +416,6 @@ func (d *Daemon) makeDomains() error {
 			HeartbeatsOn:     d.heartbeat.Enabled,
 			Sessions:         d.sessionsOf,
 			Defaults:         d.defaultsOf,
-			Config: func() (config.View, error) {
-				return config.Look(d.load)
-			},
 		},
 	})
 	return d.makeCron()

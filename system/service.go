@@ -6,7 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hanzoai/hanzod/config"
 	"github.com/hanzoai/hanzod/events"
 	"github.com/hanzoai/hanzod/identity"
 )
@@ -154,16 +153,6 @@ func (s *Service) look() {
 	s.version++
 	s.mu.Unlock()
 	s.cfg.Bus.Publish("health", HealthChanged{Health: h, Versions: s.Versions()})
-}
-
-// Config returns the configuration file as it is now, without its secrets.
-func (s *Service) Config(context.Context, identity.Caller) (config.View, error) {
-	v, err := s.cfg.Facts.Config()
-	if err != nil {
-		// What it says names the file, which not every reader may know.
-		return config.View{}, ErrConfig.Wrap(err)
-	}
-	return v, nil
 }
 
 // RefreshHealth asks for a new summary. It does not wait.

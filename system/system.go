@@ -9,7 +9,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/hanzoai/hanzod/config"
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/system/doctor"
@@ -105,8 +104,6 @@ type Facts struct {
 	Defaults func(agentID string) Defaults
 	// HeartbeatsOn is false while heartbeats are turned off; nil is true.
 	HeartbeatsOn func() bool
-	// Config reads the configuration file and shows what it says now, without its secrets.
-	Config func() (config.View, error)
 	// Diagnose looks for what is wrong, until ctx ends at the latest; nil finds nothing.
 	Diagnose func(ctx context.Context) []doctor.Finding
 }
@@ -184,7 +181,6 @@ type (
 var (
 	ErrLogRead   = errs.Define(errs.Unavailable, "system.log_read", "the log file cannot be read")
 	ErrLogRange  = errs.Define(errs.Invalid, "system.log_range", "limit goes from 1 to 5000, maxBytes from 1 to 1000000, and cursor from 0")
-	ErrConfig    = errs.Define(errs.Unavailable, "system.config", "the config file cannot be read; check that it is there and that the daemon may read it")
 	ErrLocalOnly = errs.Define(errs.Denied, "system.local_only", "the shared secret is shown on the local socket only")
 	// ErrBackupLocal and ErrBackupBusy are refusals of a backup.
 	ErrBackupLocal = errs.Define(errs.Denied, "system.backup_local", "a backup holds every secret and is made on the local socket only")
