@@ -251,7 +251,8 @@ func TestBudgetEvictsTheLargest(t *testing.T) {
 			t.Errorf("%d %q after %+v", code, reason, last)
 		}
 		first, _ := modest.event("tick").Seq.Get()
-		if second, _ := modest.event("tick").Seq.Get(); second != first+1 {
+		if second, _ := modest.event("tick").Seq.Get(); second != first+1 && second != first+2 {
+			// That the other one left may be told between them.
 			t.Errorf("tick %d follows %d", second, first)
 		}
 		synctest.Wait()
