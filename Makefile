@@ -9,7 +9,7 @@ CC_FOUND := $(shell command -v $${CC:-cc} 2>/dev/null || command -v gcc 2>/dev/n
 T       ?= 30s
 MUTATIONS ?= 1000000
 
-.PHONY: all help build run test check-format vet gen check-gen lint contract parity bench fuzz robust tailnet interop examples cross dist dist-check clean
+.PHONY: all help build run test check-format vet gen check-gen lint contract parity bench fuzz robust acceptance tailnet interop examples cross dist dist-check clean
 
 all: check-format vet check-gen test cross
 
@@ -21,6 +21,7 @@ help:
 	@echo 'make parity    the parity checklist: what is served, and what the recordings say'
 	@echo 'make bench     measure against the bars (BENCH="-json", "-quick", "-only REGEXP")'
 	@echo 'make robust    the long suites: kill -9, silent peers, full disks'
+	@echo 'make acceptance  the checks of links, terminals and checkpoints, as a table; it says what is missing here'
 	@echo 'make tailnet   what needs the build tag tailnet: daemons and clients on a tailnet of loopback'
 	@echo 'make interop   drive the daemon with a published client of the original, which npm installs once'
 	@echo 'make examples  try the clients in JavaScript and Python; npm and pip install their packages once'
@@ -87,6 +88,13 @@ robust:
 	ROBUST=1 $(GO) test ./approvals -run TestMutatedRuns -count=1 -v
 	ROBUST=1 $(GO) test ./config -run TestLargeEdit -count=1 -v
 	ROBUST=1 ROBUST_ROUNDS=$${ROBUST_ROUNDS:-1000} $(GO) test ./nodes/host -run TestSwappedFiles -count=1 -timeout 30m -v
+
+# The S3 server of the checks is built once, in a module of its own.
+acceptance:
+	@mkdir -p .cache/acceptance
+	@test -x .cache/acceptance/versitygw || GOBIN=$(CURDIR)/.cache/acceptance GOFLAGS= $(GO) install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+	@# In the folder of the package, so that the table is shown when all is well.
+	cd tests/acceptance && ACCEPTANCE=1 VERSITYGW=$(CURDIR)/.cache/acceptance/versitygw $(GO) test -count=1 -timeout 40m
 
 tailnet:
 	CGO_ENABLED=0 $(GO) vet -tags tailnet ./client/tailnet ./runtime ./cmd/... ./tests/tailnet

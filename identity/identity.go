@@ -71,6 +71,9 @@ type Caller struct {
 	ConnID string
 	// NodeID is the registry id of a caller with role node.
 	NodeID string
+	// Tenant is the organisation of a caller that an identity service vouches for; empty for callers of the
+	// gateway's owner, who sees what is of every tenant.
+	Tenant string
 	// Principal is what an approval is bound to when there is no device: the local user
 	// ("local:1000"), or the connection ("conn:…"), which nobody else can be.
 	Principal string

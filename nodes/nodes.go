@@ -9,6 +9,7 @@ package nodes
 
 import (
 	"context"
+	"net/url"
 	"time"
 
 	"github.com/hanzoai/hanzod/errs"
@@ -38,6 +39,60 @@ type Node struct {
 	ConnectedAt time.Time
 	Paired      bool
 	Connected   bool
+
+	// Link says how the node is connected, empty when it is not.
+	Link LinkKind
+	// Tenant is the organisation whose credential let the node in, empty for the gateway's own. Nodes of a
+	// tenant have it in front of their id (QualifiedID).
+	Tenant string
+	// InstanceID and what follows are what linked instances say of themselves (tunnel.md §1.14); empty for
+	// others. Metadata is JSON text, nil for none.
+	InstanceID string
+	AppKind    string
+	Cwd        string
+	SessionURL string
+	Metadata   []byte
+	Exposed    []Exposed
+	// LastSeen is when something came from the node last, zero where nobody knows.
+	LastSeen time.Time
+}
+
+// LinkKind is a kind of connection of a node.
+type LinkKind string
+
+// The kinds of connections.
+const (
+	LinkGRPC      LinkKind = "grpc"      // NodeService.Attach
+	LinkWebSocket LinkKind = "websocket" // the gateway protocol
+	LinkTunnel    LinkKind = "tunnel"    // /v1/tunnel and /v1/relay (tunnel.md §1)
+)
+
+// Exposed is an address under which something of a node can be reached (tunnel.md §1.12).
+type Exposed struct {
+	Name string
+	URL  string
+	// TTL is zero for as long as the node is connected.
+	TTL time.Duration
+}
+
+// QualifiedID is the registry's id of an instance of a tenant: ids of two tenants never meet.
+func QualifiedID(tenant, instanceID string) string {
+	if tenant == "" {
+		return instanceID
+	}
+	return url.PathEscape(tenant) + "/" + instanceID
+}
+
+// Channel is a stream of bytes to and from a node, beside its link and with a flow control of its own: a
+// side that does not read stops the other side from writing. One goroutine may read while another writes.
+type Channel interface {
+	// Read returns io.EOF when the node has ended its direction, and another error when the channel broke.
+	Read(p []byte) (int, error)
+	Write(p []byte) (int, error)
+	// CloseWrite ends this direction; what was written arrives before that.
+	CloseWrite() error
+	// Close gives both directions up. An error tells the node why.
+	Close(err error) error
 }
 
 // ID is the id of a node in the registry: its device, else the instance that it says it is, else its

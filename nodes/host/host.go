@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -71,8 +72,46 @@ type Config struct {
 	// MaxRuns and OutputCap replace the constants of the same names when they are positive.
 	MaxRuns   int
 	OutputCap int
-	Log       *slog.Logger
+	// Modules are what this machine offers beyond running commands. A command belongs to the first that names
+	// it; those of this package belong to nobody else.
+	Modules []Module
+	Log     *slog.Logger
 }
+
+// Module serves commands of another package on this machine. Its methods may be called concurrently.
+type Module interface {
+	// Commands are the names that Handle serves, Caps the capabilities to announce.
+	Commands() []string
+	Caps() []string
+	// Handle is Host.Handle for one of the commands. Parameters are not read yet: ParamsJSON may be nil or no
+	// JSON.
+	Handle(ctx context.Context, r Request) Result
+}
+
+// Follower is a Module that wants to know of links, because something happens on this machine while no
+// request is served.
+type Follower interface {
+	// Linked is called when a link stands, one call at a time. emit sends an event with its payload as JSON
+	// text over it and may wait for a slow link; it fails once ended is closed. Linked does not block.
+	Linked(emit func(event, payloadJSON string) error, ended <-chan struct{})
+}
+
+// Channel is a stream of bytes to and from the gateway, beside the link and with a flow control of its
+// own: a side that does not read stops the other side from writing. One goroutine may read while another
+// writes.
+type Channel interface {
+	// Read returns io.EOF when the gateway has ended its direction, and another error when the channel broke.
+	Read(p []byte) (int, error)
+	// Write takes up to MaxChannelWrite bytes at once without splitting them.
+	Write(p []byte) (int, error)
+	// CloseWrite ends this direction; what was written arrives before that.
+	CloseWrite() error
+	// Close gives both directions up. An error tells the gateway why.
+	Close(err error) error
+}
+
+// MaxChannelWrite is how many bytes travel as one piece on a Channel.
+const MaxChannelWrite = 256 << 10
 
 // Host serves the commands of this machine. Its methods may be called concurrently.
 type Host struct {
@@ -83,6 +122,7 @@ type Host struct {
 	runs   chan struct{} // holds one token per running command
 	// commands are those that the gateway can end.
 	commands running
+	modules  []Module
 
 	prompter Prompter
 	prompts  chan struct{} // holds one token per open question
@@ -105,6 +145,9 @@ type Request struct {
 	// Emit sends an event (exec.finished, exec.denied, exec.decided) with its payload as JSON text, before the
 	// result is returned. Nil drops it.
 	Emit func(event, payloadJSON string)
+	// Channel opens the channel that the gateway named in the parameter "channel" of this request. It is nil
+	// on links that have none: what is large goes in pieces then.
+	Channel func(ctx context.Context, name string) (Channel, error)
 }
 
 // Error is a failure as the gateway is told.
@@ -122,7 +165,7 @@ type Result struct {
 
 // New returns a host.
 func New(c Config) *Host {
-	h := &Host{policy: c.Policy, env: c.Env, cap: c.OutputCap, log: c.Log, prompter: c.Prompter, prompts: make(chan struct{}, maxPrompts)}
+	h := &Host{policy: c.Policy, env: c.Env, cap: c.OutputCap, log: c.Log, prompter: c.Prompter, prompts: make(chan struct{}, maxPrompts), modules: c.Modules}
 	if h.env == nil {
 		h.env = os.Environ
 	}
@@ -141,11 +184,19 @@ func New(c Config) *Host {
 	return h
 }
 
-// Commands are the names that Handle serves (nodes-approvals.md §4.1). Desktop and browser control
-// are not offered. system.run.kill is ours: it says that this host streams the output of commands and
-// ends them when asked.
+// Commands are the names that Handle serves (nodes-approvals.md §4.1), those of modules among them.
+// Desktop and browser control are not offered. system.run.kill is ours: it says that this host streams the
+// output of commands and ends them when asked.
 func (h *Host) Commands() []string {
-	return []string{"system.run.prepare", "system.run", "system.run.kill", "system.which", "system.execApprovals.get", "system.execApprovals.set"}
+	out := []string{"system.run.prepare", "system.run", "system.run.kill", "system.which", "system.execApprovals.get", "system.execApprovals.set"}
+	for _, m := range h.modules {
+		for _, name := range m.Commands() {
+			if !slices.Contains(out, name) {
+				out = append(out, name)
+			}
+		}
+	}
+	return out
 }
 
 // CapBinding is the capability of a node that says which files a run would open, in the answer to
@@ -153,7 +204,22 @@ func (h *Host) Commands() []string {
 const CapBinding = "system.binding"
 
 // Caps are the capabilities to announce.
-func (h *Host) Caps() []string { return []string{"system", CapBinding} }
+func (h *Host) Caps() []string {
+	out := []string{"system", CapBinding}
+	for _, m := range h.modules {
+		out = append(out, m.Caps()...)
+	}
+	return out
+}
+
+// linked tells the modules of a link.
+func (h *Host) linked(emit func(event, payloadJSON string) error, ended <-chan struct{}) {
+	for _, m := range h.modules {
+		if f, ok := m.(Follower); ok {
+			f.Linked(emit, ended)
+		}
+	}
+}
 
 // PathEnv is the PATH in which executables are looked for.
 func (h *Host) PathEnv() string {
@@ -178,6 +244,11 @@ func (h *Host) Handle(ctx context.Context, r Request) Result {
 		return h.getPolicy(r)
 	}
 	if serve == nil {
+		for _, m := range h.modules {
+			if slices.Contains(m.Commands(), r.Command) {
+				return m.Handle(ctx, r)
+			}
+		}
 		return failed("UNAVAILABLE", "command not supported")
 	}
 	if r.ParamsJSON == nil || *r.ParamsJSON == "" {

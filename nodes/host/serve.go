@@ -76,6 +76,12 @@ type Link interface {
 	Close() error
 }
 
+// Channeler is a Link that has channels.
+type Channeler interface {
+	// Channel opens the channel that a request named. It fails when the gateway does not expect it.
+	Channel(ctx context.Context, name string) (Channel, error)
+}
+
 // Connector makes links to one gateway.
 type Connector interface {
 	// Connect returns when the gateway has let the node in; ctx covers that alone. An error of the class
@@ -178,6 +184,7 @@ func serveOnce(ctx context.Context, o ServeOptions) (stood time.Duration, err er
 	i := l.Info()
 	o.Log.Info("connected to the gateway", "gateway", i.Gateway, "via", i.Via, "version", i.Version, "conn", i.ConnID)
 	o.OnState(State{Phase: Connected, Link: i})
+	o.Host.linked(l.Emit, l.Done())
 	select {
 	case <-l.Done():
 		return o.Now().Sub(began), l.Err()
@@ -207,6 +214,9 @@ func (s *session) invoke(l Link, r Request) {
 		if err := l.Emit(event, payload); err != nil {
 			s.log.Warn("an event could not be delivered to the gateway and is dropped", "event", event, "err", err)
 		}
+	}
+	if c, ok := l.(Channeler); ok {
+		r.Channel = c.Channel
 	}
 	s.wg.Go(func() {
 		defer func() { <-s.slots }()

@@ -70,7 +70,9 @@ var rules = []rule{
 	{"approvals/policy", []string{"errs", "approvals/shell", "config/json5"}, "the policy of a machine knows no daemon"},
 	{"approvals/audit", nil, "the chain of the audit log knows no daemon, and is checked without one"},
 	{"approvals", append(slices.Clone(leaves), "approvals/audit", "approvals/policy", "approvals/shell"), "a domain imports leaves and its own"},
+	{"tunnel/...", append(slices.Clone(leaves), "tunnel/..."), "a domain imports leaves and its own"},
 	{"nodes/host", []string{"errs"}, "the node host gets its policy through an interface"},
+	{"nodes/host/...", []string{"errs", "nodes/host", "nodes/host/...", "tunnel/..."}, "the commands of a machine stand on what does the work"},
 	{"nodes/push/pushtest", []string{"nodes/push"}, "for tests"},
 	{"nodes/push", []string{"errs"}, "the client of the push service knows no daemon"},
 	{"nodes", append(slices.Clone(leaves), "nodes/push"), "a domain imports leaves and its own"},
@@ -89,16 +91,17 @@ var rules = []rule{
 	{"channels", leaves, "a domain imports leaves only"},
 	{"runs", leaves, "a domain imports leaves only: nodes and approvals reach it through interfaces"},
 	{"store/...", append(slices.Clone(leaves), "approvals", "approvals/audit", "nodes", "nodes/push", "runs", "system", "store/...",
-		"sessions", "sessions/transcript", "cron", "heartbeat", "talk", "agents"), "the store implements what domains declare"},
+		"sessions", "sessions/transcript", "cron", "heartbeat", "talk", "agents", "tunnel/..."), "the store implements what domains declare"},
 	{"compat/wire", nil, "the wire kit knows no daemon"},
 	{"compat/schema", []string{"compat/wire"}, "schemas need the wire kit only"},
 	{"compat/methods", append(slices.Clone(leaves), "compat/wire", "approvals", "approvals/policy", "nodes", "nodes/push", "system",
-		"sessions", "sessions/...", "agents", "agents/...", "cron", "config/live", "heartbeat", "secrets", "wizard", "talk", "channels", "runs"), "codecs stand between wire and domains"},
+		"sessions", "sessions/...", "agents", "agents/...", "cron", "config/live", "heartbeat", "secrets", "wizard", "talk", "channels", "runs", "tunnel/..."), "codecs stand between wire and domains"},
+	{"compat/hanzotunnel", append(slices.Clone(leaves), "identity/peer", "compat/wire", "nodes", "nodes/host", "tunnel/...", "ops", "gate", "system"), "both halves of the link protocol: the door, and the dialler"},
 	{"compat/dial", append(slices.Clone(leaves), "compat/wire", "nodes/host"), "the client half of the dialect"},
 	{"compat/companion", []string{"identity/peer/owner"}, "the socket between a node host and an app knows neither"},
 	{"compat/web", append(slices.Clone(leaves), "identity/peer", "compat/wire", "hooks", "system"), "the legacy HTTP routes"},
 	{"compat", append(slices.Clone(leaves), "identity/peer", "compat/...", "approvals", "approvals/policy", "nodes", "nodes/push", "system", "ops", "gate",
-		"sessions", "sessions/...", "agents", "agents/...", "cron", "config/live", "heartbeat", "secrets", "wizard", "talk", "channels", "runs"), "the legacy door sees neither gen nor store nor runtime"},
+		"sessions", "sessions/...", "agents", "agents/...", "cron", "config/live", "heartbeat", "secrets", "wizard", "talk", "channels", "runs", "tunnel/..."), "the legacy door sees neither gen nor store nor runtime"},
 	{"client/clienttest", []string{"errs", "identity", "gen/...", "client/...", "approvals/audit"}, "for tests, with a log whose chain is real"},
 	{"client/tailnet", []string{"client", "identity/tailnet"}, "the client of the tailnet's own service is the daemon's"},
 	{"client/...", []string{"errs", "identity", "gen/...", "client/..."}, "the client links nothing of the daemon"},
@@ -167,6 +170,10 @@ var keepers = map[string][]string{
 	"github.com/kardianos/service":                  {"runtime/service"},
 	"github.com/coreos/go-oidc/":                    {"identity/iam"},
 	"github.com/go-jose/go-jose/v4":                 {"identity/...", "nodes/push/...", "tests/..."},
+	"github.com/minio/minio-go/v7":                  {"tunnel/checkpoint/...", "tests/..."},
+	"filippo.io/age":                                {"tunnel/checkpoint/...", "tests/..."},
+	"github.com/creack/pty":                         {"tunnel/terminal", "tests/..."},
+	"github.com/charmbracelet/x/conpty":             {"tunnel/terminal"},
 }
 
 func TestLibrariesStayBehindOneDoor(t *testing.T) {
@@ -190,8 +197,8 @@ func TestLibrariesStayBehindOneDoor(t *testing.T) {
 func TestDomainsHaveNoJSONTags(t *testing.T) {
 	cmd := exec.Command("grep", "-rnE", "`json:", "--include=*.go", "--exclude=*_test.go",
 		"../../errs", "../../identity", "../../events", "../../nodes", "../../system", "../../approvals", "../../runs",
-		"../../cron", "../../config/live", "../../heartbeat", "../../secrets", "../../wizard", "../../talk", "../../channels", "../../sessions", "../../agents",
-		"--exclude-dir=transcript", "--exclude-dir=host", "--exclude-dir=policy", "--exclude-dir=audit", "--exclude-dir=push", "--exclude-dir=iam", "--exclude-dir=doctor")
+		"../../cron", "../../config/live", "../../heartbeat", "../../secrets", "../../wizard", "../../talk", "../../channels", "../../sessions", "../../agents", "../../tunnel",
+		"--exclude-dir=transcript", "--exclude-dir=host", "--exclude-dir=policy", "--exclude-dir=audit", "--exclude-dir=push", "--exclude-dir=iam", "--exclude-dir=doctor", "--exclude-dir=checkpoint")
 	if out, err := cmd.Output(); err == nil {
 		t.Errorf("JSON tags in a domain:\n%s", out)
 	}

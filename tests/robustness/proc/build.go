@@ -69,9 +69,13 @@ var (
 	all     = map[string]*built{}
 )
 
-// Main runs the tests of a package, looks for goroutines that are left, and removes what was built.
-func Main(m *testing.M) {
+// Main runs the tests of a package, looks for goroutines that are left, and removes what was built. Each of
+// after may look at the exit code then and give another.
+func Main(m *testing.M, after ...func(code int) int) {
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		for _, f := range after {
+			code = f(code)
+		}
 		if dir != "" {
 			_ = os.RemoveAll(dir) // a temporary directory
 		}
