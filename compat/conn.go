@@ -179,6 +179,9 @@ func (c *conn) loop() {
 		if c.expelled.Load() {
 			continue // until the connection has ended
 		}
+		if c.node != nil {
+			c.node.Heard()
+		}
 		req, ferr := schema.ParseRequest(data)
 		if ferr != nil {
 			if !ferr.NotJSON {

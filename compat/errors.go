@@ -308,6 +308,8 @@ var words = map[string]wording{
 	nodes.ErrDisconnected.Code: built(func(e *errs.Error) wire.ErrorShape {
 		return wire.ErrorShape{Code: codeUnavailable, Message: "Error: node disconnected (" + e.Field("command") + ")"}
 	}),
+	nodes.ErrBusy.Code:   unavailable("node busy"),
+	nodes.ErrParams.Code: invalid("params of a command must be an object"),
 	nodes.ErrSend.Code: built(func(*errs.Error) wire.ErrorShape {
 		return nodeFault("UNAVAILABLE", "failed to send invoke to node")
 	}),

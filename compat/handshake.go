@@ -221,7 +221,7 @@ func (c *conn) admitted(id string, p connectParams, role identity.Role, adm iden
 			ID: c.caller.NodeID, DisplayName: c.caller.DisplayName, Platform: adm.Platform,
 			Version: p.Client.Version, DeviceFamily: adm.DeviceFamily,
 			ModelIdentifier: p.Client.ModelIdentifier.Or(""), RemoteIP: c.peer.reported,
-			Permissions: p.Permissions, PathEnv: p.PathEnv.Or(""), Paired: adm.Paired,
+			Permissions: p.Permissions, PathEnv: p.PathEnv.Or(""), Paired: adm.Paired, Link: nodes.LinkWebSocket,
 		}
 		att, _, err := d.cfg.Nodes.Attach(n, p.Commands, p.Caps, c)
 		if err != nil {

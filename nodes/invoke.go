@@ -1,6 +1,7 @@
 package nodes
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -27,8 +28,12 @@ type waiting struct {
 	then    func(a answer, ran bool) // does not block
 	// left tells the caller, which is gone, and lets the call go on for its repetitions; nil for calls
 	// that have none.
-	left    func()
+	left func()
+	// timer runs from the moment in which the call is sent; nil before. Sent says that the node may have
+	// seen it. Both change under the lock of the set only.
 	timer   *time.Timer
+	sent    bool
+	limit   time.Duration
 	until   time.Time
 	late    error       // what it ends with when the timer fires
 	orphan  bool        // its caller is gone
@@ -39,7 +44,10 @@ type waiting struct {
 
 // end gives the answer; ran says that the node may have seen the request.
 func (w *waiting) end(a answer, ran bool) {
-	w.timer.Stop()
+	ran = ran && w.sent
+	if w.timer != nil {
+		w.timer.Stop()
+	}
 	w.unwatch()
 	switch {
 	case a.err != nil:
@@ -76,6 +84,20 @@ func (s *Service) InFlight() int {
 	return len(s.pending.m)
 }
 
+// launch notes that an invoke is about to be sent, from which its time runs. It is false when the invoke
+// has ended already.
+func (p *pendingSet) launch(id, nodeID string, over func()) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	w := p.m[id]
+	if w == nil || w.nodeID != nodeID {
+		return false
+	}
+	w.sent, w.until = true, time.Now().Add(w.limit)
+	w.timer = time.AfterFunc(w.limit, over)
+	return true
+}
+
 // take removes an invoke of the node, nil when it does not wait.
 func (p *pendingSet) take(id, nodeID string) *waiting {
 	p.mu.Lock()
@@ -102,7 +124,7 @@ func (p *pendingSet) adopt(id, nodeID string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	w := p.m[id]
-	if w == nil || w.nodeID != nodeID || w.left == nil || p.orphans >= maxOrphans {
+	if w == nil || w.nodeID != nodeID || w.left == nil || !w.sent || p.orphans >= maxOrphans {
 		return false
 	}
 	p.orphans++
@@ -219,6 +241,18 @@ func (s *Service) repeat(ctx context.Context, c identity.Caller, in InvokeIn, k 
 	}
 }
 
+// object is params as a linked machine is sent them: always an object (tunnel.md §1.3).
+func object(params []byte) ([]byte, error) {
+	text := bytes.TrimSpace(params)
+	switch {
+	case len(text) == 0 || string(text) == "null":
+		return []byte("{}"), nil
+	case text[0] != '{' || !json.Valid(text):
+		return nil, ErrParams
+	}
+	return params, nil
+}
+
 func check(in InvokeIn) error {
 	if in.NodeID == "" || in.Command == "" {
 		return ErrTargetRequired
@@ -247,9 +281,23 @@ func (s *Service) invoke(ctx context.Context, c identity.Caller, in InvokeIn, th
 
 // run does it on a node that is connected.
 func (s *Service) run(ctx context.Context, c identity.Caller, e *entry, in InvokeIn, then func(a answer, ran bool), left func()) {
-	if err := s.policy.Load().Check(e.node, in.Command); err != nil {
+	guarded, err := s.policy.Load().Check(e.node, in.Command)
+	if err == nil && guarded && !c.Has(identity.ScopeAdmin) {
+		err = ErrNotAllowed.With("command", in.Command, "platform", e.node.Platform)
+	}
+	if err != nil {
 		then(answer{err: err}, false)
 		return
+	}
+	if e.node.Link == LinkTunnel {
+		if in.Params, err = object(in.Params); err != nil {
+			then(answer{err: err}, false)
+			return
+		}
+	}
+	if q := e.own.lane; q != nil && q.full() {
+		then(answer{err: withCommand(ErrBusy.With("node", in.NodeID), in.Command)}, false)
+		return // before an approval is used for it
 	}
 	if Guarded(in.Command) {
 		params, ended, err := s.guard.GuardRun(ctx, c, in.NodeID, in.Params)
@@ -281,7 +329,7 @@ func (s *Service) run(ctx context.Context, c identity.Caller, e *entry, in Invok
 // send hands the request to the link; then is called when the answer, the time limit, the end of
 // the link or the end of ctx comes.
 func (s *Service) send(ctx context.Context, c identity.Caller, e *entry, in InvokeIn, then func(a answer, ran bool), left func()) {
-	limit := DefaultTimeout
+	limit := limitOf(e.node, in)
 	if in.Timeout != nil {
 		if limit = *in.Timeout; limit == 0 || limit > MaxTimeout {
 			limit = MaxTimeout
@@ -302,19 +350,17 @@ func (s *Service) send(ctx context.Context, c identity.Caller, e *entry, in Invo
 		}
 	}
 	w := &waiting{
-		nodeID: in.NodeID, command: in.Command, own: e.own, then: then, left: left, watched: watched,
-		until: time.Now().Add(limit), late: ErrTimeout,
+		nodeID: in.NodeID, command: in.Command, own: e.own, then: then, left: left, watched: watched, limit: limit, late: ErrTimeout,
 	}
+	queue := e.own.lane
 	err := s.pending.add(id, w, func() {
-		w.timer = time.AfterFunc(limit, func() {
-			if w := s.pending.take(id, in.NodeID); w != nil {
-				w.end(answer{err: w.late}, true)
-			}
-		})
 		w.unwatch = context.AfterFunc(ctx, func() {
 			if s.pending.adopt(id, in.NodeID) {
 				left()
 				return
+			}
+			if queue != nil {
+				queue.leave(id)
 			}
 			s.pending.end(id, in.NodeID, answer{err: ctx.Err()}, true)
 		})
@@ -323,19 +369,47 @@ func (s *Service) send(ctx context.Context, c identity.Caller, e *entry, in Invo
 		then(answer{err: err}, false)
 		return
 	}
-	err = e.link.Invoke(Request{
+	if queue == nil {
+		s.dispatch(id, e, in)
+		return
+	}
+	err = queue.enter(id, max(limit, limitOf(e.node, in)), func() {
+		if !s.dispatch(id, e, in) {
+			queue.done(id)
+		}
+	})
+	if err != nil {
+		s.pending.end(id, in.NodeID, answer{err: err}, false)
+	}
+}
+
+// dispatch hands a waiting call to the link. It is false when the node will not see it.
+func (s *Service) dispatch(id string, e *entry, in InvokeIn) bool {
+	launched := s.pending.launch(id, in.NodeID, func() {
+		if w := s.pending.take(id, in.NodeID); w != nil {
+			w.end(answer{err: w.late}, true)
+		}
+	})
+	if !launched {
+		return false
+	}
+	if e.node.Link == LinkTunnel && len(in.Params) == 0 {
+		in.Params = []byte("{}")
+	}
+	err := e.link.Invoke(Request{
 		ID: id, NodeID: in.NodeID, Command: in.Command, Params: in.Params,
 		Timeout: in.Timeout, IdempotencyKey: in.IdempotencyKey,
 	})
 	if err != nil {
 		s.pending.end(id, in.NodeID, answer{err: ErrSend.Wrap(err)}, false)
-		return
+		return false
 	}
 	if e.own.closed() {
 		// The link went away while the request was written; its waiting calls were ended before
 		// this one was among them, or are being ended now.
 		s.pending.end(id, in.NodeID, answer{err: ErrDisconnected}, true)
 	}
+	return true
 }
 
 // bindingCap is announced by a node that says which files a run would open, and runs no others under an
@@ -370,7 +444,11 @@ func (s *Service) Result(_ context.Context, c identity.Caller, in ResultIn) (Res
 	if !in.OK {
 		a = answer{err: nodeFailure(in.Error)}
 	}
-	return ResultOut{Ignored: !s.pending.end(in.InvokeID, in.NodeID, a, true)}, nil
+	out := ResultOut{Ignored: !s.pending.end(in.InvokeID, in.NodeID, a, true)}
+	if e, ok := s.reg.get(in.NodeID); ok && e.own.lane != nil {
+		e.own.lane.done(in.InvokeID) // a late answer too: the node is free
+	}
+	return out, nil
 }
 
 // payloadOf is the value of an answer: the parsed text when the node sent text. Text that is not

@@ -10,6 +10,9 @@ const (
 	MaxTimeout = 24 * time.Hour
 	// MaxNodeWait bounds how long a call is held for a node that is not connected.
 	MaxNodeWait = time.Hour
+	// maxSerialQueue bounds the calls that wait for a node that handles one at a time (tunnel.md §5.2;
+	// frozen).
+	maxSerialQueue = 64
 	// maxHeld bounds the calls that are held for nodes that are not connected, over all nodes and callers,
 	// maxHeldNode those for one node and maxHeldCaller those of one caller. Each has a goroutine.
 	maxHeld       = 1000

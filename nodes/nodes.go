@@ -317,6 +317,8 @@ var (
 	ErrUnknown          = errs.Define(errs.NotFound, "nodes.unknown", "no such node is connected or paired")
 	ErrNotConnected     = errs.Define(errs.Unavailable, "nodes.not_connected", "the node is not connected")
 	ErrDisconnected     = errs.Define(errs.Unavailable, "nodes.disconnected", "the node disconnected before it answered")
+	ErrBusy             = errs.Define(errs.Unavailable, "nodes.busy", "node busy")
+	ErrParams           = errs.Define(errs.Invalid, "nodes.params", "the params of a command are a JSON object")
 	ErrSend             = errs.Define(errs.Unavailable, "nodes.send", "the request could not be sent to the node")
 	ErrTimeout          = errs.Define(errs.Deadline, "nodes.timeout", "the node did not answer in time")
 	ErrNodeFailed       = errs.Define(errs.Unavailable, "nodes.failed", "the node could not do it")

@@ -117,13 +117,54 @@ func (p *Policy) allows(c class, command string) bool {
 	return slices.Contains(defaults[c], command) || slices.Contains(p.allow, command)
 }
 
-// Filter returns the declared commands that the platform may offer, trimmed, sorted and without
-// repeats.
-func (p *Policy) Filter(platform, family string, declared []string) []string {
-	c := classify(platform, family)
+// reading are the commands that change nothing, which linked machines may offer without further ado
+// (tunnel.md §2.3, §5.4).
+var reading = map[string]bool{
+	"status.get": true, "system.info": true, "terminal.list": true, "dev.status": true, "session.list": true,
+	"file.list": true, "file.stat": true,
+}
+
+// own are commands that the daemon alone asks for.
+var own = map[string]bool{killCommand: true, "system.execApprovals.get": true, "system.execApprovals.set": true}
+
+// grade is what it takes to let a command go to a node.
+type grade uint8
+
+const (
+	// never: the platform may not offer it.
+	never grade = iota
+	// open: whoever may invoke commands may invoke it.
+	open
+	// privileged: it takes a guard's word.
+	privileged
+)
+
+// grade says what a command of a node takes. Phones, and all that comes over the gateway protocol, have
+// what the original lets them have.
+func (p *Policy) grade(n Node, command string) grade {
+	c := classify(n.Platform, n.DeviceFamily)
+	switch {
+	case p.allows(c, command):
+		return open
+	case p.deny[command], own[command]:
+		return never
+	}
+	phone := c == classIOS || c == classAndroid
+	switch {
+	case n.Link != LinkTunnel && (n.Link != LinkGRPC || phone):
+		return never
+	case reading[command]:
+		return open
+	default:
+		return privileged
+	}
+}
+
+// Offered returns the declared commands that the node may offer, trimmed, sorted and without repeats.
+func (p *Policy) Offered(n Node, declared []string) []string {
 	out := []string{}
 	for _, d := range declared {
-		if d = strings.TrimSpace(d); d != "" && p.allows(c, d) {
+		if d = strings.TrimSpace(d); d != "" && p.grade(n, d) != never {
 			out = append(out, d)
 		}
 	}
@@ -139,17 +180,17 @@ func (p *Policy) CheckPlatform(platform, family, command string) error {
 	return nil
 }
 
-// Check returns nil when a command may go to the node.
-func (p *Policy) Check(n Node, command string) error {
-	if err := p.CheckPlatform(n.Platform, n.DeviceFamily, command); err != nil {
-		return err
-	}
+// Check returns nil when a command may go to the node, and whether it takes a guard's word.
+func (p *Policy) Check(n Node, command string) (guarded bool, err error) {
+	g := p.grade(n, command)
 	switch {
+	case g == never:
+		return false, ErrNotAllowed.With("command", command, "platform", n.Platform)
 	case len(n.Commands) == 0:
-		return ErrNoCommands.With("command", command, "platform", n.Platform)
+		return false, ErrNoCommands.With("command", command, "platform", n.Platform)
 	case !slices.Contains(n.Commands, command):
-		return ErrNotDeclared.With("command", command, "platform", n.Platform)
+		return false, ErrNotDeclared.With("command", command, "platform", n.Platform)
 	default:
-		return nil
+		return g == privileged, nil
 	}
 }

@@ -39,7 +39,7 @@ func TestCatalogue(t *testing.T) {
 				if err := plain.CheckPlatform(p, "", command); (err == nil) != want {
 					t.Errorf("%q on %q: %v", command, p, err)
 				}
-				if kept := plain.Filter(p, "", []string{command}); (len(kept) > 0) != want && command == strings.TrimSpace(command) {
+				if kept := plain.Offered(Node{Platform: p, Link: LinkWebSocket}, []string{command}); (len(kept) > 0) != want && command == strings.TrimSpace(command) {
 					t.Errorf("%q on %q is kept: %q", command, p, kept)
 				}
 			}

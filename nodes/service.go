@@ -35,6 +35,7 @@ type Service struct {
 
 	voiceWake sync.Mutex // held while the words change
 	skillBins func() []string
+	serial    func(Node) bool
 
 	push     Pusher
 	times    timings
@@ -61,6 +62,9 @@ type Config struct {
 	Push Pusher
 	// SkillBins names the programs that skills need; there are none when it is nil.
 	SkillBins func() []string
+	// Serial reports whether a node that comes handles one command after another, beyond those that are
+	// known to (tunnel.md §5.2); nil for no others.
+	Serial func(Node) bool
 	// Log hears of what no caller can be told; nothing when nil.
 	Log *slog.Logger
 }
@@ -81,7 +85,7 @@ func New(cfg Config) *Service {
 		kept:    newKeptSet(),
 		guard:   cfg.Guard, watch: cfg.Observer, answers: cfg.Decisions, paired: cfg.Paired, store: cfg.Store,
 		bus: cfg.Bus, now: cfg.Now, log: cfg.Log,
-		seen: seenSet{m: map[string]time.Time{}}, skillBins: cfg.SkillBins,
+		seen: seenSet{m: map[string]time.Time{}}, skillBins: cfg.SkillBins, serial: cfg.Serial,
 		push: cfg.Push, times: frozenTimings, throttle: throttle{m: map[string]pushTimes{}},
 		held: heldSet{m: map[string]map[*held]struct{}{}, each: map[string]int{}},
 		life: life, stop: stop,
@@ -100,6 +104,19 @@ type Attachment struct {
 	id   string
 	gone atomic.Bool
 	subs subscriptions
+	lane *lane // nil for a node that handles several commands at once
+	// heard is when the door heard from the node last, in nanoseconds since 1970.
+	heard atomic.Int64
+}
+
+// Heard notes that something came from the node. It may be called for each message.
+func (a *Attachment) Heard() { a.heard.Store(a.svc.now().UnixNano()) }
+
+// shown is the node with when it was heard last.
+func (e *entry) shown() Node {
+	n := e.node
+	n.LastSeen = time.Unix(0, e.own.heard.Load())
+	return n
 }
 
 func (a *Attachment) closed() bool { return a.gone.Load() }
@@ -109,7 +126,7 @@ func (a *Attachment) closed() bool { return a.gone.Load() }
 // when the connection ends.
 func (s *Service) Attach(n Node, declared, caps []string, link Link) (*Attachment, Node, error) {
 	n.Connected, n.ConnectedAt = true, s.now()
-	n.Commands = s.policy.Load().Filter(n.Platform, n.DeviceFamily, declared)
+	n.Commands = s.policy.Load().Offered(n, declared)
 	n.Caps = sortedSet(caps)
 	if name, err := s.store.NodeName(n.ID); err != nil {
 		return nil, Node{}, err
@@ -117,6 +134,10 @@ func (s *Service) Attach(n Node, declared, caps []string, link Link) (*Attachmen
 		n.DisplayName = name
 	}
 	a := &Attachment{svc: s, id: n.ID}
+	if serialByNature(n, declared) || s.serial != nil && s.serial(n) {
+		a.lane = &lane{}
+	}
+	a.Heard()
 	old, err := s.come(&entry{node: n, link: link, own: a, runs: slices.Contains(declared, killCommand)})
 	if err != nil {
 		return nil, Node{}, err
@@ -144,6 +165,9 @@ func (s *Service) come(e *entry) (*entry, error) {
 // end fails the calls that wait on an attachment.
 func (s *Service) end(a *Attachment) {
 	a.gone.Store(true)
+	if a.lane != nil {
+		a.lane.close()
+	}
 	for _, w := range s.pending.takeAll(a) {
 		w.end(answer{err: ErrDisconnected}, true)
 	}
@@ -156,7 +180,7 @@ func (a *Attachment) Detach() {
 	a.svc.turn.Lock()
 	defer a.svc.turn.Unlock()
 	if n, ok := a.svc.reg.remove(a); ok {
-		n.Connected, n.ConnectedAt = false, time.Time{}
+		n.Connected, n.ConnectedAt, n.Link, n.LastSeen = false, time.Time{}, "", time.Unix(0, a.heard.Load())
 		a.svc.bus.Publish("node.disconnected", Changed{Node: n})
 	}
 }
@@ -173,7 +197,7 @@ func (s *Service) known() map[string]Node {
 	live := s.reg.cur.Load().live
 	out := make(map[string]Node, len(live))
 	for id, e := range live {
-		out[id] = e.node
+		out[id] = e.shown()
 	}
 	for _, p := range s.paired.PairedNodes() {
 		if n, ok := out[p.ID]; ok {

@@ -156,10 +156,12 @@ func (l *link) register(ctx context.Context, c identity.Caller, r *nodesv1.NodeR
 	att, node, err := d.Nodes.Attach(nodes.Node{
 		ID: id, DisplayName: r.GetDisplayName(), Platform: adm.Platform, Version: r.GetVersion(), DeviceFamily: adm.DeviceFamily,
 		ModelIdentifier: r.GetModelIdentifier(), RemoteIP: ip, Permissions: r.GetPermissions(), PathEnv: r.GetPathEnv(), Paired: adm.Paired,
+		Link: nodes.LinkGRPC,
 	}, r.GetCommands(), r.GetCaps(), l)
 	if err != nil {
 		return nil, err
 	}
+	l.att = att
 	instance := strings.TrimSpace(r.GetInstanceId())
 	d.Nodes.Saw(instance)
 	key := d.Presence.Join(system.Party{

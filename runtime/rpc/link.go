@@ -59,6 +59,7 @@ type link struct {
 	// admitted is closed when caller is set and the node may speak.
 	admitted chan struct{}
 	caller   identity.Caller
+	att      *nodes.Attachment // set when admitted is closed
 
 	mu    sync.Mutex
 	queue []queued
@@ -120,6 +121,7 @@ func (l *link) read() {
 		case <-l.live.ctx.Done():
 			return
 		}
+		l.att.Heard()
 		if err := l.take(l.live.ctx, m); err != nil {
 			l.end(err)
 			return
