@@ -90,6 +90,9 @@ type Person struct {
 	ID string
 	// Admin is one of gateway.auth.iam.superAdmins.
 	Admin bool
+	// Org is the organisation that the person acts for, empty for none: the first of its groups, else its
+	// owner (tunnel.md §2.5).
+	Org string
 }
 
 // Tailnet is the private network of this machine.
@@ -162,6 +165,14 @@ func (sh shared) bounds(wanted []Scope) []Scope {
 		}
 	}
 	return out
+}
+
+// tenant is whose nodes an operator sees: all of them for who administers the gateway.
+func (sh shared) tenant() string {
+	if !sh.ok || sh.method != AuthIAM || sh.person.Admin {
+		return ""
+	}
+	return sh.person.Org
 }
 
 // pairsSilently reports whether a device on this machine may be approved unasked: not one that wants
@@ -391,7 +402,7 @@ func (s *Service) makeLimits() {
 // admitWithoutDevice is protocol.md §4.6.
 func (s *Service) admitWithoutDevice(a Attempt, sh shared, c credentials) (Admission, error) {
 	deviceFree := a.ControlUI && s.auth.DeviceFreeUI
-	in := Admission{Scopes: sh.bounds(a.Scopes), Platform: a.Platform, DeviceFamily: a.DeviceFamily, Principal: sh.principal}
+	in := Admission{Scopes: sh.bounds(a.Scopes), Platform: a.Platform, DeviceFamily: a.DeviceFamily, Principal: sh.principal, Tenant: sh.tenant()}
 	switch {
 	case a.ControlUI && a.Role == RoleOperator && sh.ok && sh.method == AuthTrustedProxy:
 		return in, nil
@@ -474,7 +485,7 @@ func (s *Service) bearer(ctx context.Context, token string, from Peer) (Caller, 
 	sh := s.evaluate(ctx, credentials{token: token, password: token, from: from, scope: LimitSecret, http: true})
 	switch {
 	case sh.vouches(RoleOperator):
-		c = Caller{Role: RoleOperator, Scopes: sh.bounds(AllOperatorScopes), Principal: sh.principal, RemoteIP: from.IP()}
+		c = Caller{Role: RoleOperator, Scopes: sh.bounds(AllOperatorScopes), Principal: sh.principal, Tenant: sh.tenant(), RemoteIP: from.IP()}
 		if c.Principal == "" {
 			c.Principal = "shared-secret"
 		}

@@ -54,6 +54,7 @@ type Store interface {
 	Devices() ([]Device, error)
 	Requests() ([]Pairing, error)
 	Invites() ([]Invite, error)
+	LinkKeys() ([]LinkKey, error)
 	// ChangeDevices runs f in one transaction: all that it writes is kept, or nothing. Nothing is kept
 	// when f fails; its error is returned as it is. f may run more than once.
 	ChangeDevices(ctx context.Context, f func(Tx) error) error
@@ -71,6 +72,9 @@ type Tx interface {
 	HasInvite(id string) bool
 	PutInvite(Invite) error
 	DeleteInvite(id string) error
+	LinkKeys() ([]LinkKey, error)
+	PutLinkKey(LinkKey) error
+	DeleteLinkKey(id string) error
 	Audit(Audit) error
 }
 
@@ -78,15 +82,16 @@ type Tx interface {
 type Audit struct {
 	At time.Time
 	// Kind is device.pair (without being asked), device.approve, device.reject, device.remove,
-	// device.rotate, device.revoke, device.invite or device.enroll.
+	// device.rotate, device.revoke, device.invite, device.enroll, link.key.create or link.key.revoke.
 	Kind string
 	// Subject is who did it, as the daemon verified it.
 	Subject  string
 	DeviceID string
 	Role     Role
 	Scopes   []Scope
-	// RequestID is the pairing request that was decided, or the invite.
+	// RequestID is the pairing request that was decided, the invite, or the link key, whose name is in Detail.
 	RequestID string
+	Detail    string
 }
 
 // Proof is what a device signs at connect.

@@ -10,6 +10,8 @@ import (
 // and clients are not sent it.
 type Ended struct {
 	DeviceID string
+	// LinkKey is the link key that ends; the members below mean nothing then, but for Reason.
+	LinkKey string
 	// Role is the role that ends, every one when empty.
 	Role Role
 	// TokenID confines it to what that token let in, when not empty.
@@ -23,6 +25,8 @@ type Ended struct {
 // Covers reports whether the caller is one of those that end.
 func (e Ended) Covers(c Caller) bool {
 	switch {
+	case e.LinkKey != "":
+		return c.Role == RoleNode && c.Principal == linkKeySubject+e.LinkKey
 	case c.DeviceID == "" || c.DeviceID != e.DeviceID:
 		return false
 	case e.Role != "" && c.Role != e.Role:
@@ -52,6 +56,9 @@ func (s *Service) Confirm(c Caller, adm Admission) error {
 // Standing returns nil as long as what let the caller in still does, ErrEnded after that.
 func (s *Service) Standing(c Caller) error {
 	if c.DeviceID == "" {
+		if id, ok := strings.CutPrefix(c.Principal, linkKeySubject); ok && c.Role == RoleNode && !s.linkKeyStands(id) {
+			return ErrEnded.WithText("the link key was revoked")
+		}
 		if strings.HasPrefix(c.Principal, memberPrefix) && (s.auth.Members == nil || !s.auth.Members.Stands(c.Principal)) {
 			return ErrEnded.WithText("the tailnet or gateway.tailnet.grants do not let this caller in any more")
 		}

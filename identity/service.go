@@ -57,6 +57,8 @@ type Service struct {
 	expired []string
 	// invites holds the open invites by id.
 	invites map[string]Invite
+	// linkKeys finds a link key by the hash of its secret.
+	linkKeys map[string]LinkKey
 	// tokens finds a device by the hash of one of its tokens, for callers that present nothing
 	// else.
 	tokens map[[sha256.Size]byte]tokenRef
@@ -76,10 +78,10 @@ func New(store Store, auth Auth, pub Publisher, now func() time.Time) (*Service,
 	s := &Service{
 		store: store, auth: auth, pub: pub, now: now,
 		pending: map[string]*question{},
-		invites: map[string]Invite{},
-		tokens:  map[[sha256.Size]byte]tokenRef{},
-		nodes:   map[string]Device{},
-		once:    newOnceSet(now()),
+		invites: map[string]Invite{}, linkKeys: map[string]LinkKey{},
+		tokens: map[[sha256.Size]byte]tokenRef{},
+		nodes:  map[string]Device{},
+		once:   newOnceSet(now()),
 	}
 	s.makeLimits()
 	devices, err := store.Devices()
@@ -109,6 +111,13 @@ func New(store Store, auth Auth, pub Publisher, now func() time.Time) (*Service,
 	invites, err := store.Invites()
 	for _, i := range invites {
 		s.invites[i.ID] = i
+	}
+	if err != nil {
+		return nil, err
+	}
+	keys, err := store.LinkKeys()
+	for _, k := range keys {
+		s.linkKeys[k.Hash] = k
 	}
 	return s, err
 }
@@ -213,6 +222,8 @@ type Admission struct {
 	Paired bool
 	// TokenID names the device token that let the client in, empty when something else did.
 	TokenID string
+	// Tenant is the organisation of a person whom an identity service vouches for, empty for others.
+	Tenant string
 	// seen is what had ended when the client was looked at.
 	seen uint64
 }
@@ -299,7 +310,7 @@ func (s *Service) admit(ctx context.Context, a Attempt) (Admission, error) {
 		return Admission{}, err
 	}
 	if s.skipsPairing(a, sh) && !dev.revoked(a.Role) {
-		return s.admitDevice(ctx, a, dev, paired && slices.Contains(dev.Roles, a.Role), byToken)
+		return s.admitDevice(ctx, a, dev, paired && slices.Contains(dev.Roles, a.Role), byToken, sh)
 	}
 	if reason := pairingReason(a, dev, paired); reason != "" {
 		if !sh.pairsSilently(a) {
@@ -309,7 +320,7 @@ func (s *Service) admit(ctx context.Context, a Attempt) (Admission, error) {
 			return Admission{}, err
 		}
 	}
-	return s.admitDevice(ctx, a, dev, true, byToken)
+	return s.admitDevice(ctx, a, dev, true, byToken, sh)
 }
 
 // notShared is the refusal of a device that neither the mode nor a token of its own lets in.
@@ -328,10 +339,10 @@ func (s *Service) notShared(a Attempt, sh shared, candidate string) error {
 
 // admitDevice lets a device in and, when it is paired, brings its record up to date and hands out
 // its token (protocol.md §4.8, ensure).
-func (s *Service) admitDevice(ctx context.Context, a Attempt, dev Device, paired, byToken bool) (Admission, error) {
+func (s *Service) admitDevice(ctx context.Context, a Attempt, dev Device, paired, byToken bool, sh shared) (Admission, error) {
 	adm := Admission{
 		Scopes: a.Scopes, DeviceID: a.Device.ID, Paired: paired,
-		Platform: a.Platform, DeviceFamily: a.DeviceFamily,
+		Platform: a.Platform, DeviceFamily: a.DeviceFamily, Tenant: sh.tenant(),
 	}
 	if !paired {
 		return adm, nil

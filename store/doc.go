@@ -78,6 +78,10 @@
 //	  <job id>                     record: one scheduled job with its state
 //	cron_runs                      what became of each slot; the sequence counts the rows of all jobs
 //	  <job id> 00 <sequence>       record: one run, or a slot that was left out
+//	link_keys                      what lets instances link
+//	  <link key id>                record: one key, without its secret
+//	links                          which instances were linked of late
+//	  <node id>                    record: the last link of one
 //	system_events
 //	  <session> 00 <sequence>      record: what an agent is to be told; sequence is 8 bytes big endian
 //

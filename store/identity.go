@@ -157,7 +157,7 @@ func (x devicesTx) DeleteInvite(id string) error { return x.delete(bucketInvites
 func (x devicesTx) Audit(row identity.Audit) error {
 	link, err := linkOf(AuditRow{
 		At: row.At, Kind: row.Kind, Subject: row.Subject, DeviceID: row.DeviceID,
-		Role: row.Role, Scopes: row.Scopes, RequestID: row.RequestID,
+		Role: row.Role, Scopes: row.Scopes, RequestID: row.RequestID, Detail: row.Detail,
 	})
 	if err != nil {
 		return err

@@ -25,6 +25,8 @@ var recordTypes = map[string]reflect.Type{
 	string(bucketSessions):          reflect.TypeFor[sessionRecord](),
 	string(bucketSessionRest):       reflect.TypeFor[sessionRest](),
 	string(bucketCronJobs):          reflect.TypeFor[cronJobRecord](),
+	string(bucketLinkKeys):          reflect.TypeFor[linkKeyRecord](),
+	string(bucketLinks):             reflect.TypeFor[linkRecord](),
 }
 
 // carry returns the record that takes the place of old, with the fields of old that the struct of its

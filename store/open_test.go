@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"strings"
 	"testing"
@@ -25,6 +26,7 @@ import (
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/sessions"
 	"github.com/hanzoai/hanzod/system"
+	"github.com/hanzoai/hanzod/tunnel/links"
 )
 
 // The test binary started again does one job in a directory; see child.
@@ -509,7 +511,53 @@ func TestSchema4(t *testing.T) {
 		t.Fatal(err)
 	}
 	exam, err := Examine(t.Context(), dir)
-	if err != nil || len(exam.Faults) > 0 || exam.Schema != 5 || exam.Readable != 4 {
+	if err != nil || len(exam.Faults) > 0 || exam.Schema != 6 || exam.Readable != 4 {
+		t.Errorf("%+v, %v", exam, err)
+	}
+}
+
+// TestSchema5 reads a database from before there were links, which the last program of schema 5 wrote, and
+// keeps link keys in it.
+func TestSchema5(t *testing.T) {
+	dir := copyOf(t, "schema5.db")
+	s := open(t, dir)
+	check(t, s)
+	if d, ok, err := s.Device("d1"); !ok || err != nil || d.Tokens[identity.RoleNode].Token != "secret-d1" {
+		t.Errorf("%+v, %v, %v", d, ok, err)
+	}
+	if name, err := s.NodeName("n1"); name != "Garage" || err != nil {
+		t.Errorf("%q, %v", name, err)
+	}
+	if rows, err := s.Audit(0, 9); err != nil || len(rows) != 1 || rows[0].Kind != "device.invite" {
+		t.Errorf("%+v, %v", rows, err)
+	}
+	k := identity.LinkKey{ID: "k1", Hash: "00", Name: "cloud", Tenant: "acme"}
+	if err := s.ChangeDevices(t.Context(), func(tx identity.Tx) error { return tx.PutLinkKey(k) }); err != nil {
+		t.Fatal(err)
+	}
+	l := links.Link{NodeID: "agent-a", Credential: "link-key:k1", Address: "192.0.2.1", Registration: []byte("{}")}
+	if err := s.ChangeLinks(t.Context(), []links.Link{l, {NodeID: "agent-b"}}, []string{"agent-c"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.ChangeLinks(t.Context(), nil, []string{"agent-b"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	if keys, err := s.LinkKeys(); err != nil || len(keys) != 1 || keys[0] != k {
+		t.Errorf("%+v, %v", keys, err)
+	}
+	if all, err := s.Links(); err != nil || len(all) != 1 || !reflect.DeepEqual(all[0], l) {
+		t.Errorf("%+v, %v", all, err)
+	}
+	// The program before this one opens it still.
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	exam, err := Examine(t.Context(), dir)
+	if err != nil || len(exam.Faults) > 0 || exam.Schema != 6 || exam.Readable != 4 {
 		t.Errorf("%+v, %v", exam, err)
 	}
 }

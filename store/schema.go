@@ -37,6 +37,9 @@ var (
 	bucketCronJobs = []byte("cron_jobs")
 	bucketCronRuns = []byte("cron_runs")
 
+	bucketLinkKeys = []byte("link_keys")
+	bucketLinks    = []byte("links")
+
 	keySchema    = []byte("schema")
 	keyReadable  = []byte("readable_from")
 	keyTouched   = []byte("touched_by")
@@ -54,6 +57,7 @@ var (
 		bucketSettings,
 		bucketSessions, bucketSessionRest, bucketSessionMoves,
 		bucketCronJobs, bucketCronRuns,
+		bucketLinkKeys, bucketLinks,
 	}
 )
 
@@ -65,6 +69,7 @@ var migrations = []func(*bolt.Tx) error{
 	migrateTo3,
 	migrateTo4,
 	migrateTo5,
+	migrateTo6,
 }
 
 // readableFrom is the oldest schema whose hanzod may open a database of the newest one. It stays as it is
@@ -113,6 +118,18 @@ func migrateTo5(tx *bolt.Tx) error {
 		"settings",
 		"sessions", "session_rest", "session_moves",
 		"cron_jobs", "cron_runs",
+	} {
+		if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
+			return fmt.Errorf("bucket %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// migrateTo6 makes room for what links, terminals and checkpoints keep.
+func migrateTo6(tx *bolt.Tx) error {
+	for _, name := range []string{
+		"link_keys", "links",
 	} {
 		if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
 			return fmt.Errorf("bucket %s: %w", name, err)

@@ -200,8 +200,10 @@ func (v *Verifier) Verify(ctx context.Context, token string) (identity.Person, e
 
 // claims are what is read of a token beyond what the library checks.
 type claims struct {
-	Subject       string `json:"sub"`
-	Owner         string `json:"owner"`
+	Subject string `json:"sub"`
+	Owner   string `json:"owner"`
+	// Groups are organisations beside the owner; others may name them so with another meaning.
+	Groups        any    `json:"groups"`
 	Name          string `json:"name"`
 	Email         string `json:"email"`
 	EmailVerified any    `json:"email_verified"`
@@ -238,7 +240,21 @@ func (v *Verifier) person(c claims) (identity.Person, error) {
 	if v.cfg.OrgName != "" && c.Owner != v.cfg.OrgName && !p.Admin {
 		return identity.Person{}, errToken
 	}
+	p.Org = organisation(c)
 	return p, nil
+}
+
+// organisation is the first of the groups that can be one, else the owner (tunnel.md §2.5). A name with anything
+// but printable characters, or too long, is none.
+func organisation(c claims) string {
+	groups, _ := c.Groups.([]any)
+	for _, g := range append(groups, c.Owner) {
+		name, _ := g.(string)
+		if name = strings.TrimSpace(name); name != "" && len(name) <= maxID && !strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) || unicode.IsSpace(r) }) {
+			return name
+		}
+	}
+	return ""
 }
 
 // keySet is the keys of one moment.
