@@ -38,3 +38,11 @@ func writable(dir string) bool {
 	const wOK = 2
 	return syscall.Access(dir, wOK) == nil
 }
+
+// signalOf is the number of the signal that ended a process, 0 for none.
+func signalOf(state *os.ProcessState) int {
+	if s, ok := state.Sys().(syscall.WaitStatus); ok && s.Signaled() {
+		return int(s.Signal())
+	}
+	return 0
+}

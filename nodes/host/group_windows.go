@@ -1,6 +1,7 @@
 package host
 
 import (
+	"os"
 	"os/exec"
 	"sync"
 	"syscall"
@@ -87,3 +88,6 @@ func (g *group) closeJob() {
 
 // writable is not asked of Windows: every directory counts as one that can be changed.
 func writable(string) bool { return true }
+
+// signalOf is 0: nothing is ended by signals here.
+func signalOf(*os.ProcessState) int { return 0 }

@@ -88,6 +88,19 @@ type Module interface {
 	Handle(ctx context.Context, r Request) Result
 }
 
+// Dialect is a Module that knows another form of a command of this package: the crate's system.run takes a line
+// for the shell where the gateway's takes an argv (tunnel.md §1.6).
+type Dialect interface {
+	// Speaks reports whether the parameters, JSON text, of a command of this package are in the module's form.
+	Speaks(command, paramsJSON string) bool
+}
+
+// Overrider is a Module whose commands may stand in for those of others.
+type Overrider interface {
+	// Overrides reports whether the module serves a command whoever else does.
+	Overrides(command string) bool
+}
+
 // Follower is a Module that wants to know of links, because something happens on this machine while no
 // request is served.
 type Follower interface {
@@ -148,6 +161,9 @@ type Request struct {
 	// Channel opens the channel that the gateway named in the parameter "channel" of this request. It is nil
 	// on links that have none: what is large goes in pieces then.
 	Channel func(ctx context.Context, name string) (Channel, error)
+	// Exact says that the answer is compared with that of the original: it holds no member that the original
+	// does not have.
+	Exact bool
 }
 
 // Error is a failure as the gateway is told.
@@ -232,6 +248,14 @@ func (h *Host) PathEnv() string {
 func (h *Host) Handle(ctx context.Context, r Request) Result {
 	if r.Emit == nil {
 		r.Emit = func(string, string) {}
+	}
+	for _, m := range h.modules {
+		if o, ok := m.(Overrider); ok && o.Overrides(r.Command) {
+			return m.Handle(ctx, r)
+		}
+		if d, ok := m.(Dialect); ok && r.ParamsJSON != nil && d.Speaks(r.Command, *r.ParamsJSON) {
+			return m.Handle(ctx, r)
+		}
 	}
 	serve := map[string]func(context.Context, Request, params) Result{
 		"system.run":               h.run,
