@@ -64,6 +64,8 @@ type NodeOptions struct {
 // watchdog; Close waits for both.
 type NodeLink struct {
 	o       NodeOptions
+	c       *Client
+	life    context.Context //nolint:containedctx // ends with the link
 	stream  nodesv1.NodeService_AttachClient
 	welcome *nodesv1.NodeWelcome
 	silence time.Duration
@@ -90,7 +92,7 @@ func (c *Client) AttachNode(ctx context.Context, o NodeOptions) (*NodeLink, erro
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, cancel)
 	late := time.AfterFunc(nodeHandshake, cancel)
-	l := &NodeLink{o: o, cancel: cancel, done: make(chan struct{})}
+	l := &NodeLink{o: o, c: c, life: life, cancel: cancel, done: make(chan struct{})}
 	err := l.register(life, c)
 	inTime, asked := late.Stop(), stop()
 	switch {

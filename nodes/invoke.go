@@ -289,6 +289,10 @@ func (s *Service) run(ctx context.Context, c identity.Caller, e *entry, in Invok
 		then(answer{err: err}, false)
 		return
 	}
+	if in.channel != nil && !channeled(e) {
+		then(answer{err: ErrNoChannel.With("node", in.NodeID)}, false)
+		return
+	}
 	if e.node.Link == LinkTunnel {
 		if in.Params, err = object(in.Params); err != nil {
 			then(answer{err: err}, false)
@@ -347,6 +351,13 @@ func (s *Service) send(ctx context.Context, c identity.Caller, e *entry, in Invo
 		then = func(a answer, ran bool) {
 			s.watch.Left(id, a.out, a.err, ran)
 			told(a, ran)
+		}
+	}
+	if in.channel != nil {
+		var err error
+		if in.Params, err = s.nameChannel(e, in); err != nil {
+			then(answer{err: err}, false)
+			return
 		}
 	}
 	w := &waiting{

@@ -41,6 +41,7 @@ type Service struct {
 	times    timings
 	throttle throttle
 	held     heldSet
+	channels *channelSet
 	// life ends with Stop.
 	life context.Context //nolint:containedctx // the service's own
 	stop context.CancelFunc
@@ -88,7 +89,7 @@ func New(cfg Config) *Service {
 		seen: seenSet{m: map[string]time.Time{}}, skillBins: cfg.SkillBins, serial: cfg.Serial,
 		push: cfg.Push, times: frozenTimings, throttle: throttle{m: map[string]pushTimes{}},
 		held: heldSet{m: map[string]map[*held]struct{}{}, each: map[string]int{}},
-		life: life, stop: stop,
+		life: life, stop: stop, channels: newChannelSet(),
 	}
 	s.SetPolicy(cfg.Policy)
 	return s
@@ -165,6 +166,7 @@ func (s *Service) come(e *entry) (*entry, error) {
 // end fails the calls that wait on an attachment.
 func (s *Service) end(a *Attachment) {
 	a.gone.Store(true)
+	s.channels.end(a)
 	if a.lane != nil {
 		a.lane.close()
 	}

@@ -357,6 +357,15 @@ func (l *rpcLink) Answer(r host.Request, result host.Result) error {
 // Emit implements host.Link.
 func (l *rpcLink) Emit(event, payloadJSON string) error { return l.Report(event, payloadJSON) }
 
+// Channel implements host.Channeler.
+func (l *rpcLink) Channel(ctx context.Context, name string) (host.Channel, error) {
+	ch, err := l.NodeLink.Channel(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return ch, nil
+}
+
 // Close implements host.Link.
 func (l *rpcLink) Close() error {
 	err := l.NodeLink.Close()

@@ -47,6 +47,9 @@ type PeerInfo struct {
 // Called says that the peer has made a call: its handshakes are done.
 func (p PeerInfo) Called() { p.conn.proved() }
 
+// Conn tells the connection of the peer from all others; nil outside Watch.
+func (p PeerInfo) Conn() any { return p.conn.same() }
+
 // AuthType names the kind of authentication.
 func (PeerInfo) AuthType() string { return "peercred" }
 

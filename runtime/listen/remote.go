@@ -243,6 +243,17 @@ type stranger struct {
 // more.
 func (r stranger) Proved() { r.conn.proved() }
 
+// Conn tells the connection from all others; nil outside Limit.
+func (r stranger) Conn() any { return r.conn.same() }
+
+// same is what stands for the connection, nothing when it is not known.
+func (g *guarded) same() any {
+	if g == nil {
+		return nil
+	}
+	return g
+}
+
 // Refused says that a call on the connection had credentials that are not accepted. It reports whether
 // that is the first in a row; too many end the connection.
 func (r stranger) Refused() (first bool) {

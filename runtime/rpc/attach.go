@@ -161,7 +161,7 @@ func (l *link) register(ctx context.Context, c identity.Caller, r *nodesv1.NodeR
 	if err != nil {
 		return nil, err
 	}
-	l.att = att
+	l.s.links.admit(l, att)
 	instance := strings.TrimSpace(r.GetInstanceId())
 	d.Nodes.Saw(instance)
 	key := d.Presence.Join(system.Party{

@@ -66,8 +66,11 @@ func (s *Server) StreamInterceptor() grpc.StreamServerInterceptor {
 			return err
 		}
 		kind := aWatch
-		if info.FullMethod == nodesv1.NodeService_Attach_FullMethodName {
+		switch info.FullMethod {
+		case nodesv1.NodeService_Attach_FullMethodName:
 			kind = aLink
+		case nodesv1.NodeService_Channel_FullMethodName:
+			kind = aChannel
 		}
 		live, err := s.live(ctx, c, kind)
 		if err != nil {

@@ -59,7 +59,10 @@ type link struct {
 	// admitted is closed when caller is set and the node may speak.
 	admitted chan struct{}
 	caller   identity.Caller
-	att      *nodes.Attachment // set when admitted is closed
+	// conn tells the connection from others. att is nil until the node is in the registry, which is before
+	// admitted is closed; the mutex of links guards it until then.
+	conn any
+	att  *nodes.Attachment
 
 	mu    sync.Mutex
 	queue []queued
@@ -93,6 +96,7 @@ func (s *stamp) get() (time.Time, bool) {
 func newLink(s *Server, stream nodesv1.NodeService_AttachServer, live *liveStream) *link {
 	l := &link{
 		s: s, stream: stream, live: live, id: newConnID(), nonce: newConnID(),
+		conn:  connOf(stream.Context()),
 		first: make(chan *nodesv1.AttachRequest, 1), admitted: make(chan struct{}), wake: make(chan struct{}, 1),
 	}
 	l.heard.set(time.Now())
@@ -253,6 +257,9 @@ func (l *link) Invoke(r nodes.Request) error {
 	}
 	return err
 }
+
+// Channels implements nodes.Channeled.
+func (l *link) Channels() bool { return l.conn != nil }
 
 // Close implements nodes.Link.
 func (l *link) Close(reason string) { l.end(errLinkEnded.WithText(reason)) }

@@ -17,6 +17,7 @@ type streams struct {
 	mu      sync.Mutex
 	live    map[*liveStream]struct{} // at most MaxStreams, and maxLinks more for nodes, and the calls
 	links   int
+	chans   int
 	calls   int
 	each    map[string]int // streams and links by device
 	stopped error
@@ -34,9 +35,10 @@ type liveStream struct {
 type streamKind uint8
 
 const (
-	aWatch streamKind = iota // or a wait for an approval
-	aLink                    // of a node
-	aCall                    // a unary call that may last; other limits bound those
+	aWatch   streamKind = iota // or a wait for an approval
+	aLink                      // of a node
+	aCall                      // a unary call that may last; other limits bound those
+	aChannel                   // beside the link of a node
 )
 
 func (s *streams) add(ctx context.Context, c identity.Caller, kind streamKind) (*liveStream, error) {
@@ -58,7 +60,11 @@ func (s *streams) add(ctx context.Context, c identity.Caller, kind streamKind) (
 		return nil, nodes.ErrTooManyNodes
 	case kind == aLink:
 		s.links++
-	case len(s.live)-s.links-s.calls >= MaxStreams:
+	case kind == aChannel && s.chans >= maxChannelStreams:
+		return nil, nodes.ErrTooManyChannels
+	case kind == aChannel:
+		s.chans++
+	case len(s.live)-s.links-s.calls-s.chans >= MaxStreams:
 		return nil, errStreams
 	}
 	if l.owner != "" {
@@ -128,6 +134,8 @@ func (s *streams) remove(l *liveStream) {
 			s.links--
 		case aCall:
 			s.calls--
+		case aChannel:
+			s.chans--
 		}
 		if l.owner != "" {
 			if s.each[l.owner]--; s.each[l.owner] == 0 {

@@ -404,6 +404,7 @@ var missing = map[string]string{
 	"/hanzo.system.v1.SystemService/FollowLogs":          "the legacy protocol has no streams",
 	"/hanzo.nodes.v1.NodeService/WatchNodes":             "the legacy protocol has no streams",
 	"/hanzo.nodes.v1.NodeService/Attach":                 "a link of its own: the legacy one is the connection",
+	"/hanzo.nodes.v1.NodeService/Channel":                "the links of the original carry no bytes",
 	"/hanzo.devices.v1.DeviceService/CreateInvite":       "the original has no invites",
 	"/hanzo.devices.v1.DeviceService/Enroll":             "the original has no invites",
 	"/hanzo.runs.v1.RunService/StartRun":                 "the original has no runs: its clients invoke the node themselves",

@@ -2052,6 +2052,297 @@ func (x *NodeInvoke) GetIdempotencyKey() string {
 	return ""
 }
 
+type ChannelRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*ChannelRequest_Open
+	//	*ChannelRequest_Data
+	//	*ChannelRequest_End
+	//	*ChannelRequest_Error
+	Message       isChannelRequest_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChannelRequest) Reset() {
+	*x = ChannelRequest{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChannelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChannelRequest) ProtoMessage() {}
+
+func (x *ChannelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChannelRequest.ProtoReflect.Descriptor instead.
+func (*ChannelRequest) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ChannelRequest) GetMessage() isChannelRequest_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *ChannelRequest) GetOpen() string {
+	if x != nil {
+		if x, ok := x.Message.(*ChannelRequest_Open); ok {
+			return x.Open
+		}
+	}
+	return ""
+}
+
+func (x *ChannelRequest) GetData() []byte {
+	if x != nil {
+		if x, ok := x.Message.(*ChannelRequest_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+func (x *ChannelRequest) GetEnd() *ChannelEnd {
+	if x != nil {
+		if x, ok := x.Message.(*ChannelRequest_End); ok {
+			return x.End
+		}
+	}
+	return nil
+}
+
+func (x *ChannelRequest) GetError() *NodeError {
+	if x != nil {
+		if x, ok := x.Message.(*ChannelRequest_Error); ok {
+			return x.Error
+		}
+	}
+	return nil
+}
+
+type isChannelRequest_Message interface {
+	isChannelRequest_Message()
+}
+
+type ChannelRequest_Open struct {
+	// The first message, and the only one of its kind: the name that the request gave the channel.
+	Open string `protobuf:"bytes,1,opt,name=open,proto3,oneof"`
+}
+
+type ChannelRequest_Data struct {
+	// At most 256 KiB.
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
+}
+
+type ChannelRequest_End struct {
+	// Nothing more comes from the node.
+	End *ChannelEnd `protobuf:"bytes,3,opt,name=end,proto3,oneof"`
+}
+
+type ChannelRequest_Error struct {
+	// The node gives the channel up.
+	Error *NodeError `protobuf:"bytes,4,opt,name=error,proto3,oneof"`
+}
+
+func (*ChannelRequest_Open) isChannelRequest_Message() {}
+
+func (*ChannelRequest_Data) isChannelRequest_Message() {}
+
+func (*ChannelRequest_End) isChannelRequest_Message() {}
+
+func (*ChannelRequest_Error) isChannelRequest_Message() {}
+
+type ChannelResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*ChannelResponse_Opened
+	//	*ChannelResponse_Data
+	//	*ChannelResponse_End
+	Message       isChannelResponse_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChannelResponse) Reset() {
+	*x = ChannelResponse{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChannelResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChannelResponse) ProtoMessage() {}
+
+func (x *ChannelResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChannelResponse.ProtoReflect.Descriptor instead.
+func (*ChannelResponse) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ChannelResponse) GetMessage() isChannelResponse_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *ChannelResponse) GetOpened() *ChannelOpened {
+	if x != nil {
+		if x, ok := x.Message.(*ChannelResponse_Opened); ok {
+			return x.Opened
+		}
+	}
+	return nil
+}
+
+func (x *ChannelResponse) GetData() []byte {
+	if x != nil {
+		if x, ok := x.Message.(*ChannelResponse_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+func (x *ChannelResponse) GetEnd() *ChannelEnd {
+	if x != nil {
+		if x, ok := x.Message.(*ChannelResponse_End); ok {
+			return x.End
+		}
+	}
+	return nil
+}
+
+type isChannelResponse_Message interface {
+	isChannelResponse_Message()
+}
+
+type ChannelResponse_Opened struct {
+	// The first message: the name was taken.
+	Opened *ChannelOpened `protobuf:"bytes,1,opt,name=opened,proto3,oneof"`
+}
+
+type ChannelResponse_Data struct {
+	// At most 256 KiB.
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
+}
+
+type ChannelResponse_End struct {
+	// Nothing more comes from the daemon.
+	End *ChannelEnd `protobuf:"bytes,3,opt,name=end,proto3,oneof"`
+}
+
+func (*ChannelResponse_Opened) isChannelResponse_Message() {}
+
+func (*ChannelResponse_Data) isChannelResponse_Message() {}
+
+func (*ChannelResponse_End) isChannelResponse_Message() {}
+
+type ChannelOpened struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChannelOpened) Reset() {
+	*x = ChannelOpened{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChannelOpened) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChannelOpened) ProtoMessage() {}
+
+func (x *ChannelOpened) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChannelOpened.ProtoReflect.Descriptor instead.
+func (*ChannelOpened) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{30}
+}
+
+type ChannelEnd struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChannelEnd) Reset() {
+	*x = ChannelEnd{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChannelEnd) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChannelEnd) ProtoMessage() {}
+
+func (x *ChannelEnd) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChannelEnd.ProtoReflect.Descriptor instead.
+func (*ChannelEnd) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{31}
+}
+
 type NodeNotice struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Event         string                 `protobuf:"bytes,1,opt,name=event,proto3" json:"event,omitempty"`
@@ -2062,7 +2353,7 @@ type NodeNotice struct {
 
 func (x *NodeNotice) Reset() {
 	*x = NodeNotice{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[28]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2074,7 +2365,7 @@ func (x *NodeNotice) String() string {
 func (*NodeNotice) ProtoMessage() {}
 
 func (x *NodeNotice) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[28]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2087,7 +2378,7 @@ func (x *NodeNotice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeNotice.ProtoReflect.Descriptor instead.
 func (*NodeNotice) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{28}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *NodeNotice) GetEvent() string {
@@ -2133,7 +2424,7 @@ type NodePairing struct {
 
 func (x *NodePairing) Reset() {
 	*x = NodePairing{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[29]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2145,7 +2436,7 @@ func (x *NodePairing) String() string {
 func (*NodePairing) ProtoMessage() {}
 
 func (x *NodePairing) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[29]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2158,7 +2449,7 @@ func (x *NodePairing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodePairing.ProtoReflect.Descriptor instead.
 func (*NodePairing) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{29}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *NodePairing) GetRequestId() string {
@@ -2314,7 +2605,7 @@ type RequestPairingRequest struct {
 
 func (x *RequestPairingRequest) Reset() {
 	*x = RequestPairingRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[30]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2326,7 +2617,7 @@ func (x *RequestPairingRequest) String() string {
 func (*RequestPairingRequest) ProtoMessage() {}
 
 func (x *RequestPairingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[30]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2339,7 +2630,7 @@ func (x *RequestPairingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestPairingRequest.ProtoReflect.Descriptor instead.
 func (*RequestPairingRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{30}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RequestPairingRequest) GetNodeId() string {
@@ -2437,7 +2728,7 @@ type RequestPairingResponse struct {
 
 func (x *RequestPairingResponse) Reset() {
 	*x = RequestPairingResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[31]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2449,7 +2740,7 @@ func (x *RequestPairingResponse) String() string {
 func (*RequestPairingResponse) ProtoMessage() {}
 
 func (x *RequestPairingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[31]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2462,7 +2753,7 @@ func (x *RequestPairingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestPairingResponse.ProtoReflect.Descriptor instead.
 func (*RequestPairingResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{31}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RequestPairingResponse) GetRequest() *NodePairing {
@@ -2487,7 +2778,7 @@ type ListPairingsRequest struct {
 
 func (x *ListPairingsRequest) Reset() {
 	*x = ListPairingsRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[32]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2499,7 +2790,7 @@ func (x *ListPairingsRequest) String() string {
 func (*ListPairingsRequest) ProtoMessage() {}
 
 func (x *ListPairingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[32]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2512,7 +2803,7 @@ func (x *ListPairingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPairingsRequest.ProtoReflect.Descriptor instead.
 func (*ListPairingsRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{32}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{36}
 }
 
 type ListPairingsResponse struct {
@@ -2525,7 +2816,7 @@ type ListPairingsResponse struct {
 
 func (x *ListPairingsResponse) Reset() {
 	*x = ListPairingsResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[33]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2537,7 +2828,7 @@ func (x *ListPairingsResponse) String() string {
 func (*ListPairingsResponse) ProtoMessage() {}
 
 func (x *ListPairingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[33]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2550,7 +2841,7 @@ func (x *ListPairingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPairingsResponse.ProtoReflect.Descriptor instead.
 func (*ListPairingsResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{33}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListPairingsResponse) GetPending() []*NodePairing {
@@ -2576,7 +2867,7 @@ type ApprovePairingRequest struct {
 
 func (x *ApprovePairingRequest) Reset() {
 	*x = ApprovePairingRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[34]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2588,7 +2879,7 @@ func (x *ApprovePairingRequest) String() string {
 func (*ApprovePairingRequest) ProtoMessage() {}
 
 func (x *ApprovePairingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[34]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2601,7 +2892,7 @@ func (x *ApprovePairingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApprovePairingRequest.ProtoReflect.Descriptor instead.
 func (*ApprovePairingRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{34}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ApprovePairingRequest) GetRequestId() string {
@@ -2622,7 +2913,7 @@ type ApprovePairingResponse struct {
 
 func (x *ApprovePairingResponse) Reset() {
 	*x = ApprovePairingResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[35]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2634,7 +2925,7 @@ func (x *ApprovePairingResponse) String() string {
 func (*ApprovePairingResponse) ProtoMessage() {}
 
 func (x *ApprovePairingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[35]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2647,7 +2938,7 @@ func (x *ApprovePairingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApprovePairingResponse.ProtoReflect.Descriptor instead.
 func (*ApprovePairingResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{35}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ApprovePairingResponse) GetNode() *NodePairing {
@@ -2673,7 +2964,7 @@ type RejectPairingRequest struct {
 
 func (x *RejectPairingRequest) Reset() {
 	*x = RejectPairingRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[36]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2685,7 +2976,7 @@ func (x *RejectPairingRequest) String() string {
 func (*RejectPairingRequest) ProtoMessage() {}
 
 func (x *RejectPairingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[36]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2698,7 +2989,7 @@ func (x *RejectPairingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectPairingRequest.ProtoReflect.Descriptor instead.
 func (*RejectPairingRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{36}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RejectPairingRequest) GetRequestId() string {
@@ -2717,7 +3008,7 @@ type RejectPairingResponse struct {
 
 func (x *RejectPairingResponse) Reset() {
 	*x = RejectPairingResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[37]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2729,7 +3020,7 @@ func (x *RejectPairingResponse) String() string {
 func (*RejectPairingResponse) ProtoMessage() {}
 
 func (x *RejectPairingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[37]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2742,7 +3033,7 @@ func (x *RejectPairingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectPairingResponse.ProtoReflect.Descriptor instead.
 func (*RejectPairingResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{37}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RejectPairingResponse) GetNodeId() string {
@@ -2762,7 +3053,7 @@ type VerifyPairingRequest struct {
 
 func (x *VerifyPairingRequest) Reset() {
 	*x = VerifyPairingRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[38]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2774,7 +3065,7 @@ func (x *VerifyPairingRequest) String() string {
 func (*VerifyPairingRequest) ProtoMessage() {}
 
 func (x *VerifyPairingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[38]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2787,7 +3078,7 @@ func (x *VerifyPairingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyPairingRequest.ProtoReflect.Descriptor instead.
 func (*VerifyPairingRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{38}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *VerifyPairingRequest) GetNodeId() string {
@@ -2815,7 +3106,7 @@ type VerifyPairingResponse struct {
 
 func (x *VerifyPairingResponse) Reset() {
 	*x = VerifyPairingResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[39]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2827,7 +3118,7 @@ func (x *VerifyPairingResponse) String() string {
 func (*VerifyPairingResponse) ProtoMessage() {}
 
 func (x *VerifyPairingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[39]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2840,7 +3131,7 @@ func (x *VerifyPairingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyPairingResponse.ProtoReflect.Descriptor instead.
 func (*VerifyPairingResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{39}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *VerifyPairingResponse) GetOk() bool {
@@ -2870,7 +3161,7 @@ type TestPushRequest struct {
 
 func (x *TestPushRequest) Reset() {
 	*x = TestPushRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[40]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2882,7 +3173,7 @@ func (x *TestPushRequest) String() string {
 func (*TestPushRequest) ProtoMessage() {}
 
 func (x *TestPushRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[40]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2895,7 +3186,7 @@ func (x *TestPushRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestPushRequest.ProtoReflect.Descriptor instead.
 func (*TestPushRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{40}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *TestPushRequest) GetNodeId() string {
@@ -2943,7 +3234,7 @@ type TestPushResponse struct {
 
 func (x *TestPushResponse) Reset() {
 	*x = TestPushResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[41]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2955,7 +3246,7 @@ func (x *TestPushResponse) String() string {
 func (*TestPushResponse) ProtoMessage() {}
 
 func (x *TestPushResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[41]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2968,7 +3259,7 @@ func (x *TestPushResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestPushResponse.ProtoReflect.Descriptor instead.
 func (*TestPushResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{41}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *TestPushResponse) GetOk() bool {
@@ -3028,7 +3319,7 @@ type GetVoiceWakeRequest struct {
 
 func (x *GetVoiceWakeRequest) Reset() {
 	*x = GetVoiceWakeRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[42]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3040,7 +3331,7 @@ func (x *GetVoiceWakeRequest) String() string {
 func (*GetVoiceWakeRequest) ProtoMessage() {}
 
 func (x *GetVoiceWakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[42]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3053,7 +3344,7 @@ func (x *GetVoiceWakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVoiceWakeRequest.ProtoReflect.Descriptor instead.
 func (*GetVoiceWakeRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{42}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{46}
 }
 
 type GetVoiceWakeResponse struct {
@@ -3065,7 +3356,7 @@ type GetVoiceWakeResponse struct {
 
 func (x *GetVoiceWakeResponse) Reset() {
 	*x = GetVoiceWakeResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[43]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3077,7 +3368,7 @@ func (x *GetVoiceWakeResponse) String() string {
 func (*GetVoiceWakeResponse) ProtoMessage() {}
 
 func (x *GetVoiceWakeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[43]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3090,7 +3381,7 @@ func (x *GetVoiceWakeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVoiceWakeResponse.ProtoReflect.Descriptor instead.
 func (*GetVoiceWakeResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{43}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *GetVoiceWakeResponse) GetTriggers() []string {
@@ -3110,7 +3401,7 @@ type SetVoiceWakeRequest struct {
 
 func (x *SetVoiceWakeRequest) Reset() {
 	*x = SetVoiceWakeRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[44]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3122,7 +3413,7 @@ func (x *SetVoiceWakeRequest) String() string {
 func (*SetVoiceWakeRequest) ProtoMessage() {}
 
 func (x *SetVoiceWakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[44]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3135,7 +3426,7 @@ func (x *SetVoiceWakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetVoiceWakeRequest.ProtoReflect.Descriptor instead.
 func (*SetVoiceWakeRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{44}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *SetVoiceWakeRequest) GetTriggers() []string {
@@ -3154,7 +3445,7 @@ type SetVoiceWakeResponse struct {
 
 func (x *SetVoiceWakeResponse) Reset() {
 	*x = SetVoiceWakeResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[45]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3166,7 +3457,7 @@ func (x *SetVoiceWakeResponse) String() string {
 func (*SetVoiceWakeResponse) ProtoMessage() {}
 
 func (x *SetVoiceWakeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[45]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3179,7 +3470,7 @@ func (x *SetVoiceWakeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetVoiceWakeResponse.ProtoReflect.Descriptor instead.
 func (*SetVoiceWakeResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{45}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *SetVoiceWakeResponse) GetTriggers() []string {
@@ -3197,7 +3488,7 @@ type ListSkillBinsRequest struct {
 
 func (x *ListSkillBinsRequest) Reset() {
 	*x = ListSkillBinsRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[46]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3209,7 +3500,7 @@ func (x *ListSkillBinsRequest) String() string {
 func (*ListSkillBinsRequest) ProtoMessage() {}
 
 func (x *ListSkillBinsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[46]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3222,7 +3513,7 @@ func (x *ListSkillBinsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSkillBinsRequest.ProtoReflect.Descriptor instead.
 func (*ListSkillBinsRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{46}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{50}
 }
 
 type ListSkillBinsResponse struct {
@@ -3234,7 +3525,7 @@ type ListSkillBinsResponse struct {
 
 func (x *ListSkillBinsResponse) Reset() {
 	*x = ListSkillBinsResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[47]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3246,7 +3537,7 @@ func (x *ListSkillBinsResponse) String() string {
 func (*ListSkillBinsResponse) ProtoMessage() {}
 
 func (x *ListSkillBinsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[47]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3259,7 +3550,7 @@ func (x *ListSkillBinsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSkillBinsResponse.ProtoReflect.Descriptor instead.
 func (*ListSkillBinsResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{47}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListSkillBinsResponse) GetBins() []string {
@@ -3434,7 +3725,21 @@ const file_hanzo_nodes_v1_nodes_proto_rawDesc = "" +
 	"paramsJson\x88\x01\x01\x123\n" +
 	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12'\n" +
 	"\x0fidempotency_key\x18\x05 \x01(\tR\x0eidempotencyKeyB\x0e\n" +
-	"\f_params_json\"[\n" +
+	"\f_params_json\"\xaa\x01\n" +
+	"\x0eChannelRequest\x12\x14\n" +
+	"\x04open\x18\x01 \x01(\tH\x00R\x04open\x12\x14\n" +
+	"\x04data\x18\x02 \x01(\fH\x00R\x04data\x12.\n" +
+	"\x03end\x18\x03 \x01(\v2\x1a.hanzo.nodes.v1.ChannelEndH\x00R\x03end\x121\n" +
+	"\x05error\x18\x04 \x01(\v2\x19.hanzo.nodes.v1.NodeErrorH\x00R\x05errorB\t\n" +
+	"\amessage\"\x9b\x01\n" +
+	"\x0fChannelResponse\x127\n" +
+	"\x06opened\x18\x01 \x01(\v2\x1d.hanzo.nodes.v1.ChannelOpenedH\x00R\x06opened\x12\x14\n" +
+	"\x04data\x18\x02 \x01(\fH\x00R\x04data\x12.\n" +
+	"\x03end\x18\x03 \x01(\v2\x1a.hanzo.nodes.v1.ChannelEndH\x00R\x03endB\t\n" +
+	"\amessage\"\x0f\n" +
+	"\rChannelOpened\"\f\n" +
+	"\n" +
+	"ChannelEnd\"[\n" +
 	"\n" +
 	"NodeNotice\x12\x14\n" +
 	"\x05event\x18\x01 \x01(\tR\x05event\x12&\n" +
@@ -3529,7 +3834,7 @@ const file_hanzo_nodes_v1_nodes_proto_rawDesc = "" +
 	"\btriggers\x18\x01 \x03(\tR\btriggers\"\x16\n" +
 	"\x14ListSkillBinsRequest\"+\n" +
 	"\x15ListSkillBinsResponse\x12\x12\n" +
-	"\x04bins\x18\x01 \x03(\tR\x04bins2\x83\x14\n" +
+	"\x04bins\x18\x01 \x03(\tR\x04bins2\xdf\x14\n" +
 	"\vNodeService\x12z\n" +
 	"\tListNodes\x12 .hanzo.nodes.v1.ListNodesRequest\x1a!.hanzo.nodes.v1.ListNodesResponse\"(\xea\xc7\x18\x13\n" +
 	"\tnode.list\x10\x02\x18\x01 \x010\x01\x82\xd3\xe4\x93\x02\v\x12\t/v1/nodes\x12\x82\x01\n" +
@@ -3548,6 +3853,8 @@ const file_hanzo_nodes_v1_nodes_proto_rawDesc = "" +
 	"\n" +
 	"node.event\x10\x03 \x010\x01\x82\xd3\xe4\x93\x02\x1f:\x01*\"\x1a/v1/nodes/{node_id}/events\x12W\n" +
 	"\x06Attach\x12\x1d.hanzo.nodes.v1.AttachRequest\x1a\x1e.hanzo.nodes.v1.AttachResponse\"\n" +
+	"\xea\xc7\x18\x06\x10\x03 \x030\x01(\x010\x01\x12Z\n" +
+	"\aChannel\x12\x1e.hanzo.nodes.v1.ChannelRequest\x1a\x1f.hanzo.nodes.v1.ChannelResponse\"\n" +
 	"\xea\xc7\x18\x06\x10\x03 \x030\x01(\x010\x01\x12\xb1\x01\n" +
 	"\x0eRequestPairing\x12%.hanzo.nodes.v1.RequestPairingRequest\x1a&.hanzo.nodes.v1.RequestPairingResponse\"P\xea\xc7\x180\n" +
 	"\x11node.pair.request\x10\x02\x18\x04 \x010\x01:\x13node.pair.requested\x82\xd3\xe4\x93\x02\x16:\x01*\"\x11/v1/node-requests\x12\x90\x01\n" +
@@ -3581,7 +3888,7 @@ func file_hanzo_nodes_v1_nodes_proto_rawDescGZIP() []byte {
 }
 
 var file_hanzo_nodes_v1_nodes_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_hanzo_nodes_v1_nodes_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_hanzo_nodes_v1_nodes_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
 var file_hanzo_nodes_v1_nodes_proto_goTypes = []any{
 	(WatchNodesResponse_Change)(0), // 0: hanzo.nodes.v1.WatchNodesResponse.Change
 	(*Node)(nil),                   // 1: hanzo.nodes.v1.Node
@@ -3612,114 +3919,124 @@ var file_hanzo_nodes_v1_nodes_proto_goTypes = []any{
 	(*NodePong)(nil),               // 26: hanzo.nodes.v1.NodePong
 	(*NodeReportRefused)(nil),      // 27: hanzo.nodes.v1.NodeReportRefused
 	(*NodeInvoke)(nil),             // 28: hanzo.nodes.v1.NodeInvoke
-	(*NodeNotice)(nil),             // 29: hanzo.nodes.v1.NodeNotice
-	(*NodePairing)(nil),            // 30: hanzo.nodes.v1.NodePairing
-	(*RequestPairingRequest)(nil),  // 31: hanzo.nodes.v1.RequestPairingRequest
-	(*RequestPairingResponse)(nil), // 32: hanzo.nodes.v1.RequestPairingResponse
-	(*ListPairingsRequest)(nil),    // 33: hanzo.nodes.v1.ListPairingsRequest
-	(*ListPairingsResponse)(nil),   // 34: hanzo.nodes.v1.ListPairingsResponse
-	(*ApprovePairingRequest)(nil),  // 35: hanzo.nodes.v1.ApprovePairingRequest
-	(*ApprovePairingResponse)(nil), // 36: hanzo.nodes.v1.ApprovePairingResponse
-	(*RejectPairingRequest)(nil),   // 37: hanzo.nodes.v1.RejectPairingRequest
-	(*RejectPairingResponse)(nil),  // 38: hanzo.nodes.v1.RejectPairingResponse
-	(*VerifyPairingRequest)(nil),   // 39: hanzo.nodes.v1.VerifyPairingRequest
-	(*VerifyPairingResponse)(nil),  // 40: hanzo.nodes.v1.VerifyPairingResponse
-	(*TestPushRequest)(nil),        // 41: hanzo.nodes.v1.TestPushRequest
-	(*TestPushResponse)(nil),       // 42: hanzo.nodes.v1.TestPushResponse
-	(*GetVoiceWakeRequest)(nil),    // 43: hanzo.nodes.v1.GetVoiceWakeRequest
-	(*GetVoiceWakeResponse)(nil),   // 44: hanzo.nodes.v1.GetVoiceWakeResponse
-	(*SetVoiceWakeRequest)(nil),    // 45: hanzo.nodes.v1.SetVoiceWakeRequest
-	(*SetVoiceWakeResponse)(nil),   // 46: hanzo.nodes.v1.SetVoiceWakeResponse
-	(*ListSkillBinsRequest)(nil),   // 47: hanzo.nodes.v1.ListSkillBinsRequest
-	(*ListSkillBinsResponse)(nil),  // 48: hanzo.nodes.v1.ListSkillBinsResponse
-	nil,                            // 49: hanzo.nodes.v1.Node.PermissionsEntry
-	nil,                            // 50: hanzo.nodes.v1.NodeRegistration.PermissionsEntry
-	nil,                            // 51: hanzo.nodes.v1.NodePairing.PermissionsEntry
-	(*timestamppb.Timestamp)(nil),  // 52: google.protobuf.Timestamp
-	(*structpb.Value)(nil),         // 53: google.protobuf.Value
-	(*durationpb.Duration)(nil),    // 54: google.protobuf.Duration
+	(*ChannelRequest)(nil),         // 29: hanzo.nodes.v1.ChannelRequest
+	(*ChannelResponse)(nil),        // 30: hanzo.nodes.v1.ChannelResponse
+	(*ChannelOpened)(nil),          // 31: hanzo.nodes.v1.ChannelOpened
+	(*ChannelEnd)(nil),             // 32: hanzo.nodes.v1.ChannelEnd
+	(*NodeNotice)(nil),             // 33: hanzo.nodes.v1.NodeNotice
+	(*NodePairing)(nil),            // 34: hanzo.nodes.v1.NodePairing
+	(*RequestPairingRequest)(nil),  // 35: hanzo.nodes.v1.RequestPairingRequest
+	(*RequestPairingResponse)(nil), // 36: hanzo.nodes.v1.RequestPairingResponse
+	(*ListPairingsRequest)(nil),    // 37: hanzo.nodes.v1.ListPairingsRequest
+	(*ListPairingsResponse)(nil),   // 38: hanzo.nodes.v1.ListPairingsResponse
+	(*ApprovePairingRequest)(nil),  // 39: hanzo.nodes.v1.ApprovePairingRequest
+	(*ApprovePairingResponse)(nil), // 40: hanzo.nodes.v1.ApprovePairingResponse
+	(*RejectPairingRequest)(nil),   // 41: hanzo.nodes.v1.RejectPairingRequest
+	(*RejectPairingResponse)(nil),  // 42: hanzo.nodes.v1.RejectPairingResponse
+	(*VerifyPairingRequest)(nil),   // 43: hanzo.nodes.v1.VerifyPairingRequest
+	(*VerifyPairingResponse)(nil),  // 44: hanzo.nodes.v1.VerifyPairingResponse
+	(*TestPushRequest)(nil),        // 45: hanzo.nodes.v1.TestPushRequest
+	(*TestPushResponse)(nil),       // 46: hanzo.nodes.v1.TestPushResponse
+	(*GetVoiceWakeRequest)(nil),    // 47: hanzo.nodes.v1.GetVoiceWakeRequest
+	(*GetVoiceWakeResponse)(nil),   // 48: hanzo.nodes.v1.GetVoiceWakeResponse
+	(*SetVoiceWakeRequest)(nil),    // 49: hanzo.nodes.v1.SetVoiceWakeRequest
+	(*SetVoiceWakeResponse)(nil),   // 50: hanzo.nodes.v1.SetVoiceWakeResponse
+	(*ListSkillBinsRequest)(nil),   // 51: hanzo.nodes.v1.ListSkillBinsRequest
+	(*ListSkillBinsResponse)(nil),  // 52: hanzo.nodes.v1.ListSkillBinsResponse
+	nil,                            // 53: hanzo.nodes.v1.Node.PermissionsEntry
+	nil,                            // 54: hanzo.nodes.v1.NodeRegistration.PermissionsEntry
+	nil,                            // 55: hanzo.nodes.v1.NodePairing.PermissionsEntry
+	(*timestamppb.Timestamp)(nil),  // 56: google.protobuf.Timestamp
+	(*structpb.Value)(nil),         // 57: google.protobuf.Value
+	(*durationpb.Duration)(nil),    // 58: google.protobuf.Duration
 }
 var file_hanzo_nodes_v1_nodes_proto_depIdxs = []int32{
-	49, // 0: hanzo.nodes.v1.Node.permissions:type_name -> hanzo.nodes.v1.Node.PermissionsEntry
-	52, // 1: hanzo.nodes.v1.Node.connected_at:type_name -> google.protobuf.Timestamp
+	53, // 0: hanzo.nodes.v1.Node.permissions:type_name -> hanzo.nodes.v1.Node.PermissionsEntry
+	56, // 1: hanzo.nodes.v1.Node.connected_at:type_name -> google.protobuf.Timestamp
 	1,  // 2: hanzo.nodes.v1.ListNodesResponse.nodes:type_name -> hanzo.nodes.v1.Node
 	1,  // 3: hanzo.nodes.v1.GetNodeResponse.node:type_name -> hanzo.nodes.v1.Node
-	53, // 4: hanzo.nodes.v1.InvokeRequest.params:type_name -> google.protobuf.Value
-	54, // 5: hanzo.nodes.v1.InvokeRequest.timeout:type_name -> google.protobuf.Duration
-	54, // 6: hanzo.nodes.v1.InvokeRequest.wait_for_node:type_name -> google.protobuf.Duration
-	53, // 7: hanzo.nodes.v1.InvokeResponse.payload:type_name -> google.protobuf.Value
+	57, // 4: hanzo.nodes.v1.InvokeRequest.params:type_name -> google.protobuf.Value
+	58, // 5: hanzo.nodes.v1.InvokeRequest.timeout:type_name -> google.protobuf.Duration
+	58, // 6: hanzo.nodes.v1.InvokeRequest.wait_for_node:type_name -> google.protobuf.Duration
+	57, // 7: hanzo.nodes.v1.InvokeResponse.payload:type_name -> google.protobuf.Value
 	0,  // 8: hanzo.nodes.v1.WatchNodesResponse.change:type_name -> hanzo.nodes.v1.WatchNodesResponse.Change
 	1,  // 9: hanzo.nodes.v1.WatchNodesResponse.node:type_name -> hanzo.nodes.v1.Node
-	53, // 10: hanzo.nodes.v1.ReportResultRequest.payload:type_name -> google.protobuf.Value
+	57, // 10: hanzo.nodes.v1.ReportResultRequest.payload:type_name -> google.protobuf.Value
 	12, // 11: hanzo.nodes.v1.ReportResultRequest.error:type_name -> hanzo.nodes.v1.NodeError
-	53, // 12: hanzo.nodes.v1.ReportEventRequest.payload:type_name -> google.protobuf.Value
+	57, // 12: hanzo.nodes.v1.ReportEventRequest.payload:type_name -> google.protobuf.Value
 	18, // 13: hanzo.nodes.v1.AttachRequest.register:type_name -> hanzo.nodes.v1.NodeRegistration
 	20, // 14: hanzo.nodes.v1.AttachRequest.result:type_name -> hanzo.nodes.v1.NodeResult
 	21, // 15: hanzo.nodes.v1.AttachRequest.event:type_name -> hanzo.nodes.v1.NodeReport
 	25, // 16: hanzo.nodes.v1.AttachRequest.ping:type_name -> hanzo.nodes.v1.NodePing
 	26, // 17: hanzo.nodes.v1.AttachRequest.pong:type_name -> hanzo.nodes.v1.NodePong
-	50, // 18: hanzo.nodes.v1.NodeRegistration.permissions:type_name -> hanzo.nodes.v1.NodeRegistration.PermissionsEntry
+	54, // 18: hanzo.nodes.v1.NodeRegistration.permissions:type_name -> hanzo.nodes.v1.NodeRegistration.PermissionsEntry
 	19, // 19: hanzo.nodes.v1.NodeRegistration.device:type_name -> hanzo.nodes.v1.DeviceProof
-	52, // 20: hanzo.nodes.v1.DeviceProof.signed_at:type_name -> google.protobuf.Timestamp
+	56, // 20: hanzo.nodes.v1.DeviceProof.signed_at:type_name -> google.protobuf.Timestamp
 	12, // 21: hanzo.nodes.v1.NodeResult.error:type_name -> hanzo.nodes.v1.NodeError
 	23, // 22: hanzo.nodes.v1.AttachResponse.challenge:type_name -> hanzo.nodes.v1.NodeChallenge
 	24, // 23: hanzo.nodes.v1.AttachResponse.welcome:type_name -> hanzo.nodes.v1.NodeWelcome
 	28, // 24: hanzo.nodes.v1.AttachResponse.invoke:type_name -> hanzo.nodes.v1.NodeInvoke
-	29, // 25: hanzo.nodes.v1.AttachResponse.notice:type_name -> hanzo.nodes.v1.NodeNotice
+	33, // 25: hanzo.nodes.v1.AttachResponse.notice:type_name -> hanzo.nodes.v1.NodeNotice
 	25, // 26: hanzo.nodes.v1.AttachResponse.ping:type_name -> hanzo.nodes.v1.NodePing
 	26, // 27: hanzo.nodes.v1.AttachResponse.pong:type_name -> hanzo.nodes.v1.NodePong
 	27, // 28: hanzo.nodes.v1.AttachResponse.report_refused:type_name -> hanzo.nodes.v1.NodeReportRefused
-	54, // 29: hanzo.nodes.v1.NodeWelcome.heartbeat:type_name -> google.protobuf.Duration
-	54, // 30: hanzo.nodes.v1.NodeInvoke.timeout:type_name -> google.protobuf.Duration
-	51, // 31: hanzo.nodes.v1.NodePairing.permissions:type_name -> hanzo.nodes.v1.NodePairing.PermissionsEntry
-	52, // 32: hanzo.nodes.v1.NodePairing.requested_at:type_name -> google.protobuf.Timestamp
-	52, // 33: hanzo.nodes.v1.NodePairing.created_at:type_name -> google.protobuf.Timestamp
-	52, // 34: hanzo.nodes.v1.NodePairing.approved_at:type_name -> google.protobuf.Timestamp
-	52, // 35: hanzo.nodes.v1.NodePairing.last_connected_at:type_name -> google.protobuf.Timestamp
-	30, // 36: hanzo.nodes.v1.RequestPairingResponse.request:type_name -> hanzo.nodes.v1.NodePairing
-	30, // 37: hanzo.nodes.v1.ListPairingsResponse.pending:type_name -> hanzo.nodes.v1.NodePairing
-	30, // 38: hanzo.nodes.v1.ListPairingsResponse.paired:type_name -> hanzo.nodes.v1.NodePairing
-	30, // 39: hanzo.nodes.v1.ApprovePairingResponse.node:type_name -> hanzo.nodes.v1.NodePairing
-	30, // 40: hanzo.nodes.v1.VerifyPairingResponse.node:type_name -> hanzo.nodes.v1.NodePairing
-	2,  // 41: hanzo.nodes.v1.NodeService.ListNodes:input_type -> hanzo.nodes.v1.ListNodesRequest
-	4,  // 42: hanzo.nodes.v1.NodeService.GetNode:input_type -> hanzo.nodes.v1.GetNodeRequest
-	6,  // 43: hanzo.nodes.v1.NodeService.RenameNode:input_type -> hanzo.nodes.v1.RenameNodeRequest
-	8,  // 44: hanzo.nodes.v1.NodeService.Invoke:input_type -> hanzo.nodes.v1.InvokeRequest
-	10, // 45: hanzo.nodes.v1.NodeService.WatchNodes:input_type -> hanzo.nodes.v1.WatchNodesRequest
-	13, // 46: hanzo.nodes.v1.NodeService.ReportResult:input_type -> hanzo.nodes.v1.ReportResultRequest
-	15, // 47: hanzo.nodes.v1.NodeService.ReportEvent:input_type -> hanzo.nodes.v1.ReportEventRequest
-	17, // 48: hanzo.nodes.v1.NodeService.Attach:input_type -> hanzo.nodes.v1.AttachRequest
-	31, // 49: hanzo.nodes.v1.NodeService.RequestPairing:input_type -> hanzo.nodes.v1.RequestPairingRequest
-	33, // 50: hanzo.nodes.v1.NodeService.ListPairings:input_type -> hanzo.nodes.v1.ListPairingsRequest
-	35, // 51: hanzo.nodes.v1.NodeService.ApprovePairing:input_type -> hanzo.nodes.v1.ApprovePairingRequest
-	37, // 52: hanzo.nodes.v1.NodeService.RejectPairing:input_type -> hanzo.nodes.v1.RejectPairingRequest
-	39, // 53: hanzo.nodes.v1.NodeService.VerifyPairing:input_type -> hanzo.nodes.v1.VerifyPairingRequest
-	41, // 54: hanzo.nodes.v1.NodeService.TestPush:input_type -> hanzo.nodes.v1.TestPushRequest
-	43, // 55: hanzo.nodes.v1.NodeService.GetVoiceWake:input_type -> hanzo.nodes.v1.GetVoiceWakeRequest
-	45, // 56: hanzo.nodes.v1.NodeService.SetVoiceWake:input_type -> hanzo.nodes.v1.SetVoiceWakeRequest
-	47, // 57: hanzo.nodes.v1.NodeService.ListSkillBins:input_type -> hanzo.nodes.v1.ListSkillBinsRequest
-	3,  // 58: hanzo.nodes.v1.NodeService.ListNodes:output_type -> hanzo.nodes.v1.ListNodesResponse
-	5,  // 59: hanzo.nodes.v1.NodeService.GetNode:output_type -> hanzo.nodes.v1.GetNodeResponse
-	7,  // 60: hanzo.nodes.v1.NodeService.RenameNode:output_type -> hanzo.nodes.v1.RenameNodeResponse
-	9,  // 61: hanzo.nodes.v1.NodeService.Invoke:output_type -> hanzo.nodes.v1.InvokeResponse
-	11, // 62: hanzo.nodes.v1.NodeService.WatchNodes:output_type -> hanzo.nodes.v1.WatchNodesResponse
-	14, // 63: hanzo.nodes.v1.NodeService.ReportResult:output_type -> hanzo.nodes.v1.ReportResultResponse
-	16, // 64: hanzo.nodes.v1.NodeService.ReportEvent:output_type -> hanzo.nodes.v1.ReportEventResponse
-	22, // 65: hanzo.nodes.v1.NodeService.Attach:output_type -> hanzo.nodes.v1.AttachResponse
-	32, // 66: hanzo.nodes.v1.NodeService.RequestPairing:output_type -> hanzo.nodes.v1.RequestPairingResponse
-	34, // 67: hanzo.nodes.v1.NodeService.ListPairings:output_type -> hanzo.nodes.v1.ListPairingsResponse
-	36, // 68: hanzo.nodes.v1.NodeService.ApprovePairing:output_type -> hanzo.nodes.v1.ApprovePairingResponse
-	38, // 69: hanzo.nodes.v1.NodeService.RejectPairing:output_type -> hanzo.nodes.v1.RejectPairingResponse
-	40, // 70: hanzo.nodes.v1.NodeService.VerifyPairing:output_type -> hanzo.nodes.v1.VerifyPairingResponse
-	42, // 71: hanzo.nodes.v1.NodeService.TestPush:output_type -> hanzo.nodes.v1.TestPushResponse
-	44, // 72: hanzo.nodes.v1.NodeService.GetVoiceWake:output_type -> hanzo.nodes.v1.GetVoiceWakeResponse
-	46, // 73: hanzo.nodes.v1.NodeService.SetVoiceWake:output_type -> hanzo.nodes.v1.SetVoiceWakeResponse
-	48, // 74: hanzo.nodes.v1.NodeService.ListSkillBins:output_type -> hanzo.nodes.v1.ListSkillBinsResponse
-	58, // [58:75] is the sub-list for method output_type
-	41, // [41:58] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	58, // 29: hanzo.nodes.v1.NodeWelcome.heartbeat:type_name -> google.protobuf.Duration
+	58, // 30: hanzo.nodes.v1.NodeInvoke.timeout:type_name -> google.protobuf.Duration
+	32, // 31: hanzo.nodes.v1.ChannelRequest.end:type_name -> hanzo.nodes.v1.ChannelEnd
+	12, // 32: hanzo.nodes.v1.ChannelRequest.error:type_name -> hanzo.nodes.v1.NodeError
+	31, // 33: hanzo.nodes.v1.ChannelResponse.opened:type_name -> hanzo.nodes.v1.ChannelOpened
+	32, // 34: hanzo.nodes.v1.ChannelResponse.end:type_name -> hanzo.nodes.v1.ChannelEnd
+	55, // 35: hanzo.nodes.v1.NodePairing.permissions:type_name -> hanzo.nodes.v1.NodePairing.PermissionsEntry
+	56, // 36: hanzo.nodes.v1.NodePairing.requested_at:type_name -> google.protobuf.Timestamp
+	56, // 37: hanzo.nodes.v1.NodePairing.created_at:type_name -> google.protobuf.Timestamp
+	56, // 38: hanzo.nodes.v1.NodePairing.approved_at:type_name -> google.protobuf.Timestamp
+	56, // 39: hanzo.nodes.v1.NodePairing.last_connected_at:type_name -> google.protobuf.Timestamp
+	34, // 40: hanzo.nodes.v1.RequestPairingResponse.request:type_name -> hanzo.nodes.v1.NodePairing
+	34, // 41: hanzo.nodes.v1.ListPairingsResponse.pending:type_name -> hanzo.nodes.v1.NodePairing
+	34, // 42: hanzo.nodes.v1.ListPairingsResponse.paired:type_name -> hanzo.nodes.v1.NodePairing
+	34, // 43: hanzo.nodes.v1.ApprovePairingResponse.node:type_name -> hanzo.nodes.v1.NodePairing
+	34, // 44: hanzo.nodes.v1.VerifyPairingResponse.node:type_name -> hanzo.nodes.v1.NodePairing
+	2,  // 45: hanzo.nodes.v1.NodeService.ListNodes:input_type -> hanzo.nodes.v1.ListNodesRequest
+	4,  // 46: hanzo.nodes.v1.NodeService.GetNode:input_type -> hanzo.nodes.v1.GetNodeRequest
+	6,  // 47: hanzo.nodes.v1.NodeService.RenameNode:input_type -> hanzo.nodes.v1.RenameNodeRequest
+	8,  // 48: hanzo.nodes.v1.NodeService.Invoke:input_type -> hanzo.nodes.v1.InvokeRequest
+	10, // 49: hanzo.nodes.v1.NodeService.WatchNodes:input_type -> hanzo.nodes.v1.WatchNodesRequest
+	13, // 50: hanzo.nodes.v1.NodeService.ReportResult:input_type -> hanzo.nodes.v1.ReportResultRequest
+	15, // 51: hanzo.nodes.v1.NodeService.ReportEvent:input_type -> hanzo.nodes.v1.ReportEventRequest
+	17, // 52: hanzo.nodes.v1.NodeService.Attach:input_type -> hanzo.nodes.v1.AttachRequest
+	29, // 53: hanzo.nodes.v1.NodeService.Channel:input_type -> hanzo.nodes.v1.ChannelRequest
+	35, // 54: hanzo.nodes.v1.NodeService.RequestPairing:input_type -> hanzo.nodes.v1.RequestPairingRequest
+	37, // 55: hanzo.nodes.v1.NodeService.ListPairings:input_type -> hanzo.nodes.v1.ListPairingsRequest
+	39, // 56: hanzo.nodes.v1.NodeService.ApprovePairing:input_type -> hanzo.nodes.v1.ApprovePairingRequest
+	41, // 57: hanzo.nodes.v1.NodeService.RejectPairing:input_type -> hanzo.nodes.v1.RejectPairingRequest
+	43, // 58: hanzo.nodes.v1.NodeService.VerifyPairing:input_type -> hanzo.nodes.v1.VerifyPairingRequest
+	45, // 59: hanzo.nodes.v1.NodeService.TestPush:input_type -> hanzo.nodes.v1.TestPushRequest
+	47, // 60: hanzo.nodes.v1.NodeService.GetVoiceWake:input_type -> hanzo.nodes.v1.GetVoiceWakeRequest
+	49, // 61: hanzo.nodes.v1.NodeService.SetVoiceWake:input_type -> hanzo.nodes.v1.SetVoiceWakeRequest
+	51, // 62: hanzo.nodes.v1.NodeService.ListSkillBins:input_type -> hanzo.nodes.v1.ListSkillBinsRequest
+	3,  // 63: hanzo.nodes.v1.NodeService.ListNodes:output_type -> hanzo.nodes.v1.ListNodesResponse
+	5,  // 64: hanzo.nodes.v1.NodeService.GetNode:output_type -> hanzo.nodes.v1.GetNodeResponse
+	7,  // 65: hanzo.nodes.v1.NodeService.RenameNode:output_type -> hanzo.nodes.v1.RenameNodeResponse
+	9,  // 66: hanzo.nodes.v1.NodeService.Invoke:output_type -> hanzo.nodes.v1.InvokeResponse
+	11, // 67: hanzo.nodes.v1.NodeService.WatchNodes:output_type -> hanzo.nodes.v1.WatchNodesResponse
+	14, // 68: hanzo.nodes.v1.NodeService.ReportResult:output_type -> hanzo.nodes.v1.ReportResultResponse
+	16, // 69: hanzo.nodes.v1.NodeService.ReportEvent:output_type -> hanzo.nodes.v1.ReportEventResponse
+	22, // 70: hanzo.nodes.v1.NodeService.Attach:output_type -> hanzo.nodes.v1.AttachResponse
+	30, // 71: hanzo.nodes.v1.NodeService.Channel:output_type -> hanzo.nodes.v1.ChannelResponse
+	36, // 72: hanzo.nodes.v1.NodeService.RequestPairing:output_type -> hanzo.nodes.v1.RequestPairingResponse
+	38, // 73: hanzo.nodes.v1.NodeService.ListPairings:output_type -> hanzo.nodes.v1.ListPairingsResponse
+	40, // 74: hanzo.nodes.v1.NodeService.ApprovePairing:output_type -> hanzo.nodes.v1.ApprovePairingResponse
+	42, // 75: hanzo.nodes.v1.NodeService.RejectPairing:output_type -> hanzo.nodes.v1.RejectPairingResponse
+	44, // 76: hanzo.nodes.v1.NodeService.VerifyPairing:output_type -> hanzo.nodes.v1.VerifyPairingResponse
+	46, // 77: hanzo.nodes.v1.NodeService.TestPush:output_type -> hanzo.nodes.v1.TestPushResponse
+	48, // 78: hanzo.nodes.v1.NodeService.GetVoiceWake:output_type -> hanzo.nodes.v1.GetVoiceWakeResponse
+	50, // 79: hanzo.nodes.v1.NodeService.SetVoiceWake:output_type -> hanzo.nodes.v1.SetVoiceWakeResponse
+	52, // 80: hanzo.nodes.v1.NodeService.ListSkillBins:output_type -> hanzo.nodes.v1.ListSkillBinsResponse
+	63, // [63:81] is the sub-list for method output_type
+	45, // [45:63] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_hanzo_nodes_v1_nodes_proto_init() }
@@ -3749,14 +4066,25 @@ func file_hanzo_nodes_v1_nodes_proto_init() {
 		(*AttachResponse_ReportRefused)(nil),
 	}
 	file_hanzo_nodes_v1_nodes_proto_msgTypes[27].OneofWrappers = []any{}
-	file_hanzo_nodes_v1_nodes_proto_msgTypes[28].OneofWrappers = []any{}
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[28].OneofWrappers = []any{
+		(*ChannelRequest_Open)(nil),
+		(*ChannelRequest_Data)(nil),
+		(*ChannelRequest_End)(nil),
+		(*ChannelRequest_Error)(nil),
+	}
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[29].OneofWrappers = []any{
+		(*ChannelResponse_Opened)(nil),
+		(*ChannelResponse_Data)(nil),
+		(*ChannelResponse_End)(nil),
+	}
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[32].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hanzo_nodes_v1_nodes_proto_rawDesc), len(file_hanzo_nodes_v1_nodes_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   51,
+			NumMessages:   55,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -29,6 +29,7 @@ const (
 	NodeService_ReportResult_FullMethodName   = "/hanzo.nodes.v1.NodeService/ReportResult"
 	NodeService_ReportEvent_FullMethodName    = "/hanzo.nodes.v1.NodeService/ReportEvent"
 	NodeService_Attach_FullMethodName         = "/hanzo.nodes.v1.NodeService/Attach"
+	NodeService_Channel_FullMethodName        = "/hanzo.nodes.v1.NodeService/Channel"
 	NodeService_RequestPairing_FullMethodName = "/hanzo.nodes.v1.NodeService/RequestPairing"
 	NodeService_ListPairings_FullMethodName   = "/hanzo.nodes.v1.NodeService/ListPairings"
 	NodeService_ApprovePairing_FullMethodName = "/hanzo.nodes.v1.NodeService/ApprovePairing"
@@ -66,6 +67,11 @@ type NodeServiceClient interface {
 	// with the metadata "x-hanzo-role: node"; over TLS it presents the shared secret or the token of the
 	// device as "authorization: Bearer", on the local socket nothing.
 	Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AttachRequest, AttachResponse], error)
+	// Channel is a stream of bytes beside the link of a node, for one request that named it: what a terminal
+	// writes, or the content of a file. The node opens it on the connection of its link, once, within the time
+	// that the daemon waits for it; then bytes go both ways until each side has ended its own. A status that is
+	// not OK says why the daemon gave it up. A side that does not read stops the other from writing.
+	Channel(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ChannelRequest, ChannelResponse], error)
 	// RequestPairing leaves a request to pair a node by its id. It does not gate connections, which
 	// devices do; it exists for clients that keep a node token.
 	RequestPairing(ctx context.Context, in *RequestPairingRequest, opts ...grpc.CallOption) (*RequestPairingResponse, error)
@@ -187,6 +193,19 @@ func (c *nodeServiceClient) Attach(ctx context.Context, opts ...grpc.CallOption)
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type NodeService_AttachClient = grpc.BidiStreamingClient[AttachRequest, AttachResponse]
 
+func (c *nodeServiceClient) Channel(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ChannelRequest, ChannelResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &NodeService_ServiceDesc.Streams[2], NodeService_Channel_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ChannelRequest, ChannelResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type NodeService_ChannelClient = grpc.BidiStreamingClient[ChannelRequest, ChannelResponse]
+
 func (c *nodeServiceClient) RequestPairing(ctx context.Context, in *RequestPairingRequest, opts ...grpc.CallOption) (*RequestPairingResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RequestPairingResponse)
@@ -303,6 +322,11 @@ type NodeServiceServer interface {
 	// with the metadata "x-hanzo-role: node"; over TLS it presents the shared secret or the token of the
 	// device as "authorization: Bearer", on the local socket nothing.
 	Attach(grpc.BidiStreamingServer[AttachRequest, AttachResponse]) error
+	// Channel is a stream of bytes beside the link of a node, for one request that named it: what a terminal
+	// writes, or the content of a file. The node opens it on the connection of its link, once, within the time
+	// that the daemon waits for it; then bytes go both ways until each side has ended its own. A status that is
+	// not OK says why the daemon gave it up. A side that does not read stops the other from writing.
+	Channel(grpc.BidiStreamingServer[ChannelRequest, ChannelResponse]) error
 	// RequestPairing leaves a request to pair a node by its id. It does not gate connections, which
 	// devices do; it exists for clients that keep a node token.
 	RequestPairing(context.Context, *RequestPairingRequest) (*RequestPairingResponse, error)
@@ -355,6 +379,9 @@ func (UnimplementedNodeServiceServer) ReportEvent(context.Context, *ReportEventR
 }
 func (UnimplementedNodeServiceServer) Attach(grpc.BidiStreamingServer[AttachRequest, AttachResponse]) error {
 	return status.Error(codes.Unimplemented, "method Attach not implemented")
+}
+func (UnimplementedNodeServiceServer) Channel(grpc.BidiStreamingServer[ChannelRequest, ChannelResponse]) error {
+	return status.Error(codes.Unimplemented, "method Channel not implemented")
 }
 func (UnimplementedNodeServiceServer) RequestPairing(context.Context, *RequestPairingRequest) (*RequestPairingResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RequestPairing not implemented")
@@ -529,6 +556,13 @@ func _NodeService_Attach_Handler(srv interface{}, stream grpc.ServerStream) erro
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type NodeService_AttachServer = grpc.BidiStreamingServer[AttachRequest, AttachResponse]
+
+func _NodeService_Channel_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(NodeServiceServer).Channel(&grpc.GenericServerStream[ChannelRequest, ChannelResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type NodeService_ChannelServer = grpc.BidiStreamingServer[ChannelRequest, ChannelResponse]
 
 func _NodeService_RequestPairing_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RequestPairingRequest)
@@ -769,6 +803,12 @@ var NodeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Attach",
 			Handler:       _NodeService_Attach_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "Channel",
+			Handler:       _NodeService_Channel_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
 		},
