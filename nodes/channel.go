@@ -167,8 +167,8 @@ func (s *Service) OpenChannel(ctx context.Context, c identity.Caller, in InvokeI
 	}
 	var name [16]byte
 	rand.Read(name[:]) // never fails
-	in.channel = &opening{name: hex.EncodeToString(name[:]), taken: make(chan Channel, 1)}
-	ctx, cancel := context.WithCancel(ctx)
+	o := &opening{name: hex.EncodeToString(name[:]), taken: make(chan Channel, 1)}
+	ctx, cancel := context.WithCancel(context.WithValue(ctx, openingKey{}, o))
 	var a answer
 	done := make(chan struct{})
 	s.invoke(ctx, c, in, func(got answer, _ bool) {
@@ -179,13 +179,13 @@ func (s *Service) OpenChannel(ctx context.Context, c identity.Caller, in InvokeI
 	late := time.NewTimer(ChannelWait)
 	defer late.Stop()
 	select {
-	case ch = <-in.channel.taken:
+	case ch = <-o.taken:
 	case <-done:
-		if ch = s.channels.forget(in.channel); ch == nil && a.err != nil {
+		if ch = s.channels.forget(o); ch == nil && a.err != nil {
 			err = a.err
 		}
 	case <-late.C:
-		ch, err = s.channels.forget(in.channel), ErrChannelLate
+		ch, err = s.channels.forget(o), ErrChannelLate
 	}
 	switch {
 	case ch != nil:
@@ -209,21 +209,29 @@ func channeled(e *entry) bool {
 	return ok && l.Channels()
 }
 
+// openingKey is where a call that OpenChannel made has its channel, on its way through what decides on it.
+type openingKey struct{}
+
+func openingOf(ctx context.Context) *opening {
+	o, _ := ctx.Value(openingKey{}).(*opening)
+	return o
+}
+
 // nameChannel puts the name of the channel of a call into its parameters, and expects it from the node.
-func (s *Service) nameChannel(e *entry, in InvokeIn) ([]byte, error) {
+func (s *Service) nameChannel(e *entry, o *opening, in []byte) ([]byte, error) {
 	if !channeled(e) { // the node came back by another link
-		return nil, ErrNoChannel.With("node", in.NodeID)
+		return nil, ErrNoChannel.With("node", e.node.ID)
 	}
 	params := map[string]json.RawMessage{}
-	if len(bytes.TrimSpace(in.Params)) > 0 {
-		if err := json.Unmarshal(in.Params, &params); err != nil || params == nil {
+	if len(bytes.TrimSpace(in)) > 0 {
+		if err := json.Unmarshal(in, &params); err != nil || params == nil {
 			return nil, ErrChannelParams
 		}
 	}
-	params["channel"] = json.RawMessage(`"` + in.channel.name + `"`)
+	params["channel"] = json.RawMessage(`"` + o.name + `"`)
 	out, err := json.Marshal(params)
 	if err != nil {
 		return nil, ErrChannelParams.Wrap(err)
 	}
-	return out, s.channels.expect(in.channel, e.own)
+	return out, s.channels.expect(o, e.own)
 }

@@ -289,7 +289,7 @@ func (s *Service) run(ctx context.Context, c identity.Caller, e *entry, in Invok
 		then(answer{err: err}, false)
 		return
 	}
-	if in.channel != nil && !channeled(e) {
+	if openingOf(ctx) != nil && !channeled(e) {
 		then(answer{err: ErrNoChannel.With("node", in.NodeID)}, false)
 		return
 	}
@@ -353,9 +353,9 @@ func (s *Service) send(ctx context.Context, c identity.Caller, e *entry, in Invo
 			told(a, ran)
 		}
 	}
-	if in.channel != nil {
+	if o := openingOf(ctx); o != nil {
 		var err error
-		if in.Params, err = s.nameChannel(e, in); err != nil {
+		if in.Params, err = s.nameChannel(e, o, in.Params); err != nil {
 			then(answer{err: err}, false)
 			return
 		}

@@ -275,8 +275,6 @@ type (
 		WaitForNode *time.Duration
 		// Run is the daemon's own name for a system.run. Doors leave it empty.
 		Run string
-		// channel is set by OpenChannel.
-		channel *opening
 	}
 	InvokeOut struct {
 		NodeID  string
