@@ -61,6 +61,7 @@ func (l *loader) fillTyped(tree *json5.Node) {
 	proxy := root.object("nodeHost").object("browserProxy")
 	proxy.bool("enabled", &c.NodeHost.BrowserProxy)
 	proxy.strs("allowProfiles", &c.NodeHost.AllowProfiles)
+	root.object("nodeHost").object("files").roots("roots", &c.NodeHost.FileRoots)
 
 	c.Discovery.MDNS, c.Discovery.SSHPort = "off", 22
 	discovery := root.object("discovery")
@@ -235,6 +236,22 @@ func (o object) required(key string, into *string) {
 	}
 	if strings.TrimSpace(*into) == "" {
 		o.l.fail(join(o.path, key), n, "Expected non-empty string")
+	}
+}
+
+// roots reads a list of directories that are offered; ~ is the home directory.
+func (o object) roots(key string, into *[]FileRoot) {
+	var list []string
+	o.strs(key, &list)
+	for _, text := range list {
+		r := FileRoot{Path: text}
+		r.Path, r.ReadOnly = strings.CutSuffix(text, ":ro")
+		var err error
+		if r.Path, err = o.l.config.abs(r.Path); err != nil {
+			o.l.fail(join(o.path, key), o.n.Get(key), err.Error())
+			continue
+		}
+		*into = append(*into, r)
 	}
 }
 

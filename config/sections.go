@@ -218,10 +218,19 @@ type CanvasHost struct {
 	LiveReload bool   // true
 }
 
+// FileRoot is a directory whose files a node offers.
+type FileRoot struct {
+	// Path is absolute.
+	Path     string
+	ReadOnly bool
+}
+
 // NodeHost is the section nodeHost.
 type NodeHost struct {
 	BrowserProxy  bool // true
 	AllowProfiles []string
+	// FileRoots are the directories whose files are offered; nil is the workspace alone.
+	FileRoots []FileRoot
 	// Embedded runs a node host inside the daemon; the environment alone says so.
 	Embedded bool
 }

@@ -24,7 +24,9 @@ import (
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes/host"
+	hostfiles "github.com/hanzoai/hanzod/nodes/host/files"
 	"github.com/hanzoai/hanzod/runtime/logs"
+	"github.com/hanzoai/hanzod/tunnel/files"
 )
 
 // NodeOptions describe a node host: this machine, offered to a gateway.
@@ -63,6 +65,12 @@ type NodeOptions struct {
 	// Companion says whether the companion app of this machine is asked: auto (also when empty), off, or
 	// how long its answer is waited for.
 	Companion string
+	// Files are the directories whose files are offered, of which one that ends in :ro is for reading only;
+	// else nodeHost.files.roots of the configuration says, else it is the workspace.
+	Files []string
+	// Workspace is where the work on this machine is done; empty is that of the configuration's default agent,
+	// else workspace in StateDir.
+	Workspace string
 	// Token and Password are the gateway's shared secrets; both may be empty for a paired device.
 	Token    string
 	Password string
@@ -363,6 +371,8 @@ type nodeHost struct {
 	ask    host.Prompter  // nil asks nobody
 	device *dial.Identity // nil without one
 	tokens *dial.Tokens
+
+	offered *files.Files // the files of this machine
 }
 
 // open reads what the node host keeps.
@@ -376,6 +386,11 @@ func (n *nodeHost) open() (err error) {
 	if n.ask, err = companionOf(n.o.Companion, n.file); err != nil {
 		return err
 	}
+	roots, err := fileRoots(n.o)
+	if err != nil {
+		return err
+	}
+	n.offered = files.New(roots)
 	if !n.o.NoDevice {
 		n.device, n.tokens, err = deviceOf(n.o.StateDir)
 	}
@@ -499,10 +514,15 @@ func (n *nodeHost) legacy() (dial.NodeOptions, error) {
 	return opts, nil
 }
 
+// modules are what this machine offers beyond running commands.
+func (n *nodeHost) modules() []host.Module {
+	return []host.Module{hostfiles.New(n.offered)}
+}
+
 // serve runs the node host until ctx ends.
 func (n *nodeHost) serve(ctx context.Context, c host.Connector) error {
 	err := host.Serve(ctx, host.ServeOptions{
-		Host:      host.New(host.Config{Policy: n.file, Prompter: n.ask, Env: runEnv, Log: n.log}),
+		Host:      host.New(host.Config{Policy: n.file, Prompter: n.ask, Env: runEnv, Modules: n.modules(), Log: n.log}),
 		Connector: c, OnState: n.o.OnState, Log: n.log,
 	})
 	if errors.Is(err, context.Canceled) {

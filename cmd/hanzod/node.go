@@ -133,7 +133,7 @@ environment".`,
 	}
 	f := c.Flags()
 	f.StringVar(&o.StateDir, "state-dir", "", "the node's own state directory (default ~/.hanzo/node)")
-	f.StringVar(&cfgFile, "config", "", "configuration file, of which tools.exec and agents.list count (default <state-dir>/config.json, where there is one)")
+	f.StringVar(&cfgFile, "config", "", "configuration file, of which tools.exec, agents.list and nodeHost.files count (default <state-dir>/config.json, where there is one)")
 	f.StringVar(&invite, "enroll", "", "invite code of a daemon: - for stdin, @FILE, or the code")
 	f.StringVar(&o.Host, "host", "", "host of the gateway, or hanzod://host[:port] for gRPC alone (default the last one, then this machine)")
 	f.IntVar(&o.Port, "port", 0, "WebSocket port of the gateway (default the last one, then 18789)")
@@ -147,6 +147,7 @@ environment".`,
 	f.StringVar(&o.NodeID, "node-id", "", "instance id of this node (default a random one, kept)")
 	f.StringVar(&o.Security, "security", "", "deny, allowlist or full, where file and configuration say nothing (default allowlist)")
 	f.StringVar(&o.Ask, "ask", "", "off, on-miss or always, where file and configuration say nothing (default on-miss)")
+	f.StringArrayVar(&o.Files, "files-root", nil, "directory whose files are offered, for reading only with :ro behind it (several times; default nodeHost.files.roots of the configuration, then the workspace)")
 	companionFlag(f, &o.Companion)
 	f.StringVar(&tokenFile, "token-file", "", "file that holds the gateway's token")
 	f.StringVar(&o.LogLevel, "log-level", "info", "error, warn, info or debug")
