@@ -52,6 +52,7 @@ func (n *nodesServer) Attach(stream nodesv1.NodeService_AttachServer) (err error
 		return errNoCaller
 	}
 	l := newLink(n.s, stream, live)
+	l.conn = connOf(ctx)
 	n.s.links.add(l)
 	defer n.s.links.remove(l)
 	n.s.links.wg.Go(l.read)

@@ -96,7 +96,6 @@ func (s *stamp) get() (time.Time, bool) {
 func newLink(s *Server, stream nodesv1.NodeService_AttachServer, live *liveStream) *link {
 	l := &link{
 		s: s, stream: stream, live: live, id: newConnID(), nonce: newConnID(),
-		conn:  connOf(stream.Context()),
 		first: make(chan *nodesv1.AttachRequest, 1), admitted: make(chan struct{}), wake: make(chan struct{}, 1),
 	}
 	l.heard.set(time.Now())
