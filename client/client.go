@@ -37,6 +37,7 @@ import (
 	sessionsv1 "github.com/hanzoai/hanzod/gen/hanzo/sessions/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
 	talkv1 "github.com/hanzoai/hanzod/gen/hanzo/talk/v1"
+	tunnelv1 "github.com/hanzoai/hanzod/gen/hanzo/tunnel/v1"
 	updatev1 "github.com/hanzoai/hanzod/gen/hanzo/update/v1"
 	wizardv1 "github.com/hanzoai/hanzod/gen/hanzo/wizard/v1"
 )
@@ -107,6 +108,7 @@ type Client struct {
 	Sessions  sessionsv1.SessionServiceClient
 	Usage     sessionsv1.UsageServiceClient
 	Wizard    wizardv1.WizardServiceClient
+	Terminals tunnelv1.TerminalServiceClient
 
 	socket string
 	remote *remote // nil for the local socket
@@ -192,6 +194,7 @@ func Dial(_ context.Context, o Options) (*Client, error) {
 	c.Sessions = sessionsv1.NewSessionServiceClient(conn)
 	c.Usage = sessionsv1.NewUsageServiceClient(conn)
 	c.Wizard = wizardv1.NewWizardServiceClient(conn)
+	c.Terminals = tunnelv1.NewTerminalServiceClient(conn)
 	return c, nil
 }
 
