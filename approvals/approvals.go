@@ -273,6 +273,15 @@ type (
 // approval got a vote, others are asked as well, or nobody answered in time.
 type Changed struct{ Approval Approval }
 
+// Concerns implements events.Concerning.
+func (r Requested) Concerns() string { return text(r.Approval.NodeID) }
+
+// Concerns implements events.Concerning.
+func (r Resolved) Concerns() string { return text(r.Approval.NodeID) }
+
+// Concerns implements events.Concerning.
+func (c Changed) Concerns() string { return text(c.Approval.NodeID) }
+
 // Store keeps approvals and the audit log. Writes are durable when they return nil.
 type Store interface {
 	// Approval returns one record, errs.NotFound when there is none.
@@ -345,6 +354,7 @@ var (
 	ErrIDTooLong       = errs.Define(errs.Invalid, "approvals.id_too_long", "the approval id is longer than 200 bytes")
 	ErrCommandRequired = errs.Define(errs.Invalid, "approvals.command_required", "name the command to approve")
 	ErrNodeRequired    = errs.Define(errs.Invalid, "approvals.node_required", "an approval for a node must name the node")
+	ErrNodeUnknown     = errs.Define(errs.NotFound, "approvals.node_unknown", "no such node is connected or paired")
 	ErrPlanRequired    = errs.Define(errs.Invalid, "approvals.plan_required", "an approval for a node needs the plan from system.run.prepare")
 	ErrArgvRequired    = errs.Define(errs.Invalid, "approvals.argv_required", "an approval for a node must give the command as argv")
 	ErrTooLarge        = errs.Define(errs.Invalid, "approvals.too_large", "the command of an approval may be 256 KiB at the most")

@@ -148,6 +148,7 @@ var (
 	ErrAuditMark    = errs.Define(errs.Invalid, "approvals.audit_mark", "a mark is SEQUENCE:HASH, as audit head prints it")
 	ErrAuditMarks   = errs.Define(errs.Invalid, "approvals.audit_marks", "at most 100 marks can be given")
 	ErrAuditLimit   = errs.Define(errs.Invalid, "approvals.audit_limit", "at most 1000 rows can be listed at once")
+	ErrAuditTenant  = errs.Define(errs.Denied, "approvals.audit_tenant", "the whole log is for the owner of the gateway: list the rows instead")
 	ErrAuditRange   = errs.Define(errs.Invalid, "approvals.audit_range", "the time until which rows are asked for is before the time since")
 )
 
@@ -176,6 +177,10 @@ func (f AuditFilter) fits(a Audit) bool {
 		(f.Since.IsZero() || !a.At.Before(f.Since)) && (f.Until.IsZero() || a.At.Before(f.Until))
 }
 
+// auditSeen reports whether a row is for a caller: a tenant is shown what is of its own nodes, and of those
+// that all have.
+func auditSeen(c identity.Caller, a Audit) bool { return c.SeesNode(a.NodeID) }
+
 // ListAuditIn is the argument of ListAudit.
 type ListAuditIn struct {
 	Filter AuditFilter
@@ -193,7 +198,7 @@ type ListAuditOut struct {
 }
 
 // ListAudit lists rows, the newest first.
-func (s *Service) ListAudit(ctx context.Context, _ identity.Caller, in ListAuditIn) (ListAuditOut, error) {
+func (s *Service) ListAudit(ctx context.Context, c identity.Caller, in ListAuditIn) (ListAuditOut, error) {
 	var out ListAuditOut
 	switch {
 	case in.Limit == 0:
@@ -220,7 +225,7 @@ func (s *Service) ListAudit(ctx context.Context, _ identity.Caller, in ListAudit
 			switch {
 			case e.Audit.Seq <= in.After:
 				return out, nil
-			case !in.Filter.fits(e.Audit):
+			case !in.Filter.fits(e.Audit) || !auditSeen(c, e.Audit):
 			case len(out.Entries) == in.Limit:
 				out.Before = out.Entries[in.Limit-1].Audit.Seq
 				return out, nil
@@ -234,12 +239,12 @@ func (s *Service) ListAudit(ctx context.Context, _ identity.Caller, in ListAudit
 }
 
 // GetAudit returns one row.
-func (s *Service) GetAudit(_ context.Context, _ identity.Caller, seq uint64) (AuditEntry, error) {
+func (s *Service) GetAudit(_ context.Context, c identity.Caller, seq uint64) (AuditEntry, error) {
 	rows, err := s.store.AuditEntries(seq, 1, false)
 	if err != nil {
 		return AuditEntry{}, err
 	}
-	if len(rows) == 0 || rows[0].Audit.Seq != seq {
+	if len(rows) == 0 || rows[0].Audit.Seq != seq || !auditSeen(c, rows[0].Audit) {
 		return AuditEntry{}, ErrAuditUnknown.With("seq", fmt.Sprint(seq))
 	}
 	return rows[0], nil
@@ -327,7 +332,10 @@ func (s *Service) VerifyAudit(ctx context.Context, _ identity.Caller, in VerifyA
 
 // ExportAudit hands on the rows after a sequence number as they are stored, in order, those that are
 // there when it begins. It returns the last of them and how many they are.
-func (s *Service) ExportAudit(ctx context.Context, _ identity.Caller, after uint64, row func(audit.Row) error) (audit.Mark, uint64, error) {
+func (s *Service) ExportAudit(ctx context.Context, c identity.Caller, after uint64, row func(audit.Row) error) (audit.Mark, uint64, error) {
+	if c.Tenant != "" {
+		return audit.Mark{}, 0, ErrAuditTenant // a chain with rows left out is none
+	}
 	ends, err := s.store.AuditEnds()
 	if err != nil {
 		return audit.Mark{}, 0, err
@@ -361,7 +369,7 @@ func (s *Service) ExportAudit(ctx context.Context, _ identity.Caller, after uint
 // WatchAudit hands on the rows that fit, from the one after a sequence number, or from now on when it is
 // nil, as they come, until ctx ends. Rows wait in the store and nowhere else: a slow reader holds nobody
 // up and loses nothing but what is removed as too old.
-func (s *Service) WatchAudit(ctx context.Context, _ identity.Caller, after *uint64, filter AuditFilter, ready func() error, row func(AuditEntry) error) error {
+func (s *Service) WatchAudit(ctx context.Context, c identity.Caller, after *uint64, filter AuditFilter, ready func() error, row func(AuditEntry) error) error {
 	var at uint64
 	if after != nil {
 		at = *after
@@ -384,7 +392,7 @@ func (s *Service) WatchAudit(ctx context.Context, _ identity.Caller, after *uint
 			}
 			for _, e := range rows {
 				at = e.Audit.Seq
-				if filter.fits(e.Audit) {
+				if filter.fits(e.Audit) && auditSeen(c, e.Audit) {
 					if err := row(e); err != nil {
 						return err
 					}

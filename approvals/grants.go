@@ -205,6 +205,9 @@ type GrantOut struct {
 // GrantChanged is the payload of the event grant.changed: a grant was made, used or ended.
 type GrantChanged struct{ Grant GrantOut }
 
+// Concerns implements events.Concerning.
+func (g GrantChanged) Concerns() string { return g.Grant.Grant.NodeID }
+
 // grantBook is the live grants in memory; the store is the truth. The service's mu guards it.
 type grantBook struct {
 	all    map[string]Grant
@@ -331,6 +334,8 @@ func (s *Service) CreateGrant(ctx context.Context, c identity.Caller, in CreateG
 		}
 	}
 	switch {
+	case !c.SeesNode(g.NodeID):
+		return GrantOut{}, ErrNodeUnknown.With("node", g.NodeID)
 	case (len(in.Argv) == 0) == (len(in.Pattern) == 0):
 		return GrantOut{}, ErrGrantCommand
 	case size > maxKeyBytes:
@@ -383,11 +388,14 @@ func (s *Service) CreateGrant(ctx context.Context, c identity.Caller, in CreateG
 }
 
 // GetGrant returns one grant, also one that ended.
-func (s *Service) GetGrant(_ context.Context, _ identity.Caller, id string) (GrantOut, error) {
+func (s *Service) GetGrant(_ context.Context, c identity.Caller, id string) (GrantOut, error) {
 	if id == "" {
 		return GrantOut{}, ErrGrantID
 	}
 	g, err := s.store.Grant(id)
+	if err == nil && !c.SeesNode(g.NodeID) {
+		err = ErrUnknownGrant
+	}
 	if err != nil {
 		return GrantOut{}, unknownGrant(err, id)
 	}
@@ -402,7 +410,7 @@ func unknownGrant(err error, id string) error {
 }
 
 // ListGrants returns grants, newest first: those that may be used, or all.
-func (s *Service) ListGrants(_ context.Context, _ identity.Caller, in ListGrantsIn) (ListGrantsOut, error) {
+func (s *Service) ListGrants(_ context.Context, c identity.Caller, in ListGrantsIn) (ListGrantsOut, error) {
 	out := ListGrantsOut{Now: s.now()}
 	if in.Max <= 0 || in.Max > MaxListed {
 		in.Max = MaxListed
@@ -414,7 +422,7 @@ func (s *Service) ListGrants(_ context.Context, _ identity.Caller, in ListGrants
 	for _, g := range slices.Backward(all) {
 		switch {
 		case in.Before != "" && g.ID >= in.Before,
-			in.NodeID != "" && g.NodeID != in.NodeID,
+			in.NodeID != "" && g.NodeID != in.NodeID, !c.SeesNode(g.NodeID),
 			!in.All && g.State(out.Now) != GrantLive:
 			continue
 		}
@@ -431,6 +439,9 @@ func (s *Service) ListGrants(_ context.Context, _ identity.Caller, in ListGrants
 func (s *Service) RevokeGrant(ctx context.Context, c identity.Caller, id string) (GrantOut, error) {
 	if id == "" {
 		return GrantOut{}, ErrGrantID
+	}
+	if _, err := s.GetGrant(ctx, c, id); err != nil {
+		return GrantOut{}, err
 	}
 	g, err := s.revoke(ctx, id, c.Subject())
 	if err != nil {
@@ -473,13 +484,13 @@ func (s *Service) tellGrant(g Grant) GrantOut {
 func (s *Service) WatchGrants(_ context.Context, c identity.Caller) (live []GrantOut, sub *events.Subscription, err error) {
 	sub = s.bus.Subscribe(func(e events.Event) bool {
 		_, ok := e.Payload.(GrantChanged)
-		return ok && events.Visible(c, e.Name)
+		return ok && events.Visible(c, e.Name) && events.Concerns(c, e.Payload)
 	})
 	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, g := range s.grants.all {
-		if g.State(now) == GrantLive {
+		if g.State(now) == GrantLive && c.SeesNode(g.NodeID) {
 			live = append(live, GrantOut{g, GrantLive})
 		}
 	}

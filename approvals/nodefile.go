@@ -72,7 +72,10 @@ func (s *Service) came(ctx context.Context, row Audit, hash string, failed error
 }
 
 // GetNodeFile returns the exec approvals file of a node, as the node gave it: JSON text.
-func (s *Service) GetNodeFile(ctx context.Context, _ identity.Caller, nodeID string) ([]byte, error) {
+func (s *Service) GetNodeFile(ctx context.Context, c identity.Caller, nodeID string) ([]byte, error) {
+	if !c.SeesNode(nodeID) {
+		return nil, ErrNodeUnknown.With("node", nodeID)
+	}
 	return s.nodeFile(ctx, nodeID, "system.execApprovals.get", []byte("{}"))
 }
 
@@ -91,6 +94,9 @@ func (s *Service) SetNodeFile(ctx context.Context, c identity.Caller, in SetNode
 		params = append(append(params, `,"baseHash":`...), hash...)
 	}
 	params = append(params, '}')
+	if !c.SeesNode(in.NodeID) {
+		return nil, ErrNodeUnknown.With("node", in.NodeID)
+	}
 	row := Audit{At: s.now(), Kind: AuditPolicy, Subject: c.Subject(), NodeID: in.NodeID, Reason: "node file"}
 	if err := s.intend(ctx, row, in.File, in.BaseHash); err != nil {
 		return nil, err

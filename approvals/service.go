@@ -114,6 +114,9 @@ func (s *Service) Request(ctx context.Context, c identity.Caller, in RequestIn) 
 	if err != nil {
 		return Approval{}, err
 	}
+	if !c.SeesNode(text(a.NodeID)) {
+		return Approval{}, ErrNodeUnknown.With("node", text(a.NodeID))
+	}
 	if err := s.bind(ctx, &a); err != nil {
 		return Approval{}, err
 	}
@@ -277,12 +280,13 @@ func or(a, b *string) *string {
 }
 
 // Wait returns when the approval is decided or expired.
-func (s *Service) Wait(ctx context.Context, _ identity.Caller, id string) (Approval, error) {
+func (s *Service) Wait(ctx context.Context, c identity.Caller, id string) (Approval, error) {
 	if id = strings.TrimSpace(id); id == "" {
 		return Approval{}, ErrIDRequired
 	}
 	s.mu.Lock()
 	l, ok := s.live[id]
+	ok = ok && c.SeesNode(text(l.a.NodeID))
 	s.mu.Unlock()
 	if !ok {
 		return Approval{}, ErrGone.With("id", id)
@@ -332,6 +336,9 @@ func (s *Service) Resolve(ctx context.Context, c identity.Caller, in ResolveIn) 
 		granted = false
 		if a, err = tx.Approval(in.ID); err != nil {
 			return err
+		}
+		if !c.SeesNode(text(a.NodeID)) {
+			return ErrUnknown.With("id", in.ID)
 		}
 		if a.State != Pending || a.over(now) {
 			return notPending(a)
@@ -446,11 +453,14 @@ func mayAnswer(a Approval, p Party, now time.Time) error {
 }
 
 // Get returns one approval, also one that ended.
-func (s *Service) Get(_ context.Context, _ identity.Caller, id string) (Approval, error) {
+func (s *Service) Get(_ context.Context, c identity.Caller, id string) (Approval, error) {
 	if id == "" {
 		return Approval{}, ErrIDRequired
 	}
 	a, err := s.store.Approval(id)
+	if err == nil && !c.SeesNode(text(a.NodeID)) {
+		err = ErrUnknown
+	}
 	if err != nil {
 		if errs.ClassOf(err) == errs.NotFound {
 			return Approval{}, ErrGone.With("id", id)
@@ -461,19 +471,32 @@ func (s *Service) Get(_ context.Context, _ identity.Caller, id string) (Approval
 }
 
 // List returns the pending approvals, oldest first, or with All the recent ones, newest first.
-func (s *Service) List(_ context.Context, _ identity.Caller, in ListIn) ([]Approval, error) {
-	if in.Like != "" {
-		return s.like(in.Like)
+func (s *Service) List(_ context.Context, c identity.Caller, in ListIn) (all []Approval, err error) {
+	switch {
+	case in.Like != "":
+		all, err = s.like(c, in.Like)
+	case in.All:
+		all, err = s.store.RecentApprovals(MaxListed)
+	default:
+		all = s.pendingNow()
 	}
-	if in.All {
-		return s.store.RecentApprovals(MaxListed)
+	return seen(c, all), err
+}
+
+// seen leaves out what is about nodes that are not there for the caller.
+func seen(c identity.Caller, all []Approval) []Approval {
+	if c.Tenant == "" {
+		return all
 	}
-	return s.pendingNow(), nil
+	return slices.DeleteFunc(all, func(a Approval) bool { return !c.SeesNode(text(a.NodeID)) })
 }
 
 // like returns earlier approvals of the same program on the same node.
-func (s *Service) like(id string) ([]Approval, error) {
+func (s *Service) like(c identity.Caller, id string) ([]Approval, error) {
 	a, err := s.store.Approval(id)
+	if err == nil && !c.SeesNode(text(a.NodeID)) {
+		err = ErrUnknown
+	}
 	if err != nil {
 		if errs.ClassOf(err) == errs.NotFound {
 			return nil, ErrGone.With("id", id)
@@ -520,10 +543,10 @@ func (s *Service) Watch(_ context.Context, c identity.Caller) (Watch, error) {
 	sub := s.bus.Subscribe(func(e events.Event) bool {
 		switch e.Payload.(type) {
 		case Requested, Resolved, Changed:
-			return events.Visible(c, e.Name)
+			return events.Visible(c, e.Name) && events.Concerns(c, e.Payload)
 		default:
 			return false
 		}
 	})
-	return Watch{Pending: s.pendingNow(), Events: sub}, nil
+	return Watch{Pending: seen(c, s.pendingNow()), Events: sub}, nil
 }

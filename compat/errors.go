@@ -308,8 +308,11 @@ var words = map[string]wording{
 	nodes.ErrDisconnected.Code: built(func(e *errs.Error) wire.ErrorShape {
 		return wire.ErrorShape{Code: codeUnavailable, Message: "Error: node disconnected (" + e.Field("command") + ")"}
 	}),
-	nodes.ErrBusy.Code:   unavailable("node busy"),
-	nodes.ErrParams.Code: invalid("params of a command must be an object"),
+	nodes.ErrBusy.Code:       unavailable("node busy"),
+	nodes.ErrParams.Code:     invalid("params of a command must be an object"),
+	nodes.ErrTenantID.Code:   invalid("the id of the node is not one of its tenant"),
+	nodes.ErrNoInstance.Code: invalid("the node is no linked instance"),
+	nodes.ErrNoInfo.Code:     invalid("the node offers neither system.info nor status.get"),
 	nodes.ErrSend.Code: built(func(*errs.Error) wire.ErrorShape {
 		return nodeFault("UNAVAILABLE", "failed to send invoke to node")
 	}),
@@ -378,6 +381,8 @@ var words = map[string]wording{
 	approvals.ErrIDRequired.Code:      invalid("id is required"),
 	approvals.ErrIDTooLong.Code:       invalid("approval id is longer than 200 bytes"),
 	approvals.ErrCommandRequired.Code: invalid("command is required"),
+	approvals.ErrNodeUnknown.Code:     invalid("unknown nodeId"),
+	approvals.ErrAuditTenant.Code:     invalid("the whole audit log is for the owner of the gateway"),
 	approvals.ErrNodeRequired.Code:    invalid("nodeId is required for host=node"),
 	approvals.ErrPlanRequired.Code:    invalid("systemRunPlan is required for host=node"),
 	approvals.ErrArgvRequired.Code:    invalid("commandArgv is required for host=node"),

@@ -132,7 +132,7 @@ func (d *Door) deliver(e events.Event) {
 	due := make([]*conn, 0, len(d.conns))
 	audience := events.AudienceOf(e.Name)
 	for c := range d.conns {
-		if !audience.Sees(c.caller) {
+		if !audience.Sees(c.caller) || !events.Concerns(c.caller, e.Payload) {
 			continue
 		}
 		mine := c.event(r)

@@ -96,6 +96,19 @@ func (a Audience) Sees(c identity.Caller) bool {
 	}
 }
 
+// Concerning is a payload about one node.
+type Concerning interface {
+	// Concerns is the id of the node, empty for none.
+	Concerns() (nodeID string)
+}
+
+// Concerns reports whether the payload of an event is for the caller: what is about a node of another
+// tenant is not.
+func Concerns(c identity.Caller, payload any) bool {
+	p, ok := payload.(Concerning)
+	return !ok || c.Tenant == "" || c.SeesNode(p.Concerns())
+}
+
 // Visible reports whether the caller may receive the event.
 func Visible(c identity.Caller, name string) bool { return AudienceOf(name).Sees(c) }
 

@@ -6,6 +6,7 @@
 package identity
 
 import (
+	"net/url"
 	"slices"
 	"strings"
 )
@@ -107,6 +108,25 @@ func (c Caller) Has(s Scope) bool {
 		}
 	}
 	return false
+}
+
+// NodeTenant is the tenant in the registry's id of a node, empty for nodes of the gateway's owner.
+func NodeTenant(nodeID string) string {
+	head, _, qualified := strings.Cut(nodeID, "/")
+	if !qualified {
+		return ""
+	}
+	tenant, err := url.PathUnescape(head)
+	if err != nil {
+		return head // what is no id of a tenant belongs to none that has credentials
+	}
+	return tenant
+}
+
+// SeesNode reports whether a node is there for the caller: those of another tenant are not, by no door.
+func (c Caller) SeesNode(nodeID string) bool {
+	t := NodeTenant(nodeID)
+	return c.Tenant == "" || t == "" || t == c.Tenant
 }
 
 // lacks returns the first of the scopes that the caller may not give away, "" when there is none: an

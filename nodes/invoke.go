@@ -187,7 +187,7 @@ func (s *Service) Invoke(ctx context.Context, c identity.Caller, in InvokeIn) (I
 // perhaps in the goroutine that brings the node's answer, so it must not block. Start itself waits
 // only for a Guarded command.
 func (s *Service) Start(ctx context.Context, c identity.Caller, in InvokeIn, then func(InvokeOut, error)) {
-	in.NodeID, in.Command = trim(in.NodeID), trim(in.Command)
+	in.NodeID, in.Command = s.resolve(c, trim(in.NodeID)), trim(in.Command)
 	if in.WaitForNode != nil && *in.WaitForNode == 0 {
 		in.WaitForNode = nil
 	}
@@ -272,6 +272,10 @@ func check(in InvokeIn) error {
 // invoke does it; ran says that the node may have seen the request. When left is not nil, the call
 // goes on when its caller is gone, and left is called then.
 func (s *Service) invoke(ctx context.Context, c identity.Caller, in InvokeIn, then func(a answer, ran bool), left func()) {
+	if !c.SeesNode(in.NodeID) {
+		then(answer{err: ErrNotConnected.With("node", in.NodeID)}, false)
+		return
+	}
 	if e, ok := s.reg.get(in.NodeID); ok {
 		s.run(ctx, c, e, in, then, left)
 		return

@@ -227,6 +227,8 @@ type Store interface {
 type (
 	ListIn struct {
 		ConnectedOnly bool
+		// AppKind leaves out all but the instances of a kind; empty for all nodes.
+		AppKind string
 	}
 	ListOut struct {
 		At time.Time
@@ -308,6 +310,9 @@ type Changed struct {
 	Node Node
 }
 
+// Concerns implements events.Concerning.
+func (c Changed) Concerns() string { return c.Node.ID }
+
 // The errors of this package. Fields name the occurrence.
 var (
 	ErrTargetRequired   = errs.Define(errs.Invalid, "nodes.target_required", "name a node and a command")
@@ -317,6 +322,9 @@ var (
 	ErrUnknown          = errs.Define(errs.NotFound, "nodes.unknown", "no such node is connected or paired")
 	ErrNotConnected     = errs.Define(errs.Unavailable, "nodes.not_connected", "the node is not connected")
 	ErrDisconnected     = errs.Define(errs.Unavailable, "nodes.disconnected", "the node disconnected before it answered")
+	ErrNoInstance       = errs.Define(errs.NotFound, "nodes.no_instance", "the node is no linked instance")
+	ErrNoInfo           = errs.Define(errs.Denied, "nodes.no_info", "the node offers neither system.info nor status.get")
+	ErrTenantID         = errs.Define(errs.Internal, "nodes.tenant_id", "the id of the node is not one of its tenant")
 	ErrBusy             = errs.Define(errs.Unavailable, "nodes.busy", "node busy")
 	ErrParams           = errs.Define(errs.Invalid, "nodes.params", "the params of a command are a JSON object")
 	ErrSend             = errs.Define(errs.Unavailable, "nodes.send", "the request could not be sent to the node")

@@ -31,6 +31,9 @@ type Reported struct {
 	Payload []byte
 }
 
+// Concerns implements events.Concerning.
+func (r Reported) Concerns() string { return r.NodeID }
+
 // What nodes report, in the form that other domains act on (nodes-approvals.md §2.5). Session keys
 // are what the node claims: it may be none of its business. Texts that were not given are empty.
 type (

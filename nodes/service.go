@@ -134,6 +134,9 @@ func (s *Service) Attach(n Node, declared, caps []string, link Link) (*Attachmen
 	} else if name != "" {
 		n.DisplayName = name
 	}
+	if n.Tenant != "" && identity.NodeTenant(n.ID) != n.Tenant {
+		return nil, Node{}, ErrTenantID
+	}
 	a := &Attachment{svc: s, id: n.ID}
 	if serialByNature(n, declared) || s.serial != nil && s.serial(n) {
 		a.lane = &lane{}
@@ -220,11 +223,11 @@ func (s *Service) known() map[string]Node {
 }
 
 // List returns the connected and paired nodes (nodes-approvals.md §1.4).
-func (s *Service) List(_ context.Context, _ identity.Caller, in ListIn) (ListOut, error) {
+func (s *Service) List(_ context.Context, c identity.Caller, in ListIn) (ListOut, error) {
 	known := s.known()
 	out := ListOut{At: s.now(), Nodes: make([]Node, 0, len(known))}
 	for _, n := range known {
-		if n.Connected || !in.ConnectedOnly {
+		if (n.Connected || !in.ConnectedOnly) && (in.AppKind == "" || n.AppKind == in.AppKind) && c.SeesNode(n.ID) {
 			out.Nodes = append(out.Nodes, n)
 		}
 	}
@@ -233,20 +236,74 @@ func (s *Service) List(_ context.Context, _ identity.Caller, in ListIn) (ListOut
 }
 
 // Describe returns one node.
-func (s *Service) Describe(_ context.Context, _ identity.Caller, in DescribeIn) (DescribeOut, error) {
+func (s *Service) Describe(_ context.Context, c identity.Caller, in DescribeIn) (DescribeOut, error) {
 	id := trim(in.NodeID)
 	if id == "" {
 		return DescribeOut{}, ErrNodeIDRequired
 	}
-	n, ok := s.known()[id]
-	if !ok {
+	n, ok := s.known()[s.resolve(c, id)]
+	if !ok || !c.SeesNode(n.ID) {
 		return DescribeOut{}, ErrUnknown.With("node", id)
 	}
 	return DescribeOut{At: s.now(), Node: n}, nil
 }
 
+// Instance is Describe of a linked instance; of others it fails with ErrNoInstance.
+func (s *Service) Instance(ctx context.Context, c identity.Caller, in DescribeIn) (DescribeOut, error) {
+	out, err := s.Describe(ctx, c, in)
+	if err == nil && out.Node.InstanceID == "" {
+		return DescribeOut{}, ErrNoInstance.With("node", trim(in.NodeID))
+	}
+	return out, err
+}
+
+// resolve is the registry's id for what a caller calls a node: who has a tenant means its own first.
+func (s *Service) resolve(c identity.Caller, id string) string {
+	if c.Tenant == "" {
+		return id
+	}
+	own := QualifiedID(c.Tenant, id)
+	if _, ok := s.reg.get(own); ok {
+		return own
+	}
+	return id
+}
+
+// InfoIn and InfoOut are the arguments and the result of Info.
+type (
+	InfoIn struct {
+		NodeID string
+	}
+	InfoOut struct {
+		NodeID string
+		// Command is the one that answered.
+		Command string
+		// Info is the answer as JSON text.
+		Info []byte
+	}
+)
+
+// Info asks a node what it is and how it does (tunnel.md §5.3 row 13).
+func (s *Service) Info(ctx context.Context, c identity.Caller, in InfoIn) (InfoOut, error) {
+	id := trim(in.NodeID)
+	if id == "" {
+		return InfoOut{}, ErrNodeIDRequired
+	}
+	e, ok := s.reg.get(s.resolve(c, id))
+	if !ok || !c.SeesNode(e.node.ID) {
+		return InfoOut{}, ErrNotConnected.With("node", id)
+	}
+	for _, command := range []string{"system.info", "status.get"} {
+		if slices.Contains(e.node.Commands, command) {
+			out, err := s.Invoke(ctx, c, InvokeIn{NodeID: e.node.ID, Command: command})
+			return InfoOut{NodeID: e.node.ID, Command: command, Info: out.Payload}, err
+		}
+	}
+	return InfoOut{}, ErrNoInfo.With("node", id)
+}
+
 // Rename gives a connected or paired node, by either kind of pairing, a name that outlasts its connection.
-func (s *Service) Rename(ctx context.Context, _ identity.Caller, in RenameIn) (RenameOut, error) {
+func (s *Service) Rename(ctx context.Context, c identity.Caller, in RenameIn) (RenameOut, error) {
 	id, name := trim(in.NodeID), trim(in.DisplayName)
 	switch {
 	case id == "":
@@ -255,6 +312,9 @@ func (s *Service) Rename(ctx context.Context, _ identity.Caller, in RenameIn) (R
 		return RenameOut{}, ErrNameRequired
 	case utf8.RuneCountInString(name) > maxName:
 		return RenameOut{}, ErrNameTooLong
+	}
+	if id = s.resolve(c, id); !c.SeesNode(id) {
+		return RenameOut{}, ErrUnknown.With("node", trim(in.NodeID))
 	}
 	n, ok := s.known()[id]
 	if !ok {
@@ -289,7 +349,7 @@ type Watch struct {
 func (s *Service) Watch(ctx context.Context, c identity.Caller) (Watch, error) {
 	sub := s.bus.Subscribe(func(e events.Event) bool {
 		_, ok := e.Payload.(Changed)
-		return ok && events.Visible(c, e.Name)
+		return ok && events.Visible(c, e.Name) && events.Concerns(c, e.Payload)
 	})
 	list, err := s.List(ctx, c, ListIn{})
 	if err != nil {
@@ -297,6 +357,22 @@ func (s *Service) Watch(ctx context.Context, c identity.Caller) (Watch, error) {
 		return Watch{}, err
 	}
 	return Watch{Present: list.Nodes, Events: sub}, nil
+}
+
+// WatchEvents begins a stream of what a node reports, or all nodes when the id is empty: Reported payloads,
+// in order. The reader closes it.
+func (s *Service) WatchEvents(_ context.Context, c identity.Caller, nodeID string) (*events.Subscription, error) {
+	id := trim(nodeID)
+	if id != "" {
+		id = s.resolve(c, id)
+		if _, known := s.known()[id]; !known || !c.SeesNode(id) {
+			return nil, ErrUnknown.With("node", trim(nodeID))
+		}
+	}
+	return s.bus.Subscribe(func(e events.Event) bool {
+		r, ok := e.Payload.(Reported)
+		return ok && (id == "" || r.NodeID == id) && events.Visible(c, e.Name) && events.Concerns(c, r)
+	}), nil
 }
 
 // Counts returns how many nodes are connected, and how many are known.

@@ -176,6 +176,9 @@ type ListIn struct {
 // Changed is the payload of the event run.changed: a run has another state. It holds no output.
 type Changed struct{ Run Run }
 
+// Concerns implements events.Concerning.
+func (c Changed) Concerns() string { return c.Run.NodeID }
+
 // Audit is a row of the log about a run. Uses and results are recorded by the guard of approvals.
 type Audit struct {
 	At time.Time

@@ -321,7 +321,7 @@ func validID(id string) bool {
 // sees reports whether a caller may see and end a run: with the scope for writing its own, with the one
 // for approvals any.
 func sees(c identity.Caller, r Run) bool {
-	return c.Has(identity.ScopeApprovals) || c.Has(identity.ScopeWrite) && sameOwner(r.Requester, requesterOf(c))
+	return c.SeesNode(r.NodeID) && (c.Has(identity.ScopeApprovals) || c.Has(identity.ScopeWrite) && sameOwner(r.Requester, requesterOf(c)))
 }
 
 // mayAsk refuses callers who can see no run at all.

@@ -136,7 +136,7 @@ func (d *Daemon) Start(t testing.TB) {
 	d.answers = map[string]*nodesv1.InvokeResponse{}
 	d.stopping, d.served = make(chan struct{}), make(chan struct{})
 	systemv1.RegisterSystemServiceServer(d.srv, d)
-	nodesv1.RegisterNodeServiceServer(d.srv, d)
+	nodesv1.RegisterNodeServiceServer(d.srv, nodeService{d})
 	approvalsv1.RegisterApprovalServiceServer(d.srv, d)
 	devicesv1.RegisterDeviceServiceServer(d.srv, deviceService{d: d})
 	runsv1.RegisterRunServiceServer(d.srv, runService{d: d})
@@ -444,4 +444,12 @@ func envHash[V any](env map[string]V) string {
 	}
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:])
+}
+
+// nodeService is the daemon as nodes see it: its WatchEvents is that of nodes, which no test needs.
+type nodeService struct{ *Daemon }
+
+// WatchEvents implements nodesv1.NodeServiceServer.
+func (nodeService) WatchEvents(*nodesv1.WatchEventsRequest, nodesv1.NodeService_WatchEventsServer) error {
+	return status.Error(codes.Unimplemented, "not in this daemon")
 }

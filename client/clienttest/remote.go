@@ -91,7 +91,7 @@ func (d *Daemon) Remote(t testing.TB) *Remote {
 		}),
 	)
 	systemv1.RegisterSystemServiceServer(srv, d)
-	nodesv1.RegisterNodeServiceServer(srv, d)
+	nodesv1.RegisterNodeServiceServer(srv, nodeService{d})
 	approvalsv1.RegisterApprovalServiceServer(srv, d)
 	devicesv1.RegisterDeviceServiceServer(srv, deviceService{d: d})
 	runsv1.RegisterRunServiceServer(srv, runService{d: d})

@@ -71,6 +71,12 @@ func listToLegacy(l filledList) any {
 	return SessionsListToLegacy(out)
 }
 
+// linked is what the original does not show of a linked instance (tunnel.md §2.2).
+func linked(prefix string) []string {
+	return prefixed(prefix, "Link", "Tenant", "InstanceID", "AppKind", "Cwd", "SessionURL", "Metadata", "Exposed[0].Name", "Exposed[0].URL",
+		"Exposed[0].TTL", "LastSeen")
+}
+
 // cronRows is what the original does not know of a row of the run log.
 var cronRows = []string{"Seq", "SlotMs", "LeftOut", "UntilMs", "RunID", "NodeID", "Own"}
 
@@ -148,9 +154,9 @@ func TestToLegacyCarriesEveryField(t *testing.T) {
 		to("cron.remove", CronRemoveToLegacy), to("cron.run", CronRunToLegacy),
 		to("cron.runs", CronRunsToLegacy, prefixed("Entries[0].", slices.Clone(cronRows)...)...),
 		to("cron finished", func(e cron.Entry) any { return CronChangedToLegacy(cron.Changed{Entry: &e}) }, append(cronRows, "ExitCode", "AtMs", "JobName")...),
-		to("node.list", NodeListToLegacy), to("node.describe", NodeDescribeToLegacy), to("node.rename", NodeRenameToLegacy),
+		to("node.list", NodeListToLegacy, linked("Nodes[0].")...), to("node.describe", NodeDescribeToLegacy, linked("Node.")...), to("node.rename", NodeRenameToLegacy),
 		to("node.invoke", NodeInvokeToLegacy), to("node.invoke.result", NodeResultToLegacy),
-		to("node.invoke.request", InvokeRequestToLegacy), to("node changes", NodeChangedToLegacy), to("node reports", NodeReportedToLegacy),
+		to("node.invoke.request", InvokeRequestToLegacy), to("node changes", NodeChangedToLegacy, linked("Node.")...), to("node reports", NodeReportedToLegacy),
 		to("node.pair.request", NodePairRequestToLegacy), to("node.pair.list", NodePairListToLegacy),
 		to("node.pair.approve", NodePairApproveToLegacy), to("node.pair.reject", NodePairRejectToLegacy),
 		to("node.pair.verify", NodePairVerifyToLegacy), to("node.pair.requested", NodePairRequestedToLegacy),

@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -157,7 +158,7 @@ func (l *link) register(ctx context.Context, c identity.Caller, r *nodesv1.NodeR
 	att, node, err := d.Nodes.Attach(nodes.Node{
 		ID: id, DisplayName: r.GetDisplayName(), Platform: adm.Platform, Version: r.GetVersion(), DeviceFamily: adm.DeviceFamily,
 		ModelIdentifier: r.GetModelIdentifier(), RemoteIP: ip, Permissions: r.GetPermissions(), PathEnv: r.GetPathEnv(), Paired: adm.Paired,
-		Link: nodes.LinkGRPC,
+		Link: nodes.LinkGRPC, AppKind: r.GetAppKind(), Cwd: r.GetCwd(), Metadata: metadataOf(r),
 	}, r.GetCommands(), r.GetCaps(), l)
 	if err != nil {
 		return nil, err
@@ -185,10 +186,18 @@ func (l *link) register(ctx context.Context, c identity.Caller, r *nodesv1.NodeR
 	}, nil
 }
 
+// metadataOf is what a node says of itself, nil for what is no JSON.
+func metadataOf(r *nodesv1.NodeRegistration) []byte {
+	if m := []byte(r.GetMetadataJson()); json.Valid(m) {
+		return m
+	}
+	return nil
+}
+
 func welcome(l *link, n nodes.Node, adm identity.Admission, version string) *nodesv1.AttachResponse {
 	w := &nodesv1.NodeWelcome{
 		NodeId: cleanText(n.ID), ConnId: l.id, Version: version, Commands: cleanTexts(n.Commands),
-		DisplayName: cleanText(n.DisplayName), Heartbeat: durationpb.New(linkBeat),
+		DisplayName: cleanText(n.DisplayName), Heartbeat: durationpb.New(linkBeat), SessionUrl: cleanText(n.SessionURL),
 	}
 	if adm.Issued != nil {
 		w.DeviceToken = adm.Issued.Token

@@ -2,6 +2,9 @@ package rpc
 
 import (
 	"context"
+	"math"
+
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/hanzoai/hanzod/events"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
@@ -19,6 +22,56 @@ func (n *nodesServer) ListNodes(ctx context.Context, req *nodesv1.ListNodesReque
 
 func (n *nodesServer) GetNode(ctx context.Context, req *nodesv1.GetNodeRequest) (*nodesv1.GetNodeResponse, error) {
 	return call(ctx, req, getNodeFromProto, n.s.d.Nodes.Describe, getNodeToProto)
+}
+
+func (n *nodesServer) GetInstance(ctx context.Context, req *nodesv1.GetInstanceRequest) (*nodesv1.GetInstanceResponse, error) {
+	return call(ctx, req, getInstanceFromProto, n.s.d.Nodes.Instance, getInstanceToProto)
+}
+
+func (n *nodesServer) GetInfo(ctx context.Context, req *nodesv1.GetInfoRequest) (*nodesv1.GetInfoResponse, error) {
+	return call(ctx, req, getInfoFromProto, lasting(n.s, n.s.d.Nodes.Info), getInfoToProto)
+}
+
+// WatchEvents sends what nodes report. A reader that is behind is told how much it lost: events are
+// news, and the next one stands alone.
+func (n *nodesServer) WatchEvents(req *nodesv1.WatchEventsRequest, stream nodesv1.NodeService_WatchEventsServer) error {
+	ctx := stream.Context()
+	c, ok := callerFrom(ctx)
+	if !ok {
+		return errNoCaller
+	}
+	sub, err := n.s.d.Nodes.WatchEvents(ctx, c, req.GetNodeId())
+	if err != nil {
+		return err
+	}
+	defer sub.Close()
+	if err := open(stream); err != nil {
+		return err
+	}
+	lost := uint64(0)
+	return forward(ctx, sub, func(k uint64) error {
+		n.s.d.Metrics.EventsDropped(c.Door.String(), k)
+		lost = k
+		return nil
+	}, func(e events.Event) error {
+		m := reportToWatch(e)
+		m.Lost, lost = lost, 0
+		return stream.Send(m)
+	})
+}
+
+// reportToWatch writes an event of a node. One without a payload of ours only tells of a loss.
+func reportToWatch(e events.Event) *nodesv1.WatchEventsResponse {
+	m := &nodesv1.WatchEventsResponse{At: timeToProto(e.At)}
+	r, ok := e.Payload.(nodes.Reported)
+	if !ok {
+		return m
+	}
+	m.NodeId, m.Event = cleanText(r.NodeID), cleanText(r.Event)
+	if v, err := valueFromJSON(r.Payload); err == nil {
+		m.Payload = v
+	}
+	return m
 }
 
 func (n *nodesServer) RenameNode(ctx context.Context, req *nodesv1.RenameNodeRequest) (*nodesv1.RenameNodeResponse, error) {
@@ -113,11 +166,84 @@ func nodeToProto(n nodes.Node) *nodesv1.Node {
 		ConnectedAt:     timeToProto(n.ConnectedAt),
 		Paired:          n.Paired,
 		Connected:       n.Connected,
+		Link:            string(n.Link),
+		Tenant:          cleanText(n.Tenant),
+		InstanceId:      cleanText(n.InstanceID),
+		AppKind:         cleanText(n.AppKind),
+		Cwd:             cleanText(n.Cwd),
+		SessionUrl:      cleanText(n.SessionURL),
+		LastSeen:        timeToProto(n.LastSeen),
+		Instance:        instanceToProto(n),
 	}
 }
 
+// instanceToProto writes the Instance of the older tunnel (tunnel.md §1.14): cwd and session_url are left
+// out when there are none, metadata is null then. It is nil for a node that is no linked instance.
+func instanceToProto(n nodes.Node) *structpb.Struct {
+	if n.InstanceID == "" {
+		return nil
+	}
+	f := map[string]*structpb.Value{
+		"instance_id": textValue(n.InstanceID), "app_kind": textValue(n.AppKind), "display_name": textValue(n.DisplayName),
+		"capabilities": textValues(n.Caps), "commands": textValues(n.Commands),
+		"version": textValue(n.Version), "platform": textValue(n.Platform),
+		"connected": structpb.NewBoolValue(n.Connected), "connected_at_ms": structpb.NewNumberValue(0),
+		"metadata": structpb.NewNullValue(),
+	}
+	if !n.ConnectedAt.IsZero() {
+		f["connected_at_ms"] = structpb.NewNumberValue(float64(n.ConnectedAt.UnixMilli()))
+	}
+	if v, err := valueFromJSON(n.Metadata); err == nil && v != nil {
+		f["metadata"] = v
+	}
+	if n.Cwd != "" {
+		f["cwd"] = textValue(n.Cwd)
+	}
+	if n.SessionURL != "" {
+		f["session_url"] = textValue(n.SessionURL)
+	}
+	exposed := make([]*structpb.Value, len(n.Exposed))
+	for i, x := range n.Exposed {
+		exposed[i] = structpb.NewStructValue(&structpb.Struct{Fields: map[string]*structpb.Value{
+			"name": textValue(x.Name), "url": textValue(x.URL), "ttl": structpb.NewNumberValue(math.Ceil(x.TTL.Seconds())),
+		}})
+	}
+	f["exposed"] = structpb.NewListValue(&structpb.ListValue{Values: exposed})
+	return &structpb.Struct{Fields: f}
+}
+
+func textValue(s string) *structpb.Value { return structpb.NewStringValue(cleanText(s)) }
+
+func textValues(in []string) *structpb.Value {
+	out := make([]*structpb.Value, len(in))
+	for i, s := range in {
+		out[i] = textValue(s)
+	}
+	return structpb.NewListValue(&structpb.ListValue{Values: out})
+}
+
+func getInstanceFromProto(r *nodesv1.GetInstanceRequest) (nodes.DescribeIn, error) {
+	return nodes.DescribeIn{NodeID: r.GetNodeId()}, nil
+}
+
+func getInstanceToProto(out nodes.DescribeOut) (*nodesv1.GetInstanceResponse, error) {
+	return &nodesv1.GetInstanceResponse{Instance: instanceToProto(out.Node)}, nil
+}
+
+func getInfoFromProto(r *nodesv1.GetInfoRequest) (nodes.InfoIn, error) {
+	return nodes.InfoIn{NodeID: r.GetNodeId()}, nil
+}
+
+func getInfoToProto(out nodes.InfoOut) (*nodesv1.GetInfoResponse, error) {
+	info, err := valueFromJSON(out.Info)
+	if err != nil {
+		return nil, errAnswer.Wrap(err)
+	}
+	return &nodesv1.GetInfoResponse{NodeId: cleanText(out.NodeID), Command: out.Command, Info: info}, nil
+}
+
 func listNodesFromProto(r *nodesv1.ListNodesRequest) (nodes.ListIn, error) {
-	return nodes.ListIn{ConnectedOnly: r.GetConnectedOnly()}, nil
+	return nodes.ListIn{ConnectedOnly: r.GetConnectedOnly(), AppKind: r.GetAppKind()}, nil
 }
 
 func listNodesToProto(out nodes.ListOut) (*nodesv1.ListNodesResponse, error) {

@@ -101,6 +101,9 @@ type Nodes interface {
 	Attach(n nodes.Node, declared, caps []string, link nodes.Link) (*nodes.Attachment, nodes.Node, error)
 	Saw(id string)
 	Subscribed(nodeID, sessionKey string) bool
+	Instance(context.Context, identity.Caller, nodes.DescribeIn) (nodes.DescribeOut, error)
+	Info(context.Context, identity.Caller, nodes.InfoIn) (nodes.InfoOut, error)
+	WatchEvents(ctx context.Context, c identity.Caller, nodeID string) (*events.Subscription, error)
 }
 
 // Approvals is what the door needs of approvals.Service.

@@ -109,7 +109,7 @@ func (y *systemServer) WatchEvents(req *systemv1.WatchEventsRequest, stream syst
 	}
 	names := req.GetNames()
 	sub := y.s.d.Bus.Subscribe(func(e events.Event) bool {
-		return (len(names) == 0 || slices.Contains(names, e.Name)) && events.Visible(c, e.Name)
+		return (len(names) == 0 || slices.Contains(names, e.Name)) && events.Visible(c, e.Name) && events.Concerns(c, e.Payload)
 	})
 	defer sub.Close()
 	if err := open(stream); err != nil {

@@ -81,7 +81,7 @@ func (x WatchNodesResponse_Change) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchNodesResponse_Change.Descriptor instead.
 func (WatchNodesResponse_Change) EnumDescriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{10, 0}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{16, 0}
 }
 
 type Node struct {
@@ -97,12 +97,26 @@ type Node struct {
 	RemoteIp        string                 `protobuf:"bytes,9,opt,name=remote_ip,json=remoteIp,proto3" json:"remote_ip,omitempty"`
 	Caps            []string               `protobuf:"bytes,10,rep,name=caps,proto3" json:"caps,omitempty"`
 	// Commands the node declared and its platform allows.
-	Commands      []string               `protobuf:"bytes,11,rep,name=commands,proto3" json:"commands,omitempty"`
-	Permissions   map[string]bool        `protobuf:"bytes,12,rep,name=permissions,proto3" json:"permissions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	PathEnv       string                 `protobuf:"bytes,13,opt,name=path_env,json=pathEnv,proto3" json:"path_env,omitempty"`
-	ConnectedAt   *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=connected_at,json=connectedAt,proto3" json:"connected_at,omitempty"`
-	Paired        bool                   `protobuf:"varint,15,opt,name=paired,proto3" json:"paired,omitempty"`
-	Connected     bool                   `protobuf:"varint,16,opt,name=connected,proto3" json:"connected,omitempty"`
+	Commands    []string               `protobuf:"bytes,11,rep,name=commands,proto3" json:"commands,omitempty"`
+	Permissions map[string]bool        `protobuf:"bytes,12,rep,name=permissions,proto3" json:"permissions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	PathEnv     string                 `protobuf:"bytes,13,opt,name=path_env,json=pathEnv,proto3" json:"path_env,omitempty"`
+	ConnectedAt *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=connected_at,json=connectedAt,proto3" json:"connected_at,omitempty"`
+	Paired      bool                   `protobuf:"varint,15,opt,name=paired,proto3" json:"paired,omitempty"`
+	Connected   bool                   `protobuf:"varint,16,opt,name=connected,proto3" json:"connected,omitempty"`
+	// How it is connected: "grpc", "websocket" or "tunnel"; empty when it is not.
+	Link string `protobuf:"bytes,17,opt,name=link,proto3" json:"link,omitempty"`
+	// The organisation whose credential let it in, empty for the gateway's own.
+	Tenant string `protobuf:"bytes,18,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// The name that the instance chose. For nodes of a tenant, node_id has the tenant in front of it.
+	InstanceId string `protobuf:"bytes,19,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	// For example "dev" or "cloud".
+	AppKind    string `protobuf:"bytes,20,opt,name=app_kind,json=appKind,proto3" json:"app_kind,omitempty"`
+	Cwd        string `protobuf:"bytes,21,opt,name=cwd,proto3" json:"cwd,omitempty"`
+	SessionUrl string `protobuf:"bytes,22,opt,name=session_url,json=sessionUrl,proto3" json:"session_url,omitempty"`
+	// When something came from it last.
+	LastSeen *timestamppb.Timestamp `protobuf:"bytes,23,opt,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"`
+	// What the older tunnel says of a linked instance; absent for other nodes.
+	Instance      *structpb.Struct `protobuf:"bytes,24,opt,name=instance,proto3" json:"instance,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -249,16 +263,390 @@ func (x *Node) GetConnected() bool {
 	return false
 }
 
+func (x *Node) GetLink() string {
+	if x != nil {
+		return x.Link
+	}
+	return ""
+}
+
+func (x *Node) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *Node) GetInstanceId() string {
+	if x != nil {
+		return x.InstanceId
+	}
+	return ""
+}
+
+func (x *Node) GetAppKind() string {
+	if x != nil {
+		return x.AppKind
+	}
+	return ""
+}
+
+func (x *Node) GetCwd() string {
+	if x != nil {
+		return x.Cwd
+	}
+	return ""
+}
+
+func (x *Node) GetSessionUrl() string {
+	if x != nil {
+		return x.SessionUrl
+	}
+	return ""
+}
+
+func (x *Node) GetLastSeen() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastSeen
+	}
+	return nil
+}
+
+func (x *Node) GetInstance() *structpb.Struct {
+	if x != nil {
+		return x.Instance
+	}
+	return nil
+}
+
+type GetInstanceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetInstanceRequest) Reset() {
+	*x = GetInstanceRequest{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetInstanceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetInstanceRequest) ProtoMessage() {}
+
+func (x *GetInstanceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetInstanceRequest.ProtoReflect.Descriptor instead.
+func (*GetInstanceRequest) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *GetInstanceRequest) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+type GetInstanceResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Instance      *structpb.Struct       `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetInstanceResponse) Reset() {
+	*x = GetInstanceResponse{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetInstanceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetInstanceResponse) ProtoMessage() {}
+
+func (x *GetInstanceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetInstanceResponse.ProtoReflect.Descriptor instead.
+func (*GetInstanceResponse) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *GetInstanceResponse) GetInstance() *structpb.Struct {
+	if x != nil {
+		return x.Instance
+	}
+	return nil
+}
+
+type GetInfoRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetInfoRequest) Reset() {
+	*x = GetInfoRequest{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetInfoRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetInfoRequest) ProtoMessage() {}
+
+func (x *GetInfoRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetInfoRequest.ProtoReflect.Descriptor instead.
+func (*GetInfoRequest) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *GetInfoRequest) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+type GetInfoResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	NodeId string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// The command that answered.
+	Command       string          `protobuf:"bytes,2,opt,name=command,proto3" json:"command,omitempty"`
+	Info          *structpb.Value `protobuf:"bytes,3,opt,name=info,proto3" json:"info,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetInfoResponse) Reset() {
+	*x = GetInfoResponse{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetInfoResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetInfoResponse) ProtoMessage() {}
+
+func (x *GetInfoResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetInfoResponse.ProtoReflect.Descriptor instead.
+func (*GetInfoResponse) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *GetInfoResponse) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *GetInfoResponse) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+func (x *GetInfoResponse) GetInfo() *structpb.Value {
+	if x != nil {
+		return x.Info
+	}
+	return nil
+}
+
+type WatchEventsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty is all nodes.
+	NodeId        string `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchEventsRequest) Reset() {
+	*x = WatchEventsRequest{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchEventsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchEventsRequest) ProtoMessage() {}
+
+func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
+func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *WatchEventsRequest) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+type WatchEventsResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	NodeId string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Event  string                 `protobuf:"bytes,2,opt,name=event,proto3" json:"event,omitempty"`
+	// Absent when the node sent none, or more than 16 KiB.
+	Payload *structpb.Value        `protobuf:"bytes,3,opt,name=payload,proto3" json:"payload,omitempty"`
+	At      *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=at,proto3" json:"at,omitempty"`
+	// Events that this reader lost before this one. A message with nothing else only tells of them.
+	Lost          uint64 `protobuf:"varint,5,opt,name=lost,proto3" json:"lost,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchEventsResponse) Reset() {
+	*x = WatchEventsResponse{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchEventsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchEventsResponse) ProtoMessage() {}
+
+func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
+func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *WatchEventsResponse) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *WatchEventsResponse) GetEvent() string {
+	if x != nil {
+		return x.Event
+	}
+	return ""
+}
+
+func (x *WatchEventsResponse) GetPayload() *structpb.Value {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+func (x *WatchEventsResponse) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *WatchEventsResponse) GetLost() uint64 {
+	if x != nil {
+		return x.Lost
+	}
+	return 0
+}
+
 type ListNodesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ConnectedOnly bool                   `protobuf:"varint,1,opt,name=connected_only,json=connectedOnly,proto3" json:"connected_only,omitempty"`
+	// Only instances of this kind; all nodes when empty.
+	AppKind       string `protobuf:"bytes,2,opt,name=app_kind,json=appKind,proto3" json:"app_kind,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[1]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -270,7 +658,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[1]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -283,7 +671,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{1}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListNodesRequest) GetConnectedOnly() bool {
@@ -291,6 +679,13 @@ func (x *ListNodesRequest) GetConnectedOnly() bool {
 		return x.ConnectedOnly
 	}
 	return false
+}
+
+func (x *ListNodesRequest) GetAppKind() string {
+	if x != nil {
+		return x.AppKind
+	}
+	return ""
 }
 
 type ListNodesResponse struct {
@@ -302,7 +697,7 @@ type ListNodesResponse struct {
 
 func (x *ListNodesResponse) Reset() {
 	*x = ListNodesResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[2]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -314,7 +709,7 @@ func (x *ListNodesResponse) String() string {
 func (*ListNodesResponse) ProtoMessage() {}
 
 func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[2]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -327,7 +722,7 @@ func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodesResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{2}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListNodesResponse) GetNodes() []*Node {
@@ -346,7 +741,7 @@ type GetNodeRequest struct {
 
 func (x *GetNodeRequest) Reset() {
 	*x = GetNodeRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[3]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -358,7 +753,7 @@ func (x *GetNodeRequest) String() string {
 func (*GetNodeRequest) ProtoMessage() {}
 
 func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[3]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -371,7 +766,7 @@ func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeRequest.ProtoReflect.Descriptor instead.
 func (*GetNodeRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{3}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetNodeRequest) GetNodeId() string {
@@ -390,7 +785,7 @@ type GetNodeResponse struct {
 
 func (x *GetNodeResponse) Reset() {
 	*x = GetNodeResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[4]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -402,7 +797,7 @@ func (x *GetNodeResponse) String() string {
 func (*GetNodeResponse) ProtoMessage() {}
 
 func (x *GetNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[4]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -415,7 +810,7 @@ func (x *GetNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeResponse.ProtoReflect.Descriptor instead.
 func (*GetNodeResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{4}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetNodeResponse) GetNode() *Node {
@@ -435,7 +830,7 @@ type RenameNodeRequest struct {
 
 func (x *RenameNodeRequest) Reset() {
 	*x = RenameNodeRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[5]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -447,7 +842,7 @@ func (x *RenameNodeRequest) String() string {
 func (*RenameNodeRequest) ProtoMessage() {}
 
 func (x *RenameNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[5]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -460,7 +855,7 @@ func (x *RenameNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenameNodeRequest.ProtoReflect.Descriptor instead.
 func (*RenameNodeRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{5}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RenameNodeRequest) GetNodeId() string {
@@ -487,7 +882,7 @@ type RenameNodeResponse struct {
 
 func (x *RenameNodeResponse) Reset() {
 	*x = RenameNodeResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[6]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -499,7 +894,7 @@ func (x *RenameNodeResponse) String() string {
 func (*RenameNodeResponse) ProtoMessage() {}
 
 func (x *RenameNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[6]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -512,7 +907,7 @@ func (x *RenameNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenameNodeResponse.ProtoReflect.Descriptor instead.
 func (*RenameNodeResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{6}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RenameNodeResponse) GetNodeId() string {
@@ -534,9 +929,10 @@ type InvokeRequest struct {
 	NodeId string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	// For example "system.which".
 	Command string `protobuf:"bytes,2,opt,name=command,proto3" json:"command,omitempty"`
-	// What the command takes; absent sends none.
+	// What the command takes; absent sends none. Linked instances take an object.
 	Params *structpb.Value `protobuf:"bytes,3,opt,name=params,proto3" json:"params,omitempty"`
-	// How long to wait for the answer; 30 s when absent, no limit of its own when zero.
+	// How long to wait for the answer from the moment in which the node is sent the call; the usual time of
+	// the command when absent (30 s for most), no limit of its own when zero.
 	Timeout *durationpb.Duration `protobuf:"bytes,4,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	// Names this call, so that a repetition can be recognised; made up when empty.
 	IdempotencyKey string `protobuf:"bytes,5,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
@@ -549,7 +945,7 @@ type InvokeRequest struct {
 
 func (x *InvokeRequest) Reset() {
 	*x = InvokeRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[7]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -561,7 +957,7 @@ func (x *InvokeRequest) String() string {
 func (*InvokeRequest) ProtoMessage() {}
 
 func (x *InvokeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[7]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -574,7 +970,7 @@ func (x *InvokeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InvokeRequest.ProtoReflect.Descriptor instead.
 func (*InvokeRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{7}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *InvokeRequest) GetNodeId() string {
@@ -633,7 +1029,7 @@ type InvokeResponse struct {
 
 func (x *InvokeResponse) Reset() {
 	*x = InvokeResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[8]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -645,7 +1041,7 @@ func (x *InvokeResponse) String() string {
 func (*InvokeResponse) ProtoMessage() {}
 
 func (x *InvokeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[8]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -658,7 +1054,7 @@ func (x *InvokeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InvokeResponse.ProtoReflect.Descriptor instead.
 func (*InvokeResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{8}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *InvokeResponse) GetNodeId() string {
@@ -697,7 +1093,7 @@ type WatchNodesRequest struct {
 
 func (x *WatchNodesRequest) Reset() {
 	*x = WatchNodesRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[9]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -709,7 +1105,7 @@ func (x *WatchNodesRequest) String() string {
 func (*WatchNodesRequest) ProtoMessage() {}
 
 func (x *WatchNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[9]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -722,7 +1118,7 @@ func (x *WatchNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchNodesRequest.ProtoReflect.Descriptor instead.
 func (*WatchNodesRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{9}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{15}
 }
 
 type WatchNodesResponse struct {
@@ -735,7 +1131,7 @@ type WatchNodesResponse struct {
 
 func (x *WatchNodesResponse) Reset() {
 	*x = WatchNodesResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[10]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -747,7 +1143,7 @@ func (x *WatchNodesResponse) String() string {
 func (*WatchNodesResponse) ProtoMessage() {}
 
 func (x *WatchNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[10]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -760,7 +1156,7 @@ func (x *WatchNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchNodesResponse.ProtoReflect.Descriptor instead.
 func (*WatchNodesResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{10}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *WatchNodesResponse) GetChange() WatchNodesResponse_Change {
@@ -787,7 +1183,7 @@ type NodeError struct {
 
 func (x *NodeError) Reset() {
 	*x = NodeError{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[11]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -799,7 +1195,7 @@ func (x *NodeError) String() string {
 func (*NodeError) ProtoMessage() {}
 
 func (x *NodeError) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[11]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -812,7 +1208,7 @@ func (x *NodeError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeError.ProtoReflect.Descriptor instead.
 func (*NodeError) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{11}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *NodeError) GetCode() string {
@@ -844,7 +1240,7 @@ type ReportResultRequest struct {
 
 func (x *ReportResultRequest) Reset() {
 	*x = ReportResultRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[12]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -856,7 +1252,7 @@ func (x *ReportResultRequest) String() string {
 func (*ReportResultRequest) ProtoMessage() {}
 
 func (x *ReportResultRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[12]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -869,7 +1265,7 @@ func (x *ReportResultRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResultRequest.ProtoReflect.Descriptor instead.
 func (*ReportResultRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{12}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ReportResultRequest) GetNodeId() string {
@@ -924,7 +1320,7 @@ type ReportResultResponse struct {
 
 func (x *ReportResultResponse) Reset() {
 	*x = ReportResultResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[13]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -936,7 +1332,7 @@ func (x *ReportResultResponse) String() string {
 func (*ReportResultResponse) ProtoMessage() {}
 
 func (x *ReportResultResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[13]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -949,7 +1345,7 @@ func (x *ReportResultResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResultResponse.ProtoReflect.Descriptor instead.
 func (*ReportResultResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{13}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ReportResultResponse) GetIgnored() bool {
@@ -971,7 +1367,7 @@ type ReportEventRequest struct {
 
 func (x *ReportEventRequest) Reset() {
 	*x = ReportEventRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[14]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -983,7 +1379,7 @@ func (x *ReportEventRequest) String() string {
 func (*ReportEventRequest) ProtoMessage() {}
 
 func (x *ReportEventRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[14]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -996,7 +1392,7 @@ func (x *ReportEventRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportEventRequest.ProtoReflect.Descriptor instead.
 func (*ReportEventRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{14}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ReportEventRequest) GetNodeId() string {
@@ -1035,7 +1431,7 @@ type ReportEventResponse struct {
 
 func (x *ReportEventResponse) Reset() {
 	*x = ReportEventResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[15]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1047,7 +1443,7 @@ func (x *ReportEventResponse) String() string {
 func (*ReportEventResponse) ProtoMessage() {}
 
 func (x *ReportEventResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[15]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1060,7 +1456,7 @@ func (x *ReportEventResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportEventResponse.ProtoReflect.Descriptor instead.
 func (*ReportEventResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{15}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{21}
 }
 
 type AttachRequest struct {
@@ -1079,7 +1475,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[16]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1091,7 +1487,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[16]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1104,7 +1500,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{16}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AttachRequest) GetMessage() isAttachRequest_Message {
@@ -1211,14 +1607,20 @@ type NodeRegistration struct {
 	Permissions     map[string]bool `protobuf:"bytes,11,rep,name=permissions,proto3" json:"permissions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	PathEnv         string          `protobuf:"bytes,12,opt,name=path_env,json=pathEnv,proto3" json:"path_env,omitempty"`
 	// Absent without a device identity.
-	Device        *DeviceProof `protobuf:"bytes,13,opt,name=device,proto3" json:"device,omitempty"`
+	Device *DeviceProof `protobuf:"bytes,13,opt,name=device,proto3" json:"device,omitempty"`
+	// For example "cloud".
+	AppKind string `protobuf:"bytes,14,opt,name=app_kind,json=appKind,proto3" json:"app_kind,omitempty"`
+	// Where commands run that name no directory.
+	Cwd string `protobuf:"bytes,15,opt,name=cwd,proto3" json:"cwd,omitempty"`
+	// Whatever the node says of itself, as JSON text.
+	MetadataJson  *string `protobuf:"bytes,16,opt,name=metadata_json,json=metadataJson,proto3,oneof" json:"metadata_json,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeRegistration) Reset() {
 	*x = NodeRegistration{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[17]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1230,7 +1632,7 @@ func (x *NodeRegistration) String() string {
 func (*NodeRegistration) ProtoMessage() {}
 
 func (x *NodeRegistration) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[17]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1243,7 +1645,7 @@ func (x *NodeRegistration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeRegistration.ProtoReflect.Descriptor instead.
 func (*NodeRegistration) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{17}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *NodeRegistration) GetInstanceId() string {
@@ -1337,6 +1739,27 @@ func (x *NodeRegistration) GetDevice() *DeviceProof {
 	return nil
 }
 
+func (x *NodeRegistration) GetAppKind() string {
+	if x != nil {
+		return x.AppKind
+	}
+	return ""
+}
+
+func (x *NodeRegistration) GetCwd() string {
+	if x != nil {
+		return x.Cwd
+	}
+	return ""
+}
+
+func (x *NodeRegistration) GetMetadataJson() string {
+	if x != nil && x.MetadataJson != nil {
+		return *x.MetadataJson
+	}
+	return ""
+}
+
 // DeviceProof is what a device signs for one connection: the payload v3 of the legacy protocol with
 // the bearer token of the call, or "" without one, as its token.
 type DeviceProof struct {
@@ -1352,7 +1775,7 @@ type DeviceProof struct {
 
 func (x *DeviceProof) Reset() {
 	*x = DeviceProof{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[18]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1364,7 +1787,7 @@ func (x *DeviceProof) String() string {
 func (*DeviceProof) ProtoMessage() {}
 
 func (x *DeviceProof) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[18]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1377,7 +1800,7 @@ func (x *DeviceProof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceProof.ProtoReflect.Descriptor instead.
 func (*DeviceProof) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{18}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DeviceProof) GetDeviceId() string {
@@ -1427,7 +1850,7 @@ type NodeResult struct {
 
 func (x *NodeResult) Reset() {
 	*x = NodeResult{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[19]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1439,7 +1862,7 @@ func (x *NodeResult) String() string {
 func (*NodeResult) ProtoMessage() {}
 
 func (x *NodeResult) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[19]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1452,7 +1875,7 @@ func (x *NodeResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeResult.ProtoReflect.Descriptor instead.
 func (*NodeResult) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{19}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *NodeResult) GetInvokeId() string {
@@ -1493,7 +1916,7 @@ type NodeReport struct {
 
 func (x *NodeReport) Reset() {
 	*x = NodeReport{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[20]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1505,7 +1928,7 @@ func (x *NodeReport) String() string {
 func (*NodeReport) ProtoMessage() {}
 
 func (x *NodeReport) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[20]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1518,7 +1941,7 @@ func (x *NodeReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeReport.ProtoReflect.Descriptor instead.
 func (*NodeReport) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{20}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *NodeReport) GetEvent() string {
@@ -1553,7 +1976,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[21]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1565,7 +1988,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[21]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1578,7 +2001,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{21}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AttachResponse) GetMessage() isAttachResponse_Message {
@@ -1711,7 +2134,7 @@ type NodeChallenge struct {
 
 func (x *NodeChallenge) Reset() {
 	*x = NodeChallenge{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[22]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1723,7 +2146,7 @@ func (x *NodeChallenge) String() string {
 func (*NodeChallenge) ProtoMessage() {}
 
 func (x *NodeChallenge) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[22]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1736,7 +2159,7 @@ func (x *NodeChallenge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeChallenge.ProtoReflect.Descriptor instead.
 func (*NodeChallenge) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{22}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *NodeChallenge) GetNonce() string {
@@ -1759,14 +2182,16 @@ type NodeWelcome struct {
 	// Some message comes at least this often. After two of them without one, the link is gone.
 	Heartbeat *durationpb.Duration `protobuf:"bytes,6,opt,name=heartbeat,proto3" json:"heartbeat,omitempty"`
 	// What the node is called here.
-	DisplayName   string `protobuf:"bytes,7,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
+	DisplayName string `protobuf:"bytes,7,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
+	// Where people see the node; empty for nowhere.
+	SessionUrl    string `protobuf:"bytes,8,opt,name=session_url,json=sessionUrl,proto3" json:"session_url,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeWelcome) Reset() {
 	*x = NodeWelcome{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[23]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1778,7 +2203,7 @@ func (x *NodeWelcome) String() string {
 func (*NodeWelcome) ProtoMessage() {}
 
 func (x *NodeWelcome) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[23]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1791,7 +2216,7 @@ func (x *NodeWelcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeWelcome.ProtoReflect.Descriptor instead.
 func (*NodeWelcome) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{23}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *NodeWelcome) GetNodeId() string {
@@ -1843,6 +2268,13 @@ func (x *NodeWelcome) GetDisplayName() string {
 	return ""
 }
 
+func (x *NodeWelcome) GetSessionUrl() string {
+	if x != nil {
+		return x.SessionUrl
+	}
+	return ""
+}
+
 type NodePing struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1851,7 +2283,7 @@ type NodePing struct {
 
 func (x *NodePing) Reset() {
 	*x = NodePing{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[24]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1863,7 +2295,7 @@ func (x *NodePing) String() string {
 func (*NodePing) ProtoMessage() {}
 
 func (x *NodePing) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[24]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1876,7 +2308,7 @@ func (x *NodePing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodePing.ProtoReflect.Descriptor instead.
 func (*NodePing) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{24}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{30}
 }
 
 type NodePong struct {
@@ -1887,7 +2319,7 @@ type NodePong struct {
 
 func (x *NodePong) Reset() {
 	*x = NodePong{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[25]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1899,7 +2331,7 @@ func (x *NodePong) String() string {
 func (*NodePong) ProtoMessage() {}
 
 func (x *NodePong) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[25]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1912,7 +2344,7 @@ func (x *NodePong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodePong.ProtoReflect.Descriptor instead.
 func (*NodePong) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{25}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{31}
 }
 
 type NodeReportRefused struct {
@@ -1927,7 +2359,7 @@ type NodeReportRefused struct {
 
 func (x *NodeReportRefused) Reset() {
 	*x = NodeReportRefused{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[26]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1939,7 +2371,7 @@ func (x *NodeReportRefused) String() string {
 func (*NodeReportRefused) ProtoMessage() {}
 
 func (x *NodeReportRefused) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[26]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1952,7 +2384,7 @@ func (x *NodeReportRefused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeReportRefused.ProtoReflect.Descriptor instead.
 func (*NodeReportRefused) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{26}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *NodeReportRefused) GetEvent() string {
@@ -1989,7 +2421,7 @@ type NodeInvoke struct {
 
 func (x *NodeInvoke) Reset() {
 	*x = NodeInvoke{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[27]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2001,7 +2433,7 @@ func (x *NodeInvoke) String() string {
 func (*NodeInvoke) ProtoMessage() {}
 
 func (x *NodeInvoke) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[27]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2014,7 +2446,7 @@ func (x *NodeInvoke) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeInvoke.ProtoReflect.Descriptor instead.
 func (*NodeInvoke) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{27}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *NodeInvoke) GetInvokeId() string {
@@ -2067,7 +2499,7 @@ type ChannelRequest struct {
 
 func (x *ChannelRequest) Reset() {
 	*x = ChannelRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[28]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2079,7 +2511,7 @@ func (x *ChannelRequest) String() string {
 func (*ChannelRequest) ProtoMessage() {}
 
 func (x *ChannelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[28]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2092,7 +2524,7 @@ func (x *ChannelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChannelRequest.ProtoReflect.Descriptor instead.
 func (*ChannelRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{28}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ChannelRequest) GetMessage() isChannelRequest_Message {
@@ -2184,7 +2616,7 @@ type ChannelResponse struct {
 
 func (x *ChannelResponse) Reset() {
 	*x = ChannelResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[29]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2196,7 +2628,7 @@ func (x *ChannelResponse) String() string {
 func (*ChannelResponse) ProtoMessage() {}
 
 func (x *ChannelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[29]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2209,7 +2641,7 @@ func (x *ChannelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChannelResponse.ProtoReflect.Descriptor instead.
 func (*ChannelResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{29}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ChannelResponse) GetMessage() isChannelResponse_Message {
@@ -2279,7 +2711,7 @@ type ChannelOpened struct {
 
 func (x *ChannelOpened) Reset() {
 	*x = ChannelOpened{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[30]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2291,7 +2723,7 @@ func (x *ChannelOpened) String() string {
 func (*ChannelOpened) ProtoMessage() {}
 
 func (x *ChannelOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[30]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2304,7 +2736,7 @@ func (x *ChannelOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChannelOpened.ProtoReflect.Descriptor instead.
 func (*ChannelOpened) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{30}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{36}
 }
 
 type ChannelEnd struct {
@@ -2315,7 +2747,7 @@ type ChannelEnd struct {
 
 func (x *ChannelEnd) Reset() {
 	*x = ChannelEnd{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[31]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2327,7 +2759,7 @@ func (x *ChannelEnd) String() string {
 func (*ChannelEnd) ProtoMessage() {}
 
 func (x *ChannelEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[31]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2340,7 +2772,7 @@ func (x *ChannelEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChannelEnd.ProtoReflect.Descriptor instead.
 func (*ChannelEnd) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{31}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{37}
 }
 
 type NodeNotice struct {
@@ -2353,7 +2785,7 @@ type NodeNotice struct {
 
 func (x *NodeNotice) Reset() {
 	*x = NodeNotice{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[32]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2365,7 +2797,7 @@ func (x *NodeNotice) String() string {
 func (*NodeNotice) ProtoMessage() {}
 
 func (x *NodeNotice) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[32]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2378,7 +2810,7 @@ func (x *NodeNotice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeNotice.ProtoReflect.Descriptor instead.
 func (*NodeNotice) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{32}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *NodeNotice) GetEvent() string {
@@ -2424,7 +2856,7 @@ type NodePairing struct {
 
 func (x *NodePairing) Reset() {
 	*x = NodePairing{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[33]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2436,7 +2868,7 @@ func (x *NodePairing) String() string {
 func (*NodePairing) ProtoMessage() {}
 
 func (x *NodePairing) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[33]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2449,7 +2881,7 @@ func (x *NodePairing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodePairing.ProtoReflect.Descriptor instead.
 func (*NodePairing) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{33}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *NodePairing) GetRequestId() string {
@@ -2605,7 +3037,7 @@ type RequestPairingRequest struct {
 
 func (x *RequestPairingRequest) Reset() {
 	*x = RequestPairingRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[34]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2617,7 +3049,7 @@ func (x *RequestPairingRequest) String() string {
 func (*RequestPairingRequest) ProtoMessage() {}
 
 func (x *RequestPairingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[34]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2630,7 +3062,7 @@ func (x *RequestPairingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestPairingRequest.ProtoReflect.Descriptor instead.
 func (*RequestPairingRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{34}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RequestPairingRequest) GetNodeId() string {
@@ -2728,7 +3160,7 @@ type RequestPairingResponse struct {
 
 func (x *RequestPairingResponse) Reset() {
 	*x = RequestPairingResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[35]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2740,7 +3172,7 @@ func (x *RequestPairingResponse) String() string {
 func (*RequestPairingResponse) ProtoMessage() {}
 
 func (x *RequestPairingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[35]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2753,7 +3185,7 @@ func (x *RequestPairingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestPairingResponse.ProtoReflect.Descriptor instead.
 func (*RequestPairingResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{35}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RequestPairingResponse) GetRequest() *NodePairing {
@@ -2778,7 +3210,7 @@ type ListPairingsRequest struct {
 
 func (x *ListPairingsRequest) Reset() {
 	*x = ListPairingsRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[36]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2790,7 +3222,7 @@ func (x *ListPairingsRequest) String() string {
 func (*ListPairingsRequest) ProtoMessage() {}
 
 func (x *ListPairingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[36]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2803,7 +3235,7 @@ func (x *ListPairingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPairingsRequest.ProtoReflect.Descriptor instead.
 func (*ListPairingsRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{36}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{42}
 }
 
 type ListPairingsResponse struct {
@@ -2816,7 +3248,7 @@ type ListPairingsResponse struct {
 
 func (x *ListPairingsResponse) Reset() {
 	*x = ListPairingsResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[37]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2828,7 +3260,7 @@ func (x *ListPairingsResponse) String() string {
 func (*ListPairingsResponse) ProtoMessage() {}
 
 func (x *ListPairingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[37]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2841,7 +3273,7 @@ func (x *ListPairingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPairingsResponse.ProtoReflect.Descriptor instead.
 func (*ListPairingsResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{37}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListPairingsResponse) GetPending() []*NodePairing {
@@ -2867,7 +3299,7 @@ type ApprovePairingRequest struct {
 
 func (x *ApprovePairingRequest) Reset() {
 	*x = ApprovePairingRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[38]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2879,7 +3311,7 @@ func (x *ApprovePairingRequest) String() string {
 func (*ApprovePairingRequest) ProtoMessage() {}
 
 func (x *ApprovePairingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[38]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2892,7 +3324,7 @@ func (x *ApprovePairingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApprovePairingRequest.ProtoReflect.Descriptor instead.
 func (*ApprovePairingRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{38}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ApprovePairingRequest) GetRequestId() string {
@@ -2913,7 +3345,7 @@ type ApprovePairingResponse struct {
 
 func (x *ApprovePairingResponse) Reset() {
 	*x = ApprovePairingResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[39]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2925,7 +3357,7 @@ func (x *ApprovePairingResponse) String() string {
 func (*ApprovePairingResponse) ProtoMessage() {}
 
 func (x *ApprovePairingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[39]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2938,7 +3370,7 @@ func (x *ApprovePairingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApprovePairingResponse.ProtoReflect.Descriptor instead.
 func (*ApprovePairingResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{39}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ApprovePairingResponse) GetNode() *NodePairing {
@@ -2964,7 +3396,7 @@ type RejectPairingRequest struct {
 
 func (x *RejectPairingRequest) Reset() {
 	*x = RejectPairingRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[40]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2976,7 +3408,7 @@ func (x *RejectPairingRequest) String() string {
 func (*RejectPairingRequest) ProtoMessage() {}
 
 func (x *RejectPairingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[40]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2989,7 +3421,7 @@ func (x *RejectPairingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectPairingRequest.ProtoReflect.Descriptor instead.
 func (*RejectPairingRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{40}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RejectPairingRequest) GetRequestId() string {
@@ -3008,7 +3440,7 @@ type RejectPairingResponse struct {
 
 func (x *RejectPairingResponse) Reset() {
 	*x = RejectPairingResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[41]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3020,7 +3452,7 @@ func (x *RejectPairingResponse) String() string {
 func (*RejectPairingResponse) ProtoMessage() {}
 
 func (x *RejectPairingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[41]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3033,7 +3465,7 @@ func (x *RejectPairingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectPairingResponse.ProtoReflect.Descriptor instead.
 func (*RejectPairingResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{41}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RejectPairingResponse) GetNodeId() string {
@@ -3053,7 +3485,7 @@ type VerifyPairingRequest struct {
 
 func (x *VerifyPairingRequest) Reset() {
 	*x = VerifyPairingRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[42]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3065,7 +3497,7 @@ func (x *VerifyPairingRequest) String() string {
 func (*VerifyPairingRequest) ProtoMessage() {}
 
 func (x *VerifyPairingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[42]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3078,7 +3510,7 @@ func (x *VerifyPairingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyPairingRequest.ProtoReflect.Descriptor instead.
 func (*VerifyPairingRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{42}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *VerifyPairingRequest) GetNodeId() string {
@@ -3106,7 +3538,7 @@ type VerifyPairingResponse struct {
 
 func (x *VerifyPairingResponse) Reset() {
 	*x = VerifyPairingResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[43]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3118,7 +3550,7 @@ func (x *VerifyPairingResponse) String() string {
 func (*VerifyPairingResponse) ProtoMessage() {}
 
 func (x *VerifyPairingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[43]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3131,7 +3563,7 @@ func (x *VerifyPairingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyPairingResponse.ProtoReflect.Descriptor instead.
 func (*VerifyPairingResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{43}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *VerifyPairingResponse) GetOk() bool {
@@ -3161,7 +3593,7 @@ type TestPushRequest struct {
 
 func (x *TestPushRequest) Reset() {
 	*x = TestPushRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[44]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3173,7 +3605,7 @@ func (x *TestPushRequest) String() string {
 func (*TestPushRequest) ProtoMessage() {}
 
 func (x *TestPushRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[44]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3186,7 +3618,7 @@ func (x *TestPushRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestPushRequest.ProtoReflect.Descriptor instead.
 func (*TestPushRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{44}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *TestPushRequest) GetNodeId() string {
@@ -3234,7 +3666,7 @@ type TestPushResponse struct {
 
 func (x *TestPushResponse) Reset() {
 	*x = TestPushResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[45]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3246,7 +3678,7 @@ func (x *TestPushResponse) String() string {
 func (*TestPushResponse) ProtoMessage() {}
 
 func (x *TestPushResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[45]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3259,7 +3691,7 @@ func (x *TestPushResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestPushResponse.ProtoReflect.Descriptor instead.
 func (*TestPushResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{45}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *TestPushResponse) GetOk() bool {
@@ -3319,7 +3751,7 @@ type GetVoiceWakeRequest struct {
 
 func (x *GetVoiceWakeRequest) Reset() {
 	*x = GetVoiceWakeRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[46]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3331,7 +3763,7 @@ func (x *GetVoiceWakeRequest) String() string {
 func (*GetVoiceWakeRequest) ProtoMessage() {}
 
 func (x *GetVoiceWakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[46]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3344,7 +3776,7 @@ func (x *GetVoiceWakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVoiceWakeRequest.ProtoReflect.Descriptor instead.
 func (*GetVoiceWakeRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{46}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{52}
 }
 
 type GetVoiceWakeResponse struct {
@@ -3356,7 +3788,7 @@ type GetVoiceWakeResponse struct {
 
 func (x *GetVoiceWakeResponse) Reset() {
 	*x = GetVoiceWakeResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[47]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3368,7 +3800,7 @@ func (x *GetVoiceWakeResponse) String() string {
 func (*GetVoiceWakeResponse) ProtoMessage() {}
 
 func (x *GetVoiceWakeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[47]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3381,7 +3813,7 @@ func (x *GetVoiceWakeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVoiceWakeResponse.ProtoReflect.Descriptor instead.
 func (*GetVoiceWakeResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{47}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *GetVoiceWakeResponse) GetTriggers() []string {
@@ -3401,7 +3833,7 @@ type SetVoiceWakeRequest struct {
 
 func (x *SetVoiceWakeRequest) Reset() {
 	*x = SetVoiceWakeRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[48]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3413,7 +3845,7 @@ func (x *SetVoiceWakeRequest) String() string {
 func (*SetVoiceWakeRequest) ProtoMessage() {}
 
 func (x *SetVoiceWakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[48]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3426,7 +3858,7 @@ func (x *SetVoiceWakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetVoiceWakeRequest.ProtoReflect.Descriptor instead.
 func (*SetVoiceWakeRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{48}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *SetVoiceWakeRequest) GetTriggers() []string {
@@ -3445,7 +3877,7 @@ type SetVoiceWakeResponse struct {
 
 func (x *SetVoiceWakeResponse) Reset() {
 	*x = SetVoiceWakeResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[49]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3457,7 +3889,7 @@ func (x *SetVoiceWakeResponse) String() string {
 func (*SetVoiceWakeResponse) ProtoMessage() {}
 
 func (x *SetVoiceWakeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[49]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3470,7 +3902,7 @@ func (x *SetVoiceWakeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetVoiceWakeResponse.ProtoReflect.Descriptor instead.
 func (*SetVoiceWakeResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{49}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *SetVoiceWakeResponse) GetTriggers() []string {
@@ -3488,7 +3920,7 @@ type ListSkillBinsRequest struct {
 
 func (x *ListSkillBinsRequest) Reset() {
 	*x = ListSkillBinsRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[50]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3500,7 +3932,7 @@ func (x *ListSkillBinsRequest) String() string {
 func (*ListSkillBinsRequest) ProtoMessage() {}
 
 func (x *ListSkillBinsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[50]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3513,7 +3945,7 @@ func (x *ListSkillBinsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSkillBinsRequest.ProtoReflect.Descriptor instead.
 func (*ListSkillBinsRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{50}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{56}
 }
 
 type ListSkillBinsResponse struct {
@@ -3525,7 +3957,7 @@ type ListSkillBinsResponse struct {
 
 func (x *ListSkillBinsResponse) Reset() {
 	*x = ListSkillBinsResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[51]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3537,7 +3969,7 @@ func (x *ListSkillBinsResponse) String() string {
 func (*ListSkillBinsResponse) ProtoMessage() {}
 
 func (x *ListSkillBinsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[51]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3550,7 +3982,7 @@ func (x *ListSkillBinsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSkillBinsResponse.ProtoReflect.Descriptor instead.
 func (*ListSkillBinsResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{51}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ListSkillBinsResponse) GetBins() []string {
@@ -3564,7 +3996,7 @@ var File_hanzo_nodes_v1_nodes_proto protoreflect.FileDescriptor
 
 const file_hanzo_nodes_v1_nodes_proto_rawDesc = "" +
 	"\n" +
-	"\x1ahanzo/nodes/v1/nodes.proto\x12\x0ehanzo.nodes.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ahanzo/ops/v1/options.proto\"\xf0\x04\n" +
+	"\x1ahanzo/nodes/v1/nodes.proto\x12\x0ehanzo.nodes.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ahanzo/ops/v1/options.proto\"\xf9\x06\n" +
 	"\x04Node\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12!\n" +
 	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\x12\x1a\n" +
@@ -3583,12 +4015,41 @@ const file_hanzo_nodes_v1_nodes_proto_rawDesc = "" +
 	"\bpath_env\x18\r \x01(\tR\apathEnv\x12=\n" +
 	"\fconnected_at\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\vconnectedAt\x12\x16\n" +
 	"\x06paired\x18\x0f \x01(\bR\x06paired\x12\x1c\n" +
-	"\tconnected\x18\x10 \x01(\bR\tconnected\x1a>\n" +
+	"\tconnected\x18\x10 \x01(\bR\tconnected\x12\x12\n" +
+	"\x04link\x18\x11 \x01(\tR\x04link\x12\x16\n" +
+	"\x06tenant\x18\x12 \x01(\tR\x06tenant\x12\x1f\n" +
+	"\vinstance_id\x18\x13 \x01(\tR\n" +
+	"instanceId\x12\x19\n" +
+	"\bapp_kind\x18\x14 \x01(\tR\aappKind\x12\x10\n" +
+	"\x03cwd\x18\x15 \x01(\tR\x03cwd\x12\x1f\n" +
+	"\vsession_url\x18\x16 \x01(\tR\n" +
+	"sessionUrl\x127\n" +
+	"\tlast_seen\x18\x17 \x01(\v2\x1a.google.protobuf.TimestampR\blastSeen\x123\n" +
+	"\binstance\x18\x18 \x01(\v2\x17.google.protobuf.StructR\binstance\x1a>\n" +
 	"\x10PermissionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\bR\x05value:\x028\x01\"9\n" +
+	"\x05value\x18\x02 \x01(\bR\x05value:\x028\x01\"-\n" +
+	"\x12GetInstanceRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\"J\n" +
+	"\x13GetInstanceResponse\x123\n" +
+	"\binstance\x18\x01 \x01(\v2\x17.google.protobuf.StructR\binstance\")\n" +
+	"\x0eGetInfoRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\"p\n" +
+	"\x0fGetInfoResponse\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x18\n" +
+	"\acommand\x18\x02 \x01(\tR\acommand\x12*\n" +
+	"\x04info\x18\x03 \x01(\v2\x16.google.protobuf.ValueR\x04info\"-\n" +
+	"\x12WatchEventsRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\"\xb6\x01\n" +
+	"\x13WatchEventsResponse\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x14\n" +
+	"\x05event\x18\x02 \x01(\tR\x05event\x120\n" +
+	"\apayload\x18\x03 \x01(\v2\x16.google.protobuf.ValueR\apayload\x12*\n" +
+	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x12\n" +
+	"\x04lost\x18\x05 \x01(\x04R\x04lost\"T\n" +
 	"\x10ListNodesRequest\x12%\n" +
-	"\x0econnected_only\x18\x01 \x01(\bR\rconnectedOnly\"?\n" +
+	"\x0econnected_only\x18\x01 \x01(\bR\rconnectedOnly\x12\x19\n" +
+	"\bapp_kind\x18\x02 \x01(\tR\aappKind\"?\n" +
 	"\x11ListNodesResponse\x12*\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x14.hanzo.nodes.v1.NodeR\x05nodes\")\n" +
 	"\x0eGetNodeRequest\x12\x17\n" +
@@ -3650,7 +4111,7 @@ const file_hanzo_nodes_v1_nodes_proto_rawDesc = "" +
 	"\x05event\x18\x03 \x01(\v2\x1a.hanzo.nodes.v1.NodeReportH\x00R\x05event\x12.\n" +
 	"\x04ping\x18\x04 \x01(\v2\x18.hanzo.nodes.v1.NodePingH\x00R\x04ping\x12.\n" +
 	"\x04pong\x18\x05 \x01(\v2\x18.hanzo.nodes.v1.NodePongH\x00R\x04pongB\t\n" +
-	"\amessage\"\xaf\x04\n" +
+	"\amessage\"\x98\x05\n" +
 	"\x10NodeRegistration\x12\x1f\n" +
 	"\vinstance_id\x18\x01 \x01(\tR\n" +
 	"instanceId\x12\x1b\n" +
@@ -3667,10 +4128,14 @@ const file_hanzo_nodes_v1_nodes_proto_rawDesc = "" +
 	" \x03(\tR\bcommands\x12S\n" +
 	"\vpermissions\x18\v \x03(\v21.hanzo.nodes.v1.NodeRegistration.PermissionsEntryR\vpermissions\x12\x19\n" +
 	"\bpath_env\x18\f \x01(\tR\apathEnv\x123\n" +
-	"\x06device\x18\r \x01(\v2\x1b.hanzo.nodes.v1.DeviceProofR\x06device\x1a>\n" +
+	"\x06device\x18\r \x01(\v2\x1b.hanzo.nodes.v1.DeviceProofR\x06device\x12\x19\n" +
+	"\bapp_kind\x18\x0e \x01(\tR\aappKind\x12\x10\n" +
+	"\x03cwd\x18\x0f \x01(\tR\x03cwd\x12(\n" +
+	"\rmetadata_json\x18\x10 \x01(\tH\x00R\fmetadataJson\x88\x01\x01\x1a>\n" +
 	"\x10PermissionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\bR\x05value:\x028\x01\"\xb6\x01\n" +
+	"\x05value\x18\x02 \x01(\bR\x05value:\x028\x01B\x10\n" +
+	"\x0e_metadata_json\"\xb6\x01\n" +
 	"\vDeviceProof\x12\x1b\n" +
 	"\tdevice_id\x18\x01 \x01(\tR\bdeviceId\x12\x1d\n" +
 	"\n" +
@@ -3700,7 +4165,7 @@ const file_hanzo_nodes_v1_nodes_proto_rawDesc = "" +
 	"\x0ereport_refused\x18\a \x01(\v2!.hanzo.nodes.v1.NodeReportRefusedH\x00R\rreportRefusedB\t\n" +
 	"\amessage\"%\n" +
 	"\rNodeChallenge\x12\x14\n" +
-	"\x05nonce\x18\x01 \x01(\tR\x05nonce\"\xf4\x01\n" +
+	"\x05nonce\x18\x01 \x01(\tR\x05nonce\"\x95\x02\n" +
 	"\vNodeWelcome\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x17\n" +
 	"\aconn_id\x18\x02 \x01(\tR\x06connId\x12\x18\n" +
@@ -3708,7 +4173,9 @@ const file_hanzo_nodes_v1_nodes_proto_rawDesc = "" +
 	"\bcommands\x18\x04 \x03(\tR\bcommands\x12!\n" +
 	"\fdevice_token\x18\x05 \x01(\tR\vdeviceToken\x127\n" +
 	"\theartbeat\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\theartbeat\x12!\n" +
-	"\fdisplay_name\x18\a \x01(\tR\vdisplayName\"\n" +
+	"\fdisplay_name\x18\a \x01(\tR\vdisplayName\x12\x1f\n" +
+	"\vsession_url\x18\b \x01(\tR\n" +
+	"sessionUrl\"\n" +
 	"\n" +
 	"\bNodePing\"\n" +
 	"\n" +
@@ -3834,17 +4301,20 @@ const file_hanzo_nodes_v1_nodes_proto_rawDesc = "" +
 	"\btriggers\x18\x01 \x03(\tR\btriggers\"\x16\n" +
 	"\x14ListSkillBinsRequest\"+\n" +
 	"\x15ListSkillBinsResponse\x12\x12\n" +
-	"\x04bins\x18\x01 \x03(\tR\x04bins2\xdf\x14\n" +
+	"\x04bins\x18\x01 \x03(\tR\x04bins2\x9a\x18\n" +
 	"\vNodeService\x12z\n" +
 	"\tListNodes\x12 .hanzo.nodes.v1.ListNodesRequest\x1a!.hanzo.nodes.v1.ListNodesResponse\"(\xea\xc7\x18\x13\n" +
 	"\tnode.list\x10\x02\x18\x01 \x010\x01\x82\xd3\xe4\x93\x02\v\x12\t/v1/nodes\x12\x82\x01\n" +
 	"\aGetNode\x12\x1e.hanzo.nodes.v1.GetNodeRequest\x1a\x1f.hanzo.nodes.v1.GetNodeResponse\"6\xea\xc7\x18\x17\n" +
-	"\rnode.describe\x10\x02\x18\x01 \x010\x01\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/nodes/{node_id}\x12\x93\x01\n" +
+	"\rnode.describe\x10\x02\x18\x01 \x010\x01\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/nodes/{node_id}\x12\x92\x01\n" +
+	"\vGetInstance\x12\".hanzo.nodes.v1.GetInstanceRequest\x1a#.hanzo.nodes.v1.GetInstanceResponse\":\xea\xc7\x18\b\x10\x02\x18\x01 \x010\x01\x82\xd3\xe4\x93\x02(b\binstance\x12\x1c/v1/nodes/{node_id}/instance\x12x\n" +
+	"\aGetInfo\x12\x1e.hanzo.nodes.v1.GetInfoRequest\x1a\x1f.hanzo.nodes.v1.GetInfoResponse\",\xea\xc7\x18\b\x10\x02\x18\x01 \x010\x01\x82\xd3\xe4\x93\x02\x1a\x12\x18/v1/nodes/{node_id}/info\x12\x88\x01\n" +
+	"\vWatchEvents\x12\".hanzo.nodes.v1.WatchEventsRequest\x1a#.hanzo.nodes.v1.WatchEventsResponse\".\xea\xc7\x18\b\x10\x02\x18\x01 \x030\x01\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/nodes/{node_id}/events0\x01\x12\x93\x01\n" +
 	"\n" +
 	"RenameNode\x12!.hanzo.nodes.v1.RenameNodeRequest\x1a\".hanzo.nodes.v1.RenameNodeResponse\">\xea\xc7\x18\x15\n" +
-	"\vnode.rename\x10\x02\x18\x04 \x010\x01\x82\xd3\xe4\x93\x02\x1f:\x01*\"\x1a/v1/nodes/{node_id}:rename\x12\x87\x01\n" +
-	"\x06Invoke\x12\x1d.hanzo.nodes.v1.InvokeRequest\x1a\x1e.hanzo.nodes.v1.InvokeResponse\">\xea\xc7\x18\x15\n" +
-	"\vnode.invoke\x10\x02\x18\x02 \x010\x01\x82\xd3\xe4\x93\x02\x1f:\x01*\"\x1a/v1/nodes/{node_id}:invoke\x12z\n" +
+	"\vnode.rename\x10\x02\x18\x04 \x010\x01\x82\xd3\xe4\x93\x02\x1f:\x01*\"\x1a/v1/nodes/{node_id}:rename\x12\xa8\x01\n" +
+	"\x06Invoke\x12\x1d.hanzo.nodes.v1.InvokeRequest\x1a\x1e.hanzo.nodes.v1.InvokeResponse\"_\xea\xc7\x18\x15\n" +
+	"\vnode.invoke\x10\x02\x18\x02 \x010\x01\x82\xd3\xe4\x93\x02@:\x01*Z\x1f:\x01*\"\x1a/v1/nodes/{node_id}/invoke\"\x1a/v1/nodes/{node_id}:invoke\x12z\n" +
 	"\n" +
 	"WatchNodes\x12!.hanzo.nodes.v1.WatchNodesRequest\x1a\".hanzo.nodes.v1.WatchNodesResponse\"#\xea\xc7\x18\b\x10\x02\x18\x01 \x030\x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/nodes:watch0\x01\x12\x9f\x01\n" +
 	"\fReportResult\x12#.hanzo.nodes.v1.ReportResultRequest\x1a$.hanzo.nodes.v1.ReportResultResponse\"D\xea\xc7\x18\x1a\n" +
@@ -3888,155 +4358,174 @@ func file_hanzo_nodes_v1_nodes_proto_rawDescGZIP() []byte {
 }
 
 var file_hanzo_nodes_v1_nodes_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_hanzo_nodes_v1_nodes_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
+var file_hanzo_nodes_v1_nodes_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_hanzo_nodes_v1_nodes_proto_goTypes = []any{
 	(WatchNodesResponse_Change)(0), // 0: hanzo.nodes.v1.WatchNodesResponse.Change
 	(*Node)(nil),                   // 1: hanzo.nodes.v1.Node
-	(*ListNodesRequest)(nil),       // 2: hanzo.nodes.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),      // 3: hanzo.nodes.v1.ListNodesResponse
-	(*GetNodeRequest)(nil),         // 4: hanzo.nodes.v1.GetNodeRequest
-	(*GetNodeResponse)(nil),        // 5: hanzo.nodes.v1.GetNodeResponse
-	(*RenameNodeRequest)(nil),      // 6: hanzo.nodes.v1.RenameNodeRequest
-	(*RenameNodeResponse)(nil),     // 7: hanzo.nodes.v1.RenameNodeResponse
-	(*InvokeRequest)(nil),          // 8: hanzo.nodes.v1.InvokeRequest
-	(*InvokeResponse)(nil),         // 9: hanzo.nodes.v1.InvokeResponse
-	(*WatchNodesRequest)(nil),      // 10: hanzo.nodes.v1.WatchNodesRequest
-	(*WatchNodesResponse)(nil),     // 11: hanzo.nodes.v1.WatchNodesResponse
-	(*NodeError)(nil),              // 12: hanzo.nodes.v1.NodeError
-	(*ReportResultRequest)(nil),    // 13: hanzo.nodes.v1.ReportResultRequest
-	(*ReportResultResponse)(nil),   // 14: hanzo.nodes.v1.ReportResultResponse
-	(*ReportEventRequest)(nil),     // 15: hanzo.nodes.v1.ReportEventRequest
-	(*ReportEventResponse)(nil),    // 16: hanzo.nodes.v1.ReportEventResponse
-	(*AttachRequest)(nil),          // 17: hanzo.nodes.v1.AttachRequest
-	(*NodeRegistration)(nil),       // 18: hanzo.nodes.v1.NodeRegistration
-	(*DeviceProof)(nil),            // 19: hanzo.nodes.v1.DeviceProof
-	(*NodeResult)(nil),             // 20: hanzo.nodes.v1.NodeResult
-	(*NodeReport)(nil),             // 21: hanzo.nodes.v1.NodeReport
-	(*AttachResponse)(nil),         // 22: hanzo.nodes.v1.AttachResponse
-	(*NodeChallenge)(nil),          // 23: hanzo.nodes.v1.NodeChallenge
-	(*NodeWelcome)(nil),            // 24: hanzo.nodes.v1.NodeWelcome
-	(*NodePing)(nil),               // 25: hanzo.nodes.v1.NodePing
-	(*NodePong)(nil),               // 26: hanzo.nodes.v1.NodePong
-	(*NodeReportRefused)(nil),      // 27: hanzo.nodes.v1.NodeReportRefused
-	(*NodeInvoke)(nil),             // 28: hanzo.nodes.v1.NodeInvoke
-	(*ChannelRequest)(nil),         // 29: hanzo.nodes.v1.ChannelRequest
-	(*ChannelResponse)(nil),        // 30: hanzo.nodes.v1.ChannelResponse
-	(*ChannelOpened)(nil),          // 31: hanzo.nodes.v1.ChannelOpened
-	(*ChannelEnd)(nil),             // 32: hanzo.nodes.v1.ChannelEnd
-	(*NodeNotice)(nil),             // 33: hanzo.nodes.v1.NodeNotice
-	(*NodePairing)(nil),            // 34: hanzo.nodes.v1.NodePairing
-	(*RequestPairingRequest)(nil),  // 35: hanzo.nodes.v1.RequestPairingRequest
-	(*RequestPairingResponse)(nil), // 36: hanzo.nodes.v1.RequestPairingResponse
-	(*ListPairingsRequest)(nil),    // 37: hanzo.nodes.v1.ListPairingsRequest
-	(*ListPairingsResponse)(nil),   // 38: hanzo.nodes.v1.ListPairingsResponse
-	(*ApprovePairingRequest)(nil),  // 39: hanzo.nodes.v1.ApprovePairingRequest
-	(*ApprovePairingResponse)(nil), // 40: hanzo.nodes.v1.ApprovePairingResponse
-	(*RejectPairingRequest)(nil),   // 41: hanzo.nodes.v1.RejectPairingRequest
-	(*RejectPairingResponse)(nil),  // 42: hanzo.nodes.v1.RejectPairingResponse
-	(*VerifyPairingRequest)(nil),   // 43: hanzo.nodes.v1.VerifyPairingRequest
-	(*VerifyPairingResponse)(nil),  // 44: hanzo.nodes.v1.VerifyPairingResponse
-	(*TestPushRequest)(nil),        // 45: hanzo.nodes.v1.TestPushRequest
-	(*TestPushResponse)(nil),       // 46: hanzo.nodes.v1.TestPushResponse
-	(*GetVoiceWakeRequest)(nil),    // 47: hanzo.nodes.v1.GetVoiceWakeRequest
-	(*GetVoiceWakeResponse)(nil),   // 48: hanzo.nodes.v1.GetVoiceWakeResponse
-	(*SetVoiceWakeRequest)(nil),    // 49: hanzo.nodes.v1.SetVoiceWakeRequest
-	(*SetVoiceWakeResponse)(nil),   // 50: hanzo.nodes.v1.SetVoiceWakeResponse
-	(*ListSkillBinsRequest)(nil),   // 51: hanzo.nodes.v1.ListSkillBinsRequest
-	(*ListSkillBinsResponse)(nil),  // 52: hanzo.nodes.v1.ListSkillBinsResponse
-	nil,                            // 53: hanzo.nodes.v1.Node.PermissionsEntry
-	nil,                            // 54: hanzo.nodes.v1.NodeRegistration.PermissionsEntry
-	nil,                            // 55: hanzo.nodes.v1.NodePairing.PermissionsEntry
-	(*timestamppb.Timestamp)(nil),  // 56: google.protobuf.Timestamp
-	(*structpb.Value)(nil),         // 57: google.protobuf.Value
-	(*durationpb.Duration)(nil),    // 58: google.protobuf.Duration
+	(*GetInstanceRequest)(nil),     // 2: hanzo.nodes.v1.GetInstanceRequest
+	(*GetInstanceResponse)(nil),    // 3: hanzo.nodes.v1.GetInstanceResponse
+	(*GetInfoRequest)(nil),         // 4: hanzo.nodes.v1.GetInfoRequest
+	(*GetInfoResponse)(nil),        // 5: hanzo.nodes.v1.GetInfoResponse
+	(*WatchEventsRequest)(nil),     // 6: hanzo.nodes.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),    // 7: hanzo.nodes.v1.WatchEventsResponse
+	(*ListNodesRequest)(nil),       // 8: hanzo.nodes.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),      // 9: hanzo.nodes.v1.ListNodesResponse
+	(*GetNodeRequest)(nil),         // 10: hanzo.nodes.v1.GetNodeRequest
+	(*GetNodeResponse)(nil),        // 11: hanzo.nodes.v1.GetNodeResponse
+	(*RenameNodeRequest)(nil),      // 12: hanzo.nodes.v1.RenameNodeRequest
+	(*RenameNodeResponse)(nil),     // 13: hanzo.nodes.v1.RenameNodeResponse
+	(*InvokeRequest)(nil),          // 14: hanzo.nodes.v1.InvokeRequest
+	(*InvokeResponse)(nil),         // 15: hanzo.nodes.v1.InvokeResponse
+	(*WatchNodesRequest)(nil),      // 16: hanzo.nodes.v1.WatchNodesRequest
+	(*WatchNodesResponse)(nil),     // 17: hanzo.nodes.v1.WatchNodesResponse
+	(*NodeError)(nil),              // 18: hanzo.nodes.v1.NodeError
+	(*ReportResultRequest)(nil),    // 19: hanzo.nodes.v1.ReportResultRequest
+	(*ReportResultResponse)(nil),   // 20: hanzo.nodes.v1.ReportResultResponse
+	(*ReportEventRequest)(nil),     // 21: hanzo.nodes.v1.ReportEventRequest
+	(*ReportEventResponse)(nil),    // 22: hanzo.nodes.v1.ReportEventResponse
+	(*AttachRequest)(nil),          // 23: hanzo.nodes.v1.AttachRequest
+	(*NodeRegistration)(nil),       // 24: hanzo.nodes.v1.NodeRegistration
+	(*DeviceProof)(nil),            // 25: hanzo.nodes.v1.DeviceProof
+	(*NodeResult)(nil),             // 26: hanzo.nodes.v1.NodeResult
+	(*NodeReport)(nil),             // 27: hanzo.nodes.v1.NodeReport
+	(*AttachResponse)(nil),         // 28: hanzo.nodes.v1.AttachResponse
+	(*NodeChallenge)(nil),          // 29: hanzo.nodes.v1.NodeChallenge
+	(*NodeWelcome)(nil),            // 30: hanzo.nodes.v1.NodeWelcome
+	(*NodePing)(nil),               // 31: hanzo.nodes.v1.NodePing
+	(*NodePong)(nil),               // 32: hanzo.nodes.v1.NodePong
+	(*NodeReportRefused)(nil),      // 33: hanzo.nodes.v1.NodeReportRefused
+	(*NodeInvoke)(nil),             // 34: hanzo.nodes.v1.NodeInvoke
+	(*ChannelRequest)(nil),         // 35: hanzo.nodes.v1.ChannelRequest
+	(*ChannelResponse)(nil),        // 36: hanzo.nodes.v1.ChannelResponse
+	(*ChannelOpened)(nil),          // 37: hanzo.nodes.v1.ChannelOpened
+	(*ChannelEnd)(nil),             // 38: hanzo.nodes.v1.ChannelEnd
+	(*NodeNotice)(nil),             // 39: hanzo.nodes.v1.NodeNotice
+	(*NodePairing)(nil),            // 40: hanzo.nodes.v1.NodePairing
+	(*RequestPairingRequest)(nil),  // 41: hanzo.nodes.v1.RequestPairingRequest
+	(*RequestPairingResponse)(nil), // 42: hanzo.nodes.v1.RequestPairingResponse
+	(*ListPairingsRequest)(nil),    // 43: hanzo.nodes.v1.ListPairingsRequest
+	(*ListPairingsResponse)(nil),   // 44: hanzo.nodes.v1.ListPairingsResponse
+	(*ApprovePairingRequest)(nil),  // 45: hanzo.nodes.v1.ApprovePairingRequest
+	(*ApprovePairingResponse)(nil), // 46: hanzo.nodes.v1.ApprovePairingResponse
+	(*RejectPairingRequest)(nil),   // 47: hanzo.nodes.v1.RejectPairingRequest
+	(*RejectPairingResponse)(nil),  // 48: hanzo.nodes.v1.RejectPairingResponse
+	(*VerifyPairingRequest)(nil),   // 49: hanzo.nodes.v1.VerifyPairingRequest
+	(*VerifyPairingResponse)(nil),  // 50: hanzo.nodes.v1.VerifyPairingResponse
+	(*TestPushRequest)(nil),        // 51: hanzo.nodes.v1.TestPushRequest
+	(*TestPushResponse)(nil),       // 52: hanzo.nodes.v1.TestPushResponse
+	(*GetVoiceWakeRequest)(nil),    // 53: hanzo.nodes.v1.GetVoiceWakeRequest
+	(*GetVoiceWakeResponse)(nil),   // 54: hanzo.nodes.v1.GetVoiceWakeResponse
+	(*SetVoiceWakeRequest)(nil),    // 55: hanzo.nodes.v1.SetVoiceWakeRequest
+	(*SetVoiceWakeResponse)(nil),   // 56: hanzo.nodes.v1.SetVoiceWakeResponse
+	(*ListSkillBinsRequest)(nil),   // 57: hanzo.nodes.v1.ListSkillBinsRequest
+	(*ListSkillBinsResponse)(nil),  // 58: hanzo.nodes.v1.ListSkillBinsResponse
+	nil,                            // 59: hanzo.nodes.v1.Node.PermissionsEntry
+	nil,                            // 60: hanzo.nodes.v1.NodeRegistration.PermissionsEntry
+	nil,                            // 61: hanzo.nodes.v1.NodePairing.PermissionsEntry
+	(*timestamppb.Timestamp)(nil),  // 62: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),        // 63: google.protobuf.Struct
+	(*structpb.Value)(nil),         // 64: google.protobuf.Value
+	(*durationpb.Duration)(nil),    // 65: google.protobuf.Duration
 }
 var file_hanzo_nodes_v1_nodes_proto_depIdxs = []int32{
-	53, // 0: hanzo.nodes.v1.Node.permissions:type_name -> hanzo.nodes.v1.Node.PermissionsEntry
-	56, // 1: hanzo.nodes.v1.Node.connected_at:type_name -> google.protobuf.Timestamp
-	1,  // 2: hanzo.nodes.v1.ListNodesResponse.nodes:type_name -> hanzo.nodes.v1.Node
-	1,  // 3: hanzo.nodes.v1.GetNodeResponse.node:type_name -> hanzo.nodes.v1.Node
-	57, // 4: hanzo.nodes.v1.InvokeRequest.params:type_name -> google.protobuf.Value
-	58, // 5: hanzo.nodes.v1.InvokeRequest.timeout:type_name -> google.protobuf.Duration
-	58, // 6: hanzo.nodes.v1.InvokeRequest.wait_for_node:type_name -> google.protobuf.Duration
-	57, // 7: hanzo.nodes.v1.InvokeResponse.payload:type_name -> google.protobuf.Value
-	0,  // 8: hanzo.nodes.v1.WatchNodesResponse.change:type_name -> hanzo.nodes.v1.WatchNodesResponse.Change
-	1,  // 9: hanzo.nodes.v1.WatchNodesResponse.node:type_name -> hanzo.nodes.v1.Node
-	57, // 10: hanzo.nodes.v1.ReportResultRequest.payload:type_name -> google.protobuf.Value
-	12, // 11: hanzo.nodes.v1.ReportResultRequest.error:type_name -> hanzo.nodes.v1.NodeError
-	57, // 12: hanzo.nodes.v1.ReportEventRequest.payload:type_name -> google.protobuf.Value
-	18, // 13: hanzo.nodes.v1.AttachRequest.register:type_name -> hanzo.nodes.v1.NodeRegistration
-	20, // 14: hanzo.nodes.v1.AttachRequest.result:type_name -> hanzo.nodes.v1.NodeResult
-	21, // 15: hanzo.nodes.v1.AttachRequest.event:type_name -> hanzo.nodes.v1.NodeReport
-	25, // 16: hanzo.nodes.v1.AttachRequest.ping:type_name -> hanzo.nodes.v1.NodePing
-	26, // 17: hanzo.nodes.v1.AttachRequest.pong:type_name -> hanzo.nodes.v1.NodePong
-	54, // 18: hanzo.nodes.v1.NodeRegistration.permissions:type_name -> hanzo.nodes.v1.NodeRegistration.PermissionsEntry
-	19, // 19: hanzo.nodes.v1.NodeRegistration.device:type_name -> hanzo.nodes.v1.DeviceProof
-	56, // 20: hanzo.nodes.v1.DeviceProof.signed_at:type_name -> google.protobuf.Timestamp
-	12, // 21: hanzo.nodes.v1.NodeResult.error:type_name -> hanzo.nodes.v1.NodeError
-	23, // 22: hanzo.nodes.v1.AttachResponse.challenge:type_name -> hanzo.nodes.v1.NodeChallenge
-	24, // 23: hanzo.nodes.v1.AttachResponse.welcome:type_name -> hanzo.nodes.v1.NodeWelcome
-	28, // 24: hanzo.nodes.v1.AttachResponse.invoke:type_name -> hanzo.nodes.v1.NodeInvoke
-	33, // 25: hanzo.nodes.v1.AttachResponse.notice:type_name -> hanzo.nodes.v1.NodeNotice
-	25, // 26: hanzo.nodes.v1.AttachResponse.ping:type_name -> hanzo.nodes.v1.NodePing
-	26, // 27: hanzo.nodes.v1.AttachResponse.pong:type_name -> hanzo.nodes.v1.NodePong
-	27, // 28: hanzo.nodes.v1.AttachResponse.report_refused:type_name -> hanzo.nodes.v1.NodeReportRefused
-	58, // 29: hanzo.nodes.v1.NodeWelcome.heartbeat:type_name -> google.protobuf.Duration
-	58, // 30: hanzo.nodes.v1.NodeInvoke.timeout:type_name -> google.protobuf.Duration
-	32, // 31: hanzo.nodes.v1.ChannelRequest.end:type_name -> hanzo.nodes.v1.ChannelEnd
-	12, // 32: hanzo.nodes.v1.ChannelRequest.error:type_name -> hanzo.nodes.v1.NodeError
-	31, // 33: hanzo.nodes.v1.ChannelResponse.opened:type_name -> hanzo.nodes.v1.ChannelOpened
-	32, // 34: hanzo.nodes.v1.ChannelResponse.end:type_name -> hanzo.nodes.v1.ChannelEnd
-	55, // 35: hanzo.nodes.v1.NodePairing.permissions:type_name -> hanzo.nodes.v1.NodePairing.PermissionsEntry
-	56, // 36: hanzo.nodes.v1.NodePairing.requested_at:type_name -> google.protobuf.Timestamp
-	56, // 37: hanzo.nodes.v1.NodePairing.created_at:type_name -> google.protobuf.Timestamp
-	56, // 38: hanzo.nodes.v1.NodePairing.approved_at:type_name -> google.protobuf.Timestamp
-	56, // 39: hanzo.nodes.v1.NodePairing.last_connected_at:type_name -> google.protobuf.Timestamp
-	34, // 40: hanzo.nodes.v1.RequestPairingResponse.request:type_name -> hanzo.nodes.v1.NodePairing
-	34, // 41: hanzo.nodes.v1.ListPairingsResponse.pending:type_name -> hanzo.nodes.v1.NodePairing
-	34, // 42: hanzo.nodes.v1.ListPairingsResponse.paired:type_name -> hanzo.nodes.v1.NodePairing
-	34, // 43: hanzo.nodes.v1.ApprovePairingResponse.node:type_name -> hanzo.nodes.v1.NodePairing
-	34, // 44: hanzo.nodes.v1.VerifyPairingResponse.node:type_name -> hanzo.nodes.v1.NodePairing
-	2,  // 45: hanzo.nodes.v1.NodeService.ListNodes:input_type -> hanzo.nodes.v1.ListNodesRequest
-	4,  // 46: hanzo.nodes.v1.NodeService.GetNode:input_type -> hanzo.nodes.v1.GetNodeRequest
-	6,  // 47: hanzo.nodes.v1.NodeService.RenameNode:input_type -> hanzo.nodes.v1.RenameNodeRequest
-	8,  // 48: hanzo.nodes.v1.NodeService.Invoke:input_type -> hanzo.nodes.v1.InvokeRequest
-	10, // 49: hanzo.nodes.v1.NodeService.WatchNodes:input_type -> hanzo.nodes.v1.WatchNodesRequest
-	13, // 50: hanzo.nodes.v1.NodeService.ReportResult:input_type -> hanzo.nodes.v1.ReportResultRequest
-	15, // 51: hanzo.nodes.v1.NodeService.ReportEvent:input_type -> hanzo.nodes.v1.ReportEventRequest
-	17, // 52: hanzo.nodes.v1.NodeService.Attach:input_type -> hanzo.nodes.v1.AttachRequest
-	29, // 53: hanzo.nodes.v1.NodeService.Channel:input_type -> hanzo.nodes.v1.ChannelRequest
-	35, // 54: hanzo.nodes.v1.NodeService.RequestPairing:input_type -> hanzo.nodes.v1.RequestPairingRequest
-	37, // 55: hanzo.nodes.v1.NodeService.ListPairings:input_type -> hanzo.nodes.v1.ListPairingsRequest
-	39, // 56: hanzo.nodes.v1.NodeService.ApprovePairing:input_type -> hanzo.nodes.v1.ApprovePairingRequest
-	41, // 57: hanzo.nodes.v1.NodeService.RejectPairing:input_type -> hanzo.nodes.v1.RejectPairingRequest
-	43, // 58: hanzo.nodes.v1.NodeService.VerifyPairing:input_type -> hanzo.nodes.v1.VerifyPairingRequest
-	45, // 59: hanzo.nodes.v1.NodeService.TestPush:input_type -> hanzo.nodes.v1.TestPushRequest
-	47, // 60: hanzo.nodes.v1.NodeService.GetVoiceWake:input_type -> hanzo.nodes.v1.GetVoiceWakeRequest
-	49, // 61: hanzo.nodes.v1.NodeService.SetVoiceWake:input_type -> hanzo.nodes.v1.SetVoiceWakeRequest
-	51, // 62: hanzo.nodes.v1.NodeService.ListSkillBins:input_type -> hanzo.nodes.v1.ListSkillBinsRequest
-	3,  // 63: hanzo.nodes.v1.NodeService.ListNodes:output_type -> hanzo.nodes.v1.ListNodesResponse
-	5,  // 64: hanzo.nodes.v1.NodeService.GetNode:output_type -> hanzo.nodes.v1.GetNodeResponse
-	7,  // 65: hanzo.nodes.v1.NodeService.RenameNode:output_type -> hanzo.nodes.v1.RenameNodeResponse
-	9,  // 66: hanzo.nodes.v1.NodeService.Invoke:output_type -> hanzo.nodes.v1.InvokeResponse
-	11, // 67: hanzo.nodes.v1.NodeService.WatchNodes:output_type -> hanzo.nodes.v1.WatchNodesResponse
-	14, // 68: hanzo.nodes.v1.NodeService.ReportResult:output_type -> hanzo.nodes.v1.ReportResultResponse
-	16, // 69: hanzo.nodes.v1.NodeService.ReportEvent:output_type -> hanzo.nodes.v1.ReportEventResponse
-	22, // 70: hanzo.nodes.v1.NodeService.Attach:output_type -> hanzo.nodes.v1.AttachResponse
-	30, // 71: hanzo.nodes.v1.NodeService.Channel:output_type -> hanzo.nodes.v1.ChannelResponse
-	36, // 72: hanzo.nodes.v1.NodeService.RequestPairing:output_type -> hanzo.nodes.v1.RequestPairingResponse
-	38, // 73: hanzo.nodes.v1.NodeService.ListPairings:output_type -> hanzo.nodes.v1.ListPairingsResponse
-	40, // 74: hanzo.nodes.v1.NodeService.ApprovePairing:output_type -> hanzo.nodes.v1.ApprovePairingResponse
-	42, // 75: hanzo.nodes.v1.NodeService.RejectPairing:output_type -> hanzo.nodes.v1.RejectPairingResponse
-	44, // 76: hanzo.nodes.v1.NodeService.VerifyPairing:output_type -> hanzo.nodes.v1.VerifyPairingResponse
-	46, // 77: hanzo.nodes.v1.NodeService.TestPush:output_type -> hanzo.nodes.v1.TestPushResponse
-	48, // 78: hanzo.nodes.v1.NodeService.GetVoiceWake:output_type -> hanzo.nodes.v1.GetVoiceWakeResponse
-	50, // 79: hanzo.nodes.v1.NodeService.SetVoiceWake:output_type -> hanzo.nodes.v1.SetVoiceWakeResponse
-	52, // 80: hanzo.nodes.v1.NodeService.ListSkillBins:output_type -> hanzo.nodes.v1.ListSkillBinsResponse
-	63, // [63:81] is the sub-list for method output_type
-	45, // [45:63] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	59, // 0: hanzo.nodes.v1.Node.permissions:type_name -> hanzo.nodes.v1.Node.PermissionsEntry
+	62, // 1: hanzo.nodes.v1.Node.connected_at:type_name -> google.protobuf.Timestamp
+	62, // 2: hanzo.nodes.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
+	63, // 3: hanzo.nodes.v1.Node.instance:type_name -> google.protobuf.Struct
+	63, // 4: hanzo.nodes.v1.GetInstanceResponse.instance:type_name -> google.protobuf.Struct
+	64, // 5: hanzo.nodes.v1.GetInfoResponse.info:type_name -> google.protobuf.Value
+	64, // 6: hanzo.nodes.v1.WatchEventsResponse.payload:type_name -> google.protobuf.Value
+	62, // 7: hanzo.nodes.v1.WatchEventsResponse.at:type_name -> google.protobuf.Timestamp
+	1,  // 8: hanzo.nodes.v1.ListNodesResponse.nodes:type_name -> hanzo.nodes.v1.Node
+	1,  // 9: hanzo.nodes.v1.GetNodeResponse.node:type_name -> hanzo.nodes.v1.Node
+	64, // 10: hanzo.nodes.v1.InvokeRequest.params:type_name -> google.protobuf.Value
+	65, // 11: hanzo.nodes.v1.InvokeRequest.timeout:type_name -> google.protobuf.Duration
+	65, // 12: hanzo.nodes.v1.InvokeRequest.wait_for_node:type_name -> google.protobuf.Duration
+	64, // 13: hanzo.nodes.v1.InvokeResponse.payload:type_name -> google.protobuf.Value
+	0,  // 14: hanzo.nodes.v1.WatchNodesResponse.change:type_name -> hanzo.nodes.v1.WatchNodesResponse.Change
+	1,  // 15: hanzo.nodes.v1.WatchNodesResponse.node:type_name -> hanzo.nodes.v1.Node
+	64, // 16: hanzo.nodes.v1.ReportResultRequest.payload:type_name -> google.protobuf.Value
+	18, // 17: hanzo.nodes.v1.ReportResultRequest.error:type_name -> hanzo.nodes.v1.NodeError
+	64, // 18: hanzo.nodes.v1.ReportEventRequest.payload:type_name -> google.protobuf.Value
+	24, // 19: hanzo.nodes.v1.AttachRequest.register:type_name -> hanzo.nodes.v1.NodeRegistration
+	26, // 20: hanzo.nodes.v1.AttachRequest.result:type_name -> hanzo.nodes.v1.NodeResult
+	27, // 21: hanzo.nodes.v1.AttachRequest.event:type_name -> hanzo.nodes.v1.NodeReport
+	31, // 22: hanzo.nodes.v1.AttachRequest.ping:type_name -> hanzo.nodes.v1.NodePing
+	32, // 23: hanzo.nodes.v1.AttachRequest.pong:type_name -> hanzo.nodes.v1.NodePong
+	60, // 24: hanzo.nodes.v1.NodeRegistration.permissions:type_name -> hanzo.nodes.v1.NodeRegistration.PermissionsEntry
+	25, // 25: hanzo.nodes.v1.NodeRegistration.device:type_name -> hanzo.nodes.v1.DeviceProof
+	62, // 26: hanzo.nodes.v1.DeviceProof.signed_at:type_name -> google.protobuf.Timestamp
+	18, // 27: hanzo.nodes.v1.NodeResult.error:type_name -> hanzo.nodes.v1.NodeError
+	29, // 28: hanzo.nodes.v1.AttachResponse.challenge:type_name -> hanzo.nodes.v1.NodeChallenge
+	30, // 29: hanzo.nodes.v1.AttachResponse.welcome:type_name -> hanzo.nodes.v1.NodeWelcome
+	34, // 30: hanzo.nodes.v1.AttachResponse.invoke:type_name -> hanzo.nodes.v1.NodeInvoke
+	39, // 31: hanzo.nodes.v1.AttachResponse.notice:type_name -> hanzo.nodes.v1.NodeNotice
+	31, // 32: hanzo.nodes.v1.AttachResponse.ping:type_name -> hanzo.nodes.v1.NodePing
+	32, // 33: hanzo.nodes.v1.AttachResponse.pong:type_name -> hanzo.nodes.v1.NodePong
+	33, // 34: hanzo.nodes.v1.AttachResponse.report_refused:type_name -> hanzo.nodes.v1.NodeReportRefused
+	65, // 35: hanzo.nodes.v1.NodeWelcome.heartbeat:type_name -> google.protobuf.Duration
+	65, // 36: hanzo.nodes.v1.NodeInvoke.timeout:type_name -> google.protobuf.Duration
+	38, // 37: hanzo.nodes.v1.ChannelRequest.end:type_name -> hanzo.nodes.v1.ChannelEnd
+	18, // 38: hanzo.nodes.v1.ChannelRequest.error:type_name -> hanzo.nodes.v1.NodeError
+	37, // 39: hanzo.nodes.v1.ChannelResponse.opened:type_name -> hanzo.nodes.v1.ChannelOpened
+	38, // 40: hanzo.nodes.v1.ChannelResponse.end:type_name -> hanzo.nodes.v1.ChannelEnd
+	61, // 41: hanzo.nodes.v1.NodePairing.permissions:type_name -> hanzo.nodes.v1.NodePairing.PermissionsEntry
+	62, // 42: hanzo.nodes.v1.NodePairing.requested_at:type_name -> google.protobuf.Timestamp
+	62, // 43: hanzo.nodes.v1.NodePairing.created_at:type_name -> google.protobuf.Timestamp
+	62, // 44: hanzo.nodes.v1.NodePairing.approved_at:type_name -> google.protobuf.Timestamp
+	62, // 45: hanzo.nodes.v1.NodePairing.last_connected_at:type_name -> google.protobuf.Timestamp
+	40, // 46: hanzo.nodes.v1.RequestPairingResponse.request:type_name -> hanzo.nodes.v1.NodePairing
+	40, // 47: hanzo.nodes.v1.ListPairingsResponse.pending:type_name -> hanzo.nodes.v1.NodePairing
+	40, // 48: hanzo.nodes.v1.ListPairingsResponse.paired:type_name -> hanzo.nodes.v1.NodePairing
+	40, // 49: hanzo.nodes.v1.ApprovePairingResponse.node:type_name -> hanzo.nodes.v1.NodePairing
+	40, // 50: hanzo.nodes.v1.VerifyPairingResponse.node:type_name -> hanzo.nodes.v1.NodePairing
+	8,  // 51: hanzo.nodes.v1.NodeService.ListNodes:input_type -> hanzo.nodes.v1.ListNodesRequest
+	10, // 52: hanzo.nodes.v1.NodeService.GetNode:input_type -> hanzo.nodes.v1.GetNodeRequest
+	2,  // 53: hanzo.nodes.v1.NodeService.GetInstance:input_type -> hanzo.nodes.v1.GetInstanceRequest
+	4,  // 54: hanzo.nodes.v1.NodeService.GetInfo:input_type -> hanzo.nodes.v1.GetInfoRequest
+	6,  // 55: hanzo.nodes.v1.NodeService.WatchEvents:input_type -> hanzo.nodes.v1.WatchEventsRequest
+	12, // 56: hanzo.nodes.v1.NodeService.RenameNode:input_type -> hanzo.nodes.v1.RenameNodeRequest
+	14, // 57: hanzo.nodes.v1.NodeService.Invoke:input_type -> hanzo.nodes.v1.InvokeRequest
+	16, // 58: hanzo.nodes.v1.NodeService.WatchNodes:input_type -> hanzo.nodes.v1.WatchNodesRequest
+	19, // 59: hanzo.nodes.v1.NodeService.ReportResult:input_type -> hanzo.nodes.v1.ReportResultRequest
+	21, // 60: hanzo.nodes.v1.NodeService.ReportEvent:input_type -> hanzo.nodes.v1.ReportEventRequest
+	23, // 61: hanzo.nodes.v1.NodeService.Attach:input_type -> hanzo.nodes.v1.AttachRequest
+	35, // 62: hanzo.nodes.v1.NodeService.Channel:input_type -> hanzo.nodes.v1.ChannelRequest
+	41, // 63: hanzo.nodes.v1.NodeService.RequestPairing:input_type -> hanzo.nodes.v1.RequestPairingRequest
+	43, // 64: hanzo.nodes.v1.NodeService.ListPairings:input_type -> hanzo.nodes.v1.ListPairingsRequest
+	45, // 65: hanzo.nodes.v1.NodeService.ApprovePairing:input_type -> hanzo.nodes.v1.ApprovePairingRequest
+	47, // 66: hanzo.nodes.v1.NodeService.RejectPairing:input_type -> hanzo.nodes.v1.RejectPairingRequest
+	49, // 67: hanzo.nodes.v1.NodeService.VerifyPairing:input_type -> hanzo.nodes.v1.VerifyPairingRequest
+	51, // 68: hanzo.nodes.v1.NodeService.TestPush:input_type -> hanzo.nodes.v1.TestPushRequest
+	53, // 69: hanzo.nodes.v1.NodeService.GetVoiceWake:input_type -> hanzo.nodes.v1.GetVoiceWakeRequest
+	55, // 70: hanzo.nodes.v1.NodeService.SetVoiceWake:input_type -> hanzo.nodes.v1.SetVoiceWakeRequest
+	57, // 71: hanzo.nodes.v1.NodeService.ListSkillBins:input_type -> hanzo.nodes.v1.ListSkillBinsRequest
+	9,  // 72: hanzo.nodes.v1.NodeService.ListNodes:output_type -> hanzo.nodes.v1.ListNodesResponse
+	11, // 73: hanzo.nodes.v1.NodeService.GetNode:output_type -> hanzo.nodes.v1.GetNodeResponse
+	3,  // 74: hanzo.nodes.v1.NodeService.GetInstance:output_type -> hanzo.nodes.v1.GetInstanceResponse
+	5,  // 75: hanzo.nodes.v1.NodeService.GetInfo:output_type -> hanzo.nodes.v1.GetInfoResponse
+	7,  // 76: hanzo.nodes.v1.NodeService.WatchEvents:output_type -> hanzo.nodes.v1.WatchEventsResponse
+	13, // 77: hanzo.nodes.v1.NodeService.RenameNode:output_type -> hanzo.nodes.v1.RenameNodeResponse
+	15, // 78: hanzo.nodes.v1.NodeService.Invoke:output_type -> hanzo.nodes.v1.InvokeResponse
+	17, // 79: hanzo.nodes.v1.NodeService.WatchNodes:output_type -> hanzo.nodes.v1.WatchNodesResponse
+	20, // 80: hanzo.nodes.v1.NodeService.ReportResult:output_type -> hanzo.nodes.v1.ReportResultResponse
+	22, // 81: hanzo.nodes.v1.NodeService.ReportEvent:output_type -> hanzo.nodes.v1.ReportEventResponse
+	28, // 82: hanzo.nodes.v1.NodeService.Attach:output_type -> hanzo.nodes.v1.AttachResponse
+	36, // 83: hanzo.nodes.v1.NodeService.Channel:output_type -> hanzo.nodes.v1.ChannelResponse
+	42, // 84: hanzo.nodes.v1.NodeService.RequestPairing:output_type -> hanzo.nodes.v1.RequestPairingResponse
+	44, // 85: hanzo.nodes.v1.NodeService.ListPairings:output_type -> hanzo.nodes.v1.ListPairingsResponse
+	46, // 86: hanzo.nodes.v1.NodeService.ApprovePairing:output_type -> hanzo.nodes.v1.ApprovePairingResponse
+	48, // 87: hanzo.nodes.v1.NodeService.RejectPairing:output_type -> hanzo.nodes.v1.RejectPairingResponse
+	50, // 88: hanzo.nodes.v1.NodeService.VerifyPairing:output_type -> hanzo.nodes.v1.VerifyPairingResponse
+	52, // 89: hanzo.nodes.v1.NodeService.TestPush:output_type -> hanzo.nodes.v1.TestPushResponse
+	54, // 90: hanzo.nodes.v1.NodeService.GetVoiceWake:output_type -> hanzo.nodes.v1.GetVoiceWakeResponse
+	56, // 91: hanzo.nodes.v1.NodeService.SetVoiceWake:output_type -> hanzo.nodes.v1.SetVoiceWakeResponse
+	58, // 92: hanzo.nodes.v1.NodeService.ListSkillBins:output_type -> hanzo.nodes.v1.ListSkillBinsResponse
+	72, // [72:93] is the sub-list for method output_type
+	51, // [51:72] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_hanzo_nodes_v1_nodes_proto_init() }
@@ -4044,19 +4533,20 @@ func file_hanzo_nodes_v1_nodes_proto_init() {
 	if File_hanzo_nodes_v1_nodes_proto != nil {
 		return
 	}
-	file_hanzo_nodes_v1_nodes_proto_msgTypes[8].OneofWrappers = []any{}
-	file_hanzo_nodes_v1_nodes_proto_msgTypes[12].OneofWrappers = []any{}
 	file_hanzo_nodes_v1_nodes_proto_msgTypes[14].OneofWrappers = []any{}
-	file_hanzo_nodes_v1_nodes_proto_msgTypes[16].OneofWrappers = []any{
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[18].OneofWrappers = []any{}
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[20].OneofWrappers = []any{}
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[22].OneofWrappers = []any{
 		(*AttachRequest_Register)(nil),
 		(*AttachRequest_Result)(nil),
 		(*AttachRequest_Event)(nil),
 		(*AttachRequest_Ping)(nil),
 		(*AttachRequest_Pong)(nil),
 	}
-	file_hanzo_nodes_v1_nodes_proto_msgTypes[19].OneofWrappers = []any{}
-	file_hanzo_nodes_v1_nodes_proto_msgTypes[20].OneofWrappers = []any{}
-	file_hanzo_nodes_v1_nodes_proto_msgTypes[21].OneofWrappers = []any{
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[23].OneofWrappers = []any{}
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[25].OneofWrappers = []any{}
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[26].OneofWrappers = []any{}
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[27].OneofWrappers = []any{
 		(*AttachResponse_Challenge)(nil),
 		(*AttachResponse_Welcome)(nil),
 		(*AttachResponse_Invoke)(nil),
@@ -4065,26 +4555,26 @@ func file_hanzo_nodes_v1_nodes_proto_init() {
 		(*AttachResponse_Pong)(nil),
 		(*AttachResponse_ReportRefused)(nil),
 	}
-	file_hanzo_nodes_v1_nodes_proto_msgTypes[27].OneofWrappers = []any{}
-	file_hanzo_nodes_v1_nodes_proto_msgTypes[28].OneofWrappers = []any{
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[33].OneofWrappers = []any{}
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[34].OneofWrappers = []any{
 		(*ChannelRequest_Open)(nil),
 		(*ChannelRequest_Data)(nil),
 		(*ChannelRequest_End)(nil),
 		(*ChannelRequest_Error)(nil),
 	}
-	file_hanzo_nodes_v1_nodes_proto_msgTypes[29].OneofWrappers = []any{
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[35].OneofWrappers = []any{
 		(*ChannelResponse_Opened)(nil),
 		(*ChannelResponse_Data)(nil),
 		(*ChannelResponse_End)(nil),
 	}
-	file_hanzo_nodes_v1_nodes_proto_msgTypes[32].OneofWrappers = []any{}
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[38].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hanzo_nodes_v1_nodes_proto_rawDesc), len(file_hanzo_nodes_v1_nodes_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   55,
+			NumMessages:   61,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
