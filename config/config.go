@@ -71,6 +71,7 @@ type Config struct {
 	Gateway    Gateway
 	Logging    Logging
 	Audit      Audit
+	Tunnel     Tunnel
 	Session    Session
 	Cron       Cron
 	Agents     Agents

@@ -48,6 +48,13 @@ func (l *loader) fillTyped(tree *json5.Node) {
 	audit.integer("maxRows", 1000, 10_000_000, &c.Audit.MaxRows)
 	audit.integer("maxBytes", 1<<20, 4<<30, &c.Audit.MaxBytes)
 	audit.strict()
+	c.Tunnel = Tunnel{SessionURL: DefaultSessionURL, MaxPerTenant: 1000}
+	tunnel := root.object("tunnel")
+	tunnel.str("sessionUrl", &c.Tunnel.SessionURL)
+	tunnel.int("maxPerTenant", 1, 10_000, &c.Tunnel.MaxPerTenant)
+	tunnel.str("publicUrlPattern", &c.Tunnel.PublicURLPattern)
+	tunnel.bool("mdns", &c.Tunnel.MDNS)
+	tunnel.strict()
 	l.agents(root.object("agents"), &c.Agents)
 
 	l.session(root.object("session"), &c.Session)

@@ -138,6 +138,22 @@ type Audit struct {
 	MaxBytes int64 // 1 MiB..4 GiB; 64 MiB by default
 }
 
+// DefaultSessionURL is where the originals show instances (tunnel.md §2.2).
+const DefaultSessionURL = "https://app.hanzo.bot/nodes"
+
+// Tunnel is the section tunnel, which is hanzod's own: instances that link to this gateway.
+type Tunnel struct {
+	// SessionURL is where instances are shown, without the id of one and the slash before it.
+	SessionURL string
+	// MaxPerTenant is how many instances of one organisation may be linked at once: 1..10,000; 1000 by
+	// default.
+	MaxPerTenant int
+	// PublicURLPattern is the address of what instances expose; empty for a path of this gateway.
+	PublicURLPattern string
+	// MDNS announces the address for instances on the local network.
+	MDNS bool
+}
+
 // Agents is the section agents.
 type Agents struct {
 	Defaults AgentDefaults

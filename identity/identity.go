@@ -47,10 +47,11 @@ const (
 	DoorGRPC
 	DoorREST
 	DoorLegacy
+	DoorTunnel
 )
 
 func (d Door) String() string {
-	return [...]string{"internal", "grpc", "rest", "legacy"}[d]
+	return [...]string{"internal", "grpc", "rest", "legacy", "tunnel"}[d]
 }
 
 // Caller is who is making a call, as far as the daemon has verified it. It is passed by value and

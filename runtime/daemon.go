@@ -32,6 +32,7 @@ import (
 	"github.com/hanzoai/hanzod/client"
 	"github.com/hanzoai/hanzod/client/discover"
 	"github.com/hanzoai/hanzod/compat"
+	"github.com/hanzoai/hanzod/compat/hanzotunnel"
 	"github.com/hanzoai/hanzod/compat/web"
 	"github.com/hanzoai/hanzod/config"
 	"github.com/hanzoai/hanzod/config/live"
@@ -168,6 +169,7 @@ type Daemon struct {
 	policy    *policy.File
 	rules     *approvals.PolicyService
 	door      *compat.Door
+	links     *hanzotunnel.Door
 	routes    *swapped
 
 	agentsSeen atomic.Pointer[agentsSeen]
@@ -402,7 +404,7 @@ func (d *Daemon) makeDomains() error {
 		Version: Version, StateDir: d.cfg.StateDir, ConfigPath: d.cfg.Path, Socket: d.socket,
 		AuthMode: d.cfg.AuthMode(), LogFile: d.cfg.Logging.File, MainSession: func() string { return mainSession(d.current()) }, Queue: d.store, Beat: d.heartbeat.Request, Bus: d.bus, Presence: d.presence, Now: d.now,
 		Facts: system.Facts{
-			Connections:      func() int { return d.door.Connections() + d.rpc.Links() },
+			Connections:      func() int { return d.door.Connections() + d.rpc.Links() + d.links.Links() },
 			NodesConnected:   d.nodes.Connected,
 			NodesKnown:       func() int { _, known := d.nodes.Counts(); return known },
 			ApprovalsPending: d.approvals.PendingCount,
@@ -508,10 +510,13 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 		Canvas: d.canvasOn(), Peers: d.peers,
 		Now: d.now,
 	})
+	if err := d.makeLinks(); err != nil {
+		return err
+	}
 	d.tools = compat.NewTools(compat.ToolsConfig{Catalogue: catalogue, Gate: g, Sessions: d.sessions, Agents: late, Current: d.current})
 	d.hookRate = identity.NewLimiter(identity.HookRate, d.now)
 	deps := rest.Deps{
-		RPC: d.rpc, Legacy: d.door, Metrics: d.metrics.Handler(), Bearer: d.identity.Bearer, Gate: g,
+		RPC: d.rpc, Legacy: d.door, Links: d.links, Metrics: d.metrics.Handler(), Bearer: d.identity.Bearer, Gate: g,
 		TailnetName: tailnetName,
 		Ready:       d.State, Loopback: d.loopback, Hosts: d.peers.Names(),
 		ProxyNames: d.identity.Mode() != identity.AuthTrustedProxy, Peers: d.peers,
@@ -624,6 +629,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	run(d.talk.Run)
 	run(d.cron.Run)
 	run(d.door.Run)
+	run(d.links.Run)
 	run(d.rpc.Run)
 	served := make(chan error, 2+len(d.tcp))
 	wg.Go(func() { served <- d.grpc.Serve(d.local) })
@@ -698,6 +704,7 @@ func (d *Daemon) stop(work context.Context, cancel context.CancelFunc, wg *sync.
 	d.nodes.Stop()
 	var doors sync.WaitGroup
 	doors.Go(func() { d.door.Close(deadline) })
+	doors.Go(func() { d.links.Close(deadline) })
 	doors.Go(func() { d.routes.close(deadline) })
 	doors.Go(func() {
 		if err := d.http.Shutdown(deadline); err != nil {

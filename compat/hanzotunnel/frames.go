@@ -29,6 +29,8 @@ var (
 	// ErrFrame is a text that is no frame: no object, without a type, or with a member that is missing or of
 	// another type than it has to be.
 	ErrFrame = errors.New("not a frame")
+	// errRegister is wrapped beside ErrFrame where it was to be a registration.
+	errRegister = errors.New("frame of type register")
 )
 
 // Frame is one of *Register, *Registered, *Command, *Response, *Event, Ping and Pong.
@@ -214,7 +216,10 @@ func Parse(data []byte) (Frame, error) {
 	default:
 		return nil, fmt.Errorf("%w %q", ErrUnknownType, wire.TruncateUTF8(typ, maxTypeShown))
 	}
-	if m.err != nil {
+	switch {
+	case m.err != nil && typ == "register":
+		return nil, fmt.Errorf("%w in a %w", m.err, errRegister)
+	case m.err != nil:
 		return nil, fmt.Errorf("%w in a frame of type %s", m.err, typ)
 	}
 	return f, nil

@@ -75,6 +75,8 @@ type Deps struct {
 	RPC RPC
 	// Legacy takes WebSocket upgrades, on any path (protocol.md §1.2).
 	Legacy http.Handler
+	// Links takes the upgrades of instances (tunnel.md §1.1); nil leaves them to Legacy.
+	Links http.Handler
 	// Web is the HTTP routes of the original; nil leaves them out.
 	Web *web.Web
 	// Metrics serves the metrics page to those who may read it.

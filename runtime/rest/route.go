@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/hanzoai/hanzod/compat/hanzotunnel"
 	"github.com/hanzoai/hanzod/compat/web"
 )
 
@@ -29,6 +30,9 @@ func (s *server) route() []web.Stage {
 		add(w.Responses())
 		add(w.ChatCompletions())
 		add(w.Canvas())
+	}
+	if s.d.Links != nil {
+		add(web.Stage{Match: hanzotunnel.Serves, Serve: upgradeRequired}, true)
 	}
 	add(web.Stage{Match: below("/v1/"), Serve: s.mux.ServeHTTP}, true)
 	own(s.metrics, "/metrics")
@@ -64,9 +68,24 @@ func (s *server) upgrade(w http.ResponseWriter, r *http.Request, scoped bool) {
 	case !scoped:
 		web.RefuseUpgrade(w)
 	case s.d.Web != nil && s.d.Web.Reload(w, r):
+	case s.d.Links != nil && hanzotunnel.Serves(r.URL.EscapedPath()):
+		if web.CheckUpgrade(w, r) {
+			s.d.Links.ServeHTTP(w, r)
+		}
 	case web.CheckUpgrade(w, r):
 		s.d.Legacy.ServeHTTP(w, r)
 	}
+}
+
+// upgradeRequired answers a request that is no upgrade where instances link.
+func upgradeRequired(w http.ResponseWriter, r *http.Request) {
+	w.Header()["Cache-Control"] = noStore
+	if !reads(w, r) {
+		return
+	}
+	w.Header().Set("Upgrade", "websocket")
+	w.Header().Set("Connection", "Upgrade")
+	text(w, http.StatusUpgradeRequired, "Upgrade Required: instances link here with a WebSocket")
 }
 
 func (s *server) live(w http.ResponseWriter, r *http.Request) {
