@@ -109,7 +109,7 @@ func Start(p Policy, o Order) (*Child, error) {
 // start starts an image with pipes that are ours: they can be closed while something still holds their other
 // ends.
 func start(i *image, o Order) (*Child, error) {
-	c := &Child{cmd: exec.Command(i.path), copied: make(chan struct{}), timeout: o.Timeout}
+	c := &Child{cmd: exec.CommandContext(context.Background(), i.path), copied: make(chan struct{}), timeout: o.Timeout}
 	c.cmd.Args, c.cmd.Dir, c.cmd.ExtraFiles = i.argv, i.dir, i.pass
 	c.cmd.Env = append([]string{}, o.Env...) // never nil, which would mean all of the host's own
 	var theirs []*os.File

@@ -37,7 +37,9 @@ func newWorld(t *testing.T, security policy.Security, change func(*agent.Config)
 	})
 	c := agent.Config{
 		Policy: f, Dir: w.dir, StateDir: t.TempDir(),
-		Env:      func() []string { return []string{"PATH=" + w.bin + ":/usr/bin:/bin", "USER=agent", "HOME=/home/u", "SHELL=/bin/sh", "CLAUDECODE=1", "HOSTNAME=box"} },
+		Env: func() []string {
+			return []string{"PATH=" + w.bin + ":/usr/bin:/bin", "USER=agent", "HOME=/home/u", "SHELL=/bin/sh", "CLAUDECODE=1", "HOSTNAME=box"}
+		},
 		Hostname: func() (string, error) { return "host-a", nil },
 	}
 	if change != nil {

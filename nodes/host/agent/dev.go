@@ -193,8 +193,7 @@ func (s *devs) start(d *dev, o host.Order) error {
 // forget drops the oldest of those that have ended, with their logs.
 func (s *devs) forget() {
 	ended := 0
-	for i := len(s.all) - 1; i >= 0; i-- {
-		d := s.all[i]
+	for i, d := range slices.Backward(s.all) {
 		if d.state.Running {
 			continue
 		}
