@@ -78,6 +78,7 @@ type Config struct {
 	Tools      Tools
 	CanvasHost CanvasHost
 	NodeHost   NodeHost
+	Uplinks    []Uplink
 	Hooks      Hooks
 	Discovery  Discovery
 	Update     Update

@@ -1,8 +1,11 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
+	"iter"
 	"math"
+	"slices"
 	"strconv"
 
 	"github.com/hanzoai/hanzod/config/json5"
@@ -131,6 +134,46 @@ func (o object) strs(key string, into *[]string) {
 		list = append(list, item.Str)
 	}
 	*into = list
+}
+
+// entries are the members of an object that is a map of objects, sorted by key, most of them at the most.
+func (o object) entries(most int) iter.Seq2[string, object] {
+	return func(yield func(string, object) bool) {
+		if o.n == nil {
+			return
+		}
+		if len(o.n.Members) > most {
+			o.l.fail(o.path, o.n, "Expected at most "+strconv.Itoa(most)+" entries")
+			return
+		}
+		members := slices.SortedFunc(slices.Values(o.n.Members), func(a, b json5.Member) int { return cmp.Compare(a.Key, b.Key) })
+		for _, m := range members {
+			if m.Value.Kind != json5.Object {
+				o.want(m.Key, "object", m.Value)
+				continue
+			}
+			if !yield(m.Key, object{l: o.l, n: m.Value, path: join(o.path, m.Key), known: new([]string)}) {
+				return
+			}
+		}
+	}
+}
+
+// texts reads a map of texts.
+func (o object) texts(key string, into *map[string]string) {
+	n := o.typed(key, json5.Object)
+	if n == nil {
+		return
+	}
+	out := map[string]string{}
+	for _, m := range n.Members {
+		if m.Value.Kind != json5.String {
+			o.l.fail(join(join(o.path, key), m.Key), m.Value, "Expected string, got "+m.Value.Kind.String())
+			continue
+		}
+		out[m.Key] = m.Value.Str
+	}
+	*into = out
 }
 
 // strict notes the keys that no getter asked for.

@@ -249,6 +249,11 @@ type NodeHost struct {
 	FileRoots []FileRoot
 	// Embedded runs a node host inside the daemon; the environment alone says so.
 	Embedded bool
+	// Chat and Dev are the programs of chat.send and dev.launch; empty lists are the usual ones.
+	Chat NodeChat
+	Dev  NodeDev
+	// Commands are those of this machine.
+	Commands []NodeCommand
 }
 
 // Hooks is the section hooks, without gmail and internal.

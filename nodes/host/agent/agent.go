@@ -2,7 +2,7 @@
 // bridge and of the Rust dispatcher, each with its own spelling of members and its own texts, and commands of
 // whoever runs this machine.
 //
-// It imports the errs leaf, nodes/host and the standard library. What may run is decided by a host.Policy.
+// It imports the errs leaf, nodes/host and tunnel/checkpoint. What may run is decided by a host.Policy.
 // External programs are named by Settings, never by a request. The package owns one goroutine for each
 // program that dev.launch started; Close ends the programs and waits for them.
 package agent
@@ -24,6 +24,7 @@ import (
 
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/nodes/host"
+	"github.com/hanzoai/hanzod/tunnel/checkpoint"
 )
 
 // Limits.
@@ -69,7 +70,7 @@ type Config struct {
 	Dir string
 	// Settings are asked for at each use; nil are the defaults. A pointer that is the same means the same.
 	Settings func() *Settings
-	// Session keeps what was said and run; nil only counts.
+	// Session keeps what was said and run; nil keeps it in memory.
 	Session Log
 	// StateDir takes the logs of programs that dev.launch started; empty keeps none.
 	StateDir string
@@ -118,11 +119,15 @@ func New(c Config) (*Agent, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	if c.Session == nil {
-		c.Session = &counts{at: c.Now()}
-	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Session == nil {
+		session, err := checkpoint.OpenLog("", c.Log, c.Now)
+		if err != nil {
+			return nil, err
+		}
+		c.Session = session
 	}
 	a := &Agent{c: c, dir: c.Dir, runs: make(chan struct{}, maxRuns), chats: make(chan struct{}, maxChats), registered: map[string]Custom{}}
 	if a.dir == "" {

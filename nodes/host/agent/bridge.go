@@ -183,7 +183,8 @@ func (a *Agent) chat(ctx context.Context, r host.Request, p params) host.Result 
 	if diagnosis, _ := stderr.text(execChars); answer.ExitCode != 0 && strings.TrimSpace(diagnosis) != "" {
 		a.c.Log.Info("the chat program failed", "program", name, "exitCode", answer.ExitCode, "stderrBytes", stderr.bytes())
 	}
-	a.c.Session.Said(r.ID, message, answer.Response)
+	a.c.Session.Said("user", message, r.ID)
+	a.c.Session.Said("assistant", answer.Response, r.ID)
 	return done(answer)
 }
 
@@ -197,8 +198,8 @@ func (a *Agent) status(context.Context, host.Request, params) host.Result {
 	if user := a.env("USER"); user != "" {
 		s.User = &user
 	}
-	s.Session.StartedAt = a.c.Session.StartedAt().Unix()
-	s.Session.Conversation, s.Session.Commands, s.Session.Scrollback = a.c.Session.Counts()
+	n := a.c.Session.Counts()
+	s.Session = statusSession{a.c.Session.StartedAt(), n.Conversation, n.Commands, n.Scrollback}
 	return done(s)
 }
 
