@@ -104,6 +104,10 @@ type ServeOptions struct {
 	Connector Connector
 	// OnState is called, one call at a time, when the state changes. It must not block.
 	OnState func(State)
+	// Healthy is how long a link must have stood to make the next pause the first again; a minute when zero.
+	Healthy time.Duration
+	// Once makes no second attempt: Serve returns what ended the first.
+	Once bool
 	// Wait pauses, and returns early when ctx ends; Rand returns a number in [0,1); Now is the clock.
 	// They are for tests.
 	Wait func(ctx context.Context, d time.Duration)
@@ -132,6 +136,9 @@ func Serve(ctx context.Context, o ServeOptions) error {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Healthy == 0 {
+		o.Healthy = healthyAfter
+	}
 	wait := firstWait
 	for ctx.Err() == nil {
 		o.OnState(State{Phase: Connecting})
@@ -139,10 +146,10 @@ func Serve(ctx context.Context, o ServeOptions) error {
 		if ctx.Err() != nil {
 			break
 		}
-		if errs.ClassOf(err) == errs.Invalid {
+		if errs.ClassOf(err) == errs.Invalid || o.Once {
 			return err
 		}
-		if stood >= healthyAfter {
+		if stood >= o.Healthy {
 			wait = firstWait
 		}
 		most := maxWait
