@@ -481,10 +481,10 @@ func (l *uplink) Close() error {
 		case <-t.C:
 		}
 		t.Stop()
-		_ = l.c.Close(0, "") // for good
+		l.end(errs.New(errs.Unavailable, "closed here")) // ends a reading, which ends the rest
 		<-said
 	}
-	l.end(errs.New(errs.Unavailable, "closed here"))
+	_ = l.c.Close(0, "") // for good
 	l.wg.Wait()
 	return nil
 }
