@@ -68,12 +68,9 @@ func (l *loader) fillTyped(tree *json5.Node) {
 	proxy := root.object("nodeHost").object("browserProxy")
 	proxy.bool("enabled", &c.NodeHost.BrowserProxy)
 	proxy.strs("allowProfiles", &c.NodeHost.AllowProfiles)
-<<<<<<< HEAD
 	root.object("nodeHost").object("files").roots("roots", &c.NodeHost.FileRoots)
-=======
 	l.nodeHost(root.object("nodeHost"), &c.NodeHost)
 	l.uplinks(root.object("uplinks"), &c.Uplinks)
->>>>>>> 8b1fb71 (config: describe the programs and commands of a node, and uplinks)
 
 	c.Discovery.MDNS, c.Discovery.SSHPort = "off", 22
 	discovery := root.object("discovery")

@@ -230,7 +230,7 @@ func (d *Dialler) Explain(log *slog.Logger, err error) {
 		log.Warn("the server has no link here; check the path of its address, which ends in /v1/tunnel or /v1/relay as a rule", "status", refused.status)
 	case errors.As(err, &closed) && closed.Code == int(websocket.StatusPolicyViolation):
 		log.Warn("the server refused this instance; check its token", "reason", closed.Reason)
-	case errors.As(err, &closed) && closed.Code == closeTaken:
+	case errors.As(err, &closed) && closed.Code == closeInUse:
 		log.Warn("the server has this instance id from somebody else; choose another INSTANCE_ID", "reason", closed.Reason)
 	case errors.As(err, &closed):
 		log.Info("the server closed the link", "code", closed.Code, "reason", closed.Reason)
@@ -488,6 +488,3 @@ func (l *uplink) Close() error {
 	l.wg.Wait()
 	return nil
 }
-
-// closeTaken is how a server closes a link whose instance id belongs to another credential (tunnel.md §2.5).
-const closeTaken = 4409

@@ -37,11 +37,8 @@ var effects = []struct {
 	{"talk", EffectHot}, {"skills", EffectHot}, {"secrets", EffectHot}, {"ui", EffectHot},
 	{"commands", EffectHot}, {"approvals", EffectHot}, {"memory", EffectHot}, {"broadcast", EffectHot}, {"auth", EffectHot},
 	{"media", EffectHot}, {"acp", EffectHot}, {"update", EffectHot}, {"cli", EffectNone}, {"channels", EffectHot}, {"web", EffectHot},
-<<<<<<< HEAD
 	{"tunnel.mdns", EffectRestart}, {"tunnel", EffectHot},
-=======
 	{"nodeHost.chat", EffectHot}, {"nodeHost.dev", EffectHot}, {"nodeHost.commands", EffectHot}, {"uplinks", EffectHot},
->>>>>>> 8b1fb71 (config: describe the programs and commands of a node, and uplinks)
 	{"$schema", EffectNone},
 }
 
