@@ -81,6 +81,7 @@ type Daemon struct {
 	audit     auditLog
 	devices   []*devicesv1.Device
 	requests  []*devicesv1.PairingRequest
+	linkKeys  []*devicesv1.LinkKey
 	invites   map[string]*devicesv1.CreateInviteRequest // by secret
 	tokens    map[string]bool                           // of enrolled devices
 	pairings  []*nodesv1.NodePairing                    // open ones

@@ -187,6 +187,43 @@ func (s deviceService) CreateInvite(_ context.Context, in *devicesv1.CreateInvit
 	}, nil
 }
 
+func (s deviceService) CreateLinkKey(_ context.Context, in *devicesv1.CreateLinkKeyRequest) (*devicesv1.CreateLinkKeyResponse, error) {
+	d := s.d
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, k := range d.linkKeys {
+		if k.GetName() == in.GetName() && k.GetTenant() == in.GetTenant() {
+			return nil, fail(codes.InvalidArgument, "identity.link_key_name", "a link key has a name of 1 to 100 printable characters, which no other link key has", nil)
+		}
+	}
+	k := &devicesv1.LinkKey{
+		KeyId: fmt.Sprintf("%08x-0000-4000-8000-000000000000", 0x5eed00+len(d.linkKeys)), Name: in.GetName(), Tenant: in.GetTenant(),
+		CreatedBy: "local:1000", CreatedAt: timestamppb.Now(),
+	}
+	d.linkKeys = append(d.linkKeys, k)
+	return &devicesv1.CreateLinkKeyResponse{Key: k, Secret: "hk-" + d.token()}, nil
+}
+
+func (s deviceService) ListLinkKeys(context.Context, *devicesv1.ListLinkKeysRequest) (*devicesv1.ListLinkKeysResponse, error) {
+	d := s.d
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return &devicesv1.ListLinkKeysResponse{Keys: slices.Clone(d.linkKeys)}, nil
+}
+
+func (s deviceService) RevokeLinkKey(_ context.Context, in *devicesv1.RevokeLinkKeyRequest) (*devicesv1.RevokeLinkKeyResponse, error) {
+	d := s.d
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for i, k := range d.linkKeys {
+		if k.GetKeyId() == in.GetKeyId() {
+			d.linkKeys = slices.Delete(d.linkKeys, i, i+1)
+			return &devicesv1.RevokeLinkKeyResponse{Key: k}, nil
+		}
+	}
+	return nil, fail(codes.NotFound, "identity.unknown_link_key", "no such link key; see: hanzoctl nodes keys list", nil)
+}
+
 // enroll uses the invite that was presented as the bearer token.
 func (d *Daemon) enroll(secret string, in *devicesv1.EnrollRequest) (*devicesv1.EnrollResponse, error) {
 	d.mu.Lock()

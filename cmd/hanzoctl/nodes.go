@@ -38,7 +38,7 @@ func (a *app) nodesCmd() *cobra.Command {
 	c := group("nodes", "List nodes, let them in, and run commands on them", `  hanzoctl nodes list
   hanzoctl nodes pending
   hanzoctl nodes run build-box -- uname -a`,
-		a.nodesListCmd(), a.nodesPendingCmd(), a.nodesApproveCmd(), a.nodesRejectCmd(), a.nodesDescribeCmd(), a.nodesRenameCmd(), a.nodesInvokeCmd(), a.nodesRunCmd(), a.nodesRunsCmd(), a.nodesKillCmd(), a.nodesWatchCmd(), a.nodesPushTestCmd())
+		a.nodesListCmd(), a.nodesPendingCmd(), a.nodesApproveCmd(), a.nodesRejectCmd(), a.nodesDescribeCmd(), a.nodesRenameCmd(), a.nodesInvokeCmd(), a.nodesRunCmd(), a.nodesRunsCmd(), a.nodesKillCmd(), a.nodesWatchCmd(), a.nodesPushTestCmd(), a.nodesKeysCmd())
 	c.Aliases = []string{"node"}
 	return c
 }

@@ -19,6 +19,9 @@ type Devices interface {
 	RotateToken(context.Context, identity.Caller, identity.RotateIn) (identity.RotateOut, error)
 	RevokeToken(context.Context, identity.Caller, identity.RevokeIn) (identity.RevokeOut, error)
 	CreateInvite(context.Context, identity.Caller, identity.InviteIn) (identity.InviteOut, error)
+	CreateLinkKey(context.Context, identity.Caller, identity.LinkKeyIn) (identity.LinkKeyOut, error)
+	LinkKeys(context.Context, identity.Caller) (identity.LinkKeysOut, error)
+	RevokeLinkKey(context.Context, identity.Caller, identity.RevokeLinkKeyIn) (identity.RevokeLinkKeyOut, error)
 	Enroll(context.Context, identity.Caller, identity.EnrollIn) (identity.EnrollOut, error)
 	// Admit decides whether a node gets in; Confirm is asked once its link can be ended from outside.
 	Admit(context.Context, identity.Attempt) (identity.Admission, error)

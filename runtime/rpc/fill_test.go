@@ -123,6 +123,10 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 		out("identity.RotateOut", rotateTokenToProto, "DeviceID", "Role"),
 		out("identity.RevokeOut", revokeTokenToProto, "DeviceID", "Role"),
 		out("identity.EnrollOut", enrollToProto),
+		// What a key is known by is not shown.
+		out("identity.LinkKeyOut", createLinkKeyToProto, "Key.Hash"),
+		out("identity.LinkKeysOut", listLinkKeysToProto, "Keys[0].Hash"),
+		out("identity.RevokeLinkKeyOut", revokeLinkKeyToProto, "Key.Hash"),
 		out("identity.InviteOut", func(o identity.InviteOut) (*devicesv1.CreateInviteResponse, error) {
 			return createInviteToProto(o, Remote{}, "node")
 		}),
@@ -427,6 +431,7 @@ func TestInboundCarriesEveryField(t *testing.T) {
 		in("RevokeTokenRequest", revokeTokenFromProto),
 		in("CreateInviteRequest", createInviteFromProto),
 		in("EnrollRequest", enrollFromProto),
+		in("CreateLinkKeyRequest", createLinkKeyFromProto), in("RevokeLinkKeyRequest", revokeLinkKeyFromProto),
 		in("TailLogsRequest", tailFromProto),
 		in("ListSessionsRequest", listSessionsFromProto), in("ResolveSessionRequest", resolveSessionFromProto),
 		in("PreviewSessionsRequest", previewSessionsFromProto), in("ListMessagesRequest", listMessagesFromProto), in("GetHistoryRequest", historyFromProto),

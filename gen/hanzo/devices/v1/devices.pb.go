@@ -1118,6 +1118,360 @@ func (x *CreateInviteResponse) GetCode() string {
 	return ""
 }
 
+// LinkKey lets instances link.
+type LinkKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	KeyId string                 `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	Name  string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// The organisation that its instances belong to; empty for the gateway's own.
+	Tenant string `protobuf:"bytes,3,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// Who made it.
+	CreatedBy     string                 `protobuf:"bytes,4,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
+	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkKey) Reset() {
+	*x = LinkKey{}
+	mi := &file_hanzo_devices_v1_devices_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkKey) ProtoMessage() {}
+
+func (x *LinkKey) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_devices_v1_devices_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkKey.ProtoReflect.Descriptor instead.
+func (*LinkKey) Descriptor() ([]byte, []int) {
+	return file_hanzo_devices_v1_devices_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *LinkKey) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *LinkKey) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *LinkKey) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *LinkKey) GetCreatedBy() string {
+	if x != nil {
+		return x.CreatedBy
+	}
+	return ""
+}
+
+func (x *LinkKey) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+type CreateLinkKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 100 characters; unique in its tenant.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// That of the caller when empty, which is none for who administers the gateway.
+	Tenant        string `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateLinkKeyRequest) Reset() {
+	*x = CreateLinkKeyRequest{}
+	mi := &file_hanzo_devices_v1_devices_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateLinkKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateLinkKeyRequest) ProtoMessage() {}
+
+func (x *CreateLinkKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_devices_v1_devices_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateLinkKeyRequest.ProtoReflect.Descriptor instead.
+func (*CreateLinkKeyRequest) Descriptor() ([]byte, []int) {
+	return file_hanzo_devices_v1_devices_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *CreateLinkKeyRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CreateLinkKeyRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+type CreateLinkKeyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   *LinkKey               `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// The secret. It is not shown again.
+	Secret        string `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateLinkKeyResponse) Reset() {
+	*x = CreateLinkKeyResponse{}
+	mi := &file_hanzo_devices_v1_devices_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateLinkKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateLinkKeyResponse) ProtoMessage() {}
+
+func (x *CreateLinkKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_devices_v1_devices_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateLinkKeyResponse.ProtoReflect.Descriptor instead.
+func (*CreateLinkKeyResponse) Descriptor() ([]byte, []int) {
+	return file_hanzo_devices_v1_devices_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *CreateLinkKeyResponse) GetKey() *LinkKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *CreateLinkKeyResponse) GetSecret() string {
+	if x != nil {
+		return x.Secret
+	}
+	return ""
+}
+
+type ListLinkKeysRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLinkKeysRequest) Reset() {
+	*x = ListLinkKeysRequest{}
+	mi := &file_hanzo_devices_v1_devices_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLinkKeysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLinkKeysRequest) ProtoMessage() {}
+
+func (x *ListLinkKeysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_devices_v1_devices_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLinkKeysRequest.ProtoReflect.Descriptor instead.
+func (*ListLinkKeysRequest) Descriptor() ([]byte, []int) {
+	return file_hanzo_devices_v1_devices_proto_rawDescGZIP(), []int{20}
+}
+
+type ListLinkKeysResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Keys          []*LinkKey             `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLinkKeysResponse) Reset() {
+	*x = ListLinkKeysResponse{}
+	mi := &file_hanzo_devices_v1_devices_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLinkKeysResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLinkKeysResponse) ProtoMessage() {}
+
+func (x *ListLinkKeysResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_devices_v1_devices_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLinkKeysResponse.ProtoReflect.Descriptor instead.
+func (*ListLinkKeysResponse) Descriptor() ([]byte, []int) {
+	return file_hanzo_devices_v1_devices_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ListLinkKeysResponse) GetKeys() []*LinkKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+type RevokeLinkKeyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	KeyId         string                 `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeLinkKeyRequest) Reset() {
+	*x = RevokeLinkKeyRequest{}
+	mi := &file_hanzo_devices_v1_devices_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeLinkKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeLinkKeyRequest) ProtoMessage() {}
+
+func (x *RevokeLinkKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_devices_v1_devices_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeLinkKeyRequest.ProtoReflect.Descriptor instead.
+func (*RevokeLinkKeyRequest) Descriptor() ([]byte, []int) {
+	return file_hanzo_devices_v1_devices_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *RevokeLinkKeyRequest) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+type RevokeLinkKeyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           *LinkKey               `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeLinkKeyResponse) Reset() {
+	*x = RevokeLinkKeyResponse{}
+	mi := &file_hanzo_devices_v1_devices_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeLinkKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeLinkKeyResponse) ProtoMessage() {}
+
+func (x *RevokeLinkKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_devices_v1_devices_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeLinkKeyResponse.ProtoReflect.Descriptor instead.
+func (*RevokeLinkKeyResponse) Descriptor() ([]byte, []int) {
+	return file_hanzo_devices_v1_devices_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RevokeLinkKeyResponse) GetKey() *LinkKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
 type EnrollRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The raw Ed25519 key in base64url without padding.
@@ -1134,7 +1488,7 @@ type EnrollRequest struct {
 
 func (x *EnrollRequest) Reset() {
 	*x = EnrollRequest{}
-	mi := &file_hanzo_devices_v1_devices_proto_msgTypes[17]
+	mi := &file_hanzo_devices_v1_devices_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1146,7 +1500,7 @@ func (x *EnrollRequest) String() string {
 func (*EnrollRequest) ProtoMessage() {}
 
 func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_devices_v1_devices_proto_msgTypes[17]
+	mi := &file_hanzo_devices_v1_devices_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1159,7 +1513,7 @@ func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollRequest.ProtoReflect.Descriptor instead.
 func (*EnrollRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_devices_v1_devices_proto_rawDescGZIP(), []int{17}
+	return file_hanzo_devices_v1_devices_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *EnrollRequest) GetPublicKey() string {
@@ -1210,7 +1564,7 @@ type EnrollResponse struct {
 
 func (x *EnrollResponse) Reset() {
 	*x = EnrollResponse{}
-	mi := &file_hanzo_devices_v1_devices_proto_msgTypes[18]
+	mi := &file_hanzo_devices_v1_devices_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1222,7 +1576,7 @@ func (x *EnrollResponse) String() string {
 func (*EnrollResponse) ProtoMessage() {}
 
 func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_devices_v1_devices_proto_msgTypes[18]
+	mi := &file_hanzo_devices_v1_devices_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1235,7 +1589,7 @@ func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollResponse.ProtoReflect.Descriptor instead.
 func (*EnrollResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_devices_v1_devices_proto_rawDescGZIP(), []int{18}
+	return file_hanzo_devices_v1_devices_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *EnrollResponse) GetDeviceId() string {
@@ -1364,7 +1718,28 @@ const file_hanzo_devices_v1_devices_proto_rawDesc = "" +
 	"expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x1c\n" +
 	"\taddresses\x18\x03 \x03(\tR\taddresses\x12'\n" +
 	"\x0ftls_fingerprint\x18\x04 \x01(\tR\x0etlsFingerprint\x12\x12\n" +
-	"\x04code\x18\x05 \x01(\tR\x04code\"\xb0\x01\n" +
+	"\x04code\x18\x05 \x01(\tR\x04code\"\xa6\x01\n" +
+	"\aLinkKey\x12\x15\n" +
+	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06tenant\x18\x03 \x01(\tR\x06tenant\x12\x1d\n" +
+	"\n" +
+	"created_by\x18\x04 \x01(\tR\tcreatedBy\x129\n" +
+	"\n" +
+	"created_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\"B\n" +
+	"\x14CreateLinkKeyRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06tenant\x18\x02 \x01(\tR\x06tenant\"\\\n" +
+	"\x15CreateLinkKeyResponse\x12+\n" +
+	"\x03key\x18\x01 \x01(\v2\x19.hanzo.devices.v1.LinkKeyR\x03key\x12\x16\n" +
+	"\x06secret\x18\x02 \x01(\tR\x06secret\"\x15\n" +
+	"\x13ListLinkKeysRequest\"E\n" +
+	"\x14ListLinkKeysResponse\x12-\n" +
+	"\x04keys\x18\x01 \x03(\v2\x19.hanzo.devices.v1.LinkKeyR\x04keys\"-\n" +
+	"\x14RevokeLinkKeyRequest\x12\x15\n" +
+	"\x06key_id\x18\x01 \x01(\tR\x05keyId\"D\n" +
+	"\x15RevokeLinkKeyResponse\x12+\n" +
+	"\x03key\x18\x01 \x01(\v2\x19.hanzo.devices.v1.LinkKeyR\x03key\"\xb0\x01\n" +
 	"\rEnrollRequest\x12\x1d\n" +
 	"\n" +
 	"public_key\x18\x01 \x01(\tR\tpublicKey\x12\x1c\n" +
@@ -1376,8 +1751,7 @@ const file_hanzo_devices_v1_devices_proto_rawDesc = "" +
 	"\tdevice_id\x18\x01 \x01(\tR\bdeviceId\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x16\n" +
 	"\x06scopes\x18\x03 \x03(\tR\x06scopes\x12\x14\n" +
-	"\x05token\x18\x04 \x01(\tR\x05token2\xf3\n" +
-	"\n" +
+	"\x05token\x18\x04 \x01(\tR\x05token2\x92\x0e\n" +
 	"\rDeviceService\x12\x8d\x01\n" +
 	"\vListDevices\x12$.hanzo.devices.v1.ListDevicesRequest\x1a%.hanzo.devices.v1.ListDevicesResponse\"1\xea\xc7\x18\x1a\n" +
 	"\x10device.pair.list\x10\x02\x18\x04 \x010\x01\x82\xd3\xe4\x93\x02\r\x12\v/v1/devices\x12\xd1\x01\n" +
@@ -1392,7 +1766,12 @@ const file_hanzo_devices_v1_devices_proto_rawDesc = "" +
 	"\vRevokeToken\x12$.hanzo.devices.v1.RevokeTokenRequest\x1a%.hanzo.devices.v1.RevokeTokenResponse\"Z\xea\xc7\x18\x1f\n" +
 	"\x13device.token.revoke\x10\x02\x18\x04 \x01(\x010\x01\x82\xd3\xe4\x93\x021:\x01*\",/v1/devices/{device_id}/tokens/{role}:revoke\x12\x8a\x01\n" +
 	"\fCreateInvite\x12%.hanzo.devices.v1.CreateInviteRequest\x1a&.hanzo.devices.v1.CreateInviteResponse\"+\xea\xc7\x18\n" +
-	"\x10\x02\x18\x04 \x01(\x010\x01\x82\xd3\xe4\x93\x02\x17:\x01*\"\x12/v1/device-invites\x12\x8c\x01\n" +
+	"\x10\x02\x18\x04 \x01(\x010\x01\x82\xd3\xe4\x93\x02\x17:\x01*\"\x12/v1/device-invites\x12\x88\x01\n" +
+	"\rCreateLinkKey\x12&.hanzo.devices.v1.CreateLinkKeyRequest\x1a'.hanzo.devices.v1.CreateLinkKeyResponse\"&\xea\xc7\x18\n" +
+	"\x10\x02\x18\x05 \x01(\x010\x01\x82\xd3\xe4\x93\x02\x12:\x01*\"\r/v1/link-keys\x12\x80\x01\n" +
+	"\fListLinkKeys\x12%.hanzo.devices.v1.ListLinkKeysRequest\x1a&.hanzo.devices.v1.ListLinkKeysResponse\"!\xea\xc7\x18\b\x10\x02\x18\x05 \x010\x01\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/link-keys\x12\x8e\x01\n" +
+	"\rRevokeLinkKey\x12&.hanzo.devices.v1.RevokeLinkKeyRequest\x1a'.hanzo.devices.v1.RevokeLinkKeyResponse\",\xea\xc7\x18\n" +
+	"\x10\x02\x18\x05 \x01(\x010\x01\x82\xd3\xe4\x93\x02\x18*\x16/v1/link-keys/{key_id}\x12\x8c\x01\n" +
 	"\x06Enroll\x12\x1f.hanzo.devices.v1.EnrollRequest\x1a .hanzo.devices.v1.EnrollResponse\"?\xea\xc7\x18\x1e\x10\x04 \x01(\x010\x01:\x14device.pair.resolved\x82\xd3\xe4\x93\x02\x17:\x01*\"\x12/v1/devices:enrollB:Z8github.com/hanzoai/hanzod/gen/hanzo/devices/v1;devicesv1b\x06proto3"
 
 var (
@@ -1407,7 +1786,7 @@ func file_hanzo_devices_v1_devices_proto_rawDescGZIP() []byte {
 	return file_hanzo_devices_v1_devices_proto_rawDescData
 }
 
-var file_hanzo_devices_v1_devices_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_hanzo_devices_v1_devices_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_hanzo_devices_v1_devices_proto_goTypes = []any{
 	(*Token)(nil),                  // 0: hanzo.devices.v1.Token
 	(*Device)(nil),                 // 1: hanzo.devices.v1.Device
@@ -1426,49 +1805,66 @@ var file_hanzo_devices_v1_devices_proto_goTypes = []any{
 	(*RevokeTokenResponse)(nil),    // 14: hanzo.devices.v1.RevokeTokenResponse
 	(*CreateInviteRequest)(nil),    // 15: hanzo.devices.v1.CreateInviteRequest
 	(*CreateInviteResponse)(nil),   // 16: hanzo.devices.v1.CreateInviteResponse
-	(*EnrollRequest)(nil),          // 17: hanzo.devices.v1.EnrollRequest
-	(*EnrollResponse)(nil),         // 18: hanzo.devices.v1.EnrollResponse
-	(*timestamppb.Timestamp)(nil),  // 19: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 20: google.protobuf.Duration
+	(*LinkKey)(nil),                // 17: hanzo.devices.v1.LinkKey
+	(*CreateLinkKeyRequest)(nil),   // 18: hanzo.devices.v1.CreateLinkKeyRequest
+	(*CreateLinkKeyResponse)(nil),  // 19: hanzo.devices.v1.CreateLinkKeyResponse
+	(*ListLinkKeysRequest)(nil),    // 20: hanzo.devices.v1.ListLinkKeysRequest
+	(*ListLinkKeysResponse)(nil),   // 21: hanzo.devices.v1.ListLinkKeysResponse
+	(*RevokeLinkKeyRequest)(nil),   // 22: hanzo.devices.v1.RevokeLinkKeyRequest
+	(*RevokeLinkKeyResponse)(nil),  // 23: hanzo.devices.v1.RevokeLinkKeyResponse
+	(*EnrollRequest)(nil),          // 24: hanzo.devices.v1.EnrollRequest
+	(*EnrollResponse)(nil),         // 25: hanzo.devices.v1.EnrollResponse
+	(*timestamppb.Timestamp)(nil),  // 26: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 27: google.protobuf.Duration
 }
 var file_hanzo_devices_v1_devices_proto_depIdxs = []int32{
-	19, // 0: hanzo.devices.v1.Token.created_at:type_name -> google.protobuf.Timestamp
-	19, // 1: hanzo.devices.v1.Token.rotated_at:type_name -> google.protobuf.Timestamp
-	19, // 2: hanzo.devices.v1.Token.revoked_at:type_name -> google.protobuf.Timestamp
-	19, // 3: hanzo.devices.v1.Token.last_used_at:type_name -> google.protobuf.Timestamp
+	26, // 0: hanzo.devices.v1.Token.created_at:type_name -> google.protobuf.Timestamp
+	26, // 1: hanzo.devices.v1.Token.rotated_at:type_name -> google.protobuf.Timestamp
+	26, // 2: hanzo.devices.v1.Token.revoked_at:type_name -> google.protobuf.Timestamp
+	26, // 3: hanzo.devices.v1.Token.last_used_at:type_name -> google.protobuf.Timestamp
 	0,  // 4: hanzo.devices.v1.Device.tokens:type_name -> hanzo.devices.v1.Token
-	19, // 5: hanzo.devices.v1.Device.created_at:type_name -> google.protobuf.Timestamp
-	19, // 6: hanzo.devices.v1.Device.approved_at:type_name -> google.protobuf.Timestamp
-	19, // 7: hanzo.devices.v1.PairingRequest.requested_at:type_name -> google.protobuf.Timestamp
-	19, // 8: hanzo.devices.v1.PairingRequest.expires_at:type_name -> google.protobuf.Timestamp
+	26, // 5: hanzo.devices.v1.Device.created_at:type_name -> google.protobuf.Timestamp
+	26, // 6: hanzo.devices.v1.Device.approved_at:type_name -> google.protobuf.Timestamp
+	26, // 7: hanzo.devices.v1.PairingRequest.requested_at:type_name -> google.protobuf.Timestamp
+	26, // 8: hanzo.devices.v1.PairingRequest.expires_at:type_name -> google.protobuf.Timestamp
 	2,  // 9: hanzo.devices.v1.ListDevicesResponse.pending:type_name -> hanzo.devices.v1.PairingRequest
 	1,  // 10: hanzo.devices.v1.ListDevicesResponse.devices:type_name -> hanzo.devices.v1.Device
 	1,  // 11: hanzo.devices.v1.ApprovePairingResponse.device:type_name -> hanzo.devices.v1.Device
-	19, // 12: hanzo.devices.v1.RotateTokenResponse.rotated_at:type_name -> google.protobuf.Timestamp
-	19, // 13: hanzo.devices.v1.RevokeTokenResponse.revoked_at:type_name -> google.protobuf.Timestamp
-	20, // 14: hanzo.devices.v1.CreateInviteRequest.ttl:type_name -> google.protobuf.Duration
-	19, // 15: hanzo.devices.v1.CreateInviteResponse.expires_at:type_name -> google.protobuf.Timestamp
-	3,  // 16: hanzo.devices.v1.DeviceService.ListDevices:input_type -> hanzo.devices.v1.ListDevicesRequest
-	5,  // 17: hanzo.devices.v1.DeviceService.ApprovePairing:input_type -> hanzo.devices.v1.ApprovePairingRequest
-	7,  // 18: hanzo.devices.v1.DeviceService.RejectPairing:input_type -> hanzo.devices.v1.RejectPairingRequest
-	9,  // 19: hanzo.devices.v1.DeviceService.RemoveDevice:input_type -> hanzo.devices.v1.RemoveDeviceRequest
-	11, // 20: hanzo.devices.v1.DeviceService.RotateToken:input_type -> hanzo.devices.v1.RotateTokenRequest
-	13, // 21: hanzo.devices.v1.DeviceService.RevokeToken:input_type -> hanzo.devices.v1.RevokeTokenRequest
-	15, // 22: hanzo.devices.v1.DeviceService.CreateInvite:input_type -> hanzo.devices.v1.CreateInviteRequest
-	17, // 23: hanzo.devices.v1.DeviceService.Enroll:input_type -> hanzo.devices.v1.EnrollRequest
-	4,  // 24: hanzo.devices.v1.DeviceService.ListDevices:output_type -> hanzo.devices.v1.ListDevicesResponse
-	6,  // 25: hanzo.devices.v1.DeviceService.ApprovePairing:output_type -> hanzo.devices.v1.ApprovePairingResponse
-	8,  // 26: hanzo.devices.v1.DeviceService.RejectPairing:output_type -> hanzo.devices.v1.RejectPairingResponse
-	10, // 27: hanzo.devices.v1.DeviceService.RemoveDevice:output_type -> hanzo.devices.v1.RemoveDeviceResponse
-	12, // 28: hanzo.devices.v1.DeviceService.RotateToken:output_type -> hanzo.devices.v1.RotateTokenResponse
-	14, // 29: hanzo.devices.v1.DeviceService.RevokeToken:output_type -> hanzo.devices.v1.RevokeTokenResponse
-	16, // 30: hanzo.devices.v1.DeviceService.CreateInvite:output_type -> hanzo.devices.v1.CreateInviteResponse
-	18, // 31: hanzo.devices.v1.DeviceService.Enroll:output_type -> hanzo.devices.v1.EnrollResponse
-	24, // [24:32] is the sub-list for method output_type
-	16, // [16:24] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	26, // 12: hanzo.devices.v1.RotateTokenResponse.rotated_at:type_name -> google.protobuf.Timestamp
+	26, // 13: hanzo.devices.v1.RevokeTokenResponse.revoked_at:type_name -> google.protobuf.Timestamp
+	27, // 14: hanzo.devices.v1.CreateInviteRequest.ttl:type_name -> google.protobuf.Duration
+	26, // 15: hanzo.devices.v1.CreateInviteResponse.expires_at:type_name -> google.protobuf.Timestamp
+	26, // 16: hanzo.devices.v1.LinkKey.created_at:type_name -> google.protobuf.Timestamp
+	17, // 17: hanzo.devices.v1.CreateLinkKeyResponse.key:type_name -> hanzo.devices.v1.LinkKey
+	17, // 18: hanzo.devices.v1.ListLinkKeysResponse.keys:type_name -> hanzo.devices.v1.LinkKey
+	17, // 19: hanzo.devices.v1.RevokeLinkKeyResponse.key:type_name -> hanzo.devices.v1.LinkKey
+	3,  // 20: hanzo.devices.v1.DeviceService.ListDevices:input_type -> hanzo.devices.v1.ListDevicesRequest
+	5,  // 21: hanzo.devices.v1.DeviceService.ApprovePairing:input_type -> hanzo.devices.v1.ApprovePairingRequest
+	7,  // 22: hanzo.devices.v1.DeviceService.RejectPairing:input_type -> hanzo.devices.v1.RejectPairingRequest
+	9,  // 23: hanzo.devices.v1.DeviceService.RemoveDevice:input_type -> hanzo.devices.v1.RemoveDeviceRequest
+	11, // 24: hanzo.devices.v1.DeviceService.RotateToken:input_type -> hanzo.devices.v1.RotateTokenRequest
+	13, // 25: hanzo.devices.v1.DeviceService.RevokeToken:input_type -> hanzo.devices.v1.RevokeTokenRequest
+	15, // 26: hanzo.devices.v1.DeviceService.CreateInvite:input_type -> hanzo.devices.v1.CreateInviteRequest
+	18, // 27: hanzo.devices.v1.DeviceService.CreateLinkKey:input_type -> hanzo.devices.v1.CreateLinkKeyRequest
+	20, // 28: hanzo.devices.v1.DeviceService.ListLinkKeys:input_type -> hanzo.devices.v1.ListLinkKeysRequest
+	22, // 29: hanzo.devices.v1.DeviceService.RevokeLinkKey:input_type -> hanzo.devices.v1.RevokeLinkKeyRequest
+	24, // 30: hanzo.devices.v1.DeviceService.Enroll:input_type -> hanzo.devices.v1.EnrollRequest
+	4,  // 31: hanzo.devices.v1.DeviceService.ListDevices:output_type -> hanzo.devices.v1.ListDevicesResponse
+	6,  // 32: hanzo.devices.v1.DeviceService.ApprovePairing:output_type -> hanzo.devices.v1.ApprovePairingResponse
+	8,  // 33: hanzo.devices.v1.DeviceService.RejectPairing:output_type -> hanzo.devices.v1.RejectPairingResponse
+	10, // 34: hanzo.devices.v1.DeviceService.RemoveDevice:output_type -> hanzo.devices.v1.RemoveDeviceResponse
+	12, // 35: hanzo.devices.v1.DeviceService.RotateToken:output_type -> hanzo.devices.v1.RotateTokenResponse
+	14, // 36: hanzo.devices.v1.DeviceService.RevokeToken:output_type -> hanzo.devices.v1.RevokeTokenResponse
+	16, // 37: hanzo.devices.v1.DeviceService.CreateInvite:output_type -> hanzo.devices.v1.CreateInviteResponse
+	19, // 38: hanzo.devices.v1.DeviceService.CreateLinkKey:output_type -> hanzo.devices.v1.CreateLinkKeyResponse
+	21, // 39: hanzo.devices.v1.DeviceService.ListLinkKeys:output_type -> hanzo.devices.v1.ListLinkKeysResponse
+	23, // 40: hanzo.devices.v1.DeviceService.RevokeLinkKey:output_type -> hanzo.devices.v1.RevokeLinkKeyResponse
+	25, // 41: hanzo.devices.v1.DeviceService.Enroll:output_type -> hanzo.devices.v1.EnrollResponse
+	31, // [31:42] is the sub-list for method output_type
+	20, // [20:31] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_hanzo_devices_v1_devices_proto_init() }
@@ -1482,7 +1878,7 @@ func file_hanzo_devices_v1_devices_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hanzo_devices_v1_devices_proto_rawDesc), len(file_hanzo_devices_v1_devices_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

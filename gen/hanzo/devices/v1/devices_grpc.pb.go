@@ -28,6 +28,9 @@ const (
 	DeviceService_RotateToken_FullMethodName    = "/hanzo.devices.v1.DeviceService/RotateToken"
 	DeviceService_RevokeToken_FullMethodName    = "/hanzo.devices.v1.DeviceService/RevokeToken"
 	DeviceService_CreateInvite_FullMethodName   = "/hanzo.devices.v1.DeviceService/CreateInvite"
+	DeviceService_CreateLinkKey_FullMethodName  = "/hanzo.devices.v1.DeviceService/CreateLinkKey"
+	DeviceService_ListLinkKeys_FullMethodName   = "/hanzo.devices.v1.DeviceService/ListLinkKeys"
+	DeviceService_RevokeLinkKey_FullMethodName  = "/hanzo.devices.v1.DeviceService/RevokeLinkKey"
 	DeviceService_Enroll_FullMethodName         = "/hanzo.devices.v1.DeviceService/Enroll"
 )
 
@@ -57,6 +60,13 @@ type DeviceServiceClient interface {
 	// CreateInvite makes a secret that enrols one device, once, within a time. It gives no more than the
 	// caller holds; only an admin invites nodes.
 	CreateInvite(ctx context.Context, in *CreateInviteRequest, opts ...grpc.CallOption) (*CreateInviteResponse, error)
+	// CreateLinkKey makes a secret with which instances link at /v1/tunnel and /v1/relay until it is revoked,
+	// and shows it once. What links with it belongs to its tenant.
+	CreateLinkKey(ctx context.Context, in *CreateLinkKeyRequest, opts ...grpc.CallOption) (*CreateLinkKeyResponse, error)
+	// ListLinkKeys lists the link keys that were not revoked, without their secrets, by tenant and name.
+	ListLinkKeys(ctx context.Context, in *ListLinkKeysRequest, opts ...grpc.CallOption) (*ListLinkKeysResponse, error)
+	// RevokeLinkKey ends a link key, and the links that it has let in within a second.
+	RevokeLinkKey(ctx context.Context, in *RevokeLinkKeyRequest, opts ...grpc.CallOption) (*RevokeLinkKeyResponse, error)
 	// Enroll pairs the device that presents an invite as its bearer token.
 	Enroll(ctx context.Context, in *EnrollRequest, opts ...grpc.CallOption) (*EnrollResponse, error)
 }
@@ -139,6 +149,36 @@ func (c *deviceServiceClient) CreateInvite(ctx context.Context, in *CreateInvite
 	return out, nil
 }
 
+func (c *deviceServiceClient) CreateLinkKey(ctx context.Context, in *CreateLinkKeyRequest, opts ...grpc.CallOption) (*CreateLinkKeyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateLinkKeyResponse)
+	err := c.cc.Invoke(ctx, DeviceService_CreateLinkKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *deviceServiceClient) ListLinkKeys(ctx context.Context, in *ListLinkKeysRequest, opts ...grpc.CallOption) (*ListLinkKeysResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListLinkKeysResponse)
+	err := c.cc.Invoke(ctx, DeviceService_ListLinkKeys_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *deviceServiceClient) RevokeLinkKey(ctx context.Context, in *RevokeLinkKeyRequest, opts ...grpc.CallOption) (*RevokeLinkKeyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevokeLinkKeyResponse)
+	err := c.cc.Invoke(ctx, DeviceService_RevokeLinkKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *deviceServiceClient) Enroll(ctx context.Context, in *EnrollRequest, opts ...grpc.CallOption) (*EnrollResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(EnrollResponse)
@@ -175,6 +215,13 @@ type DeviceServiceServer interface {
 	// CreateInvite makes a secret that enrols one device, once, within a time. It gives no more than the
 	// caller holds; only an admin invites nodes.
 	CreateInvite(context.Context, *CreateInviteRequest) (*CreateInviteResponse, error)
+	// CreateLinkKey makes a secret with which instances link at /v1/tunnel and /v1/relay until it is revoked,
+	// and shows it once. What links with it belongs to its tenant.
+	CreateLinkKey(context.Context, *CreateLinkKeyRequest) (*CreateLinkKeyResponse, error)
+	// ListLinkKeys lists the link keys that were not revoked, without their secrets, by tenant and name.
+	ListLinkKeys(context.Context, *ListLinkKeysRequest) (*ListLinkKeysResponse, error)
+	// RevokeLinkKey ends a link key, and the links that it has let in within a second.
+	RevokeLinkKey(context.Context, *RevokeLinkKeyRequest) (*RevokeLinkKeyResponse, error)
 	// Enroll pairs the device that presents an invite as its bearer token.
 	Enroll(context.Context, *EnrollRequest) (*EnrollResponse, error)
 	mustEmbedUnimplementedDeviceServiceServer()
@@ -207,6 +254,15 @@ func (UnimplementedDeviceServiceServer) RevokeToken(context.Context, *RevokeToke
 }
 func (UnimplementedDeviceServiceServer) CreateInvite(context.Context, *CreateInviteRequest) (*CreateInviteResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateInvite not implemented")
+}
+func (UnimplementedDeviceServiceServer) CreateLinkKey(context.Context, *CreateLinkKeyRequest) (*CreateLinkKeyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateLinkKey not implemented")
+}
+func (UnimplementedDeviceServiceServer) ListLinkKeys(context.Context, *ListLinkKeysRequest) (*ListLinkKeysResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListLinkKeys not implemented")
+}
+func (UnimplementedDeviceServiceServer) RevokeLinkKey(context.Context, *RevokeLinkKeyRequest) (*RevokeLinkKeyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RevokeLinkKey not implemented")
 }
 func (UnimplementedDeviceServiceServer) Enroll(context.Context, *EnrollRequest) (*EnrollResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Enroll not implemented")
@@ -358,6 +414,60 @@ func _DeviceService_CreateInvite_Handler(srv interface{}, ctx context.Context, d
 	return interceptor(ctx, in, info, handler)
 }
 
+func _DeviceService_CreateLinkKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateLinkKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DeviceServiceServer).CreateLinkKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DeviceService_CreateLinkKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DeviceServiceServer).CreateLinkKey(ctx, req.(*CreateLinkKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _DeviceService_ListLinkKeys_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListLinkKeysRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DeviceServiceServer).ListLinkKeys(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DeviceService_ListLinkKeys_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DeviceServiceServer).ListLinkKeys(ctx, req.(*ListLinkKeysRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _DeviceService_RevokeLinkKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevokeLinkKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DeviceServiceServer).RevokeLinkKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DeviceService_RevokeLinkKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DeviceServiceServer).RevokeLinkKey(ctx, req.(*RevokeLinkKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _DeviceService_Enroll_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(EnrollRequest)
 	if err := dec(in); err != nil {
@@ -410,6 +520,18 @@ var DeviceService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CreateInvite",
 			Handler:    _DeviceService_CreateInvite_Handler,
+		},
+		{
+			MethodName: "CreateLinkKey",
+			Handler:    _DeviceService_CreateLinkKey_Handler,
+		},
+		{
+			MethodName: "ListLinkKeys",
+			Handler:    _DeviceService_ListLinkKeys_Handler,
+		},
+		{
+			MethodName: "RevokeLinkKey",
+			Handler:    _DeviceService_RevokeLinkKey_Handler,
 		},
 		{
 			MethodName: "Enroll",
