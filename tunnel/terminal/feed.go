@@ -9,7 +9,9 @@ package terminal
 import (
 	"context"
 	"io"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/hanzoai/hanzod/errs"
 )
@@ -50,7 +52,8 @@ type Exit struct {
 //
 // The fastest attached viewer sets the pace: Write waits while it is Ahead bytes behind, so one viewer alone
 // loses nothing however slow it is, and memory is flat. Of several, one that falls out of the ring is told how
-// many bytes it missed. With no viewer nobody waits, and the ring keeps the last bytes.
+// many bytes it missed. With no viewer nobody waits, and the ring keeps the last bytes. A viewer whose
+// connection broke may leave its place behind for a moment (Park), so that it misses nothing when it is back.
 type Feed struct {
 	mu         sync.Mutex
 	buf        []byte // a power of two long; byte n is at n % len(buf)
@@ -67,24 +70,24 @@ func NewFeed(seq int64) *Feed {
 	return &Feed{start: seq, end: seq, done: make(chan struct{}), room: make(chan struct{}, 1)}
 }
 
-// Write appends p, waiting as the pace demands. It fails with ErrEnded after the end and with ctx's error; part
-// of p may have been appended then.
-func (f *Feed) Write(ctx context.Context, p []byte) error {
+// Write appends p, waiting as the pace demands, and returns how many bytes it appended: fewer than len(p) only
+// with an error, which is ErrEnded after the end, or ctx's.
+func (f *Feed) Write(ctx context.Context, p []byte) (written int, err error) {
 	for {
 		f.mu.Lock()
 		if f.ended {
 			f.mu.Unlock()
-			return ErrEnded
+			return written, ErrEnded
 		}
-		n := min(int64(len(p)), f.free())
-		f.put(p[:n])
-		p = p[n:]
+		n := min(int64(len(p)-written), f.free())
+		f.put(p[written : written+int(n)])
+		written += int(n)
 		f.mu.Unlock()
-		if len(p) == 0 {
-			return nil
+		if written == len(p) {
+			return written, nil
 		}
 		if err := f.wait(ctx); err != nil {
-			return err
+			return written, err
 		}
 	}
 }
@@ -160,7 +163,13 @@ func (f *Feed) Range() (start, end int64) {
 func (f *Feed) Viewers() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return len(f.viewers)
+	n := 0
+	for _, v := range f.viewers {
+		if !v.parked {
+			n++
+		}
+	}
+	return n
 }
 
 // Free returns how many bytes Write would take now without waiting; 0 is none. With no viewer it is Ahead.
@@ -177,6 +186,11 @@ func (f *Feed) Free() int64 {
 func (f *Feed) Attach(seq, window int64) (*Viewer, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	for _, v := range slices.Clone(f.viewers) {
+		if v.parked {
+			v.detach()
+		}
+	}
 	if len(f.viewers) >= MaxViewers {
 		return nil, ErrViewers
 	}
@@ -290,6 +304,7 @@ type Viewer struct {
 	acked    int64 // with a window: what was acknowledged
 	window   int64
 	detached bool
+	parked   bool
 	news     chan struct{}
 }
 
@@ -309,7 +324,7 @@ func (v *Viewer) Next(ctx context.Context, buf []byte) (Piece, error) {
 	f := v.f
 	for {
 		f.mu.Lock()
-		if v.detached {
+		if v.detached || v.parked {
 			f.mu.Unlock()
 			return Piece{}, io.ErrClosedPipe
 		}
@@ -379,21 +394,33 @@ func (v *Viewer) SetWindow(window int64) {
 
 // Detach takes the viewer away. The pace no longer depends on it.
 func (v *Viewer) Detach() {
-	f := v.f
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	v.f.mu.Lock()
+	defer v.f.mu.Unlock()
+	v.detach()
+}
+
+func (v *Viewer) detach() {
 	if v.detached {
 		return
 	}
 	v.detached = true
-	for i, o := range f.viewers {
-		if o == v {
-			f.viewers = append(f.viewers[:i], f.viewers[i+1:]...)
-			break
-		}
-	}
+	v.f.viewers = slices.DeleteFunc(v.f.viewers, func(o *Viewer) bool { return o == v })
 	v.wake()
-	f.signal()
+	v.f.signal()
+}
+
+// Park detaches the viewer, but lets the pace depend on what it has taken for d, or until another one
+// attaches: for a viewer whose connection broke and who is to come back.
+func (v *Viewer) Park(d time.Duration) {
+	v.f.mu.Lock()
+	defer v.f.mu.Unlock()
+	if v.detached || v.parked || v.f.ended && v.f.end-v.taken() <= Ahead {
+		v.detach()
+		return
+	}
+	v.parked = true
+	v.wake()
+	time.AfterFunc(d, v.Detach)
 }
 
 func (v *Viewer) taken() int64 {

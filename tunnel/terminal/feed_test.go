@@ -72,7 +72,7 @@ func TestFeedIsItsModel(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"write": func(t *rapid.T) {
 				n := rapid.IntRange(0, Ring+Ring/2).Draw(t, "n")
-				err := f.Write(now(), run(end, n))
+				written, err := f.Write(now(), run(end, n))
 				room := int64(n)
 				if len(viewers) > 0 {
 					room = min(room, max(fastest()+Ahead-end, 0))
@@ -83,8 +83,8 @@ func TestFeedIsItsModel(t *testing.T) {
 						t.Fatalf("a write after the end: %v", err)
 					}
 					return
-				case (room < int64(n)) != (err != nil):
-					t.Fatalf("wrote %d with room for %d: %v", n, room, err)
+				case int64(written) != room || (room < int64(n)) != (err != nil):
+					t.Fatalf("wrote %d of %d with room for %d: %v", written, n, room, err)
 				}
 				end += room
 				start = max(start, end-Ring)
@@ -213,7 +213,7 @@ func TestFeedOneSlowViewerLosesNothing(t *testing.T) {
 	go func() {
 		for seq := int64(0); seq < total; {
 			n := min(1+rand.IntN(70_000), int(total-seq))
-			if err := f.Write(context.Background(), run(seq, n)); err != nil {
+			if _, err := f.Write(context.Background(), run(seq, n)); err != nil {
 				t.Error(err)
 			}
 			seq += int64(n)
@@ -261,7 +261,7 @@ func TestFeedStalledViewerStallsNobody(t *testing.T) {
 		}
 	})
 	for seq := int64(0); seq < total; seq += 1 << 10 {
-		if err := f.Write(t.Context(), run(seq, 1<<10)); err != nil {
+		if _, err := f.Write(t.Context(), run(seq, 1<<10)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -285,14 +285,17 @@ func TestFeedWriterIsFreed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := NewFeed(0)
 			v := attach(t, f, 0, Ring)
-			if err := f.Write(t.Context(), run(0, Ahead)); err != nil {
+			if _, err := f.Write(t.Context(), run(0, Ahead)); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := v.Next(t.Context(), make([]byte, Ahead)); err != nil {
 				t.Fatal(err)
 			}
 			done := make(chan error, 1)
-			go func() { done <- f.Write(context.Background(), run(Ahead, 10)) }()
+			go func() {
+				_, err := f.Write(context.Background(), run(Ahead, 10))
+				done <- err
+			}()
 			select {
 			case err := <-done:
 				t.Fatal("did not wait: ", err)
@@ -303,6 +306,30 @@ func TestFeedWriterIsFreed(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
+	}
+}
+
+// The place of a viewer that lost its connection holds the pace, until it is taken or its time is over.
+func TestFeedParkedPlace(t *testing.T) {
+	f := NewFeed(0)
+	v := attach(t, f, 0, 0)
+	v.Park(time.Hour)
+	if _, err := v.Next(t.Context(), make([]byte, 1)); !errors.Is(err, io.ErrClosedPipe) || f.Viewers() != 0 {
+		t.Fatal("a parked viewer reads: ", err)
+	}
+	if n, err := f.Write(now(), run(0, Ring)); n != Ahead || err == nil {
+		t.Fatalf("wrote %d, %v", n, err)
+	}
+	w := attach(t, f, 0, 0)
+	if n, _ := f.Write(now(), run(Ahead, 10)); n != 0 {
+		t.Fatal("the place was given up")
+	}
+	if p, err := w.Next(t.Context(), make([]byte, Ring)); err != nil || len(p.Data) != Ahead || p.Missed != 0 {
+		t.Fatal(len(p.Data), p.Missed, err)
+	}
+	w.Park(10 * time.Millisecond)
+	if n, err := f.Write(t.Context(), run(Ahead, 2*Ring)); n != 2*Ring || err != nil {
+		t.Fatalf("wrote %d, %v", n, err)
 	}
 }
 
@@ -325,7 +352,7 @@ func BenchmarkFeed(b *testing.B) {
 	p := run(0, 4<<10)
 	b.SetBytes(int64(len(p)))
 	for b.Loop() {
-		if err := f.Write(context.Background(), p); err != nil {
+		if _, err := f.Write(context.Background(), p); err != nil {
 			b.Fatal(err)
 		}
 	}
