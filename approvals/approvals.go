@@ -58,6 +58,8 @@ type Binding struct {
 	// why not, in words for the approver.
 	Identity *Identity
 	Unbound  string
+	// Call is set for a privileged command other than a run: then Argv names it and its params.
+	Call *Call
 }
 
 // Identity is which files a run opens. A node that gives it runs nothing else under the approval.
@@ -238,6 +240,9 @@ type RequestIn struct {
 	ResolvedPath *string
 	SessionKey   *string
 	TurnSource   TurnSource
+	// Call asks about a privileged command of the node instead of a run. NodeID names the node; of the rest,
+	// ID, AgentID, SessionKey, TurnSource and Timeout count.
+	Call *CallIn
 	// Timeout is DefaultTimeout when zero.
 	Timeout time.Duration
 }
@@ -381,7 +386,12 @@ var (
 	ErrRunParams     = errs.Define(errs.Invalid, "approvals.run_params", "the parameters of the run are no JSON")
 	ErrRunUnbound    = errs.Define(errs.Denied, "approvals.run_unbound", "the approval was given without the files that this node binds; ask for a new one")
 	ErrRunRequired   = errs.Define(errs.Denied, "approvals.run_required", "the run is not approved")
-	ErrRunRevoked    = errs.Define(errs.Denied, "approvals.run_revoked", "the grant that allowed the run was revoked")
+	// The refusals of privileged commands other than runs.
+	ErrCallRequired = errs.Define(errs.Denied, "approvals.call_required", "the command takes an approval: ask for one (hanzoctl nodes invoke NODE COMMAND --ask), have an operator with the scope operator.admin call it, or list it in gateway.nodes.allowCommands")
+	ErrCallParams   = errs.Define(errs.Invalid, "approvals.call_params", "the params of a privileged command must be a JSON object in which no name is there twice")
+	ErrCallOrRun    = errs.Define(errs.Invalid, "approvals.call_or_run", "ask about a command of the node or about a run, not about both")
+
+	ErrRunRevoked = errs.Define(errs.Denied, "approvals.run_revoked", "the grant that allowed the run was revoked")
 
 	// The refusals of rules. Fields rule and where name the rule.
 	ErrRuleDenies = errs.Define(errs.Denied, "approvals.rule_denies", "a rule forbids the command")

@@ -58,7 +58,7 @@ func keepable(a Approval) bool { return whyNotKept(a) == "" }
 
 func whyNotKept(a Approval) string {
 	switch {
-	case a.Plan != nil:
+	case a.Plan != nil, a.Binding != nil && a.Binding.Call != nil:
 		return ""
 	case a.Host == nil || strings.TrimSpace(*a.Host) != "gateway":
 		return "it is neither for a node nor for the gateway host"

@@ -61,6 +61,11 @@ type nodeFacts interface {
 	Look(id string) (name, platform string)
 }
 
+// resolver is what knows the ids of nodes, where the nodes do: callers with a tenant leave that out.
+type resolver interface {
+	Resolve(c identity.Caller, id string) string
+}
+
 // query is what the rules are asked about a run.
 func (s *Service) query(t attempt) policy.Query {
 	q := policy.Query{

@@ -97,6 +97,9 @@ func bindingHash(b *Binding) string {
 	if b == nil {
 		return ""
 	}
+	if b.Call != nil {
+		return b.Call.Digest
+	}
 	parts := []any{"binding 1", b.Argv, b.Cwd, b.AgentID, b.SessionKey, b.EnvHash, b.Identity}
 	text, err := json.Marshal(parts)
 	if err != nil {
@@ -216,10 +219,32 @@ func (e ended) row() Audit {
 	case e.err != nil:
 		row.Reason = ResultUnknown
 		row.Detail = e.err.Error()
+	case e.use.call():
+		readCallAnswer(e.answer, &row)
 	default:
 		readAnswer(e.answer, &row)
 	}
 	return row
+}
+
+// call reports whether a use is of a privileged command that need not be a run of the gateway protocol.
+func (a Audit) call() bool { return strings.HasPrefix(a.Detail, callDetail) }
+
+// readCallAnswer notes how a privileged command ended. It answered: what it said is its own affair, but for
+// how a program ended.
+func readCallAnswer(answer []byte, row *Audit) {
+	var out map[string]json.RawMessage
+	if json.Unmarshal(answer, &out) != nil || out == nil {
+		return
+	}
+	for _, name := range []string{"exitCode", "exit_code"} {
+		var code float64
+		if raw := out[name]; len(raw) > 0 && string(raw) != "null" && json.Unmarshal(raw, &code) == nil && code == float64(int32(code)) {
+			exit := int(code)
+			row.ExitCode = &exit
+		}
+	}
+	row.OutputDigest, row.StderrDigest = digest(out["stdout"]), digest(out["stderr"])
 }
 
 // readAnswer reads the answer of system.run (nodes-approvals.md §4.5).

@@ -110,7 +110,11 @@ func (s *Service) row(kind string, c identity.Caller, a Approval) Audit {
 // Request records a question and tells the approvers (nodes-approvals.md §3.16). It does not
 // wait.
 func (s *Service) Request(ctx context.Context, c identity.Caller, in RequestIn) (Approval, error) {
-	a, err := s.newApproval(c, in)
+	if r, ok := s.nodes.(resolver); ok && in.NodeID != nil {
+		id := r.Resolve(c, strings.TrimSpace(*in.NodeID))
+		in.NodeID = &id
+	}
+	a, asked, err := s.newApproval(c, in)
 	if err != nil {
 		return Approval{}, err
 	}
@@ -132,7 +136,12 @@ func (s *Service) Request(ctx context.Context, c identity.Caller, in RequestIn) 
 	}
 	t := attemptOf(a, partyOf(c))
 	t.signs, t.signed = a.Signs, true
-	r := s.rule(t)
+	r := policy.Ruling{}
+	if asked != nil {
+		r = s.callRule(*asked, t)
+	} else {
+		r = s.rule(t)
+	}
 	if r.Effect == policy.EffectDeny {
 		row := authority{ruling: r}.mark(s.row(AuditRefusal, c, a))
 		row.Reason = ErrRuleDenies.Code
@@ -186,7 +195,27 @@ func requesterOf(c identity.Caller) Requester {
 }
 
 // newApproval checks a question and fills in the record.
-func (s *Service) newApproval(c identity.Caller, in RequestIn) (Approval, error) {
+func (s *Service) newApproval(c identity.Caller, in RequestIn) (Approval, *call, error) {
+	if in.Call == nil {
+		a, err := s.newRunApproval(c, in)
+		return a, nil, err
+	}
+	in.ID = strings.TrimSpace(in.ID)
+	if in.Timeout == 0 {
+		in.Timeout = DefaultTimeout
+	}
+	switch {
+	case len(in.ID) > maxIDBytes:
+		return Approval{}, nil, ErrIDTooLong
+	case in.Timeout < time.Millisecond || in.Timeout > MaxTimeout:
+		return Approval{}, nil, ErrTimeoutRange
+	}
+	a, asked, err := s.newCallApproval(c, in)
+	return a, &asked, err
+}
+
+// newRunApproval is newApproval of a question about a run.
+func (s *Service) newRunApproval(c identity.Caller, in RequestIn) (Approval, error) {
 	size := len(in.Command)
 	for _, x := range in.CommandArgv {
 		size += len(x)

@@ -276,7 +276,7 @@ func (d *Door) installSkill(ctx context.Context, r request) {
 // each goroutine between them would cost a round trip as much as the network does.
 func (d *Door) startInvoke(r request, left func()) bool {
 	in, err := methods.NodeInvokeFromLegacy(r.params)
-	if err != nil || nodes.Guarded(in.Command) {
+	if err != nil || nodes.MayWait(in.Command) {
 		return false
 	}
 	r.elsewhere = true

@@ -390,6 +390,11 @@ var words = map[string]wording{
 	approvals.ErrIDTooLong.Code:       invalid("approval id is longer than 200 bytes"),
 	approvals.ErrCommandRequired.Code: invalid("command is required"),
 	approvals.ErrNodeUnknown.Code:     invalid("unknown nodeId"),
+	approvals.ErrCallRequired.Code: notAllowed("approval required", func(e *errs.Error) string {
+		return `node command not allowed: "` + e.Field("command") + `" needs an approval; ask for one (hanzoctl nodes invoke --ask), or list it in gateway.nodes.allowCommands`
+	}),
+	approvals.ErrCallParams.Code: invalid("params of a privileged command must be an object without repeated names"),
+	approvals.ErrCallOrRun.Code:  invalid("ask about a command of the node or about a run, not both"),
 	approvals.ErrAuditTenant.Code:     invalid("the whole audit log is for the owner of the gateway"),
 	approvals.ErrNodeRequired.Code:    invalid("nodeId is required for host=node"),
 	approvals.ErrPlanRequired.Code:    invalid("systemRunPlan is required for host=node"),

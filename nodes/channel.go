@@ -160,7 +160,7 @@ func (s *Service) Channels() int {
 // WaitForNode do not count here. It fails with ErrNoChannel, with nothing sent, when the link of the node has no
 // channels.
 func (s *Service) OpenChannel(ctx context.Context, c identity.Caller, in InvokeIn) (ch Channel, answerOf func(context.Context) (InvokeOut, error), err error) {
-	in.NodeID, in.Command = trim(in.NodeID), trim(in.Command)
+	in.NodeID, in.Command = s.Resolve(c, trim(in.NodeID)), trim(in.Command)
 	in.IdempotencyKey, in.WaitForNode = uuid.NewString(), nil
 	if err := check(in); err != nil {
 		return nil, nil, err

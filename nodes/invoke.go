@@ -187,7 +187,7 @@ func (s *Service) Invoke(ctx context.Context, c identity.Caller, in InvokeIn) (I
 // perhaps in the goroutine that brings the node's answer, so it must not block. Start itself waits
 // only for a Guarded command.
 func (s *Service) Start(ctx context.Context, c identity.Caller, in InvokeIn, then func(InvokeOut, error)) {
-	in.NodeID, in.Command = s.resolve(c, trim(in.NodeID)), trim(in.Command)
+	in.NodeID, in.Command = s.Resolve(c, trim(in.NodeID)), trim(in.Command)
 	if in.WaitForNode != nil && *in.WaitForNode == 0 {
 		in.WaitForNode = nil
 	}
@@ -285,10 +285,7 @@ func (s *Service) invoke(ctx context.Context, c identity.Caller, in InvokeIn, th
 
 // run does it on a node that is connected.
 func (s *Service) run(ctx context.Context, c identity.Caller, e *entry, in InvokeIn, then func(a answer, ran bool), left func()) {
-	guarded, err := s.policy.Load().Check(e.node, in.Command)
-	if err == nil && guarded && !c.Has(identity.ScopeAdmin) {
-		err = ErrNotAllowed.With("command", in.Command, "platform", e.node.Platform)
-	}
+	g, err := s.policy.Load().check(e.node, in.Command)
 	if err != nil {
 		then(answer{err: err}, false)
 		return
@@ -307,19 +304,22 @@ func (s *Service) run(ctx context.Context, c identity.Caller, e *entry, in Invok
 		then(answer{err: withCommand(ErrBusy.With("node", in.NodeID), in.Command)}, false)
 		return // before an approval is used for it
 	}
-	if Guarded(in.Command) {
-		params, ended, err := s.guard.GuardRun(ctx, c, in.NodeID, in.Params)
-		if err != nil {
-			if ended != nil {
-				ended(false, nil, err)
-			}
-			then(answer{err: err}, false)
-			return
+	params, ended, err := s.guarded(ctx, c, e, g, in)
+	if err != nil {
+		if ended != nil {
+			ended(false, nil, err)
 		}
-		in.Params = params
-		// The caller's answer comes first: what the guard does with it is not what the caller waits for.
+		then(answer{err: err}, false)
+		return
+	}
+	if in.Params = params; ended != nil {
+		// The caller's answer comes first: what the guard does with it is not what the caller waits for. A
+		// terminal is its opener's before the opener knows it.
 		tell, sent := then, false
 		then = func(a answer, ran bool) {
+			if in.Command == "terminal.open" && a.err == nil {
+				e.own.terminals.opened(a.out.Payload, c.Subject())
+			}
 			tell(a, ran)
 			ended(sent && ran, a.out.Payload, a.err)
 		}
@@ -344,7 +344,7 @@ func (s *Service) send(ctx context.Context, c identity.Caller, e *entry, in Invo
 		}
 	}
 	id := uuid.NewString()
-	watched := Guarded(in.Command)
+	watched := Guarded(in.Command) || in.Run != ""
 	if watched {
 		var err error
 		if in.Params, err = s.leave(c, e, id, in); err != nil {

@@ -150,6 +150,10 @@ type Guard interface {
 	// JSON text, and what hears once how the run ended: whether the node may have seen it, and the
 	// node's answer as JSON text or the error. That does not block.
 	GuardRun(ctx context.Context, c identity.Caller, nodeID string, params []byte) ([]byte, func(sent bool, answer []byte, err error), error)
+	// GuardCall is GuardRun for the other privileged commands of linked machines. Allowed says that the
+	// configuration lets the command go, so that it is only recorded; knows, that the node knows the mark of an
+	// approved call.
+	GuardCall(ctx context.Context, c identity.Caller, nodeID, command string, params []byte, allowed, knows bool) ([]byte, func(sent bool, answer []byte, err error), error)
 }
 
 // Decision is what a person at a node answered there, about a run that came without an approval.

@@ -135,26 +135,36 @@ const (
 	never grade = iota
 	// open: whoever may invoke commands may invoke it.
 	open
+	// recorded: the configuration allows it, which a guard records.
+	recorded
 	// privileged: it takes a guard's word.
 	privileged
 )
+
+// added reports whether the configuration lists a command.
+func (p *Policy) added(command string) bool { return slices.Contains(p.allow, command) }
 
 // grade says what a command of a node takes. Phones, and all that comes over the gateway protocol, have
 // what the original lets them have.
 func (p *Policy) grade(n Node, command string) grade {
 	c := classify(n.Platform, n.DeviceFamily)
 	switch {
-	case p.allows(c, command):
-		return open
-	case p.deny[command], own[command]:
+	case p.deny[command], command == killCommand:
 		return never
+	case slices.Contains(defaults[c], command):
+		return open
 	}
 	phone := c == classIOS || c == classAndroid
+	linked := n.Link == LinkTunnel || n.Link == LinkGRPC && !phone
 	switch {
-	case n.Link != LinkTunnel && (n.Link != LinkGRPC || phone):
+	case !linked && p.added(command):
+		return open
+	case !linked || own[command]:
 		return never
 	case reading[command]:
 		return open
+	case p.added(command):
+		return recorded
 	default:
 		return privileged
 	}
@@ -180,17 +190,17 @@ func (p *Policy) CheckPlatform(platform, family, command string) error {
 	return nil
 }
 
-// Check returns nil when a command may go to the node, and whether it takes a guard's word.
-func (p *Policy) Check(n Node, command string) (guarded bool, err error) {
+// check returns nil when the node may be asked for a command, and what that takes.
+func (p *Policy) check(n Node, command string) (grade, error) {
 	g := p.grade(n, command)
 	switch {
 	case g == never:
-		return false, ErrNotAllowed.With("command", command, "platform", n.Platform)
+		return never, ErrNotAllowed.With("command", command, "platform", n.Platform)
 	case len(n.Commands) == 0:
-		return false, ErrNoCommands.With("command", command, "platform", n.Platform)
+		return never, ErrNoCommands.With("command", command, "platform", n.Platform)
 	case !slices.Contains(n.Commands, command):
-		return false, ErrNotDeclared.With("command", command, "platform", n.Platform)
+		return never, ErrNotDeclared.With("command", command, "platform", n.Platform)
 	default:
-		return g == privileged, nil
+		return g, nil
 	}
 }

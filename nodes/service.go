@@ -105,7 +105,9 @@ type Attachment struct {
 	id   string
 	gone atomic.Bool
 	subs subscriptions
-	lane *lane // nil for a node that handles several commands at once
+	// terminals are those that were opened on the node since it came.
+	terminals terminals
+	lane      *lane // nil for a node that handles several commands at once
 	// heard is when the door heard from the node last, in nanoseconds since 1970.
 	heard atomic.Int64
 }
@@ -241,7 +243,7 @@ func (s *Service) Describe(_ context.Context, c identity.Caller, in DescribeIn) 
 	if id == "" {
 		return DescribeOut{}, ErrNodeIDRequired
 	}
-	n, ok := s.known()[s.resolve(c, id)]
+	n, ok := s.known()[s.Resolve(c, id)]
 	if !ok || !c.SeesNode(n.ID) {
 		return DescribeOut{}, ErrUnknown.With("node", id)
 	}
@@ -257,8 +259,8 @@ func (s *Service) Instance(ctx context.Context, c identity.Caller, in DescribeIn
 	return out, err
 }
 
-// resolve is the registry's id for what a caller calls a node: who has a tenant means its own first.
-func (s *Service) resolve(c identity.Caller, id string) string {
+// Resolve is the registry's id for what a caller calls a node: who has a tenant means its own first.
+func (s *Service) Resolve(c identity.Caller, id string) string {
 	if c.Tenant == "" {
 		return id
 	}
@@ -289,7 +291,7 @@ func (s *Service) Info(ctx context.Context, c identity.Caller, in InfoIn) (InfoO
 	if id == "" {
 		return InfoOut{}, ErrNodeIDRequired
 	}
-	e, ok := s.reg.get(s.resolve(c, id))
+	e, ok := s.reg.get(s.Resolve(c, id))
 	if !ok || !c.SeesNode(e.node.ID) {
 		return InfoOut{}, ErrNotConnected.With("node", id)
 	}
@@ -313,7 +315,7 @@ func (s *Service) Rename(ctx context.Context, c identity.Caller, in RenameIn) (R
 	case utf8.RuneCountInString(name) > maxName:
 		return RenameOut{}, ErrNameTooLong
 	}
-	if id = s.resolve(c, id); !c.SeesNode(id) {
+	if id = s.Resolve(c, id); !c.SeesNode(id) {
 		return RenameOut{}, ErrUnknown.With("node", trim(in.NodeID))
 	}
 	n, ok := s.known()[id]
@@ -364,7 +366,7 @@ func (s *Service) Watch(ctx context.Context, c identity.Caller) (Watch, error) {
 func (s *Service) WatchEvents(_ context.Context, c identity.Caller, nodeID string) (*events.Subscription, error) {
 	id := trim(nodeID)
 	if id != "" {
-		id = s.resolve(c, id)
+		id = s.Resolve(c, id)
 		if _, known := s.known()[id]; !known || !c.SeesNode(id) {
 			return nil, ErrUnknown.With("node", trim(nodeID))
 		}

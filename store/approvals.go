@@ -75,6 +75,12 @@ type bindingRecord struct {
 	EnvHash    *string         `json:"env_hash,omitzero"`
 	Identity   *identityRecord `json:"identity,omitzero"`
 	Unbound    string          `json:"unbound,omitzero"`
+	Call       *callRecord     `json:"call,omitzero"`
+}
+
+type callRecord struct {
+	Command string `json:"command,omitzero"`
+	Digest  string `json:"digest,omitzero"`
 }
 
 type identityRecord struct {
@@ -153,6 +159,7 @@ func encodeApproval(a approvals.Approval) ([]byte, error) {
 		rec.Binding = &bindingRecord{
 			Argv: b.Argv, Cwd: b.Cwd, AgentID: b.AgentID, SessionKey: b.SessionKey, EnvHash: b.EnvHash, Unbound: b.Unbound,
 		}
+		rec.Binding.Call = (*callRecord)(b.Call)
 		if i := b.Identity; i != nil {
 			files := &identityRecord{
 				Executable: (*fileIdentityRecord)(i.Executable), Script: (*fileIdentityRecord)(i.Script),
@@ -209,6 +216,7 @@ func decodeApproval(id, value []byte) (approvals.Approval, error) {
 	if b := rec.Binding; b != nil {
 		a.Binding = &approvals.Binding{
 			Argv: b.Argv, Cwd: b.Cwd, AgentID: b.AgentID, SessionKey: b.SessionKey, EnvHash: b.EnvHash, Unbound: b.Unbound,
+			Call: (*approvals.Call)(b.Call),
 		}
 		if i := b.Identity; i != nil {
 			files := &approvals.Identity{

@@ -131,7 +131,7 @@ func TestToLegacyCarriesEveryField(t *testing.T) {
 			ours = append(ours, "Binding*.Identity*."+file+"."+fact)
 		}
 	}
-	ours = append(ours, "Binding*.Identity*.Inner[0].Role", "Binding*.Identity*.Unbound[0]", "Binding*.Unbound",
+	ours = append(ours, "Binding*.Identity*.Inner[0].Role", "Binding*.Identity*.Unbound[0]", "Binding*.Unbound", "Binding*.Call*.Command", "Binding*.Call*.Digest",
 		"Rule", "Where", "GrantID", "Key", "KeyRefused", "Signs[0]", "Approvers[0]", "ExcludeRequester", "OnTimeout", "EscalateAt",
 		"EscalateTo[0]", "Votes[0].Party.DeviceID", "Votes[0].Party.Principal", "Votes[0].Party.Paired")
 	votes := []string{"Quorum", "Escalated", "Votes[0].Subject", "Votes[0].Name", "Votes[0].Decision", "Votes[0].At"}

@@ -197,6 +197,9 @@ func (s *Server) approvalToProto(a approvals.Approval) *approvalsv1.Approval {
 			EnvHash:    cleanOpt(a.Binding.EnvHash),
 			Unbound:    cleanText(a.Binding.Unbound),
 		}
+		if call := a.Binding.Call; call != nil {
+			p.Binding.Call, p.Binding.CallDigest = cleanText(call.Command), cleanText(call.Digest)
+		}
 		if i := a.Binding.Identity; i != nil {
 			p.Binding.Identity = &approvalsv1.Identity{
 				Executable: fileIdentityToProto(i.Executable), Script: fileIdentityToProto(i.Script), Directory: fileIdentityToProto(i.Directory),
@@ -255,6 +258,13 @@ func requestFromProto(r *approvalsv1.RequestApprovalRequest) (approvals.RequestI
 		in.Plan = &approvals.Plan{
 			Argv: p.GetArgv(), Cwd: p.Cwd, RawCommand: p.RawCommand, AgentID: p.AgentId, SessionKey: p.SessionKey,
 		}
+	}
+	if call := r.GetCall(); call != nil {
+		params, err := jsonFromValue(call.GetParams())
+		if err != nil {
+			return approvals.RequestIn{}, err
+		}
+		in.Call = &approvals.CallIn{Command: call.GetCommand(), Params: params}
 	}
 	timeout, err := durationFromProto(r.GetTimeout())
 	if err != nil {

@@ -228,7 +228,11 @@ type Binding struct {
 	// Which files the words stand for on the node; absent where the node does not say.
 	Identity *Identity `protobuf:"bytes,6,opt,name=identity,proto3" json:"identity,omitempty"`
 	// Why there is no identity, in words.
-	Unbound       string `protobuf:"bytes,7,opt,name=unbound,proto3" json:"unbound,omitempty"`
+	Unbound string `protobuf:"bytes,7,opt,name=unbound,proto3" json:"unbound,omitempty"`
+	// The privileged command that is bound, where it is no run, and the SHA-256 in hex of it and its params. argv
+	// names both.
+	Call          string `protobuf:"bytes,8,opt,name=call,proto3" json:"call,omitempty"`
+	CallDigest    string `protobuf:"bytes,9,opt,name=call_digest,json=callDigest,proto3" json:"call_digest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -308,6 +312,20 @@ func (x *Binding) GetIdentity() *Identity {
 func (x *Binding) GetUnbound() string {
 	if x != nil {
 		return x.Unbound
+	}
+	return ""
+}
+
+func (x *Binding) GetCall() string {
+	if x != nil {
+		return x.Call
+	}
+	return ""
+}
+
+func (x *Binding) GetCallDigest() string {
+	if x != nil {
+		return x.CallDigest
 	}
 	return ""
 }
@@ -946,7 +964,11 @@ type RequestApprovalRequest struct {
 	ResolvedPath *string `protobuf:"bytes,12,opt,name=resolved_path,json=resolvedPath,proto3,oneof" json:"resolved_path,omitempty"`
 	SessionKey   *string `protobuf:"bytes,13,opt,name=session_key,json=sessionKey,proto3,oneof" json:"session_key,omitempty"`
 	// How long the question stands; 120 s when absent.
-	Timeout       *durationpb.Duration `protobuf:"bytes,14,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	Timeout *durationpb.Duration `protobuf:"bytes,14,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// Asks about a privileged command of the node, as NodeService.Invoke takes it, instead of a run. Beside it,
+	// id, node_id, agent_id, session_key and timeout count. Once it is allowed, whoever asked makes exactly
+	// that call.
+	Call          *Call `protobuf:"bytes,15,opt,name=call,proto3" json:"call,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1079,6 +1101,67 @@ func (x *RequestApprovalRequest) GetTimeout() *durationpb.Duration {
 	return nil
 }
 
+func (x *RequestApprovalRequest) GetCall() *Call {
+	if x != nil {
+		return x.Call
+	}
+	return nil
+}
+
+// Call is a privileged command of a node.
+type Call struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Command string                 `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
+	// What the command takes: an object, or absent.
+	Params        *structpb.Value `protobuf:"bytes,2,opt,name=params,proto3" json:"params,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Call) Reset() {
+	*x = Call{}
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Call) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Call) ProtoMessage() {}
+
+func (x *Call) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Call.ProtoReflect.Descriptor instead.
+func (*Call) Descriptor() ([]byte, []int) {
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Call) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+func (x *Call) GetParams() *structpb.Value {
+	if x != nil {
+		return x.Params
+	}
+	return nil
+}
+
 type RequestApprovalResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Approval      *Approval              `protobuf:"bytes,1,opt,name=approval,proto3" json:"approval,omitempty"`
@@ -1088,7 +1171,7 @@ type RequestApprovalResponse struct {
 
 func (x *RequestApprovalResponse) Reset() {
 	*x = RequestApprovalResponse{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[8]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1100,7 +1183,7 @@ func (x *RequestApprovalResponse) String() string {
 func (*RequestApprovalResponse) ProtoMessage() {}
 
 func (x *RequestApprovalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[8]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1113,7 +1196,7 @@ func (x *RequestApprovalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestApprovalResponse.ProtoReflect.Descriptor instead.
 func (*RequestApprovalResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{8}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RequestApprovalResponse) GetApproval() *Approval {
@@ -1132,7 +1215,7 @@ type WaitApprovalRequest struct {
 
 func (x *WaitApprovalRequest) Reset() {
 	*x = WaitApprovalRequest{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[9]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1144,7 +1227,7 @@ func (x *WaitApprovalRequest) String() string {
 func (*WaitApprovalRequest) ProtoMessage() {}
 
 func (x *WaitApprovalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[9]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1157,7 +1240,7 @@ func (x *WaitApprovalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitApprovalRequest.ProtoReflect.Descriptor instead.
 func (*WaitApprovalRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{9}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *WaitApprovalRequest) GetId() string {
@@ -1176,7 +1259,7 @@ type WaitApprovalResponse struct {
 
 func (x *WaitApprovalResponse) Reset() {
 	*x = WaitApprovalResponse{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[10]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1188,7 +1271,7 @@ func (x *WaitApprovalResponse) String() string {
 func (*WaitApprovalResponse) ProtoMessage() {}
 
 func (x *WaitApprovalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[10]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1201,7 +1284,7 @@ func (x *WaitApprovalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitApprovalResponse.ProtoReflect.Descriptor instead.
 func (*WaitApprovalResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{10}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WaitApprovalResponse) GetApproval() *Approval {
@@ -1225,7 +1308,7 @@ type ResolveApprovalRequest struct {
 
 func (x *ResolveApprovalRequest) Reset() {
 	*x = ResolveApprovalRequest{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[11]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1237,7 +1320,7 @@ func (x *ResolveApprovalRequest) String() string {
 func (*ResolveApprovalRequest) ProtoMessage() {}
 
 func (x *ResolveApprovalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[11]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1250,7 +1333,7 @@ func (x *ResolveApprovalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveApprovalRequest.ProtoReflect.Descriptor instead.
 func (*ResolveApprovalRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{11}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ResolveApprovalRequest) GetId() string {
@@ -1283,7 +1366,7 @@ type ResolveApprovalResponse struct {
 
 func (x *ResolveApprovalResponse) Reset() {
 	*x = ResolveApprovalResponse{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[12]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1295,7 +1378,7 @@ func (x *ResolveApprovalResponse) String() string {
 func (*ResolveApprovalResponse) ProtoMessage() {}
 
 func (x *ResolveApprovalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[12]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1308,7 +1391,7 @@ func (x *ResolveApprovalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveApprovalResponse.ProtoReflect.Descriptor instead.
 func (*ResolveApprovalResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{12}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ResolveApprovalResponse) GetApproval() *Approval {
@@ -1327,7 +1410,7 @@ type GetApprovalRequest struct {
 
 func (x *GetApprovalRequest) Reset() {
 	*x = GetApprovalRequest{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[13]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1339,7 +1422,7 @@ func (x *GetApprovalRequest) String() string {
 func (*GetApprovalRequest) ProtoMessage() {}
 
 func (x *GetApprovalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[13]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1352,7 +1435,7 @@ func (x *GetApprovalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetApprovalRequest.ProtoReflect.Descriptor instead.
 func (*GetApprovalRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{13}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetApprovalRequest) GetId() string {
@@ -1371,7 +1454,7 @@ type GetApprovalResponse struct {
 
 func (x *GetApprovalResponse) Reset() {
 	*x = GetApprovalResponse{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[14]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1383,7 +1466,7 @@ func (x *GetApprovalResponse) String() string {
 func (*GetApprovalResponse) ProtoMessage() {}
 
 func (x *GetApprovalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[14]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1396,7 +1479,7 @@ func (x *GetApprovalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetApprovalResponse.ProtoReflect.Descriptor instead.
 func (*GetApprovalResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{14}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetApprovalResponse) GetApproval() *Approval {
@@ -1418,7 +1501,7 @@ type ListApprovalsRequest struct {
 
 func (x *ListApprovalsRequest) Reset() {
 	*x = ListApprovalsRequest{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[15]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1430,7 +1513,7 @@ func (x *ListApprovalsRequest) String() string {
 func (*ListApprovalsRequest) ProtoMessage() {}
 
 func (x *ListApprovalsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[15]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1443,7 +1526,7 @@ func (x *ListApprovalsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListApprovalsRequest.ProtoReflect.Descriptor instead.
 func (*ListApprovalsRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{15}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListApprovalsRequest) GetAll() bool {
@@ -1469,7 +1552,7 @@ type ListApprovalsResponse struct {
 
 func (x *ListApprovalsResponse) Reset() {
 	*x = ListApprovalsResponse{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[16]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1481,7 +1564,7 @@ func (x *ListApprovalsResponse) String() string {
 func (*ListApprovalsResponse) ProtoMessage() {}
 
 func (x *ListApprovalsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[16]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1494,7 +1577,7 @@ func (x *ListApprovalsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListApprovalsResponse.ProtoReflect.Descriptor instead.
 func (*ListApprovalsResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{16}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListApprovalsResponse) GetApprovals() []*Approval {
@@ -1512,7 +1595,7 @@ type WatchApprovalsRequest struct {
 
 func (x *WatchApprovalsRequest) Reset() {
 	*x = WatchApprovalsRequest{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[17]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1524,7 +1607,7 @@ func (x *WatchApprovalsRequest) String() string {
 func (*WatchApprovalsRequest) ProtoMessage() {}
 
 func (x *WatchApprovalsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[17]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1537,7 +1620,7 @@ func (x *WatchApprovalsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchApprovalsRequest.ProtoReflect.Descriptor instead.
 func (*WatchApprovalsRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{17}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{18}
 }
 
 type WatchApprovalsResponse struct {
@@ -1549,7 +1632,7 @@ type WatchApprovalsResponse struct {
 
 func (x *WatchApprovalsResponse) Reset() {
 	*x = WatchApprovalsResponse{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[18]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1561,7 +1644,7 @@ func (x *WatchApprovalsResponse) String() string {
 func (*WatchApprovalsResponse) ProtoMessage() {}
 
 func (x *WatchApprovalsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[18]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1574,7 +1657,7 @@ func (x *WatchApprovalsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchApprovalsResponse.ProtoReflect.Descriptor instead.
 func (*WatchApprovalsResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{18}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *WatchApprovalsResponse) GetApproval() *Approval {
@@ -1599,7 +1682,7 @@ type PolicyFile struct {
 
 func (x *PolicyFile) Reset() {
 	*x = PolicyFile{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[19]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1611,7 +1694,7 @@ func (x *PolicyFile) String() string {
 func (*PolicyFile) ProtoMessage() {}
 
 func (x *PolicyFile) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[19]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1624,7 +1707,7 @@ func (x *PolicyFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyFile.ProtoReflect.Descriptor instead.
 func (*PolicyFile) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{19}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PolicyFile) GetPath() string {
@@ -1663,7 +1746,7 @@ type GetPolicyFileRequest struct {
 
 func (x *GetPolicyFileRequest) Reset() {
 	*x = GetPolicyFileRequest{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[20]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1675,7 +1758,7 @@ func (x *GetPolicyFileRequest) String() string {
 func (*GetPolicyFileRequest) ProtoMessage() {}
 
 func (x *GetPolicyFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[20]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1688,7 +1771,7 @@ func (x *GetPolicyFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyFileRequest.ProtoReflect.Descriptor instead.
 func (*GetPolicyFileRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{20}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{21}
 }
 
 type GetPolicyFileResponse struct {
@@ -1700,7 +1783,7 @@ type GetPolicyFileResponse struct {
 
 func (x *GetPolicyFileResponse) Reset() {
 	*x = GetPolicyFileResponse{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[21]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1712,7 +1795,7 @@ func (x *GetPolicyFileResponse) String() string {
 func (*GetPolicyFileResponse) ProtoMessage() {}
 
 func (x *GetPolicyFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[21]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1725,7 +1808,7 @@ func (x *GetPolicyFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyFileResponse.ProtoReflect.Descriptor instead.
 func (*GetPolicyFileResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{21}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GetPolicyFileResponse) GetPolicy() *PolicyFile {
@@ -1745,7 +1828,7 @@ type SetPolicyFileRequest struct {
 
 func (x *SetPolicyFileRequest) Reset() {
 	*x = SetPolicyFileRequest{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[22]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1757,7 +1840,7 @@ func (x *SetPolicyFileRequest) String() string {
 func (*SetPolicyFileRequest) ProtoMessage() {}
 
 func (x *SetPolicyFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[22]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1770,7 +1853,7 @@ func (x *SetPolicyFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicyFileRequest.ProtoReflect.Descriptor instead.
 func (*SetPolicyFileRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{22}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SetPolicyFileRequest) GetFile() *structpb.Struct {
@@ -1796,7 +1879,7 @@ type SetPolicyFileResponse struct {
 
 func (x *SetPolicyFileResponse) Reset() {
 	*x = SetPolicyFileResponse{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[23]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1808,7 +1891,7 @@ func (x *SetPolicyFileResponse) String() string {
 func (*SetPolicyFileResponse) ProtoMessage() {}
 
 func (x *SetPolicyFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[23]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1821,7 +1904,7 @@ func (x *SetPolicyFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicyFileResponse.ProtoReflect.Descriptor instead.
 func (*SetPolicyFileResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{23}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SetPolicyFileResponse) GetPolicy() *PolicyFile {
@@ -1840,7 +1923,7 @@ type GetNodePolicyFileRequest struct {
 
 func (x *GetNodePolicyFileRequest) Reset() {
 	*x = GetNodePolicyFileRequest{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[24]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1852,7 +1935,7 @@ func (x *GetNodePolicyFileRequest) String() string {
 func (*GetNodePolicyFileRequest) ProtoMessage() {}
 
 func (x *GetNodePolicyFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[24]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1865,7 +1948,7 @@ func (x *GetNodePolicyFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodePolicyFileRequest.ProtoReflect.Descriptor instead.
 func (*GetNodePolicyFileRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{24}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetNodePolicyFileRequest) GetNodeId() string {
@@ -1884,7 +1967,7 @@ type GetNodePolicyFileResponse struct {
 
 func (x *GetNodePolicyFileResponse) Reset() {
 	*x = GetNodePolicyFileResponse{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[25]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1896,7 +1979,7 @@ func (x *GetNodePolicyFileResponse) String() string {
 func (*GetNodePolicyFileResponse) ProtoMessage() {}
 
 func (x *GetNodePolicyFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[25]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1909,7 +1992,7 @@ func (x *GetNodePolicyFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodePolicyFileResponse.ProtoReflect.Descriptor instead.
 func (*GetNodePolicyFileResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{25}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetNodePolicyFileResponse) GetPolicy() *PolicyFile {
@@ -1930,7 +2013,7 @@ type SetNodePolicyFileRequest struct {
 
 func (x *SetNodePolicyFileRequest) Reset() {
 	*x = SetNodePolicyFileRequest{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[26]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1942,7 +2025,7 @@ func (x *SetNodePolicyFileRequest) String() string {
 func (*SetNodePolicyFileRequest) ProtoMessage() {}
 
 func (x *SetNodePolicyFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[26]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1955,7 +2038,7 @@ func (x *SetNodePolicyFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodePolicyFileRequest.ProtoReflect.Descriptor instead.
 func (*SetNodePolicyFileRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{26}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SetNodePolicyFileRequest) GetNodeId() string {
@@ -1988,7 +2071,7 @@ type SetNodePolicyFileResponse struct {
 
 func (x *SetNodePolicyFileResponse) Reset() {
 	*x = SetNodePolicyFileResponse{}
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[27]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2000,7 +2083,7 @@ func (x *SetNodePolicyFileResponse) String() string {
 func (*SetNodePolicyFileResponse) ProtoMessage() {}
 
 func (x *SetNodePolicyFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[27]
+	mi := &file_hanzo_approvals_v1_approvals_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2013,7 +2096,7 @@ func (x *SetNodePolicyFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodePolicyFileResponse.ProtoReflect.Descriptor instead.
 func (*SetNodePolicyFileResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{27}
+	return file_hanzo_approvals_v1_approvals_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SetNodePolicyFileResponse) GetPolicy() *PolicyFile {
@@ -2039,7 +2122,7 @@ const file_hanzo_approvals_v1_approvals_proto_rawDesc = "" +
 	"\x04_cwdB\x0e\n" +
 	"\f_raw_commandB\v\n" +
 	"\t_agent_idB\x0e\n" +
-	"\f_session_key\"\xa0\x02\n" +
+	"\f_session_key\"\xd5\x02\n" +
 	"\aBinding\x12\x12\n" +
 	"\x04argv\x18\x01 \x03(\tR\x04argv\x12\x15\n" +
 	"\x03cwd\x18\x02 \x01(\tH\x00R\x03cwd\x88\x01\x01\x12\x1e\n" +
@@ -2048,7 +2131,10 @@ const file_hanzo_approvals_v1_approvals_proto_rawDesc = "" +
 	"sessionKey\x88\x01\x01\x12\x1e\n" +
 	"\benv_hash\x18\x05 \x01(\tH\x03R\aenvHash\x88\x01\x01\x128\n" +
 	"\bidentity\x18\x06 \x01(\v2\x1c.hanzo.approvals.v1.IdentityR\bidentity\x12\x18\n" +
-	"\aunbound\x18\a \x01(\tR\aunboundB\x06\n" +
+	"\aunbound\x18\a \x01(\tR\aunbound\x12\x12\n" +
+	"\x04call\x18\b \x01(\tR\x04call\x12\x1f\n" +
+	"\vcall_digest\x18\t \x01(\tR\n" +
+	"callDigestB\x06\n" +
 	"\x04_cwdB\v\n" +
 	"\t_agent_idB\x0e\n" +
 	"\f_session_keyB\v\n" +
@@ -2130,7 +2216,7 @@ const file_hanzo_approvals_v1_approvals_proto_rawDesc = "" +
 	"\x04_askB\v\n" +
 	"\t_agent_idB\x10\n" +
 	"\x0e_resolved_pathB\x0e\n" +
-	"\f_session_key\"\x9e\x05\n" +
+	"\f_session_key\"\xcc\x05\n" +
 	"\x16RequestApprovalRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\acommand\x18\x02 \x01(\tR\acommand\x12!\n" +
@@ -2147,7 +2233,8 @@ const file_hanzo_approvals_v1_approvals_proto_rawDesc = "" +
 	"\rresolved_path\x18\f \x01(\tH\x06R\fresolvedPath\x88\x01\x01\x12$\n" +
 	"\vsession_key\x18\r \x01(\tH\aR\n" +
 	"sessionKey\x88\x01\x01\x123\n" +
-	"\atimeout\x18\x0e \x01(\v2\x19.google.protobuf.DurationR\atimeout\x1a6\n" +
+	"\atimeout\x18\x0e \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12,\n" +
+	"\x04call\x18\x0f \x01(\v2\x18.hanzo.approvals.v1.CallR\x04call\x1a6\n" +
 	"\bEnvEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x06\n" +
@@ -2159,7 +2246,10 @@ const file_hanzo_approvals_v1_approvals_proto_rawDesc = "" +
 	"\x04_askB\v\n" +
 	"\t_agent_idB\x10\n" +
 	"\x0e_resolved_pathB\x0e\n" +
-	"\f_session_key\"S\n" +
+	"\f_session_key\"P\n" +
+	"\x04Call\x12\x18\n" +
+	"\acommand\x18\x01 \x01(\tR\acommand\x12.\n" +
+	"\x06params\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x06params\"S\n" +
 	"\x17RequestApprovalResponse\x128\n" +
 	"\bapproval\x18\x01 \x01(\v2\x1c.hanzo.approvals.v1.ApprovalR\bapproval\"%\n" +
 	"\x13WaitApprovalRequest\x12\x0e\n" +
@@ -2255,7 +2345,7 @@ func file_hanzo_approvals_v1_approvals_proto_rawDescGZIP() []byte {
 }
 
 var file_hanzo_approvals_v1_approvals_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_hanzo_approvals_v1_approvals_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_hanzo_approvals_v1_approvals_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_hanzo_approvals_v1_approvals_proto_goTypes = []any{
 	(Decision)(0),                     // 0: hanzo.approvals.v1.Decision
 	(State)(0),                        // 1: hanzo.approvals.v1.State
@@ -2267,31 +2357,33 @@ var file_hanzo_approvals_v1_approvals_proto_goTypes = []any{
 	(*Vote)(nil),                      // 7: hanzo.approvals.v1.Vote
 	(*Approval)(nil),                  // 8: hanzo.approvals.v1.Approval
 	(*RequestApprovalRequest)(nil),    // 9: hanzo.approvals.v1.RequestApprovalRequest
-	(*RequestApprovalResponse)(nil),   // 10: hanzo.approvals.v1.RequestApprovalResponse
-	(*WaitApprovalRequest)(nil),       // 11: hanzo.approvals.v1.WaitApprovalRequest
-	(*WaitApprovalResponse)(nil),      // 12: hanzo.approvals.v1.WaitApprovalResponse
-	(*ResolveApprovalRequest)(nil),    // 13: hanzo.approvals.v1.ResolveApprovalRequest
-	(*ResolveApprovalResponse)(nil),   // 14: hanzo.approvals.v1.ResolveApprovalResponse
-	(*GetApprovalRequest)(nil),        // 15: hanzo.approvals.v1.GetApprovalRequest
-	(*GetApprovalResponse)(nil),       // 16: hanzo.approvals.v1.GetApprovalResponse
-	(*ListApprovalsRequest)(nil),      // 17: hanzo.approvals.v1.ListApprovalsRequest
-	(*ListApprovalsResponse)(nil),     // 18: hanzo.approvals.v1.ListApprovalsResponse
-	(*WatchApprovalsRequest)(nil),     // 19: hanzo.approvals.v1.WatchApprovalsRequest
-	(*WatchApprovalsResponse)(nil),    // 20: hanzo.approvals.v1.WatchApprovalsResponse
-	(*PolicyFile)(nil),                // 21: hanzo.approvals.v1.PolicyFile
-	(*GetPolicyFileRequest)(nil),      // 22: hanzo.approvals.v1.GetPolicyFileRequest
-	(*GetPolicyFileResponse)(nil),     // 23: hanzo.approvals.v1.GetPolicyFileResponse
-	(*SetPolicyFileRequest)(nil),      // 24: hanzo.approvals.v1.SetPolicyFileRequest
-	(*SetPolicyFileResponse)(nil),     // 25: hanzo.approvals.v1.SetPolicyFileResponse
-	(*GetNodePolicyFileRequest)(nil),  // 26: hanzo.approvals.v1.GetNodePolicyFileRequest
-	(*GetNodePolicyFileResponse)(nil), // 27: hanzo.approvals.v1.GetNodePolicyFileResponse
-	(*SetNodePolicyFileRequest)(nil),  // 28: hanzo.approvals.v1.SetNodePolicyFileRequest
-	(*SetNodePolicyFileResponse)(nil), // 29: hanzo.approvals.v1.SetNodePolicyFileResponse
-	nil,                               // 30: hanzo.approvals.v1.RequestApprovalRequest.EnvEntry
-	(*timestamppb.Timestamp)(nil),     // 31: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),       // 32: google.protobuf.Duration
-	(*GrantRequest)(nil),              // 33: hanzo.approvals.v1.GrantRequest
-	(*structpb.Struct)(nil),           // 34: google.protobuf.Struct
+	(*Call)(nil),                      // 10: hanzo.approvals.v1.Call
+	(*RequestApprovalResponse)(nil),   // 11: hanzo.approvals.v1.RequestApprovalResponse
+	(*WaitApprovalRequest)(nil),       // 12: hanzo.approvals.v1.WaitApprovalRequest
+	(*WaitApprovalResponse)(nil),      // 13: hanzo.approvals.v1.WaitApprovalResponse
+	(*ResolveApprovalRequest)(nil),    // 14: hanzo.approvals.v1.ResolveApprovalRequest
+	(*ResolveApprovalResponse)(nil),   // 15: hanzo.approvals.v1.ResolveApprovalResponse
+	(*GetApprovalRequest)(nil),        // 16: hanzo.approvals.v1.GetApprovalRequest
+	(*GetApprovalResponse)(nil),       // 17: hanzo.approvals.v1.GetApprovalResponse
+	(*ListApprovalsRequest)(nil),      // 18: hanzo.approvals.v1.ListApprovalsRequest
+	(*ListApprovalsResponse)(nil),     // 19: hanzo.approvals.v1.ListApprovalsResponse
+	(*WatchApprovalsRequest)(nil),     // 20: hanzo.approvals.v1.WatchApprovalsRequest
+	(*WatchApprovalsResponse)(nil),    // 21: hanzo.approvals.v1.WatchApprovalsResponse
+	(*PolicyFile)(nil),                // 22: hanzo.approvals.v1.PolicyFile
+	(*GetPolicyFileRequest)(nil),      // 23: hanzo.approvals.v1.GetPolicyFileRequest
+	(*GetPolicyFileResponse)(nil),     // 24: hanzo.approvals.v1.GetPolicyFileResponse
+	(*SetPolicyFileRequest)(nil),      // 25: hanzo.approvals.v1.SetPolicyFileRequest
+	(*SetPolicyFileResponse)(nil),     // 26: hanzo.approvals.v1.SetPolicyFileResponse
+	(*GetNodePolicyFileRequest)(nil),  // 27: hanzo.approvals.v1.GetNodePolicyFileRequest
+	(*GetNodePolicyFileResponse)(nil), // 28: hanzo.approvals.v1.GetNodePolicyFileResponse
+	(*SetNodePolicyFileRequest)(nil),  // 29: hanzo.approvals.v1.SetNodePolicyFileRequest
+	(*SetNodePolicyFileResponse)(nil), // 30: hanzo.approvals.v1.SetNodePolicyFileResponse
+	nil,                               // 31: hanzo.approvals.v1.RequestApprovalRequest.EnvEntry
+	(*timestamppb.Timestamp)(nil),     // 32: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),       // 33: google.protobuf.Duration
+	(*structpb.Value)(nil),            // 34: google.protobuf.Value
+	(*GrantRequest)(nil),              // 35: hanzo.approvals.v1.GrantRequest
+	(*structpb.Struct)(nil),           // 36: google.protobuf.Struct
 }
 var file_hanzo_approvals_v1_approvals_proto_depIdxs = []int32{
 	4,  // 0: hanzo.approvals.v1.Binding.identity:type_name -> hanzo.approvals.v1.Identity
@@ -2301,59 +2393,61 @@ var file_hanzo_approvals_v1_approvals_proto_depIdxs = []int32{
 	5,  // 4: hanzo.approvals.v1.Identity.inner:type_name -> hanzo.approvals.v1.InnerFile
 	6,  // 5: hanzo.approvals.v1.InnerFile.file:type_name -> hanzo.approvals.v1.FileIdentity
 	0,  // 6: hanzo.approvals.v1.Vote.decision:type_name -> hanzo.approvals.v1.Decision
-	31, // 7: hanzo.approvals.v1.Vote.at:type_name -> google.protobuf.Timestamp
+	32, // 7: hanzo.approvals.v1.Vote.at:type_name -> google.protobuf.Timestamp
 	1,  // 8: hanzo.approvals.v1.Approval.state:type_name -> hanzo.approvals.v1.State
 	3,  // 9: hanzo.approvals.v1.Approval.binding:type_name -> hanzo.approvals.v1.Binding
-	31, // 10: hanzo.approvals.v1.Approval.created_at:type_name -> google.protobuf.Timestamp
-	31, // 11: hanzo.approvals.v1.Approval.expires_at:type_name -> google.protobuf.Timestamp
+	32, // 10: hanzo.approvals.v1.Approval.created_at:type_name -> google.protobuf.Timestamp
+	32, // 11: hanzo.approvals.v1.Approval.expires_at:type_name -> google.protobuf.Timestamp
 	0,  // 12: hanzo.approvals.v1.Approval.decision:type_name -> hanzo.approvals.v1.Decision
-	31, // 13: hanzo.approvals.v1.Approval.resolved_at:type_name -> google.protobuf.Timestamp
+	32, // 13: hanzo.approvals.v1.Approval.resolved_at:type_name -> google.protobuf.Timestamp
 	7,  // 14: hanzo.approvals.v1.Approval.votes:type_name -> hanzo.approvals.v1.Vote
 	0,  // 15: hanzo.approvals.v1.Approval.on_timeout:type_name -> hanzo.approvals.v1.Decision
-	31, // 16: hanzo.approvals.v1.Approval.escalate_at:type_name -> google.protobuf.Timestamp
+	32, // 16: hanzo.approvals.v1.Approval.escalate_at:type_name -> google.protobuf.Timestamp
 	2,  // 17: hanzo.approvals.v1.RequestApprovalRequest.plan:type_name -> hanzo.approvals.v1.Plan
-	30, // 18: hanzo.approvals.v1.RequestApprovalRequest.env:type_name -> hanzo.approvals.v1.RequestApprovalRequest.EnvEntry
-	32, // 19: hanzo.approvals.v1.RequestApprovalRequest.timeout:type_name -> google.protobuf.Duration
-	8,  // 20: hanzo.approvals.v1.RequestApprovalResponse.approval:type_name -> hanzo.approvals.v1.Approval
-	8,  // 21: hanzo.approvals.v1.WaitApprovalResponse.approval:type_name -> hanzo.approvals.v1.Approval
-	0,  // 22: hanzo.approvals.v1.ResolveApprovalRequest.decision:type_name -> hanzo.approvals.v1.Decision
-	33, // 23: hanzo.approvals.v1.ResolveApprovalRequest.grant:type_name -> hanzo.approvals.v1.GrantRequest
-	8,  // 24: hanzo.approvals.v1.ResolveApprovalResponse.approval:type_name -> hanzo.approvals.v1.Approval
-	8,  // 25: hanzo.approvals.v1.GetApprovalResponse.approval:type_name -> hanzo.approvals.v1.Approval
-	8,  // 26: hanzo.approvals.v1.ListApprovalsResponse.approvals:type_name -> hanzo.approvals.v1.Approval
-	8,  // 27: hanzo.approvals.v1.WatchApprovalsResponse.approval:type_name -> hanzo.approvals.v1.Approval
-	34, // 28: hanzo.approvals.v1.PolicyFile.file:type_name -> google.protobuf.Struct
-	21, // 29: hanzo.approvals.v1.GetPolicyFileResponse.policy:type_name -> hanzo.approvals.v1.PolicyFile
-	34, // 30: hanzo.approvals.v1.SetPolicyFileRequest.file:type_name -> google.protobuf.Struct
-	21, // 31: hanzo.approvals.v1.SetPolicyFileResponse.policy:type_name -> hanzo.approvals.v1.PolicyFile
-	21, // 32: hanzo.approvals.v1.GetNodePolicyFileResponse.policy:type_name -> hanzo.approvals.v1.PolicyFile
-	34, // 33: hanzo.approvals.v1.SetNodePolicyFileRequest.file:type_name -> google.protobuf.Struct
-	21, // 34: hanzo.approvals.v1.SetNodePolicyFileResponse.policy:type_name -> hanzo.approvals.v1.PolicyFile
-	9,  // 35: hanzo.approvals.v1.ApprovalService.RequestApproval:input_type -> hanzo.approvals.v1.RequestApprovalRequest
-	13, // 36: hanzo.approvals.v1.ApprovalService.ResolveApproval:input_type -> hanzo.approvals.v1.ResolveApprovalRequest
-	15, // 37: hanzo.approvals.v1.ApprovalService.GetApproval:input_type -> hanzo.approvals.v1.GetApprovalRequest
-	11, // 38: hanzo.approvals.v1.ApprovalService.WaitApproval:input_type -> hanzo.approvals.v1.WaitApprovalRequest
-	17, // 39: hanzo.approvals.v1.ApprovalService.ListApprovals:input_type -> hanzo.approvals.v1.ListApprovalsRequest
-	19, // 40: hanzo.approvals.v1.ApprovalService.WatchApprovals:input_type -> hanzo.approvals.v1.WatchApprovalsRequest
-	22, // 41: hanzo.approvals.v1.ApprovalService.GetPolicyFile:input_type -> hanzo.approvals.v1.GetPolicyFileRequest
-	24, // 42: hanzo.approvals.v1.ApprovalService.SetPolicyFile:input_type -> hanzo.approvals.v1.SetPolicyFileRequest
-	26, // 43: hanzo.approvals.v1.ApprovalService.GetNodePolicyFile:input_type -> hanzo.approvals.v1.GetNodePolicyFileRequest
-	28, // 44: hanzo.approvals.v1.ApprovalService.SetNodePolicyFile:input_type -> hanzo.approvals.v1.SetNodePolicyFileRequest
-	10, // 45: hanzo.approvals.v1.ApprovalService.RequestApproval:output_type -> hanzo.approvals.v1.RequestApprovalResponse
-	14, // 46: hanzo.approvals.v1.ApprovalService.ResolveApproval:output_type -> hanzo.approvals.v1.ResolveApprovalResponse
-	16, // 47: hanzo.approvals.v1.ApprovalService.GetApproval:output_type -> hanzo.approvals.v1.GetApprovalResponse
-	12, // 48: hanzo.approvals.v1.ApprovalService.WaitApproval:output_type -> hanzo.approvals.v1.WaitApprovalResponse
-	18, // 49: hanzo.approvals.v1.ApprovalService.ListApprovals:output_type -> hanzo.approvals.v1.ListApprovalsResponse
-	20, // 50: hanzo.approvals.v1.ApprovalService.WatchApprovals:output_type -> hanzo.approvals.v1.WatchApprovalsResponse
-	23, // 51: hanzo.approvals.v1.ApprovalService.GetPolicyFile:output_type -> hanzo.approvals.v1.GetPolicyFileResponse
-	25, // 52: hanzo.approvals.v1.ApprovalService.SetPolicyFile:output_type -> hanzo.approvals.v1.SetPolicyFileResponse
-	27, // 53: hanzo.approvals.v1.ApprovalService.GetNodePolicyFile:output_type -> hanzo.approvals.v1.GetNodePolicyFileResponse
-	29, // 54: hanzo.approvals.v1.ApprovalService.SetNodePolicyFile:output_type -> hanzo.approvals.v1.SetNodePolicyFileResponse
-	45, // [45:55] is the sub-list for method output_type
-	35, // [35:45] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	31, // 18: hanzo.approvals.v1.RequestApprovalRequest.env:type_name -> hanzo.approvals.v1.RequestApprovalRequest.EnvEntry
+	33, // 19: hanzo.approvals.v1.RequestApprovalRequest.timeout:type_name -> google.protobuf.Duration
+	10, // 20: hanzo.approvals.v1.RequestApprovalRequest.call:type_name -> hanzo.approvals.v1.Call
+	34, // 21: hanzo.approvals.v1.Call.params:type_name -> google.protobuf.Value
+	8,  // 22: hanzo.approvals.v1.RequestApprovalResponse.approval:type_name -> hanzo.approvals.v1.Approval
+	8,  // 23: hanzo.approvals.v1.WaitApprovalResponse.approval:type_name -> hanzo.approvals.v1.Approval
+	0,  // 24: hanzo.approvals.v1.ResolveApprovalRequest.decision:type_name -> hanzo.approvals.v1.Decision
+	35, // 25: hanzo.approvals.v1.ResolveApprovalRequest.grant:type_name -> hanzo.approvals.v1.GrantRequest
+	8,  // 26: hanzo.approvals.v1.ResolveApprovalResponse.approval:type_name -> hanzo.approvals.v1.Approval
+	8,  // 27: hanzo.approvals.v1.GetApprovalResponse.approval:type_name -> hanzo.approvals.v1.Approval
+	8,  // 28: hanzo.approvals.v1.ListApprovalsResponse.approvals:type_name -> hanzo.approvals.v1.Approval
+	8,  // 29: hanzo.approvals.v1.WatchApprovalsResponse.approval:type_name -> hanzo.approvals.v1.Approval
+	36, // 30: hanzo.approvals.v1.PolicyFile.file:type_name -> google.protobuf.Struct
+	22, // 31: hanzo.approvals.v1.GetPolicyFileResponse.policy:type_name -> hanzo.approvals.v1.PolicyFile
+	36, // 32: hanzo.approvals.v1.SetPolicyFileRequest.file:type_name -> google.protobuf.Struct
+	22, // 33: hanzo.approvals.v1.SetPolicyFileResponse.policy:type_name -> hanzo.approvals.v1.PolicyFile
+	22, // 34: hanzo.approvals.v1.GetNodePolicyFileResponse.policy:type_name -> hanzo.approvals.v1.PolicyFile
+	36, // 35: hanzo.approvals.v1.SetNodePolicyFileRequest.file:type_name -> google.protobuf.Struct
+	22, // 36: hanzo.approvals.v1.SetNodePolicyFileResponse.policy:type_name -> hanzo.approvals.v1.PolicyFile
+	9,  // 37: hanzo.approvals.v1.ApprovalService.RequestApproval:input_type -> hanzo.approvals.v1.RequestApprovalRequest
+	14, // 38: hanzo.approvals.v1.ApprovalService.ResolveApproval:input_type -> hanzo.approvals.v1.ResolveApprovalRequest
+	16, // 39: hanzo.approvals.v1.ApprovalService.GetApproval:input_type -> hanzo.approvals.v1.GetApprovalRequest
+	12, // 40: hanzo.approvals.v1.ApprovalService.WaitApproval:input_type -> hanzo.approvals.v1.WaitApprovalRequest
+	18, // 41: hanzo.approvals.v1.ApprovalService.ListApprovals:input_type -> hanzo.approvals.v1.ListApprovalsRequest
+	20, // 42: hanzo.approvals.v1.ApprovalService.WatchApprovals:input_type -> hanzo.approvals.v1.WatchApprovalsRequest
+	23, // 43: hanzo.approvals.v1.ApprovalService.GetPolicyFile:input_type -> hanzo.approvals.v1.GetPolicyFileRequest
+	25, // 44: hanzo.approvals.v1.ApprovalService.SetPolicyFile:input_type -> hanzo.approvals.v1.SetPolicyFileRequest
+	27, // 45: hanzo.approvals.v1.ApprovalService.GetNodePolicyFile:input_type -> hanzo.approvals.v1.GetNodePolicyFileRequest
+	29, // 46: hanzo.approvals.v1.ApprovalService.SetNodePolicyFile:input_type -> hanzo.approvals.v1.SetNodePolicyFileRequest
+	11, // 47: hanzo.approvals.v1.ApprovalService.RequestApproval:output_type -> hanzo.approvals.v1.RequestApprovalResponse
+	15, // 48: hanzo.approvals.v1.ApprovalService.ResolveApproval:output_type -> hanzo.approvals.v1.ResolveApprovalResponse
+	17, // 49: hanzo.approvals.v1.ApprovalService.GetApproval:output_type -> hanzo.approvals.v1.GetApprovalResponse
+	13, // 50: hanzo.approvals.v1.ApprovalService.WaitApproval:output_type -> hanzo.approvals.v1.WaitApprovalResponse
+	19, // 51: hanzo.approvals.v1.ApprovalService.ListApprovals:output_type -> hanzo.approvals.v1.ListApprovalsResponse
+	21, // 52: hanzo.approvals.v1.ApprovalService.WatchApprovals:output_type -> hanzo.approvals.v1.WatchApprovalsResponse
+	24, // 53: hanzo.approvals.v1.ApprovalService.GetPolicyFile:output_type -> hanzo.approvals.v1.GetPolicyFileResponse
+	26, // 54: hanzo.approvals.v1.ApprovalService.SetPolicyFile:output_type -> hanzo.approvals.v1.SetPolicyFileResponse
+	28, // 55: hanzo.approvals.v1.ApprovalService.GetNodePolicyFile:output_type -> hanzo.approvals.v1.GetNodePolicyFileResponse
+	30, // 56: hanzo.approvals.v1.ApprovalService.SetNodePolicyFile:output_type -> hanzo.approvals.v1.SetNodePolicyFileResponse
+	47, // [47:57] is the sub-list for method output_type
+	37, // [37:47] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_hanzo_approvals_v1_approvals_proto_init() }
@@ -2366,14 +2460,14 @@ func file_hanzo_approvals_v1_approvals_proto_init() {
 	file_hanzo_approvals_v1_approvals_proto_msgTypes[1].OneofWrappers = []any{}
 	file_hanzo_approvals_v1_approvals_proto_msgTypes[6].OneofWrappers = []any{}
 	file_hanzo_approvals_v1_approvals_proto_msgTypes[7].OneofWrappers = []any{}
-	file_hanzo_approvals_v1_approvals_proto_msgTypes[15].OneofWrappers = []any{}
+	file_hanzo_approvals_v1_approvals_proto_msgTypes[16].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hanzo_approvals_v1_approvals_proto_rawDesc), len(file_hanzo_approvals_v1_approvals_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   29,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

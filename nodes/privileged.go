@@ -1,0 +1,129 @@
+package nodes
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/hanzoai/hanzod/identity"
+)
+
+// maxSessions bounds the terminals of a node whose opener is remembered; of more, the oldest is forgotten, and
+// its opener then needs what everybody else does.
+const maxSessions = 256
+
+// terminals remembers who opened which terminal on a node, by a call that was let through: who did may type
+// into it (tunnel.md §5.4). It ends with the link.
+type terminals struct {
+	mu    sync.Mutex
+	owner map[string]string // subject by session
+	order []string
+}
+
+func (t *terminals) opened(answer []byte, by string) {
+	id := sessionOf(answer)
+	if id == "" || len(id) > maxSessionKey {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, known := t.owner[id]; known {
+		return // a node that names a session twice gives it to nobody else
+	}
+	if t.owner == nil {
+		t.owner = map[string]string{}
+	}
+	if len(t.order) >= maxSessions {
+		delete(t.owner, t.order[0])
+		t.order = slices.Delete(t.order, 0, 1)
+	}
+	t.owner[id] = by
+	t.order = append(t.order, id)
+}
+
+func (t *terminals) owns(params []byte, by string) bool {
+	id := sessionOf(params)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	owner, ok := t.owner[id]
+	return ok && owner == by
+}
+
+// sessionOf is the session that the params or the answer of a terminal command name, "" for none and for
+// what names it in two ways.
+func sessionOf(text []byte) (id string) {
+	var all map[string]json.RawMessage
+	if json.Unmarshal(text, &all) != nil {
+		return ""
+	}
+	n := 0
+	for k, raw := range all {
+		if strings.EqualFold(k, "session_id") {
+			n++
+			if k != "session_id" || json.Unmarshal(raw, &id) != nil {
+				return ""
+			}
+		}
+	}
+	if n != 1 {
+		return ""
+	}
+	return id
+}
+
+// follows reports whether a command is for a terminal that the caller opened.
+func follows(e *entry, c identity.Caller, in InvokeIn) bool {
+	if !strings.HasPrefix(in.Command, "terminal.") || in.Command == "terminal.open" {
+		return false
+	}
+	return e.own.terminals.owns(in.Params, c.Subject())
+}
+
+// lineRun reports whether a system.run is of the kind that linked machines take, a line for a shell
+// (tunnel.md §1.6), and not of the gateway protocol, whose command is an array.
+func lineRun(n Node, in InvokeIn) bool {
+	if in.Command != "system.run" || n.Link != LinkTunnel && n.Link != LinkGRPC {
+		return false
+	}
+	var all map[string]json.RawMessage
+	if json.Unmarshal(in.Params, &all) != nil {
+		return false
+	}
+	raw := bytes.TrimSpace(all["command"])
+	return all["cmd"] != nil || len(raw) > 0 && raw[0] != '['
+}
+
+// MayWait reports whether Start waits for the disk before it returns: what a guard has to record.
+func MayWait(command string) bool {
+	command = trim(command)
+	if command == "system.run" {
+		return true
+	}
+	for _, list := range defaults {
+		if slices.Contains(list, command) {
+			return false
+		}
+	}
+	return !reading[command]
+}
+
+// guarded asks the guard about a call, if it is one that takes its word. It returns the params to send, and
+// what hears how the call ended, nil when nobody was asked.
+func (s *Service) guarded(ctx context.Context, c identity.Caller, e *entry, g grade, in InvokeIn) ([]byte, func(bool, []byte, error), error) {
+	switch {
+	case in.Command == "system.run" && !lineRun(e.node, in):
+		return s.guard.GuardRun(ctx, c, in.NodeID, in.Params)
+	case in.Command == "system.run":
+		g = privileged
+		if s.policy.Load().added(in.Command) {
+			g = recorded
+		}
+	case g == open, follows(e, c, in):
+		return in.Params, nil, nil
+	}
+	knows := slices.Contains(e.node.Caps, bindingCap)
+	return s.guard.GuardCall(ctx, c, in.NodeID, in.Command, in.Params, g == recorded, knows)
+}
