@@ -26,6 +26,7 @@ import (
 	"github.com/hanzoai/hanzod/nodes/host"
 	hostfiles "github.com/hanzoai/hanzod/nodes/host/files"
 	"github.com/hanzoai/hanzod/runtime/logs"
+	"github.com/hanzoai/hanzod/tunnel/checkpoint"
 	"github.com/hanzoai/hanzod/tunnel/files"
 )
 
@@ -372,7 +373,9 @@ type nodeHost struct {
 	device *dial.Identity // nil without one
 	tokens *dial.Tokens
 
-	offered *files.Files // the files of this machine
+	offered *files.Files    // the files of this machine
+	session *checkpoint.Log // what was said and run here
+	host    *host.Host
 }
 
 // open reads what the node host keeps.
@@ -391,6 +394,9 @@ func (n *nodeHost) open() (err error) {
 		return err
 	}
 	n.offered = files.New(roots)
+	if n.session, err = checkpoint.OpenLog(filepath.Join(n.o.StateDir, sessionFile), n.log, n.now); err != nil {
+		return err
+	}
 	if !n.o.NoDevice {
 		n.device, n.tokens, err = deviceOf(n.o.StateDir)
 	}
@@ -516,13 +522,15 @@ func (n *nodeHost) legacy() (dial.NodeOptions, error) {
 
 // modules are what this machine offers beyond running commands.
 func (n *nodeHost) modules() []host.Module {
-	return []host.Module{hostfiles.New(n.offered)}
+	return []host.Module{hostfiles.New(n.offered), n.checkpoints()}
 }
 
 // serve runs the node host until ctx ends.
 func (n *nodeHost) serve(ctx context.Context, c host.Connector) error {
+	defer n.session.Close()
+	n.host = host.New(host.Config{Policy: n.file, Prompter: n.ask, Env: runEnv, Modules: n.modules(), Log: n.log})
 	err := host.Serve(ctx, host.ServeOptions{
-		Host:      host.New(host.Config{Policy: n.file, Prompter: n.ask, Env: runEnv, Modules: n.modules(), Log: n.log}),
+		Host:      n.host,
 		Connector: c, OnState: n.o.OnState, Log: n.log,
 	})
 	if errors.Is(err, context.Canceled) {
