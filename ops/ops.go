@@ -26,6 +26,7 @@ import (
 	sessionsv1 "github.com/hanzoai/hanzod/gen/hanzo/sessions/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
 	talkv1 "github.com/hanzoai/hanzod/gen/hanzo/talk/v1"
+	tunnelv1 "github.com/hanzoai/hanzod/gen/hanzo/tunnel/v1"
 	updatev1 "github.com/hanzoai/hanzod/gen/hanzo/update/v1"
 	wizardv1 "github.com/hanzoai/hanzod/gen/hanzo/wizard/v1"
 	"github.com/hanzoai/hanzod/identity"
@@ -87,6 +88,7 @@ type Catalogue struct {
 // files are the descriptors whose services make up the catalogue.
 var files = []protoreflect.FileDescriptor{
 	systemv1.File_hanzo_system_v1_system_proto,
+	tunnelv1.File_hanzo_tunnel_v1_files_proto,
 	nodesv1.File_hanzo_nodes_v1_nodes_proto,
 	approvalsv1.File_hanzo_approvals_v1_approvals_proto,
 	approvalsv1.File_hanzo_approvals_v1_grants_proto,

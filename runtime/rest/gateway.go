@@ -35,6 +35,7 @@ import (
 	sessionsv1 "github.com/hanzoai/hanzod/gen/hanzo/sessions/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
 	talkv1 "github.com/hanzoai/hanzod/gen/hanzo/talk/v1"
+	tunnelv1 "github.com/hanzoai/hanzod/gen/hanzo/tunnel/v1"
 	updatev1 "github.com/hanzoai/hanzod/gen/hanzo/update/v1"
 	wizardv1 "github.com/hanzoai/hanzod/gen/hanzo/wizard/v1"
 	"github.com/hanzoai/hanzod/runtime/rpc"
@@ -52,6 +53,7 @@ func (s *server) gateway() (*gwruntime.ServeMux, error) {
 		WithServerStreamInterceptor(s.d.RPC.StreamInterceptor())
 	s.d.RPC.Register(channel)
 	conn := opened{channel}
+	s.files = tunnelv1.NewFileServiceClient(conn)
 
 	none := func(string) (string, bool) { return "", false }
 	mux := gwruntime.NewServeMux(
@@ -91,6 +93,7 @@ func (s *server) gateway() (*gwruntime.ServeMux, error) {
 		secretsv1.RegisterSecretServiceHandlerClient(ctx, mux, secretsv1.NewSecretServiceClient(conn)),
 		wizardv1.RegisterWizardServiceHandlerClient(ctx, mux, wizardv1.NewWizardServiceClient(conn)),
 		cronv1.RegisterCronServiceHandlerClient(ctx, mux, cronv1.NewCronServiceClient(conn)),
+		tunnelv1.RegisterFileServiceHandlerClient(ctx, mux, s.files),
 	)
 }
 

@@ -36,6 +36,7 @@ import (
 
 	"github.com/hanzoai/hanzod/compat/web"
 	"github.com/hanzoai/hanzod/gate"
+	tunnelv1 "github.com/hanzoai/hanzod/gen/hanzo/tunnel/v1"
 	"github.com/hanzoai/hanzod/gen/openapi"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/identity/peer"
@@ -108,6 +109,7 @@ type Deps struct {
 type server struct {
 	d      Deps
 	mux    *gwruntime.ServeMux
+	files  tunnelv1.FileServiceClient
 	stages []web.Stage
 	hsts   []string
 	hosts  map[string]bool

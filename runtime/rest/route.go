@@ -34,6 +34,7 @@ func (s *server) route() []web.Stage {
 	if s.d.Links != nil {
 		add(web.Stage{Match: hanzotunnel.Serves, Serve: upgradeRequired}, true)
 	}
+	add(web.Stage{Match: isFileRoute, Serve: s.contents}, true)
 	add(web.Stage{Match: below("/v1/"), Serve: s.mux.ServeHTTP}, true)
 	own(s.metrics, "/metrics")
 	own(s.document, "/openapi.json")

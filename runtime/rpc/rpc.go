@@ -39,6 +39,7 @@ import (
 	sessionsv1 "github.com/hanzoai/hanzod/gen/hanzo/sessions/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
 	talkv1 "github.com/hanzoai/hanzod/gen/hanzo/talk/v1"
+	tunnelv1 "github.com/hanzoai/hanzod/gen/hanzo/tunnel/v1"
 	updatev1 "github.com/hanzoai/hanzod/gen/hanzo/update/v1"
 	wizardv1 "github.com/hanzoai/hanzod/gen/hanzo/wizard/v1"
 	"github.com/hanzoai/hanzod/heartbeat"
@@ -184,6 +185,7 @@ type Deps struct {
 	Models    Models
 	Config    Live
 	Devices   Devices
+	Files     Files
 	Presence  Presence
 	Bus       *events.Bus
 	// DeviceConnections counts the connections of each device at the other doors.
@@ -250,6 +252,7 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	secretsv1.RegisterSecretServiceServer(r, &secretsServer{s: s})
 	wizardv1.RegisterWizardServiceServer(r, &wizardServer{s: s})
 	cronv1.RegisterCronServiceServer(r, &cronServer{s: s})
+	tunnelv1.RegisterFileServiceServer(r, &filesServer{s: s})
 }
 
 // GRPC returns a server with everything registered: hanzod's services, the standard health service

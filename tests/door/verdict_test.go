@@ -435,6 +435,15 @@ var missing = map[string]string{
 	"/hanzo.approvals.v1.GrantService/GetGrant":          "the original has no grants",
 	"/hanzo.approvals.v1.GrantService/ListGrants":        "the original has no grants",
 	"/hanzo.approvals.v1.GrantService/WatchGrants":       "the original has no grants",
+	"/hanzo.tunnel.v1.FileService/StatFile":              "the legacy door has node.invoke file.* for it",
+	"/hanzo.tunnel.v1.FileService/ListFiles":             "the legacy door has node.invoke file.* for it",
+	"/hanzo.tunnel.v1.FileService/HashFile":              "the legacy door has node.invoke file.* for it",
+	"/hanzo.tunnel.v1.FileService/GetUpload":             "the legacy door has node.invoke file.* for it",
+	"/hanzo.tunnel.v1.FileService/MakeDirectory":         "the legacy door has node.invoke file.* for it",
+	"/hanzo.tunnel.v1.FileService/RemoveFile":            "the legacy door has node.invoke file.* for it",
+	"/hanzo.tunnel.v1.FileService/RenameFile":            "the legacy door has node.invoke file.* for it",
+	"/hanzo.tunnel.v1.FileService/ReadFile":              "a stream of bytes; REST has routes of its own for it, the legacy door node.invoke file.*",
+	"/hanzo.tunnel.v1.FileService/WriteFile":             "a stream of bytes; REST has routes of its own for it, the legacy door node.invoke file.*",
 }
 
 // Every operation, every kind of caller, every door: the verdicts are the gate's.

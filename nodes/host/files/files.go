@@ -9,10 +9,12 @@ package files
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"io/fs"
 	"strings"
 	"time"
@@ -309,7 +311,7 @@ func (m *Module) write(ctx context.Context, r host.Request, p params) (any, erro
 		at = time.Unix(0, p.MTimeNs)
 	}
 	switch {
-	case p.Upload != "" && p.Commit:
+	case p.Upload != "" && p.Commit && p.Channel == "":
 		if p.Size == nil || sum == nil {
 			return nil, errs.New(errs.Invalid, "size and sha256 of the whole file are needed to finish an upload")
 		}
@@ -320,7 +322,14 @@ func (m *Module) write(ctx context.Context, r host.Request, p params) (any, erro
 		if p.Size != nil {
 			in.Size = *p.Size
 		}
-		return m.upload(ctx, r, p, in, data)
+		if p.Channel == "" {
+			out, err := m.files.Write(ctx, in, bytes.NewReader(data))
+			return written{out.Held, hex.EncodeToString(out.SHA256)}, err
+		}
+		return m.upload(ctx, r, p, in, func(sum []byte) (any, error) {
+			e, err := m.files.Commit(ctx, files.CommitIn{Path: p.Path, Upload: p.Upload, Size: in.Size, SHA256: sum, Mode: mode, ModTime: at, Overwrite: p.Overwrite})
+			return found{entryOf(e)}, err
+		})
 	case p.DataB64 == nil:
 		return nil, errs.New(errs.Invalid, "data_b64 or upload is needed")
 	case p.InPlace:
@@ -333,23 +342,41 @@ func (m *Module) write(ctx context.Context, r host.Request, p params) (any, erro
 	return found{entryOf(e)}, err
 }
 
-func (m *Module) upload(ctx context.Context, r host.Request, p params, in files.WriteIn, data []byte) (any, error) {
-	if p.Channel != "" {
-		ch, err := channel(ctx, r, p.Channel)
-		if err != nil {
-			return nil, err
-		}
-		defer broken(ctx, ch)()
-		defer func() { _ = ch.Close(nil) }() // there is no more to read
-		out, err := m.files.Write(ctx, in, ch)
-		if err != nil {
-			_ = ch.Close(err) // whoever sends stops
-			return nil, err
-		}
-		return written{out.Held, hex.EncodeToString(out.SHA256)}, nil
+// upload takes an upload from a channel. With commit, the checksum of the whole file comes behind its bytes, and
+// the file gets its name then.
+func (m *Module) upload(ctx context.Context, r host.Request, p params, in files.WriteIn, commit func(sum []byte) (any, error)) (any, error) {
+	if p.Commit && in.Size < 0 {
+		return nil, errs.New(errs.Invalid, "size of the whole file is needed to finish an upload")
 	}
-	out, err := m.files.Write(ctx, in, bytes.NewReader(data))
-	return written{out.Held, hex.EncodeToString(out.SHA256)}, err
+	ch, err := channel(ctx, r, p.Channel)
+	if err != nil {
+		return nil, err
+	}
+	defer broken(ctx, ch)()
+	give := func(err error) (any, error) {
+		_ = ch.Close(err) // whoever sends stops
+		return nil, err
+	}
+	from := io.Reader(ch)
+	if p.Commit {
+		from = io.LimitReader(ch, in.Size-in.Offset)
+	}
+	held, err := m.files.Write(ctx, in, from)
+	if err != nil {
+		return give(err)
+	}
+	var out any = written{held.Held, hex.EncodeToString(held.SHA256)}
+	if p.Commit {
+		sum := make([]byte, sha256.Size)
+		if _, err := io.ReadFull(ch, sum); err != nil {
+			return give(fmt.Errorf("the checksum of the file did not come: %w", err))
+		}
+		if out, err = commit(sum); err != nil {
+			return give(err)
+		}
+	}
+	_ = ch.Close(nil) // there is no more to read
+	return out, nil
 }
 
 func checksum(text string) ([]byte, error) {
