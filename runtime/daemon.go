@@ -477,7 +477,7 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 		Catalogue: catalogue, Gate: g, Nodes: d.nodes, Approvals: d.approvals, Policy: d.rules, Runs: d.runs, System: d.system, Sessions: d.sessions, Usage: d.usage, Heartbeat: d.heartbeat, Channels: d.channels, Talk: d.talk, Config: d.live, Devices: d.identity,
 		Secrets: d.secrets, Wizard: d.wizard,
 		Cron:   d.cron,
-		Files:  tunnel.NewFiles(fileNodes{d.nodes}),
+		Files:  tunnel.NewFiles(FileNodes{d.nodes}),
 		Agents: d.agents, Skills: d.skills, Models: d.models,
 		DeviceConnections: func() map[string]int { return d.door.DeviceConnections() },
 		Remote: func() rpc.Remote {

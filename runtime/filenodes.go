@@ -11,19 +11,19 @@ import (
 	"github.com/hanzoai/hanzod/tunnel"
 )
 
-// fileNodes sends the commands of tunnel.Files to nodes.
-type fileNodes struct{ nodes *nodes.Service }
+// FileNodes sends the commands of tunnel.Files to nodes.
+type FileNodes struct{ Nodes *nodes.Service }
 
 // Call implements tunnel.FileNodes.
-func (f fileNodes) Call(ctx context.Context, c identity.Caller, nodeID, command string, params []byte, limit time.Duration) ([]byte, error) {
-	out, err := f.nodes.Invoke(ctx, c, nodes.InvokeIn{NodeID: nodeID, Command: command, Params: params, Timeout: &limit})
+func (f FileNodes) Call(ctx context.Context, c identity.Caller, nodeID, command string, params []byte, limit time.Duration) ([]byte, error) {
+	out, err := f.Nodes.Invoke(ctx, c, nodes.InvokeIn{NodeID: nodeID, Command: command, Params: params, Timeout: &limit})
 	return payloadOf(out, err)
 }
 
 // Open implements tunnel.FileNodes.
-func (f fileNodes) Open(ctx context.Context, c identity.Caller, nodeID, command string, params []byte) (tunnel.FileChannel, func(context.Context) ([]byte, error), error) {
+func (f FileNodes) Open(ctx context.Context, c identity.Caller, nodeID, command string, params []byte) (tunnel.FileChannel, func(context.Context) ([]byte, error), error) {
 	var none time.Duration // it takes as long as its bytes
-	ch, answer, err := f.nodes.OpenChannel(ctx, c, nodes.InvokeIn{NodeID: nodeID, Command: command, Params: params, Timeout: &none})
+	ch, answer, err := f.Nodes.OpenChannel(ctx, c, nodes.InvokeIn{NodeID: nodeID, Command: command, Params: params, Timeout: &none})
 	if errors.Is(err, nodes.ErrNoChannel) {
 		return nil, nil, tunnel.ErrNoFileChannel
 	}

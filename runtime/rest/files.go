@@ -292,11 +292,14 @@ func (s *server) putFile(w http.ResponseWriter, r *http.Request, node, path stri
 	if err == nil {
 		err = stream.Send(&tunnelv1.WriteFileRequest{Message: &tunnelv1.WriteFileRequest_Sha256{Sha256: sum}})
 	}
+	if err == nil {
+		err = stream.CloseSend()
+	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		writeProblem(w, problemOf(status.Convert(err)))
 		return
 	}
-	out, err := stream.CloseAndRecv()
+	out, err := stream.Recv()
 	if err != nil {
 		writeProblem(w, problemOf(status.Convert(err)))
 		return

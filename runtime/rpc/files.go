@@ -247,7 +247,7 @@ func (f *filesServer) WriteFile(stream tunnelv1.FileService_WriteFileServer) err
 	if err != nil {
 		return err
 	}
-	return stream.SendAndClose(&tunnelv1.WriteFileResponse{Entry: fileEntryToProto(e)})
+	return stream.Send(&tunnelv1.WriteFileResponse{Entry: fileEntryToProto(e)})
 }
 
 func heldFromProto(r *tunnelv1.GetUploadRequest) (tunnel.HeldIn, error) {

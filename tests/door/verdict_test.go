@@ -54,6 +54,7 @@ import (
 	"github.com/hanzoai/hanzod/store/storetest"
 	"github.com/hanzoai/hanzod/system"
 	"github.com/hanzoai/hanzod/talk"
+	"github.com/hanzoai/hanzod/tunnel"
 	"github.com/hanzoai/hanzod/wizard"
 )
 
@@ -177,7 +178,7 @@ func newHouse(t *testing.T) *house {
 	g := gate.New()
 	server := rpc.New(rpc.Deps{
 		Catalogue: catalogue, Gate: g, Nodes: ns, Approvals: app, Policy: rules, Runs: rs, System: sys, Heartbeat: beats, Channels: channels.New(time.Now), Talk: voice, Bus: bus, Render: compat.Payload,
-		Secrets: kept, Wizard: asks, Config: lv,
+		Secrets: kept, Wizard: asks, Config: lv, Files: tunnel.NewFiles(runtime.FileNodes{Nodes: ns}),
 		Sessions: talks, Usage: costs,
 		Agents: ag, Skills: sk, Models: mo,
 		Cron:         jobs,

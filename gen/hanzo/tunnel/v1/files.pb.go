@@ -1755,13 +1755,13 @@ const file_hanzo_tunnel_v1_files_proto_rawDesc = "" +
 	"\x0eFILE_KIND_FILE\x10\x01\x12\x17\n" +
 	"\x13FILE_KIND_DIRECTORY\x10\x02\x12\x12\n" +
 	"\x0eFILE_KIND_LINK\x10\x03\x12\x13\n" +
-	"\x0fFILE_KIND_OTHER\x10\x042\xad\t\n" +
+	"\x0fFILE_KIND_OTHER\x10\x042\xaf\t\n" +
 	"\vFileService\x12\x83\x01\n" +
 	"\bStatFile\x12 .hanzo.tunnel.v1.StatFileRequest\x1a!.hanzo.tunnel.v1.StatFileResponse\"2\xea\xc7\x18\b\x10\x02\x18\x01 \x010\x01\x82\xd3\xe4\x93\x02 \x12\x1e/v1/nodes/{node_id}/files:stat\x12\x86\x01\n" +
 	"\tListFiles\x12!.hanzo.tunnel.v1.ListFilesRequest\x1a\".hanzo.tunnel.v1.ListFilesResponse\"2\xea\xc7\x18\b\x10\x02\x18\x01 \x010\x01\x82\xd3\xe4\x93\x02 \x12\x1e/v1/nodes/{node_id}/files:list\x12_\n" +
 	"\bReadFile\x12 .hanzo.tunnel.v1.ReadFileRequest\x1a!.hanzo.tunnel.v1.ReadFileResponse\"\f\xea\xc7\x18\b\x10\x02\x18\x02 \x030\x010\x01\x12\x83\x01\n" +
-	"\bHashFile\x12 .hanzo.tunnel.v1.HashFileRequest\x1a!.hanzo.tunnel.v1.HashFileResponse\"2\xea\xc7\x18\b\x10\x02\x18\x02 \x010\x01\x82\xd3\xe4\x93\x02 \x12\x1e/v1/nodes/{node_id}/files:hash\x12b\n" +
-	"\tWriteFile\x12!.hanzo.tunnel.v1.WriteFileRequest\x1a\".hanzo.tunnel.v1.WriteFileResponse\"\f\xea\xc7\x18\b\x10\x02\x18\x02 \x030\x01(\x01\x12\x88\x01\n" +
+	"\bHashFile\x12 .hanzo.tunnel.v1.HashFileRequest\x1a!.hanzo.tunnel.v1.HashFileResponse\"2\xea\xc7\x18\b\x10\x02\x18\x02 \x010\x01\x82\xd3\xe4\x93\x02 \x12\x1e/v1/nodes/{node_id}/files:hash\x12d\n" +
+	"\tWriteFile\x12!.hanzo.tunnel.v1.WriteFileRequest\x1a\".hanzo.tunnel.v1.WriteFileResponse\"\f\xea\xc7\x18\b\x10\x02\x18\x02 \x030\x01(\x010\x01\x12\x88\x01\n" +
 	"\tGetUpload\x12!.hanzo.tunnel.v1.GetUploadRequest\x1a\".hanzo.tunnel.v1.GetUploadResponse\"4\xea\xc7\x18\b\x10\x02\x18\x01 \x010\x01\x82\xd3\xe4\x93\x02\"\x12 /v1/nodes/{node_id}/files:upload\x12\x96\x01\n" +
 	"\rMakeDirectory\x12%.hanzo.tunnel.v1.MakeDirectoryRequest\x1a&.hanzo.tunnel.v1.MakeDirectoryResponse\"6\xea\xc7\x18\b\x10\x02\x18\x02 \x010\x01\x82\xd3\xe4\x93\x02$:\x01*\"\x1f/v1/nodes/{node_id}/files:mkdir\x12\x8e\x01\n" +
 	"\n" +

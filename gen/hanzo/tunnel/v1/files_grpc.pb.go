@@ -57,8 +57,8 @@ type FileServiceClient interface {
 	// WriteFile replaces a file in one step or not at all: it has the new contents once the answer says so, and
 	// they are on disk then. The first message says what comes, then come its bytes, and the last one has their
 	// checksum. What arrived of an upload with a name is kept when the stream ends before that, and gone on with
-	// by a call that begins where it ended (see GetUpload).
-	WriteFile(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[WriteFileRequest, WriteFileResponse], error)
+	// by a call that begins where it ended (see GetUpload). There is one answer, at the end.
+	WriteFile(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WriteFileRequest, WriteFileResponse], error)
 	// GetUpload says how much of an upload is on the node's disk, with its checksum.
 	GetUpload(ctx context.Context, in *GetUploadRequest, opts ...grpc.CallOption) (*GetUploadResponse, error)
 	MakeDirectory(ctx context.Context, in *MakeDirectoryRequest, opts ...grpc.CallOption) (*MakeDirectoryResponse, error)
@@ -125,7 +125,7 @@ func (c *fileServiceClient) HashFile(ctx context.Context, in *HashFileRequest, o
 	return out, nil
 }
 
-func (c *fileServiceClient) WriteFile(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[WriteFileRequest, WriteFileResponse], error) {
+func (c *fileServiceClient) WriteFile(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WriteFileRequest, WriteFileResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &FileService_ServiceDesc.Streams[1], FileService_WriteFile_FullMethodName, cOpts...)
 	if err != nil {
@@ -136,7 +136,7 @@ func (c *fileServiceClient) WriteFile(ctx context.Context, opts ...grpc.CallOpti
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type FileService_WriteFileClient = grpc.ClientStreamingClient[WriteFileRequest, WriteFileResponse]
+type FileService_WriteFileClient = grpc.BidiStreamingClient[WriteFileRequest, WriteFileResponse]
 
 func (c *fileServiceClient) GetUpload(ctx context.Context, in *GetUploadRequest, opts ...grpc.CallOption) (*GetUploadResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -203,8 +203,8 @@ type FileServiceServer interface {
 	// WriteFile replaces a file in one step or not at all: it has the new contents once the answer says so, and
 	// they are on disk then. The first message says what comes, then come its bytes, and the last one has their
 	// checksum. What arrived of an upload with a name is kept when the stream ends before that, and gone on with
-	// by a call that begins where it ended (see GetUpload).
-	WriteFile(grpc.ClientStreamingServer[WriteFileRequest, WriteFileResponse]) error
+	// by a call that begins where it ended (see GetUpload). There is one answer, at the end.
+	WriteFile(grpc.BidiStreamingServer[WriteFileRequest, WriteFileResponse]) error
 	// GetUpload says how much of an upload is on the node's disk, with its checksum.
 	GetUpload(context.Context, *GetUploadRequest) (*GetUploadResponse, error)
 	MakeDirectory(context.Context, *MakeDirectoryRequest) (*MakeDirectoryResponse, error)
@@ -234,7 +234,7 @@ func (UnimplementedFileServiceServer) ReadFile(*ReadFileRequest, grpc.ServerStre
 func (UnimplementedFileServiceServer) HashFile(context.Context, *HashFileRequest) (*HashFileResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method HashFile not implemented")
 }
-func (UnimplementedFileServiceServer) WriteFile(grpc.ClientStreamingServer[WriteFileRequest, WriteFileResponse]) error {
+func (UnimplementedFileServiceServer) WriteFile(grpc.BidiStreamingServer[WriteFileRequest, WriteFileResponse]) error {
 	return status.Error(codes.Unimplemented, "method WriteFile not implemented")
 }
 func (UnimplementedFileServiceServer) GetUpload(context.Context, *GetUploadRequest) (*GetUploadResponse, error) {
@@ -340,7 +340,7 @@ func _FileService_WriteFile_Handler(srv interface{}, stream grpc.ServerStream) e
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type FileService_WriteFileServer = grpc.ClientStreamingServer[WriteFileRequest, WriteFileResponse]
+type FileService_WriteFileServer = grpc.BidiStreamingServer[WriteFileRequest, WriteFileResponse]
 
 func _FileService_GetUpload_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetUploadRequest)
@@ -459,6 +459,7 @@ var FileService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "WriteFile",
 			Handler:       _FileService_WriteFile_Handler,
+			ServerStreams: true,
 			ClientStreams: true,
 		},
 	},
