@@ -65,6 +65,36 @@ type Child struct {
 // Start asks the policy and starts the program. It fails with a *RefusedError where the policy refuses, with
 // ErrNoProgram, and with what the system says. Wait must be called.
 func Start(p Policy, o Order) (*Child, error) {
+	i, err := admit(p, o)
+	if err != nil {
+		return nil, err
+	}
+	return start(i, o)
+}
+
+// Program is what the policy lets run, for who starts it in another way than Start does.
+type Program struct {
+	// Path is the executable, Argv what it is called with, Dir where it runs; Files are for it, from descriptor
+	// 3 on, and nil is none at that number.
+	Path  string
+	Argv  []string
+	Dir   string
+	Files []*os.File
+	// Began is to be called when it has started, Close when it has ended or could not be started.
+	Began, Close func()
+}
+
+// Admit asks the policy as Start does, and starts nothing. It fails like Start. Order's Stdout, Stderr and Timeout do
+// not count.
+func Admit(p Policy, o Order) (Program, error) {
+	i, err := admit(p, o)
+	if err != nil {
+		return Program{}, err
+	}
+	return Program{Path: i.path, Argv: i.argv, Dir: i.dir, Files: i.pass, Began: i.began, Close: i.close}, nil
+}
+
+func admit(p Policy, o Order) (*image, error) {
 	path := lookup(o.Env, "PATH")
 	run, covered, reason, message, err := p.Admit(o.AgentID, o.Argv, o.Dir, path, o.Approved)
 	if reason != "" {
@@ -103,7 +133,7 @@ func Start(p Policy, o Order) (*Child, error) {
 		i.close()
 		return nil, err
 	}
-	return start(i, o)
+	return i, nil
 }
 
 // start starts an image with pipes that are ours: they can be closed while something still holds their other

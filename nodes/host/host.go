@@ -101,6 +101,13 @@ type Overrider interface {
 	Overrides(command string) bool
 }
 
+// Sequencer is a Module some of whose requests must be served in the order in which they came.
+type Sequencer interface {
+	// Sequence names the row that a request stands in; those of one row are handled one after another. "" is none.
+	// It is called in the reader of a link and does not wait.
+	Sequence(r Request) string
+}
+
 // Follower is a Module that wants to know of links, because something happens on this machine while no
 // request is served.
 type Follower interface {
@@ -158,6 +165,10 @@ type Request struct {
 	// Emit sends an event (exec.finished, exec.denied, exec.decided) with its payload as JSON text, before the
 	// result is returned. Nil drops it.
 	Emit func(event, payloadJSON string)
+	// Send is Emit that says when an event could not be sent; it may wait for a slow link, also after the result
+	// was returned, and fails once Ended, which is closed with the link. Nil where there is no link.
+	Send  func(event, payloadJSON string) error
+	Ended <-chan struct{}
 	// Channel opens the channel that the gateway named in the parameter "channel" of this request. It is nil
 	// on links that have none: what is large goes in pieces then.
 	Channel func(ctx context.Context, name string) (Channel, error)
@@ -235,6 +246,16 @@ func (h *Host) linked(emit func(event, payloadJSON string) error, ended <-chan s
 			f.Linked(emit, ended)
 		}
 	}
+}
+
+// sequence returns the row of a request.
+func (h *Host) sequence(r Request) string {
+	for _, m := range h.modules {
+		if s, ok := m.(Sequencer); ok && slices.Contains(m.Commands(), r.Command) {
+			return s.Sequence(r)
+		}
+	}
+	return ""
 }
 
 // PathEnv is the PATH in which executables are looked for.

@@ -207,6 +207,40 @@ type session struct {
 	log   *slog.Logger
 	slots chan struct{}
 	wg    sync.WaitGroup
+
+	mu   sync.Mutex
+	rows map[string]chan struct{} // the last request of each row, closed when it has been served
+}
+
+// line puts a request at the end of its row: wait returns when its turn has come, done ends it.
+func (s *session) line(row string) (wait, done func()) {
+	if row == "" {
+		return func() {}, func() {}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.rows == nil {
+		s.rows = map[string]chan struct{}{}
+	}
+	before, mine := s.rows[row], make(chan struct{})
+	s.rows[row] = mine
+	wait = func() {
+		if before == nil {
+			return
+		}
+		select {
+		case <-before:
+		case <-s.ctx.Done():
+		}
+	}
+	return wait, func() {
+		close(mine)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.rows[row] == mine {
+			delete(s.rows, row)
+		}
+	}
 }
 
 // invoke runs in the link's reader: it starts the invoke and returns.
@@ -222,11 +256,15 @@ func (s *session) invoke(l Link, r Request) {
 			s.log.Warn("an event could not be delivered to the gateway and is dropped", "event", event, "err", err)
 		}
 	}
+	r.Send, r.Ended = l.Emit, l.Done()
 	if c, ok := l.(Channeler); ok {
 		r.Channel = c.Channel
 	}
+	wait, done := s.line(s.host.sequence(r))
 	s.wg.Go(func() {
 		defer func() { <-s.slots }()
+		defer done()
+		wait()
 		s.answer(l, r, s.host.Handle(s.ctx, r))
 	})
 }

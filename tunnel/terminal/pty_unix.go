@@ -37,7 +37,7 @@ func openDevice(s Spec) (device, int, error) {
 	if err := d.Resize(s.Cols, s.Rows); err != nil {
 		return nil, 0, errors.Join(err, f.Close())
 	}
-	cmd := &exec.Cmd{Path: s.Path, Args: s.Argv, Env: append([]string{}, s.Env...), Dir: s.Dir, Stdin: tty, Stdout: tty, Stderr: tty}
+	cmd := &exec.Cmd{Path: s.Path, Args: s.Argv, Env: append([]string{}, s.Env...), Dir: s.Dir, Stdin: tty, Stdout: tty, Stderr: tty, ExtraFiles: s.Files}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0}
 	if err := cmd.Start(); err != nil {
 		return nil, 0, errors.Join(err, f.Close())

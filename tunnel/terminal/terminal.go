@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -54,7 +55,9 @@ var (
 
 // Spec is what to open.
 type Spec struct {
-	// Path is the executable, Argv the arguments with their first, by which the program is called.
+	// Path is the executable, Argv the arguments with their first, by which the program is called; Name is the
+	// program for people, the first of Argv when empty.
+	Name string
 	Path string
 	Argv []string
 	// Env is the whole environment; Dir "" is the process's own.
@@ -62,6 +65,8 @@ type Spec struct {
 	Dir string
 	// Cols and Rows are the window.
 	Cols, Rows int
+	// Files are for the program, from descriptor 3 on; nil is none at that number. It is for systems that have such.
+	Files []*os.File
 	// Began is called once the program has started or could not be, so that what it is started by can be
 	// let go.
 	Began func()
@@ -299,7 +304,7 @@ func (t *Terminal) Info() Info {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	i := Info{ID: t.id, Argv: t.spec.Argv, Dir: t.spec.Dir, PID: t.pid, Cols: t.cols, Rows: t.rows, Started: t.began, Viewers: t.feed.Viewers()}
-	if len(t.spec.Argv) > 0 {
+	if i.Shell = t.spec.Name; i.Shell == "" && len(t.spec.Argv) > 0 {
 		i.Shell = t.spec.Argv[0]
 	}
 	i.Start, i.End = t.feed.Range()
