@@ -229,7 +229,7 @@ func (m *Manager) List() []Info {
 	return out
 }
 
-// Close ends all programs and waits until they are gone, or ctx ends.
+// Close ends all programs and waits until they are gone. When ctx ends they are killed.
 func (m *Manager) Close(ctx context.Context) error {
 	m.mu.Lock()
 	m.closed = true
@@ -246,6 +246,20 @@ func (m *Manager) Close(ctx context.Context) error {
 	case <-done:
 		return nil
 	case <-ctx.Done():
+	}
+	m.mu.Lock()
+	for _, t := range m.all {
+		if !t.ended() {
+			t.dev.Kill()
+		}
+	}
+	m.mu.Unlock()
+	late := time.NewTimer(time.Second)
+	defer late.Stop()
+	select {
+	case <-done:
+		return nil
+	case <-late.C:
 		return ctx.Err()
 	}
 }
@@ -567,13 +581,6 @@ func (q *input) serve(w interface{ Write([]byte) (int, error) }) {
 
 // inputPiece is what is written to a program at once, so that the room it makes is known early.
 const inputPiece = 4 << 10
-
-// waiting is how many bytes the program has not taken.
-func (q *input) waiting() int {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.size
-}
 
 func (q *input) end() {
 	q.mu.Lock()

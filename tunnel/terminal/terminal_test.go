@@ -56,7 +56,6 @@ type screen struct {
 	t   testing.TB
 	v   *Viewer
 	all bytes.Buffer
-	end error
 }
 
 func watch(t testing.TB, term *Terminal) *screen {
