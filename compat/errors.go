@@ -321,6 +321,9 @@ var words = map[string]wording{
 	nodes.ErrTenantID.Code:   invalid("the id of the node is not one of its tenant"),
 	nodes.ErrNoInstance.Code: invalid("the node is no linked instance"),
 	nodes.ErrNoInfo.Code:     invalid("the node offers neither system.info nor status.get"),
+	nodes.ErrTooLarge.Code: built(func(e *errs.Error) wire.ErrorShape {
+		return wire.ErrorShape{Code: codeInvalid, Message: e.Text}
+	}),
 	nodes.ErrSend.Code: built(func(*errs.Error) wire.ErrorShape {
 		return nodeFault("UNAVAILABLE", "failed to send invoke to node")
 	}),

@@ -416,7 +416,10 @@ func (s *Service) dispatch(id string, e *entry, in InvokeIn) bool {
 		Timeout: in.Timeout, IdempotencyKey: in.IdempotencyKey,
 	})
 	if err != nil {
-		s.pending.end(id, in.NodeID, answer{err: ErrSend.Wrap(err)}, false)
+		if !errors.Is(err, ErrTooLarge) { // which says what to do
+			err = ErrSend.Wrap(err)
+		}
+		s.pending.end(id, in.NodeID, answer{err: err}, false)
 		return false
 	}
 	if e.own.closed() {

@@ -331,6 +331,7 @@ var (
 	ErrTenantID         = errs.Define(errs.Internal, "nodes.tenant_id", "the id of the node is not one of its tenant")
 	ErrBusy             = errs.Define(errs.Unavailable, "nodes.busy", "node busy")
 	ErrParams           = errs.Define(errs.Invalid, "nodes.params", "the params of a command are a JSON object")
+	ErrTooLarge         = errs.Define(errs.Invalid, "nodes.too_large", "the request is larger than the node takes at once")
 	ErrSend             = errs.Define(errs.Unavailable, "nodes.send", "the request could not be sent to the node")
 	ErrTimeout          = errs.Define(errs.Deadline, "nodes.timeout", "the node did not answer in time")
 	ErrNodeFailed       = errs.Define(errs.Unavailable, "nodes.failed", "the node could not do it")

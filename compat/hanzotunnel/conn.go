@@ -162,6 +162,9 @@ func (c *conn) one() (done bool, err error) {
 	case c.expelled.Load() || c.ending.Load():
 		return false, nil // until the link has ended
 	}
+	if c.registered.Load() {
+		c.node.Heard()
+	}
 	f, err := Parse(data)
 	if err != nil {
 		c.door.cfg.Log.Debug("a frame of an instance is not understood and left out", "conn", c.id, "error", err)
@@ -452,12 +455,10 @@ func (c *conn) Invoke(r nodes.Request) error {
 		limit = MaxToBridge - 1
 	}
 	if len(text) > limit {
-		return errTooBig.WithText(fmt.Sprintf("the request is %d bytes large; this node takes at most %d: send less at once", len(text), limit))
+		return nodes.ErrTooLarge.WithText(fmt.Sprintf("the request is %d bytes large; this node takes at most %d: send less at once", len(text), limit))
 	}
 	return c.sendText(text, false)
 }
-
-var errTooBig = errs.Define(errs.Invalid, "hanzotunnel.too_big", "the request is larger than the node takes")
 
 // Close implements nodes.Link: a newer link took the place of the node.
 func (c *conn) Close(reason string) { c.finishWith(websocket.StatusPolicyViolation, reason, closeWait) }
