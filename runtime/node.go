@@ -528,7 +528,9 @@ func (n *nodeHost) modules() []host.Module {
 // serve runs the node host until ctx ends.
 func (n *nodeHost) serve(ctx context.Context, c host.Connector) error {
 	defer n.session.Close()
-	n.host = host.New(host.Config{Policy: n.file, Prompter: n.ask, Env: runEnv, Modules: n.modules(), Log: n.log})
+	terminals, endTerminals := hostTerminals(n.file, "", n.log)
+	defer endTerminals()
+	n.host = host.New(host.Config{Policy: n.file, Prompter: n.ask, Env: runEnv, Modules: append(n.modules(), terminals), Log: n.log})
 	err := host.Serve(ctx, host.ServeOptions{
 		Host:      n.host,
 		Connector: c, OnState: n.o.OnState, Log: n.log,
