@@ -187,8 +187,10 @@ type State struct {
 
 // Owner is who set a command up: it runs as theirs.
 type Owner struct {
-	DeviceID    string
-	Paired      bool
+	DeviceID string
+	Paired   bool
+	// Tenant is the organisation of the owner, empty for the gateway's own.
+	Tenant      string
 	Principal   string
 	Scopes      []identity.Scope
 	ClientID    string
@@ -200,7 +202,7 @@ type Owner struct {
 func (o Owner) Caller() identity.Caller {
 	return identity.Caller{
 		Door: identity.DoorInternal, Role: identity.RoleOperator, Scopes: o.Scopes, DeviceID: o.DeviceID, Paired: o.Paired,
-		Principal: o.Principal, ClientID: o.ClientID, DisplayName: o.DisplayName, Local: o.Local,
+		Tenant: o.Tenant, Principal: o.Principal, ClientID: o.ClientID, DisplayName: o.DisplayName, Local: o.Local,
 	}
 }
 

@@ -113,6 +113,7 @@ func ownerOf(c identity.Caller) (Owner, error) {
 		return Owner{}, ErrOwner
 	}
 	return Owner{
+		Tenant:   c.Tenant,
 		DeviceID: c.DeviceID, Paired: c.Paired, Principal: c.Principal, Scopes: c.Scopes, ClientID: c.ClientID, DisplayName: c.DisplayName, Local: c.Local,
 	}, nil
 }

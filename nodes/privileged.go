@@ -96,6 +96,21 @@ func lineRun(n Node, in InvokeIn) bool {
 	return all["cmd"] != nil || len(raw) > 0 && raw[0] != '['
 }
 
+// RunsLines reports whether a node runs lines for a shell instead of what the gateway protocol calls
+// system.run, and by which command: linked machines that are no hanzod (tunnel.md §1.7).
+func (s *Service) RunsLines(c identity.Caller, nodeID string) (command string, ok bool) {
+	e, ok := s.reg.get(s.Resolve(c, trim(nodeID)))
+	if !ok || !c.SeesNode(e.node.ID) || e.node.Link != LinkTunnel || slices.Contains(e.node.Caps, bindingCap) {
+		return "", false
+	}
+	for _, command := range []string{"system.run", "exec.run"} {
+		if slices.Contains(e.node.Commands, command) {
+			return command, true
+		}
+	}
+	return "", false
+}
+
 // MayWait reports whether Start waits for the disk before it returns: what a guard has to record.
 func MayWait(command string) bool {
 	command = trim(command)

@@ -104,6 +104,7 @@ type Requester struct {
 	Principal string
 	ConnID    string
 	Scopes    []identity.Scope
+	Tenant    string
 	// ClientID and DisplayName are what it says of itself.
 	ClientID    string
 	DisplayName string
@@ -114,14 +115,14 @@ type Requester struct {
 func (r Requester) Caller() identity.Caller {
 	return identity.Caller{
 		Door: identity.DoorInternal, Role: identity.RoleOperator, Scopes: r.Scopes, DeviceID: r.DeviceID, Paired: r.Paired,
-		TokenID: r.TokenID, Principal: r.Principal, ConnID: r.ConnID, ClientID: r.ClientID, DisplayName: r.DisplayName, Local: r.Local,
+		TokenID: r.TokenID, Tenant: r.Tenant, Principal: r.Principal, ConnID: r.ConnID, ClientID: r.ClientID, DisplayName: r.DisplayName, Local: r.Local,
 	}
 }
 
 func requesterOf(c identity.Caller) Requester {
 	return Requester{
 		DeviceID: c.DeviceID, Paired: c.Paired, TokenID: c.TokenID, Principal: c.Principal, ConnID: c.ConnID,
-		Scopes: c.Scopes, ClientID: c.ClientID, DisplayName: c.DisplayName, Local: c.Local,
+		Scopes: c.Scopes, Tenant: c.Tenant, ClientID: c.ClientID, DisplayName: c.DisplayName, Local: c.Local,
 	}
 }
 
@@ -219,6 +220,8 @@ type Nodes interface {
 	Run(ctx context.Context, c identity.Caller, in Command) (payload []byte, err error)
 	// Prepare asks a node what it would run.
 	Prepare(ctx context.Context, c identity.Caller, nodeID string, params []byte, wait time.Duration) (payload []byte, err error)
+	// Resolve is the full id of what a caller calls a node.
+	Resolve(c identity.Caller, nodeID string) string
 	// Kill ends a command that runs on a node.
 	Kill(ctx context.Context, nodeID, invokeID, runID, by string) error
 }
@@ -316,6 +319,7 @@ var (
 	ErrUnknown     = errs.Define(errs.NotFound, "runs.unknown", "no such run is known")
 	ErrScope       = errs.Define(errs.Denied, "runs.scope", "to see runs, your own take the scope operator.write, those of others operator.approvals")
 	ErrTaken       = errs.Define(errs.Exists, "runs.taken", "a different run has this id")
+	ErrNodeUnknown = errs.Define(errs.NotFound, "runs.node_unknown", "no such node is connected or paired")
 	ErrNode        = errs.Define(errs.Invalid, "runs.node_required", "name the node to run it on")
 	ErrArgv        = errs.Define(errs.Invalid, "runs.command_required", "command required")
 	ErrID          = errs.Define(errs.Invalid, "runs.id", "the id of a run is letters, digits, dashes, dots and underscores, 128 at the most")

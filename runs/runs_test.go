@@ -135,6 +135,8 @@ func (w *world) Prepare(_ context.Context, _ identity.Caller, _ string, params [
 	return []byte(`{"cmdText":"x","plan":{"argv":["/bin/x"],"cwd":null,"rawCommand":"/bin/x","agentId":null,"sessionKey":null},"binding":{}}`), w.prepared
 }
 
+func (w *world) Resolve(_ identity.Caller, id string) string { return id }
+
 func (w *world) Kill(_ context.Context, node, invoke, _, by string) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -271,7 +271,7 @@ func sameOwner(a, b Requester) bool {
 
 // newRun checks what is asked for and makes the record.
 func (s *Service) newRun(c identity.Caller, in StartIn) (Run, error) {
-	in.NodeID = strings.TrimSpace(in.NodeID)
+	in.NodeID = s.nodes.Resolve(c, strings.TrimSpace(in.NodeID))
 	size := len(in.Cwd) + len(in.AgentID) + len(in.SessionKey)
 	valid := utf8.ValidString(in.Cwd) && utf8.ValidString(in.AgentID) && utf8.ValidString(in.SessionKey)
 	for _, a := range in.Argv {
@@ -285,6 +285,8 @@ func (s *Service) newRun(c identity.Caller, in StartIn) (Run, error) {
 	switch {
 	case in.NodeID == "":
 		return Run{}, ErrNode
+	case !c.SeesNode(in.NodeID):
+		return Run{}, ErrNodeUnknown
 	case len(in.Argv) == 0 || in.Argv[0] == "":
 		return Run{}, ErrArgv
 	case !valid || !utf8.ValidString(in.NodeID):
@@ -321,7 +323,10 @@ func validID(id string) bool {
 // sees reports whether a caller may see and end a run: with the scope for writing its own, with the one
 // for approvals any.
 func sees(c identity.Caller, r Run) bool {
-	return c.SeesNode(r.NodeID) && (c.Has(identity.ScopeApprovals) || c.Has(identity.ScopeWrite) && sameOwner(r.Requester, requesterOf(c)))
+	if !c.SeesNode(r.NodeID) || c.Tenant != "" && r.Requester.Tenant != "" && c.Tenant != r.Requester.Tenant {
+		return false
+	}
+	return c.Has(identity.ScopeApprovals) || c.Has(identity.ScopeWrite) && sameOwner(r.Requester, requesterOf(c))
 }
 
 // mayAsk refuses callers who can see no run at all.

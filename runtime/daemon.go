@@ -373,7 +373,7 @@ func (d *Daemon) makeDomains() error {
 	d.rules.SetNodes(d.nodes)
 	d.rules.SetCovering(d.approvals)
 	d.runs, err = runs.New(runs.Config{
-		Store: d.store, Nodes: RunNodes{func() *nodes.Service { return d.nodes }}, Approvals: RunApprovals{func() *approvals.Service { return d.approvals }},
+		Store: d.store, Nodes: RunNodes{func() *nodes.Service { return d.nodes }}, Approvals: RunApprovals{func() *approvals.Service { return d.approvals }, func() *nodes.Service { return d.nodes }},
 		Standing: d.identity.Standing, Bus: d.bus, Now: d.now, Log: d.subsystem("runs"),
 	})
 	if err != nil {

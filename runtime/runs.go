@@ -21,20 +21,40 @@ type RunNodes struct{ Of func() *nodes.Service }
 
 // Run implements runs.Nodes.
 func (n RunNodes) Run(ctx context.Context, c identity.Caller, in runs.Command) ([]byte, error) {
-	out, err := n.Of().Invoke(ctx, c, nodes.InvokeIn{
+	call := nodes.InvokeIn{
 		NodeID: in.NodeID, Command: "system.run", Params: in.Params, Timeout: &in.Timeout, WaitForNode: waitOf(in.Wait), Run: in.RunID,
-	})
+	}
+	command, lines := n.Of().RunsLines(c, in.NodeID)
+	if lines {
+		var err error
+		if call.Command, call.Params, err = lineCall(command, in.Params); err != nil {
+			return nil, err
+		}
+		if in.Timeout == 0 {
+			call.Timeout = nil // what the node takes for itself
+		}
+	}
+	out, err := n.Of().Invoke(ctx, c, call)
+	if lines && err == nil {
+		out.Payload = lineResult(out.Payload)
+	}
 	return out.Payload, forRuns(err)
 }
 
-// Prepare implements runs.Nodes.
+// Prepare implements runs.Nodes. A node that runs lines knows no such question: it runs what it is given.
 func (n RunNodes) Prepare(ctx context.Context, c identity.Caller, nodeID string, params []byte, wait time.Duration) ([]byte, error) {
+	if _, lines := n.Of().RunsLines(c, nodeID); lines {
+		return linePlan(params)
+	}
 	timeout := prepareTimeout
 	out, err := n.Of().Invoke(ctx, c, nodes.InvokeIn{
 		NodeID: nodeID, Command: "system.run.prepare", Params: params, Timeout: &timeout, WaitForNode: waitOf(wait),
 	})
 	return out.Payload, forRuns(err)
 }
+
+// Resolve implements runs.Nodes.
+func (n RunNodes) Resolve(c identity.Caller, nodeID string) string { return n.Of().Resolve(c, nodeID) }
 
 // Kill implements runs.Nodes.
 func (n RunNodes) Kill(ctx context.Context, nodeID, invokeID, runID, by string) error {
@@ -58,7 +78,7 @@ func forRuns(err error) error {
 	switch e.Code {
 	case nodes.ErrConnectionClosed.Code:
 		return runs.ErrStopping
-	case approvals.ErrRunRequired.Code, approvals.ErrRuleAsks.Code:
+	case approvals.ErrRunRequired.Code, approvals.ErrRuleAsks.Code, approvals.ErrCallRequired.Code:
 		return runs.ErrNeedsApproval
 	case nodes.ErrNodeFailed.Code:
 		// nodes-approvals.md §4.3
@@ -91,7 +111,10 @@ func (o RunObserver) Left(invokeID string, out nodes.InvokeOut, err error, sent 
 }
 
 // RunApprovals shows approvals to runs.
-type RunApprovals struct{ Of func() *approvals.Service }
+type RunApprovals struct {
+	Of    func() *approvals.Service
+	Nodes func() *nodes.Service
+}
 
 // Request implements runs.Approvals.
 func (a RunApprovals) Request(ctx context.Context, c identity.Caller, q runs.Question) (runs.Approval, error) {
@@ -103,7 +126,16 @@ func (a RunApprovals) Request(ctx context.Context, c identity.Caller, q runs.Que
 			Argv: q.Plan.Argv, Cwd: q.Plan.Cwd, RawCommand: q.Plan.RawCommand, AgentID: q.Plan.AgentID, SessionKey: q.Plan.SessionKey,
 		},
 	}
-	if absolute(q.Plan.Argv[0]) {
+	if command, lines := a.Nodes().RunsLines(c, q.NodeID); lines {
+		_, params, err := lineCall(command, q.Prepared)
+		if err != nil {
+			return runs.Approval{}, err
+		}
+		in = approvals.RequestIn{
+			ID: q.ID, NodeID: &q.NodeID, Timeout: q.Timeout, AgentID: q.Plan.AgentID, SessionKey: q.Plan.SessionKey,
+			Call: &approvals.CallIn{Command: command, Params: params},
+		}
+	} else if absolute(q.Plan.Argv[0]) {
 		in.ResolvedPath = &q.Plan.Argv[0]
 	}
 	out, err := a.Of().Request(ctx, c, in)
@@ -141,8 +173,11 @@ func approvalForRuns(a approvals.Approval) runs.Approval {
 		ID: a.ID, Always: a.Decision == approvals.AllowAlways, Used: a.Uses, ResolvedBy: a.ResolvedBy, CreatedAt: a.CreatedAt,
 		ExpiresAt: a.ExpiresAt, DeviceID: a.Requester.DeviceID, Principal: a.Requester.Principal,
 	}
-	if a.Plan != nil {
+	switch {
+	case a.Plan != nil:
 		out.Argv = a.Plan.Argv
+	case a.Binding != nil && a.Binding.Call != nil && len(a.Binding.Argv) > 3:
+		out.Argv = a.Binding.Argv[1:4] // the shell and its line; the first word is the command of the node
 	}
 	switch a.State {
 	case approvals.Pending:

@@ -102,6 +102,7 @@ type cronFailureAlert struct {
 type cronOwner struct {
 	DeviceID    string           `json:"device_id,omitzero"`
 	Paired      bool             `json:"paired,omitzero"`
+	Tenant      string           `json:"tenant,omitzero"`
 	Principal   string           `json:"principal,omitzero"`
 	Scopes      []identity.Scope `json:"scopes,omitzero"`
 	ClientID    string           `json:"client_id,omitzero"`

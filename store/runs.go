@@ -51,6 +51,7 @@ type runRequester struct {
 	Principal   string           `json:"principal,omitzero"`
 	ConnID      string           `json:"conn_id,omitzero"`
 	Scopes      []identity.Scope `json:"scopes,omitzero"`
+	Tenant      string           `json:"tenant,omitzero"`
 	ClientID    string           `json:"client_id,omitzero"`
 	DisplayName string           `json:"display_name,omitzero"`
 	Local       bool             `json:"local,omitzero"`

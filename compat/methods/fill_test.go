@@ -83,7 +83,7 @@ var cronRows = []string{"Seq", "SlotMs", "LeftOut", "UntilMs", "RunID", "NodeID"
 // cronOurs is what the original does not know of a job, or does not say of one whose failure alert is off.
 func cronOurs(prefix string) []string {
 	out := []string{
-		"Missed.Mode", "Missed.Within", "Owner.DeviceID", "Owner.Paired", "Owner.Principal", "Owner.Scopes[0]", "Owner.ClientID", "Owner.DisplayName", "Owner.Local",
+		"Missed.Mode", "Missed.Within", "Owner.Tenant", "Owner.DeviceID", "Owner.Paired", "Owner.Principal", "Owner.Scopes[0]", "Owner.ClientID", "Owner.DisplayName", "Owner.Local",
 		"State.SlotMs", "State.LastSlotMs", "State.RunID", "FailureAlert*.Channel", "FailureAlert*.To",
 		"FailureAlert*.Mode", "FailureAlert*.AccountID",
 	}

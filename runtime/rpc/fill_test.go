@@ -100,7 +100,7 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 			// Values of the environment are never shown.
 			"Env",
 			// requested_by is the strongest of these.
-			"Requester.Paired", "Requester.TokenID", "Requester.Principal", "Requester.ConnID", "Requester.Scopes[0]",
+			"Requester.Paired", "Requester.Tenant", "Requester.TokenID", "Requester.Principal", "Requester.ConnID", "Requester.Scopes[0]",
 			"Requester.ClientID", "Requester.DisplayName", "Requester.Local",
 			// Who asked knows them, and Tried is between the daemon and itself.
 			"Timeout", "ApprovalTimeout", "WaitForNode", "Tried"),
@@ -150,7 +150,7 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 		out("system.TailOut", tailToProto),
 		out("cron.Job", func(j cron.Job) (*cronv1.Job, error) { return jobToProto(j), nil },
 			// What is there says the kind; who owns a command is told by the strongest of these.
-			"Schedule.Kind", "Payload.Kind", "Owner.Paired", "Owner.Principal", "Owner.Scopes[0]", "Owner.ClientID", "Owner.DisplayName", "Owner.Local"),
+			"Schedule.Kind", "Payload.Kind", "Owner.Paired", "Owner.Tenant", "Owner.Principal", "Owner.Scopes[0]", "Owner.ClientID", "Owner.DisplayName", "Owner.Local"),
 		out("cron.Entry", func(e cron.Entry) (*cronv1.Run, error) { return cronRunToProto(e), nil }),
 		out("cron.StatusOut", cronStatusToProto), out("cron.Page", func(p cron.Page) (*cronv1.Page, error) { return pageToProto(p), nil }),
 		out("live.Pending", func(p live.Pending) (*configv1.PendingChange, error) { return pendingToProto(&p), nil },

@@ -6,9 +6,12 @@ import (
 
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/events"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
+	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
 	"github.com/hanzoai/hanzod/nodes"
+	"github.com/hanzoai/hanzod/runs"
 )
 
 type nodesServer struct {
@@ -105,6 +108,48 @@ func (n *nodesServer) ListSkillBins(ctx context.Context, req *nodesv1.ListSkillB
 func (n *nodesServer) TestPush(ctx context.Context, req *nodesv1.TestPushRequest) (*nodesv1.TestPushResponse, error) {
 	return call(ctx, req, testPushFromProto, n.s.d.Nodes.TestPush, testPushToProto)
 }
+
+// Run begins a run and follows it.
+func (n *nodesServer) Run(req *nodesv1.RunRequest, stream nodesv1.NodeService_RunServer) error {
+	ctx := stream.Context()
+	c, ok := callerFrom(ctx)
+	if !ok {
+		return errNoCaller
+	}
+	in, err := nodeRunFromProto(req)
+	if err != nil {
+		return err
+	}
+	run, err := n.s.d.Runs.Start(ctx, c, in)
+	if err != nil {
+		return err
+	}
+	return n.s.watchRun(ctx, c, run.ID, stream, func(u runs.Update) error {
+		m := &nodesv1.RunResponse{}
+		if u.Run != nil {
+			m.Message = &nodesv1.RunResponse_Run{Run: n.s.runToProto(*u.Run)}
+		} else {
+			m.Message = &nodesv1.RunResponse_Output{Output: outputToProto(*u.Output)}
+		}
+		return stream.Send(m)
+	})
+}
+
+func nodeRunFromProto(r *nodesv1.RunRequest) (runs.StartIn, error) {
+	argv := r.GetArgv()
+	if line := r.GetCommand(); line != "" {
+		if len(argv) > 0 {
+			return runs.StartIn{}, errRunTwice
+		}
+		argv = []string{"/bin/sh", "-c", line}
+	}
+	return startRunFromProto(&runsv1.StartRunRequest{
+		Id: r.GetId(), NodeId: r.GetNodeId(), Argv: argv, Cwd: r.GetCwd(), Env: r.GetEnv(), AgentId: r.GetAgentId(), SessionKey: r.GetSessionKey(),
+		Timeout: r.GetTimeout(), ApprovalTimeout: r.GetApprovalTimeout(), WaitForNode: r.GetWaitForNode(),
+	})
+}
+
+var errRunTwice = errs.Define(errs.Invalid, "rpc.run_twice", "give argv or command, not both")
 
 // changes says what the events of a node mean to a watcher.
 var changes = map[string]nodesv1.WatchNodesResponse_Change{

@@ -5,6 +5,7 @@ import (
 	"math"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
 	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
@@ -81,7 +82,20 @@ func (r *runsServer) WatchRun(req *runsv1.WatchRunRequest, stream runsv1.RunServ
 	if !ok {
 		return errNoCaller
 	}
-	w, err := r.s.d.Runs.Watch(ctx, c, req.GetId())
+	return r.s.watchRun(ctx, c, req.GetId(), stream, func(u runs.Update) error {
+		m := &runsv1.WatchRunResponse{}
+		if u.Run != nil {
+			m.Message = &runsv1.WatchRunResponse_Run{Run: r.s.runToProto(*u.Run)}
+		} else {
+			m.Message = &runsv1.WatchRunResponse_Output{Output: outputToProto(*u.Output)}
+		}
+		return stream.Send(m)
+	})
+}
+
+// watchRun hands on what a run does until it has ended.
+func (s *Server) watchRun(ctx context.Context, c identity.Caller, id string, stream grpc.ServerStream, send func(runs.Update) error) error {
+	w, err := s.d.Runs.Watch(ctx, c, id)
 	if err != nil {
 		return err
 	}
@@ -97,13 +111,7 @@ func (r *runsServer) WatchRun(req *runsv1.WatchRunRequest, stream runsv1.RunServ
 		case err != nil:
 			return err
 		}
-		m := &runsv1.WatchRunResponse{}
-		if u.Run != nil {
-			m.Message = &runsv1.WatchRunResponse_Run{Run: r.s.runToProto(*u.Run)}
-		} else {
-			m.Message = &runsv1.WatchRunResponse_Output{Output: outputToProto(*u.Output)}
-		}
-		if err := stream.Send(m); err != nil {
+		if err := send(u); err != nil {
 			return err
 		}
 	}

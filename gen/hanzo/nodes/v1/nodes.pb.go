@@ -10,6 +10,7 @@ package nodesv1
 
 import (
 	_ "github.com/hanzoai/hanzod/gen/hanzo/ops/v1"
+	v1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
 	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
@@ -81,7 +82,7 @@ func (x WatchNodesResponse_Change) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchNodesResponse_Change.Descriptor instead.
 func (WatchNodesResponse_Change) EnumDescriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{16, 0}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{18, 0}
 }
 
 type Node struct {
@@ -1085,6 +1086,218 @@ func (x *InvokeResponse) GetPayloadJson() string {
 	return ""
 }
 
+type RunRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	NodeId string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// The command: argv, or a line for /bin/sh.
+	Argv    []string `protobuf:"bytes,2,rep,name=argv,proto3" json:"argv,omitempty"`
+	Command string   `protobuf:"bytes,3,opt,name=command,proto3" json:"command,omitempty"`
+	// Left to the node when empty; so are env, agent_id and session_key.
+	Cwd        string            `protobuf:"bytes,4,opt,name=cwd,proto3" json:"cwd,omitempty"`
+	Env        map[string]string `protobuf:"bytes,5,rep,name=env,proto3" json:"env,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	AgentId    string            `protobuf:"bytes,6,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	SessionKey string            `protobuf:"bytes,7,opt,name=session_key,json=sessionKey,proto3" json:"session_key,omitempty"`
+	// Limit of the command on the node; none when absent or zero.
+	Timeout *durationpb.Duration `protobuf:"bytes,8,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// How long a question stands; 120 s when absent.
+	ApprovalTimeout *durationpb.Duration `protobuf:"bytes,9,opt,name=approval_timeout,json=approvalTimeout,proto3" json:"approval_timeout,omitempty"`
+	// How long to wait for a node that is not connected, at most an hour; not at all when absent.
+	WaitForNode *durationpb.Duration `protobuf:"bytes,10,opt,name=wait_for_node,json=waitForNode,proto3" json:"wait_for_node,omitempty"`
+	// A name of the caller's choice, so that a repetition is the same run; made up when empty.
+	Id            string `protobuf:"bytes,11,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunRequest) Reset() {
+	*x = RunRequest{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunRequest) ProtoMessage() {}
+
+func (x *RunRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunRequest.ProtoReflect.Descriptor instead.
+func (*RunRequest) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RunRequest) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *RunRequest) GetArgv() []string {
+	if x != nil {
+		return x.Argv
+	}
+	return nil
+}
+
+func (x *RunRequest) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+func (x *RunRequest) GetCwd() string {
+	if x != nil {
+		return x.Cwd
+	}
+	return ""
+}
+
+func (x *RunRequest) GetEnv() map[string]string {
+	if x != nil {
+		return x.Env
+	}
+	return nil
+}
+
+func (x *RunRequest) GetAgentId() string {
+	if x != nil {
+		return x.AgentId
+	}
+	return ""
+}
+
+func (x *RunRequest) GetSessionKey() string {
+	if x != nil {
+		return x.SessionKey
+	}
+	return ""
+}
+
+func (x *RunRequest) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *RunRequest) GetApprovalTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.ApprovalTimeout
+	}
+	return nil
+}
+
+func (x *RunRequest) GetWaitForNode() *durationpb.Duration {
+	if x != nil {
+		return x.WaitForNode
+	}
+	return nil
+}
+
+func (x *RunRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type RunResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*RunResponse_Run
+	//	*RunResponse_Output
+	Message       isRunResponse_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunResponse) Reset() {
+	*x = RunResponse{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunResponse) ProtoMessage() {}
+
+func (x *RunResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunResponse.ProtoReflect.Descriptor instead.
+func (*RunResponse) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *RunResponse) GetMessage() isRunResponse_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *RunResponse) GetRun() *v1.Run {
+	if x != nil {
+		if x, ok := x.Message.(*RunResponse_Run); ok {
+			return x.Run
+		}
+	}
+	return nil
+}
+
+func (x *RunResponse) GetOutput() *v1.Output {
+	if x != nil {
+		if x, ok := x.Message.(*RunResponse_Output); ok {
+			return x.Output
+		}
+	}
+	return nil
+}
+
+type isRunResponse_Message interface {
+	isRunResponse_Message()
+}
+
+type RunResponse_Run struct {
+	Run *v1.Run `protobuf:"bytes,1,opt,name=run,proto3,oneof"`
+}
+
+type RunResponse_Output struct {
+	Output *v1.Output `protobuf:"bytes,2,opt,name=output,proto3,oneof"`
+}
+
+func (*RunResponse_Run) isRunResponse_Message() {}
+
+func (*RunResponse_Output) isRunResponse_Message() {}
+
 type WatchNodesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1093,7 +1306,7 @@ type WatchNodesRequest struct {
 
 func (x *WatchNodesRequest) Reset() {
 	*x = WatchNodesRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[15]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1105,7 +1318,7 @@ func (x *WatchNodesRequest) String() string {
 func (*WatchNodesRequest) ProtoMessage() {}
 
 func (x *WatchNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[15]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1118,7 +1331,7 @@ func (x *WatchNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchNodesRequest.ProtoReflect.Descriptor instead.
 func (*WatchNodesRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{15}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{17}
 }
 
 type WatchNodesResponse struct {
@@ -1131,7 +1344,7 @@ type WatchNodesResponse struct {
 
 func (x *WatchNodesResponse) Reset() {
 	*x = WatchNodesResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[16]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1143,7 +1356,7 @@ func (x *WatchNodesResponse) String() string {
 func (*WatchNodesResponse) ProtoMessage() {}
 
 func (x *WatchNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[16]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1156,7 +1369,7 @@ func (x *WatchNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchNodesResponse.ProtoReflect.Descriptor instead.
 func (*WatchNodesResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{16}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WatchNodesResponse) GetChange() WatchNodesResponse_Change {
@@ -1183,7 +1396,7 @@ type NodeError struct {
 
 func (x *NodeError) Reset() {
 	*x = NodeError{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[17]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1195,7 +1408,7 @@ func (x *NodeError) String() string {
 func (*NodeError) ProtoMessage() {}
 
 func (x *NodeError) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[17]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1208,7 +1421,7 @@ func (x *NodeError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeError.ProtoReflect.Descriptor instead.
 func (*NodeError) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{17}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *NodeError) GetCode() string {
@@ -1240,7 +1453,7 @@ type ReportResultRequest struct {
 
 func (x *ReportResultRequest) Reset() {
 	*x = ReportResultRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[18]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1252,7 +1465,7 @@ func (x *ReportResultRequest) String() string {
 func (*ReportResultRequest) ProtoMessage() {}
 
 func (x *ReportResultRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[18]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1265,7 +1478,7 @@ func (x *ReportResultRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResultRequest.ProtoReflect.Descriptor instead.
 func (*ReportResultRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{18}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ReportResultRequest) GetNodeId() string {
@@ -1320,7 +1533,7 @@ type ReportResultResponse struct {
 
 func (x *ReportResultResponse) Reset() {
 	*x = ReportResultResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[19]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1332,7 +1545,7 @@ func (x *ReportResultResponse) String() string {
 func (*ReportResultResponse) ProtoMessage() {}
 
 func (x *ReportResultResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[19]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1345,7 +1558,7 @@ func (x *ReportResultResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResultResponse.ProtoReflect.Descriptor instead.
 func (*ReportResultResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{19}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReportResultResponse) GetIgnored() bool {
@@ -1367,7 +1580,7 @@ type ReportEventRequest struct {
 
 func (x *ReportEventRequest) Reset() {
 	*x = ReportEventRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[20]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1379,7 +1592,7 @@ func (x *ReportEventRequest) String() string {
 func (*ReportEventRequest) ProtoMessage() {}
 
 func (x *ReportEventRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[20]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1392,7 +1605,7 @@ func (x *ReportEventRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportEventRequest.ProtoReflect.Descriptor instead.
 func (*ReportEventRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{20}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReportEventRequest) GetNodeId() string {
@@ -1431,7 +1644,7 @@ type ReportEventResponse struct {
 
 func (x *ReportEventResponse) Reset() {
 	*x = ReportEventResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[21]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1443,7 +1656,7 @@ func (x *ReportEventResponse) String() string {
 func (*ReportEventResponse) ProtoMessage() {}
 
 func (x *ReportEventResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[21]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1456,7 +1669,7 @@ func (x *ReportEventResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportEventResponse.ProtoReflect.Descriptor instead.
 func (*ReportEventResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{21}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{23}
 }
 
 type AttachRequest struct {
@@ -1475,7 +1688,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[22]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1487,7 +1700,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[22]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1500,7 +1713,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{22}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *AttachRequest) GetMessage() isAttachRequest_Message {
@@ -1620,7 +1833,7 @@ type NodeRegistration struct {
 
 func (x *NodeRegistration) Reset() {
 	*x = NodeRegistration{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[23]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1632,7 +1845,7 @@ func (x *NodeRegistration) String() string {
 func (*NodeRegistration) ProtoMessage() {}
 
 func (x *NodeRegistration) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[23]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1645,7 +1858,7 @@ func (x *NodeRegistration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeRegistration.ProtoReflect.Descriptor instead.
 func (*NodeRegistration) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{23}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *NodeRegistration) GetInstanceId() string {
@@ -1775,7 +1988,7 @@ type DeviceProof struct {
 
 func (x *DeviceProof) Reset() {
 	*x = DeviceProof{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[24]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1787,7 +2000,7 @@ func (x *DeviceProof) String() string {
 func (*DeviceProof) ProtoMessage() {}
 
 func (x *DeviceProof) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[24]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1800,7 +2013,7 @@ func (x *DeviceProof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceProof.ProtoReflect.Descriptor instead.
 func (*DeviceProof) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{24}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DeviceProof) GetDeviceId() string {
@@ -1850,7 +2063,7 @@ type NodeResult struct {
 
 func (x *NodeResult) Reset() {
 	*x = NodeResult{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[25]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1862,7 +2075,7 @@ func (x *NodeResult) String() string {
 func (*NodeResult) ProtoMessage() {}
 
 func (x *NodeResult) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[25]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1875,7 +2088,7 @@ func (x *NodeResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeResult.ProtoReflect.Descriptor instead.
 func (*NodeResult) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{25}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *NodeResult) GetInvokeId() string {
@@ -1916,7 +2129,7 @@ type NodeReport struct {
 
 func (x *NodeReport) Reset() {
 	*x = NodeReport{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[26]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1928,7 +2141,7 @@ func (x *NodeReport) String() string {
 func (*NodeReport) ProtoMessage() {}
 
 func (x *NodeReport) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[26]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1941,7 +2154,7 @@ func (x *NodeReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeReport.ProtoReflect.Descriptor instead.
 func (*NodeReport) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{26}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *NodeReport) GetEvent() string {
@@ -1976,7 +2189,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[27]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1988,7 +2201,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[27]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2001,7 +2214,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{27}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AttachResponse) GetMessage() isAttachResponse_Message {
@@ -2134,7 +2347,7 @@ type NodeChallenge struct {
 
 func (x *NodeChallenge) Reset() {
 	*x = NodeChallenge{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[28]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2146,7 +2359,7 @@ func (x *NodeChallenge) String() string {
 func (*NodeChallenge) ProtoMessage() {}
 
 func (x *NodeChallenge) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[28]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2159,7 +2372,7 @@ func (x *NodeChallenge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeChallenge.ProtoReflect.Descriptor instead.
 func (*NodeChallenge) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{28}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *NodeChallenge) GetNonce() string {
@@ -2191,7 +2404,7 @@ type NodeWelcome struct {
 
 func (x *NodeWelcome) Reset() {
 	*x = NodeWelcome{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[29]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2203,7 +2416,7 @@ func (x *NodeWelcome) String() string {
 func (*NodeWelcome) ProtoMessage() {}
 
 func (x *NodeWelcome) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[29]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2216,7 +2429,7 @@ func (x *NodeWelcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeWelcome.ProtoReflect.Descriptor instead.
 func (*NodeWelcome) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{29}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *NodeWelcome) GetNodeId() string {
@@ -2283,7 +2496,7 @@ type NodePing struct {
 
 func (x *NodePing) Reset() {
 	*x = NodePing{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[30]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2295,7 +2508,7 @@ func (x *NodePing) String() string {
 func (*NodePing) ProtoMessage() {}
 
 func (x *NodePing) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[30]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2308,7 +2521,7 @@ func (x *NodePing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodePing.ProtoReflect.Descriptor instead.
 func (*NodePing) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{30}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{32}
 }
 
 type NodePong struct {
@@ -2319,7 +2532,7 @@ type NodePong struct {
 
 func (x *NodePong) Reset() {
 	*x = NodePong{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[31]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2331,7 +2544,7 @@ func (x *NodePong) String() string {
 func (*NodePong) ProtoMessage() {}
 
 func (x *NodePong) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[31]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2344,7 +2557,7 @@ func (x *NodePong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodePong.ProtoReflect.Descriptor instead.
 func (*NodePong) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{31}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{33}
 }
 
 type NodeReportRefused struct {
@@ -2359,7 +2572,7 @@ type NodeReportRefused struct {
 
 func (x *NodeReportRefused) Reset() {
 	*x = NodeReportRefused{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[32]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2371,7 +2584,7 @@ func (x *NodeReportRefused) String() string {
 func (*NodeReportRefused) ProtoMessage() {}
 
 func (x *NodeReportRefused) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[32]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2384,7 +2597,7 @@ func (x *NodeReportRefused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeReportRefused.ProtoReflect.Descriptor instead.
 func (*NodeReportRefused) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{32}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *NodeReportRefused) GetEvent() string {
@@ -2421,7 +2634,7 @@ type NodeInvoke struct {
 
 func (x *NodeInvoke) Reset() {
 	*x = NodeInvoke{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[33]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2433,7 +2646,7 @@ func (x *NodeInvoke) String() string {
 func (*NodeInvoke) ProtoMessage() {}
 
 func (x *NodeInvoke) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[33]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2446,7 +2659,7 @@ func (x *NodeInvoke) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeInvoke.ProtoReflect.Descriptor instead.
 func (*NodeInvoke) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{33}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *NodeInvoke) GetInvokeId() string {
@@ -2499,7 +2712,7 @@ type ChannelRequest struct {
 
 func (x *ChannelRequest) Reset() {
 	*x = ChannelRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[34]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2511,7 +2724,7 @@ func (x *ChannelRequest) String() string {
 func (*ChannelRequest) ProtoMessage() {}
 
 func (x *ChannelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[34]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2524,7 +2737,7 @@ func (x *ChannelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChannelRequest.ProtoReflect.Descriptor instead.
 func (*ChannelRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{34}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ChannelRequest) GetMessage() isChannelRequest_Message {
@@ -2616,7 +2829,7 @@ type ChannelResponse struct {
 
 func (x *ChannelResponse) Reset() {
 	*x = ChannelResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[35]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2628,7 +2841,7 @@ func (x *ChannelResponse) String() string {
 func (*ChannelResponse) ProtoMessage() {}
 
 func (x *ChannelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[35]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2641,7 +2854,7 @@ func (x *ChannelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChannelResponse.ProtoReflect.Descriptor instead.
 func (*ChannelResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{35}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ChannelResponse) GetMessage() isChannelResponse_Message {
@@ -2711,7 +2924,7 @@ type ChannelOpened struct {
 
 func (x *ChannelOpened) Reset() {
 	*x = ChannelOpened{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[36]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2723,7 +2936,7 @@ func (x *ChannelOpened) String() string {
 func (*ChannelOpened) ProtoMessage() {}
 
 func (x *ChannelOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[36]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2736,7 +2949,7 @@ func (x *ChannelOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChannelOpened.ProtoReflect.Descriptor instead.
 func (*ChannelOpened) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{36}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{38}
 }
 
 type ChannelEnd struct {
@@ -2747,7 +2960,7 @@ type ChannelEnd struct {
 
 func (x *ChannelEnd) Reset() {
 	*x = ChannelEnd{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[37]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2759,7 +2972,7 @@ func (x *ChannelEnd) String() string {
 func (*ChannelEnd) ProtoMessage() {}
 
 func (x *ChannelEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[37]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2772,7 +2985,7 @@ func (x *ChannelEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChannelEnd.ProtoReflect.Descriptor instead.
 func (*ChannelEnd) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{37}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{39}
 }
 
 type NodeNotice struct {
@@ -2785,7 +2998,7 @@ type NodeNotice struct {
 
 func (x *NodeNotice) Reset() {
 	*x = NodeNotice{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[38]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2797,7 +3010,7 @@ func (x *NodeNotice) String() string {
 func (*NodeNotice) ProtoMessage() {}
 
 func (x *NodeNotice) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[38]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2810,7 +3023,7 @@ func (x *NodeNotice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeNotice.ProtoReflect.Descriptor instead.
 func (*NodeNotice) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{38}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *NodeNotice) GetEvent() string {
@@ -2856,7 +3069,7 @@ type NodePairing struct {
 
 func (x *NodePairing) Reset() {
 	*x = NodePairing{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[39]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2868,7 +3081,7 @@ func (x *NodePairing) String() string {
 func (*NodePairing) ProtoMessage() {}
 
 func (x *NodePairing) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[39]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2881,7 +3094,7 @@ func (x *NodePairing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodePairing.ProtoReflect.Descriptor instead.
 func (*NodePairing) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{39}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *NodePairing) GetRequestId() string {
@@ -3037,7 +3250,7 @@ type RequestPairingRequest struct {
 
 func (x *RequestPairingRequest) Reset() {
 	*x = RequestPairingRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[40]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3049,7 +3262,7 @@ func (x *RequestPairingRequest) String() string {
 func (*RequestPairingRequest) ProtoMessage() {}
 
 func (x *RequestPairingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[40]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3062,7 +3275,7 @@ func (x *RequestPairingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestPairingRequest.ProtoReflect.Descriptor instead.
 func (*RequestPairingRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{40}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RequestPairingRequest) GetNodeId() string {
@@ -3160,7 +3373,7 @@ type RequestPairingResponse struct {
 
 func (x *RequestPairingResponse) Reset() {
 	*x = RequestPairingResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[41]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3172,7 +3385,7 @@ func (x *RequestPairingResponse) String() string {
 func (*RequestPairingResponse) ProtoMessage() {}
 
 func (x *RequestPairingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[41]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3185,7 +3398,7 @@ func (x *RequestPairingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestPairingResponse.ProtoReflect.Descriptor instead.
 func (*RequestPairingResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{41}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RequestPairingResponse) GetRequest() *NodePairing {
@@ -3210,7 +3423,7 @@ type ListPairingsRequest struct {
 
 func (x *ListPairingsRequest) Reset() {
 	*x = ListPairingsRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[42]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3222,7 +3435,7 @@ func (x *ListPairingsRequest) String() string {
 func (*ListPairingsRequest) ProtoMessage() {}
 
 func (x *ListPairingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[42]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3235,7 +3448,7 @@ func (x *ListPairingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPairingsRequest.ProtoReflect.Descriptor instead.
 func (*ListPairingsRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{42}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{44}
 }
 
 type ListPairingsResponse struct {
@@ -3248,7 +3461,7 @@ type ListPairingsResponse struct {
 
 func (x *ListPairingsResponse) Reset() {
 	*x = ListPairingsResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[43]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3260,7 +3473,7 @@ func (x *ListPairingsResponse) String() string {
 func (*ListPairingsResponse) ProtoMessage() {}
 
 func (x *ListPairingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[43]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3273,7 +3486,7 @@ func (x *ListPairingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPairingsResponse.ProtoReflect.Descriptor instead.
 func (*ListPairingsResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{43}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListPairingsResponse) GetPending() []*NodePairing {
@@ -3299,7 +3512,7 @@ type ApprovePairingRequest struct {
 
 func (x *ApprovePairingRequest) Reset() {
 	*x = ApprovePairingRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[44]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3311,7 +3524,7 @@ func (x *ApprovePairingRequest) String() string {
 func (*ApprovePairingRequest) ProtoMessage() {}
 
 func (x *ApprovePairingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[44]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3324,7 +3537,7 @@ func (x *ApprovePairingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApprovePairingRequest.ProtoReflect.Descriptor instead.
 func (*ApprovePairingRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{44}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ApprovePairingRequest) GetRequestId() string {
@@ -3345,7 +3558,7 @@ type ApprovePairingResponse struct {
 
 func (x *ApprovePairingResponse) Reset() {
 	*x = ApprovePairingResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[45]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3357,7 +3570,7 @@ func (x *ApprovePairingResponse) String() string {
 func (*ApprovePairingResponse) ProtoMessage() {}
 
 func (x *ApprovePairingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[45]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3370,7 +3583,7 @@ func (x *ApprovePairingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApprovePairingResponse.ProtoReflect.Descriptor instead.
 func (*ApprovePairingResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{45}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ApprovePairingResponse) GetNode() *NodePairing {
@@ -3396,7 +3609,7 @@ type RejectPairingRequest struct {
 
 func (x *RejectPairingRequest) Reset() {
 	*x = RejectPairingRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[46]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3408,7 +3621,7 @@ func (x *RejectPairingRequest) String() string {
 func (*RejectPairingRequest) ProtoMessage() {}
 
 func (x *RejectPairingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[46]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3421,7 +3634,7 @@ func (x *RejectPairingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectPairingRequest.ProtoReflect.Descriptor instead.
 func (*RejectPairingRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{46}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RejectPairingRequest) GetRequestId() string {
@@ -3440,7 +3653,7 @@ type RejectPairingResponse struct {
 
 func (x *RejectPairingResponse) Reset() {
 	*x = RejectPairingResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[47]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3452,7 +3665,7 @@ func (x *RejectPairingResponse) String() string {
 func (*RejectPairingResponse) ProtoMessage() {}
 
 func (x *RejectPairingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[47]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3465,7 +3678,7 @@ func (x *RejectPairingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectPairingResponse.ProtoReflect.Descriptor instead.
 func (*RejectPairingResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{47}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *RejectPairingResponse) GetNodeId() string {
@@ -3485,7 +3698,7 @@ type VerifyPairingRequest struct {
 
 func (x *VerifyPairingRequest) Reset() {
 	*x = VerifyPairingRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[48]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3497,7 +3710,7 @@ func (x *VerifyPairingRequest) String() string {
 func (*VerifyPairingRequest) ProtoMessage() {}
 
 func (x *VerifyPairingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[48]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3510,7 +3723,7 @@ func (x *VerifyPairingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyPairingRequest.ProtoReflect.Descriptor instead.
 func (*VerifyPairingRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{48}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *VerifyPairingRequest) GetNodeId() string {
@@ -3538,7 +3751,7 @@ type VerifyPairingResponse struct {
 
 func (x *VerifyPairingResponse) Reset() {
 	*x = VerifyPairingResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[49]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3550,7 +3763,7 @@ func (x *VerifyPairingResponse) String() string {
 func (*VerifyPairingResponse) ProtoMessage() {}
 
 func (x *VerifyPairingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[49]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3563,7 +3776,7 @@ func (x *VerifyPairingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyPairingResponse.ProtoReflect.Descriptor instead.
 func (*VerifyPairingResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{49}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *VerifyPairingResponse) GetOk() bool {
@@ -3593,7 +3806,7 @@ type TestPushRequest struct {
 
 func (x *TestPushRequest) Reset() {
 	*x = TestPushRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[50]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3605,7 +3818,7 @@ func (x *TestPushRequest) String() string {
 func (*TestPushRequest) ProtoMessage() {}
 
 func (x *TestPushRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[50]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3618,7 +3831,7 @@ func (x *TestPushRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestPushRequest.ProtoReflect.Descriptor instead.
 func (*TestPushRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{50}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *TestPushRequest) GetNodeId() string {
@@ -3666,7 +3879,7 @@ type TestPushResponse struct {
 
 func (x *TestPushResponse) Reset() {
 	*x = TestPushResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[51]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3678,7 +3891,7 @@ func (x *TestPushResponse) String() string {
 func (*TestPushResponse) ProtoMessage() {}
 
 func (x *TestPushResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[51]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3691,7 +3904,7 @@ func (x *TestPushResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestPushResponse.ProtoReflect.Descriptor instead.
 func (*TestPushResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{51}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *TestPushResponse) GetOk() bool {
@@ -3751,7 +3964,7 @@ type GetVoiceWakeRequest struct {
 
 func (x *GetVoiceWakeRequest) Reset() {
 	*x = GetVoiceWakeRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[52]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3763,7 +3976,7 @@ func (x *GetVoiceWakeRequest) String() string {
 func (*GetVoiceWakeRequest) ProtoMessage() {}
 
 func (x *GetVoiceWakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[52]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3776,7 +3989,7 @@ func (x *GetVoiceWakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVoiceWakeRequest.ProtoReflect.Descriptor instead.
 func (*GetVoiceWakeRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{52}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{54}
 }
 
 type GetVoiceWakeResponse struct {
@@ -3788,7 +4001,7 @@ type GetVoiceWakeResponse struct {
 
 func (x *GetVoiceWakeResponse) Reset() {
 	*x = GetVoiceWakeResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[53]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3800,7 +4013,7 @@ func (x *GetVoiceWakeResponse) String() string {
 func (*GetVoiceWakeResponse) ProtoMessage() {}
 
 func (x *GetVoiceWakeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[53]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3813,7 +4026,7 @@ func (x *GetVoiceWakeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVoiceWakeResponse.ProtoReflect.Descriptor instead.
 func (*GetVoiceWakeResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{53}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *GetVoiceWakeResponse) GetTriggers() []string {
@@ -3833,7 +4046,7 @@ type SetVoiceWakeRequest struct {
 
 func (x *SetVoiceWakeRequest) Reset() {
 	*x = SetVoiceWakeRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[54]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3845,7 +4058,7 @@ func (x *SetVoiceWakeRequest) String() string {
 func (*SetVoiceWakeRequest) ProtoMessage() {}
 
 func (x *SetVoiceWakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[54]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3858,7 +4071,7 @@ func (x *SetVoiceWakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetVoiceWakeRequest.ProtoReflect.Descriptor instead.
 func (*SetVoiceWakeRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{54}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *SetVoiceWakeRequest) GetTriggers() []string {
@@ -3877,7 +4090,7 @@ type SetVoiceWakeResponse struct {
 
 func (x *SetVoiceWakeResponse) Reset() {
 	*x = SetVoiceWakeResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[55]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3889,7 +4102,7 @@ func (x *SetVoiceWakeResponse) String() string {
 func (*SetVoiceWakeResponse) ProtoMessage() {}
 
 func (x *SetVoiceWakeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[55]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3902,7 +4115,7 @@ func (x *SetVoiceWakeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetVoiceWakeResponse.ProtoReflect.Descriptor instead.
 func (*SetVoiceWakeResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{55}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *SetVoiceWakeResponse) GetTriggers() []string {
@@ -3920,7 +4133,7 @@ type ListSkillBinsRequest struct {
 
 func (x *ListSkillBinsRequest) Reset() {
 	*x = ListSkillBinsRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[56]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3932,7 +4145,7 @@ func (x *ListSkillBinsRequest) String() string {
 func (*ListSkillBinsRequest) ProtoMessage() {}
 
 func (x *ListSkillBinsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[56]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3945,7 +4158,7 @@ func (x *ListSkillBinsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSkillBinsRequest.ProtoReflect.Descriptor instead.
 func (*ListSkillBinsRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{56}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{58}
 }
 
 type ListSkillBinsResponse struct {
@@ -3957,7 +4170,7 @@ type ListSkillBinsResponse struct {
 
 func (x *ListSkillBinsResponse) Reset() {
 	*x = ListSkillBinsResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[57]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3969,7 +4182,7 @@ func (x *ListSkillBinsResponse) String() string {
 func (*ListSkillBinsResponse) ProtoMessage() {}
 
 func (x *ListSkillBinsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[57]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3982,7 +4195,7 @@ func (x *ListSkillBinsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSkillBinsResponse.ProtoReflect.Descriptor instead.
 func (*ListSkillBinsResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{57}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ListSkillBinsResponse) GetBins() []string {
@@ -3996,7 +4209,7 @@ var File_hanzo_nodes_v1_nodes_proto protoreflect.FileDescriptor
 
 const file_hanzo_nodes_v1_nodes_proto_rawDesc = "" +
 	"\n" +
-	"\x1ahanzo/nodes/v1/nodes.proto\x12\x0ehanzo.nodes.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ahanzo/ops/v1/options.proto\"\xf9\x06\n" +
+	"\x1ahanzo/nodes/v1/nodes.proto\x12\x0ehanzo.nodes.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ahanzo/ops/v1/options.proto\x1a\x18hanzo/runs/v1/runs.proto\"\xf9\x06\n" +
 	"\x04Node\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12!\n" +
 	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\x12\x1a\n" +
@@ -4074,7 +4287,29 @@ const file_hanzo_nodes_v1_nodes_proto_rawDesc = "" +
 	"\acommand\x18\x02 \x01(\tR\acommand\x120\n" +
 	"\apayload\x18\x03 \x01(\v2\x16.google.protobuf.ValueR\apayload\x12&\n" +
 	"\fpayload_json\x18\x04 \x01(\tH\x00R\vpayloadJson\x88\x01\x01B\x0f\n" +
-	"\r_payload_json\"\x13\n" +
+	"\r_payload_json\"\xda\x03\n" +
+	"\n" +
+	"RunRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x12\n" +
+	"\x04argv\x18\x02 \x03(\tR\x04argv\x12\x18\n" +
+	"\acommand\x18\x03 \x01(\tR\acommand\x12\x10\n" +
+	"\x03cwd\x18\x04 \x01(\tR\x03cwd\x125\n" +
+	"\x03env\x18\x05 \x03(\v2#.hanzo.nodes.v1.RunRequest.EnvEntryR\x03env\x12\x19\n" +
+	"\bagent_id\x18\x06 \x01(\tR\aagentId\x12\x1f\n" +
+	"\vsession_key\x18\a \x01(\tR\n" +
+	"sessionKey\x123\n" +
+	"\atimeout\x18\b \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12D\n" +
+	"\x10approval_timeout\x18\t \x01(\v2\x19.google.protobuf.DurationR\x0fapprovalTimeout\x12=\n" +
+	"\rwait_for_node\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\vwaitForNode\x12\x0e\n" +
+	"\x02id\x18\v \x01(\tR\x02id\x1a6\n" +
+	"\bEnvEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"q\n" +
+	"\vRunResponse\x12&\n" +
+	"\x03run\x18\x01 \x01(\v2\x12.hanzo.runs.v1.RunH\x00R\x03run\x12/\n" +
+	"\x06output\x18\x02 \x01(\v2\x15.hanzo.runs.v1.OutputH\x00R\x06outputB\t\n" +
+	"\amessage\"\x13\n" +
 	"\x11WatchNodesRequest\"\xfa\x01\n" +
 	"\x12WatchNodesResponse\x12A\n" +
 	"\x06change\x18\x01 \x01(\x0e2).hanzo.nodes.v1.WatchNodesResponse.ChangeR\x06change\x12(\n" +
@@ -4301,7 +4536,7 @@ const file_hanzo_nodes_v1_nodes_proto_rawDesc = "" +
 	"\btriggers\x18\x01 \x03(\tR\btriggers\"\x16\n" +
 	"\x14ListSkillBinsRequest\"+\n" +
 	"\x15ListSkillBinsResponse\x12\x12\n" +
-	"\x04bins\x18\x01 \x03(\tR\x04bins2\x9a\x18\n" +
+	"\x04bins\x18\x01 \x03(\tR\x04bins2\x8c\x19\n" +
 	"\vNodeService\x12z\n" +
 	"\tListNodes\x12 .hanzo.nodes.v1.ListNodesRequest\x1a!.hanzo.nodes.v1.ListNodesResponse\"(\xea\xc7\x18\x13\n" +
 	"\tnode.list\x10\x02\x18\x01 \x010\x01\x82\xd3\xe4\x93\x02\v\x12\t/v1/nodes\x12\x82\x01\n" +
@@ -4314,7 +4549,8 @@ const file_hanzo_nodes_v1_nodes_proto_rawDesc = "" +
 	"RenameNode\x12!.hanzo.nodes.v1.RenameNodeRequest\x1a\".hanzo.nodes.v1.RenameNodeResponse\">\xea\xc7\x18\x15\n" +
 	"\vnode.rename\x10\x02\x18\x04 \x010\x01\x82\xd3\xe4\x93\x02\x1f:\x01*\"\x1a/v1/nodes/{node_id}:rename\x12\xa8\x01\n" +
 	"\x06Invoke\x12\x1d.hanzo.nodes.v1.InvokeRequest\x1a\x1e.hanzo.nodes.v1.InvokeResponse\"_\xea\xc7\x18\x15\n" +
-	"\vnode.invoke\x10\x02\x18\x02 \x010\x01\x82\xd3\xe4\x93\x02@:\x01*Z\x1f:\x01*\"\x1a/v1/nodes/{node_id}/invoke\"\x1a/v1/nodes/{node_id}:invoke\x12z\n" +
+	"\vnode.invoke\x10\x02\x18\x02 \x010\x01\x82\xd3\xe4\x93\x02@:\x01*Z\x1f:\x01*\"\x1a/v1/nodes/{node_id}/invoke\"\x1a/v1/nodes/{node_id}:invoke\x12p\n" +
+	"\x03Run\x12\x1a.hanzo.nodes.v1.RunRequest\x1a\x1b.hanzo.nodes.v1.RunResponse\".\xea\xc7\x18\b\x10\x02\x18\x02 \x030\x01\x82\xd3\xe4\x93\x02\x1c:\x01*\"\x17/v1/nodes/{node_id}/run0\x01\x12z\n" +
 	"\n" +
 	"WatchNodes\x12!.hanzo.nodes.v1.WatchNodesRequest\x1a\".hanzo.nodes.v1.WatchNodesResponse\"#\xea\xc7\x18\b\x10\x02\x18\x01 \x030\x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/nodes:watch0\x01\x12\x9f\x01\n" +
 	"\fReportResult\x12#.hanzo.nodes.v1.ReportResultRequest\x1a$.hanzo.nodes.v1.ReportResultResponse\"D\xea\xc7\x18\x1a\n" +
@@ -4358,7 +4594,7 @@ func file_hanzo_nodes_v1_nodes_proto_rawDescGZIP() []byte {
 }
 
 var file_hanzo_nodes_v1_nodes_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_hanzo_nodes_v1_nodes_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
+var file_hanzo_nodes_v1_nodes_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
 var file_hanzo_nodes_v1_nodes_proto_goTypes = []any{
 	(WatchNodesResponse_Change)(0), // 0: hanzo.nodes.v1.WatchNodesResponse.Change
 	(*Node)(nil),                   // 1: hanzo.nodes.v1.Node
@@ -4376,156 +4612,169 @@ var file_hanzo_nodes_v1_nodes_proto_goTypes = []any{
 	(*RenameNodeResponse)(nil),     // 13: hanzo.nodes.v1.RenameNodeResponse
 	(*InvokeRequest)(nil),          // 14: hanzo.nodes.v1.InvokeRequest
 	(*InvokeResponse)(nil),         // 15: hanzo.nodes.v1.InvokeResponse
-	(*WatchNodesRequest)(nil),      // 16: hanzo.nodes.v1.WatchNodesRequest
-	(*WatchNodesResponse)(nil),     // 17: hanzo.nodes.v1.WatchNodesResponse
-	(*NodeError)(nil),              // 18: hanzo.nodes.v1.NodeError
-	(*ReportResultRequest)(nil),    // 19: hanzo.nodes.v1.ReportResultRequest
-	(*ReportResultResponse)(nil),   // 20: hanzo.nodes.v1.ReportResultResponse
-	(*ReportEventRequest)(nil),     // 21: hanzo.nodes.v1.ReportEventRequest
-	(*ReportEventResponse)(nil),    // 22: hanzo.nodes.v1.ReportEventResponse
-	(*AttachRequest)(nil),          // 23: hanzo.nodes.v1.AttachRequest
-	(*NodeRegistration)(nil),       // 24: hanzo.nodes.v1.NodeRegistration
-	(*DeviceProof)(nil),            // 25: hanzo.nodes.v1.DeviceProof
-	(*NodeResult)(nil),             // 26: hanzo.nodes.v1.NodeResult
-	(*NodeReport)(nil),             // 27: hanzo.nodes.v1.NodeReport
-	(*AttachResponse)(nil),         // 28: hanzo.nodes.v1.AttachResponse
-	(*NodeChallenge)(nil),          // 29: hanzo.nodes.v1.NodeChallenge
-	(*NodeWelcome)(nil),            // 30: hanzo.nodes.v1.NodeWelcome
-	(*NodePing)(nil),               // 31: hanzo.nodes.v1.NodePing
-	(*NodePong)(nil),               // 32: hanzo.nodes.v1.NodePong
-	(*NodeReportRefused)(nil),      // 33: hanzo.nodes.v1.NodeReportRefused
-	(*NodeInvoke)(nil),             // 34: hanzo.nodes.v1.NodeInvoke
-	(*ChannelRequest)(nil),         // 35: hanzo.nodes.v1.ChannelRequest
-	(*ChannelResponse)(nil),        // 36: hanzo.nodes.v1.ChannelResponse
-	(*ChannelOpened)(nil),          // 37: hanzo.nodes.v1.ChannelOpened
-	(*ChannelEnd)(nil),             // 38: hanzo.nodes.v1.ChannelEnd
-	(*NodeNotice)(nil),             // 39: hanzo.nodes.v1.NodeNotice
-	(*NodePairing)(nil),            // 40: hanzo.nodes.v1.NodePairing
-	(*RequestPairingRequest)(nil),  // 41: hanzo.nodes.v1.RequestPairingRequest
-	(*RequestPairingResponse)(nil), // 42: hanzo.nodes.v1.RequestPairingResponse
-	(*ListPairingsRequest)(nil),    // 43: hanzo.nodes.v1.ListPairingsRequest
-	(*ListPairingsResponse)(nil),   // 44: hanzo.nodes.v1.ListPairingsResponse
-	(*ApprovePairingRequest)(nil),  // 45: hanzo.nodes.v1.ApprovePairingRequest
-	(*ApprovePairingResponse)(nil), // 46: hanzo.nodes.v1.ApprovePairingResponse
-	(*RejectPairingRequest)(nil),   // 47: hanzo.nodes.v1.RejectPairingRequest
-	(*RejectPairingResponse)(nil),  // 48: hanzo.nodes.v1.RejectPairingResponse
-	(*VerifyPairingRequest)(nil),   // 49: hanzo.nodes.v1.VerifyPairingRequest
-	(*VerifyPairingResponse)(nil),  // 50: hanzo.nodes.v1.VerifyPairingResponse
-	(*TestPushRequest)(nil),        // 51: hanzo.nodes.v1.TestPushRequest
-	(*TestPushResponse)(nil),       // 52: hanzo.nodes.v1.TestPushResponse
-	(*GetVoiceWakeRequest)(nil),    // 53: hanzo.nodes.v1.GetVoiceWakeRequest
-	(*GetVoiceWakeResponse)(nil),   // 54: hanzo.nodes.v1.GetVoiceWakeResponse
-	(*SetVoiceWakeRequest)(nil),    // 55: hanzo.nodes.v1.SetVoiceWakeRequest
-	(*SetVoiceWakeResponse)(nil),   // 56: hanzo.nodes.v1.SetVoiceWakeResponse
-	(*ListSkillBinsRequest)(nil),   // 57: hanzo.nodes.v1.ListSkillBinsRequest
-	(*ListSkillBinsResponse)(nil),  // 58: hanzo.nodes.v1.ListSkillBinsResponse
-	nil,                            // 59: hanzo.nodes.v1.Node.PermissionsEntry
-	nil,                            // 60: hanzo.nodes.v1.NodeRegistration.PermissionsEntry
-	nil,                            // 61: hanzo.nodes.v1.NodePairing.PermissionsEntry
-	(*timestamppb.Timestamp)(nil),  // 62: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),        // 63: google.protobuf.Struct
-	(*structpb.Value)(nil),         // 64: google.protobuf.Value
-	(*durationpb.Duration)(nil),    // 65: google.protobuf.Duration
+	(*RunRequest)(nil),             // 16: hanzo.nodes.v1.RunRequest
+	(*RunResponse)(nil),            // 17: hanzo.nodes.v1.RunResponse
+	(*WatchNodesRequest)(nil),      // 18: hanzo.nodes.v1.WatchNodesRequest
+	(*WatchNodesResponse)(nil),     // 19: hanzo.nodes.v1.WatchNodesResponse
+	(*NodeError)(nil),              // 20: hanzo.nodes.v1.NodeError
+	(*ReportResultRequest)(nil),    // 21: hanzo.nodes.v1.ReportResultRequest
+	(*ReportResultResponse)(nil),   // 22: hanzo.nodes.v1.ReportResultResponse
+	(*ReportEventRequest)(nil),     // 23: hanzo.nodes.v1.ReportEventRequest
+	(*ReportEventResponse)(nil),    // 24: hanzo.nodes.v1.ReportEventResponse
+	(*AttachRequest)(nil),          // 25: hanzo.nodes.v1.AttachRequest
+	(*NodeRegistration)(nil),       // 26: hanzo.nodes.v1.NodeRegistration
+	(*DeviceProof)(nil),            // 27: hanzo.nodes.v1.DeviceProof
+	(*NodeResult)(nil),             // 28: hanzo.nodes.v1.NodeResult
+	(*NodeReport)(nil),             // 29: hanzo.nodes.v1.NodeReport
+	(*AttachResponse)(nil),         // 30: hanzo.nodes.v1.AttachResponse
+	(*NodeChallenge)(nil),          // 31: hanzo.nodes.v1.NodeChallenge
+	(*NodeWelcome)(nil),            // 32: hanzo.nodes.v1.NodeWelcome
+	(*NodePing)(nil),               // 33: hanzo.nodes.v1.NodePing
+	(*NodePong)(nil),               // 34: hanzo.nodes.v1.NodePong
+	(*NodeReportRefused)(nil),      // 35: hanzo.nodes.v1.NodeReportRefused
+	(*NodeInvoke)(nil),             // 36: hanzo.nodes.v1.NodeInvoke
+	(*ChannelRequest)(nil),         // 37: hanzo.nodes.v1.ChannelRequest
+	(*ChannelResponse)(nil),        // 38: hanzo.nodes.v1.ChannelResponse
+	(*ChannelOpened)(nil),          // 39: hanzo.nodes.v1.ChannelOpened
+	(*ChannelEnd)(nil),             // 40: hanzo.nodes.v1.ChannelEnd
+	(*NodeNotice)(nil),             // 41: hanzo.nodes.v1.NodeNotice
+	(*NodePairing)(nil),            // 42: hanzo.nodes.v1.NodePairing
+	(*RequestPairingRequest)(nil),  // 43: hanzo.nodes.v1.RequestPairingRequest
+	(*RequestPairingResponse)(nil), // 44: hanzo.nodes.v1.RequestPairingResponse
+	(*ListPairingsRequest)(nil),    // 45: hanzo.nodes.v1.ListPairingsRequest
+	(*ListPairingsResponse)(nil),   // 46: hanzo.nodes.v1.ListPairingsResponse
+	(*ApprovePairingRequest)(nil),  // 47: hanzo.nodes.v1.ApprovePairingRequest
+	(*ApprovePairingResponse)(nil), // 48: hanzo.nodes.v1.ApprovePairingResponse
+	(*RejectPairingRequest)(nil),   // 49: hanzo.nodes.v1.RejectPairingRequest
+	(*RejectPairingResponse)(nil),  // 50: hanzo.nodes.v1.RejectPairingResponse
+	(*VerifyPairingRequest)(nil),   // 51: hanzo.nodes.v1.VerifyPairingRequest
+	(*VerifyPairingResponse)(nil),  // 52: hanzo.nodes.v1.VerifyPairingResponse
+	(*TestPushRequest)(nil),        // 53: hanzo.nodes.v1.TestPushRequest
+	(*TestPushResponse)(nil),       // 54: hanzo.nodes.v1.TestPushResponse
+	(*GetVoiceWakeRequest)(nil),    // 55: hanzo.nodes.v1.GetVoiceWakeRequest
+	(*GetVoiceWakeResponse)(nil),   // 56: hanzo.nodes.v1.GetVoiceWakeResponse
+	(*SetVoiceWakeRequest)(nil),    // 57: hanzo.nodes.v1.SetVoiceWakeRequest
+	(*SetVoiceWakeResponse)(nil),   // 58: hanzo.nodes.v1.SetVoiceWakeResponse
+	(*ListSkillBinsRequest)(nil),   // 59: hanzo.nodes.v1.ListSkillBinsRequest
+	(*ListSkillBinsResponse)(nil),  // 60: hanzo.nodes.v1.ListSkillBinsResponse
+	nil,                            // 61: hanzo.nodes.v1.Node.PermissionsEntry
+	nil,                            // 62: hanzo.nodes.v1.RunRequest.EnvEntry
+	nil,                            // 63: hanzo.nodes.v1.NodeRegistration.PermissionsEntry
+	nil,                            // 64: hanzo.nodes.v1.NodePairing.PermissionsEntry
+	(*timestamppb.Timestamp)(nil),  // 65: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),        // 66: google.protobuf.Struct
+	(*structpb.Value)(nil),         // 67: google.protobuf.Value
+	(*durationpb.Duration)(nil),    // 68: google.protobuf.Duration
+	(*v1.Run)(nil),                 // 69: hanzo.runs.v1.Run
+	(*v1.Output)(nil),              // 70: hanzo.runs.v1.Output
 }
 var file_hanzo_nodes_v1_nodes_proto_depIdxs = []int32{
-	59, // 0: hanzo.nodes.v1.Node.permissions:type_name -> hanzo.nodes.v1.Node.PermissionsEntry
-	62, // 1: hanzo.nodes.v1.Node.connected_at:type_name -> google.protobuf.Timestamp
-	62, // 2: hanzo.nodes.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
-	63, // 3: hanzo.nodes.v1.Node.instance:type_name -> google.protobuf.Struct
-	63, // 4: hanzo.nodes.v1.GetInstanceResponse.instance:type_name -> google.protobuf.Struct
-	64, // 5: hanzo.nodes.v1.GetInfoResponse.info:type_name -> google.protobuf.Value
-	64, // 6: hanzo.nodes.v1.WatchEventsResponse.payload:type_name -> google.protobuf.Value
-	62, // 7: hanzo.nodes.v1.WatchEventsResponse.at:type_name -> google.protobuf.Timestamp
+	61, // 0: hanzo.nodes.v1.Node.permissions:type_name -> hanzo.nodes.v1.Node.PermissionsEntry
+	65, // 1: hanzo.nodes.v1.Node.connected_at:type_name -> google.protobuf.Timestamp
+	65, // 2: hanzo.nodes.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
+	66, // 3: hanzo.nodes.v1.Node.instance:type_name -> google.protobuf.Struct
+	66, // 4: hanzo.nodes.v1.GetInstanceResponse.instance:type_name -> google.protobuf.Struct
+	67, // 5: hanzo.nodes.v1.GetInfoResponse.info:type_name -> google.protobuf.Value
+	67, // 6: hanzo.nodes.v1.WatchEventsResponse.payload:type_name -> google.protobuf.Value
+	65, // 7: hanzo.nodes.v1.WatchEventsResponse.at:type_name -> google.protobuf.Timestamp
 	1,  // 8: hanzo.nodes.v1.ListNodesResponse.nodes:type_name -> hanzo.nodes.v1.Node
 	1,  // 9: hanzo.nodes.v1.GetNodeResponse.node:type_name -> hanzo.nodes.v1.Node
-	64, // 10: hanzo.nodes.v1.InvokeRequest.params:type_name -> google.protobuf.Value
-	65, // 11: hanzo.nodes.v1.InvokeRequest.timeout:type_name -> google.protobuf.Duration
-	65, // 12: hanzo.nodes.v1.InvokeRequest.wait_for_node:type_name -> google.protobuf.Duration
-	64, // 13: hanzo.nodes.v1.InvokeResponse.payload:type_name -> google.protobuf.Value
-	0,  // 14: hanzo.nodes.v1.WatchNodesResponse.change:type_name -> hanzo.nodes.v1.WatchNodesResponse.Change
-	1,  // 15: hanzo.nodes.v1.WatchNodesResponse.node:type_name -> hanzo.nodes.v1.Node
-	64, // 16: hanzo.nodes.v1.ReportResultRequest.payload:type_name -> google.protobuf.Value
-	18, // 17: hanzo.nodes.v1.ReportResultRequest.error:type_name -> hanzo.nodes.v1.NodeError
-	64, // 18: hanzo.nodes.v1.ReportEventRequest.payload:type_name -> google.protobuf.Value
-	24, // 19: hanzo.nodes.v1.AttachRequest.register:type_name -> hanzo.nodes.v1.NodeRegistration
-	26, // 20: hanzo.nodes.v1.AttachRequest.result:type_name -> hanzo.nodes.v1.NodeResult
-	27, // 21: hanzo.nodes.v1.AttachRequest.event:type_name -> hanzo.nodes.v1.NodeReport
-	31, // 22: hanzo.nodes.v1.AttachRequest.ping:type_name -> hanzo.nodes.v1.NodePing
-	32, // 23: hanzo.nodes.v1.AttachRequest.pong:type_name -> hanzo.nodes.v1.NodePong
-	60, // 24: hanzo.nodes.v1.NodeRegistration.permissions:type_name -> hanzo.nodes.v1.NodeRegistration.PermissionsEntry
-	25, // 25: hanzo.nodes.v1.NodeRegistration.device:type_name -> hanzo.nodes.v1.DeviceProof
-	62, // 26: hanzo.nodes.v1.DeviceProof.signed_at:type_name -> google.protobuf.Timestamp
-	18, // 27: hanzo.nodes.v1.NodeResult.error:type_name -> hanzo.nodes.v1.NodeError
-	29, // 28: hanzo.nodes.v1.AttachResponse.challenge:type_name -> hanzo.nodes.v1.NodeChallenge
-	30, // 29: hanzo.nodes.v1.AttachResponse.welcome:type_name -> hanzo.nodes.v1.NodeWelcome
-	34, // 30: hanzo.nodes.v1.AttachResponse.invoke:type_name -> hanzo.nodes.v1.NodeInvoke
-	39, // 31: hanzo.nodes.v1.AttachResponse.notice:type_name -> hanzo.nodes.v1.NodeNotice
-	31, // 32: hanzo.nodes.v1.AttachResponse.ping:type_name -> hanzo.nodes.v1.NodePing
-	32, // 33: hanzo.nodes.v1.AttachResponse.pong:type_name -> hanzo.nodes.v1.NodePong
-	33, // 34: hanzo.nodes.v1.AttachResponse.report_refused:type_name -> hanzo.nodes.v1.NodeReportRefused
-	65, // 35: hanzo.nodes.v1.NodeWelcome.heartbeat:type_name -> google.protobuf.Duration
-	65, // 36: hanzo.nodes.v1.NodeInvoke.timeout:type_name -> google.protobuf.Duration
-	38, // 37: hanzo.nodes.v1.ChannelRequest.end:type_name -> hanzo.nodes.v1.ChannelEnd
-	18, // 38: hanzo.nodes.v1.ChannelRequest.error:type_name -> hanzo.nodes.v1.NodeError
-	37, // 39: hanzo.nodes.v1.ChannelResponse.opened:type_name -> hanzo.nodes.v1.ChannelOpened
-	38, // 40: hanzo.nodes.v1.ChannelResponse.end:type_name -> hanzo.nodes.v1.ChannelEnd
-	61, // 41: hanzo.nodes.v1.NodePairing.permissions:type_name -> hanzo.nodes.v1.NodePairing.PermissionsEntry
-	62, // 42: hanzo.nodes.v1.NodePairing.requested_at:type_name -> google.protobuf.Timestamp
-	62, // 43: hanzo.nodes.v1.NodePairing.created_at:type_name -> google.protobuf.Timestamp
-	62, // 44: hanzo.nodes.v1.NodePairing.approved_at:type_name -> google.protobuf.Timestamp
-	62, // 45: hanzo.nodes.v1.NodePairing.last_connected_at:type_name -> google.protobuf.Timestamp
-	40, // 46: hanzo.nodes.v1.RequestPairingResponse.request:type_name -> hanzo.nodes.v1.NodePairing
-	40, // 47: hanzo.nodes.v1.ListPairingsResponse.pending:type_name -> hanzo.nodes.v1.NodePairing
-	40, // 48: hanzo.nodes.v1.ListPairingsResponse.paired:type_name -> hanzo.nodes.v1.NodePairing
-	40, // 49: hanzo.nodes.v1.ApprovePairingResponse.node:type_name -> hanzo.nodes.v1.NodePairing
-	40, // 50: hanzo.nodes.v1.VerifyPairingResponse.node:type_name -> hanzo.nodes.v1.NodePairing
-	8,  // 51: hanzo.nodes.v1.NodeService.ListNodes:input_type -> hanzo.nodes.v1.ListNodesRequest
-	10, // 52: hanzo.nodes.v1.NodeService.GetNode:input_type -> hanzo.nodes.v1.GetNodeRequest
-	2,  // 53: hanzo.nodes.v1.NodeService.GetInstance:input_type -> hanzo.nodes.v1.GetInstanceRequest
-	4,  // 54: hanzo.nodes.v1.NodeService.GetInfo:input_type -> hanzo.nodes.v1.GetInfoRequest
-	6,  // 55: hanzo.nodes.v1.NodeService.WatchEvents:input_type -> hanzo.nodes.v1.WatchEventsRequest
-	12, // 56: hanzo.nodes.v1.NodeService.RenameNode:input_type -> hanzo.nodes.v1.RenameNodeRequest
-	14, // 57: hanzo.nodes.v1.NodeService.Invoke:input_type -> hanzo.nodes.v1.InvokeRequest
-	16, // 58: hanzo.nodes.v1.NodeService.WatchNodes:input_type -> hanzo.nodes.v1.WatchNodesRequest
-	19, // 59: hanzo.nodes.v1.NodeService.ReportResult:input_type -> hanzo.nodes.v1.ReportResultRequest
-	21, // 60: hanzo.nodes.v1.NodeService.ReportEvent:input_type -> hanzo.nodes.v1.ReportEventRequest
-	23, // 61: hanzo.nodes.v1.NodeService.Attach:input_type -> hanzo.nodes.v1.AttachRequest
-	35, // 62: hanzo.nodes.v1.NodeService.Channel:input_type -> hanzo.nodes.v1.ChannelRequest
-	41, // 63: hanzo.nodes.v1.NodeService.RequestPairing:input_type -> hanzo.nodes.v1.RequestPairingRequest
-	43, // 64: hanzo.nodes.v1.NodeService.ListPairings:input_type -> hanzo.nodes.v1.ListPairingsRequest
-	45, // 65: hanzo.nodes.v1.NodeService.ApprovePairing:input_type -> hanzo.nodes.v1.ApprovePairingRequest
-	47, // 66: hanzo.nodes.v1.NodeService.RejectPairing:input_type -> hanzo.nodes.v1.RejectPairingRequest
-	49, // 67: hanzo.nodes.v1.NodeService.VerifyPairing:input_type -> hanzo.nodes.v1.VerifyPairingRequest
-	51, // 68: hanzo.nodes.v1.NodeService.TestPush:input_type -> hanzo.nodes.v1.TestPushRequest
-	53, // 69: hanzo.nodes.v1.NodeService.GetVoiceWake:input_type -> hanzo.nodes.v1.GetVoiceWakeRequest
-	55, // 70: hanzo.nodes.v1.NodeService.SetVoiceWake:input_type -> hanzo.nodes.v1.SetVoiceWakeRequest
-	57, // 71: hanzo.nodes.v1.NodeService.ListSkillBins:input_type -> hanzo.nodes.v1.ListSkillBinsRequest
-	9,  // 72: hanzo.nodes.v1.NodeService.ListNodes:output_type -> hanzo.nodes.v1.ListNodesResponse
-	11, // 73: hanzo.nodes.v1.NodeService.GetNode:output_type -> hanzo.nodes.v1.GetNodeResponse
-	3,  // 74: hanzo.nodes.v1.NodeService.GetInstance:output_type -> hanzo.nodes.v1.GetInstanceResponse
-	5,  // 75: hanzo.nodes.v1.NodeService.GetInfo:output_type -> hanzo.nodes.v1.GetInfoResponse
-	7,  // 76: hanzo.nodes.v1.NodeService.WatchEvents:output_type -> hanzo.nodes.v1.WatchEventsResponse
-	13, // 77: hanzo.nodes.v1.NodeService.RenameNode:output_type -> hanzo.nodes.v1.RenameNodeResponse
-	15, // 78: hanzo.nodes.v1.NodeService.Invoke:output_type -> hanzo.nodes.v1.InvokeResponse
-	17, // 79: hanzo.nodes.v1.NodeService.WatchNodes:output_type -> hanzo.nodes.v1.WatchNodesResponse
-	20, // 80: hanzo.nodes.v1.NodeService.ReportResult:output_type -> hanzo.nodes.v1.ReportResultResponse
-	22, // 81: hanzo.nodes.v1.NodeService.ReportEvent:output_type -> hanzo.nodes.v1.ReportEventResponse
-	28, // 82: hanzo.nodes.v1.NodeService.Attach:output_type -> hanzo.nodes.v1.AttachResponse
-	36, // 83: hanzo.nodes.v1.NodeService.Channel:output_type -> hanzo.nodes.v1.ChannelResponse
-	42, // 84: hanzo.nodes.v1.NodeService.RequestPairing:output_type -> hanzo.nodes.v1.RequestPairingResponse
-	44, // 85: hanzo.nodes.v1.NodeService.ListPairings:output_type -> hanzo.nodes.v1.ListPairingsResponse
-	46, // 86: hanzo.nodes.v1.NodeService.ApprovePairing:output_type -> hanzo.nodes.v1.ApprovePairingResponse
-	48, // 87: hanzo.nodes.v1.NodeService.RejectPairing:output_type -> hanzo.nodes.v1.RejectPairingResponse
-	50, // 88: hanzo.nodes.v1.NodeService.VerifyPairing:output_type -> hanzo.nodes.v1.VerifyPairingResponse
-	52, // 89: hanzo.nodes.v1.NodeService.TestPush:output_type -> hanzo.nodes.v1.TestPushResponse
-	54, // 90: hanzo.nodes.v1.NodeService.GetVoiceWake:output_type -> hanzo.nodes.v1.GetVoiceWakeResponse
-	56, // 91: hanzo.nodes.v1.NodeService.SetVoiceWake:output_type -> hanzo.nodes.v1.SetVoiceWakeResponse
-	58, // 92: hanzo.nodes.v1.NodeService.ListSkillBins:output_type -> hanzo.nodes.v1.ListSkillBinsResponse
-	72, // [72:93] is the sub-list for method output_type
-	51, // [51:72] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	67, // 10: hanzo.nodes.v1.InvokeRequest.params:type_name -> google.protobuf.Value
+	68, // 11: hanzo.nodes.v1.InvokeRequest.timeout:type_name -> google.protobuf.Duration
+	68, // 12: hanzo.nodes.v1.InvokeRequest.wait_for_node:type_name -> google.protobuf.Duration
+	67, // 13: hanzo.nodes.v1.InvokeResponse.payload:type_name -> google.protobuf.Value
+	62, // 14: hanzo.nodes.v1.RunRequest.env:type_name -> hanzo.nodes.v1.RunRequest.EnvEntry
+	68, // 15: hanzo.nodes.v1.RunRequest.timeout:type_name -> google.protobuf.Duration
+	68, // 16: hanzo.nodes.v1.RunRequest.approval_timeout:type_name -> google.protobuf.Duration
+	68, // 17: hanzo.nodes.v1.RunRequest.wait_for_node:type_name -> google.protobuf.Duration
+	69, // 18: hanzo.nodes.v1.RunResponse.run:type_name -> hanzo.runs.v1.Run
+	70, // 19: hanzo.nodes.v1.RunResponse.output:type_name -> hanzo.runs.v1.Output
+	0,  // 20: hanzo.nodes.v1.WatchNodesResponse.change:type_name -> hanzo.nodes.v1.WatchNodesResponse.Change
+	1,  // 21: hanzo.nodes.v1.WatchNodesResponse.node:type_name -> hanzo.nodes.v1.Node
+	67, // 22: hanzo.nodes.v1.ReportResultRequest.payload:type_name -> google.protobuf.Value
+	20, // 23: hanzo.nodes.v1.ReportResultRequest.error:type_name -> hanzo.nodes.v1.NodeError
+	67, // 24: hanzo.nodes.v1.ReportEventRequest.payload:type_name -> google.protobuf.Value
+	26, // 25: hanzo.nodes.v1.AttachRequest.register:type_name -> hanzo.nodes.v1.NodeRegistration
+	28, // 26: hanzo.nodes.v1.AttachRequest.result:type_name -> hanzo.nodes.v1.NodeResult
+	29, // 27: hanzo.nodes.v1.AttachRequest.event:type_name -> hanzo.nodes.v1.NodeReport
+	33, // 28: hanzo.nodes.v1.AttachRequest.ping:type_name -> hanzo.nodes.v1.NodePing
+	34, // 29: hanzo.nodes.v1.AttachRequest.pong:type_name -> hanzo.nodes.v1.NodePong
+	63, // 30: hanzo.nodes.v1.NodeRegistration.permissions:type_name -> hanzo.nodes.v1.NodeRegistration.PermissionsEntry
+	27, // 31: hanzo.nodes.v1.NodeRegistration.device:type_name -> hanzo.nodes.v1.DeviceProof
+	65, // 32: hanzo.nodes.v1.DeviceProof.signed_at:type_name -> google.protobuf.Timestamp
+	20, // 33: hanzo.nodes.v1.NodeResult.error:type_name -> hanzo.nodes.v1.NodeError
+	31, // 34: hanzo.nodes.v1.AttachResponse.challenge:type_name -> hanzo.nodes.v1.NodeChallenge
+	32, // 35: hanzo.nodes.v1.AttachResponse.welcome:type_name -> hanzo.nodes.v1.NodeWelcome
+	36, // 36: hanzo.nodes.v1.AttachResponse.invoke:type_name -> hanzo.nodes.v1.NodeInvoke
+	41, // 37: hanzo.nodes.v1.AttachResponse.notice:type_name -> hanzo.nodes.v1.NodeNotice
+	33, // 38: hanzo.nodes.v1.AttachResponse.ping:type_name -> hanzo.nodes.v1.NodePing
+	34, // 39: hanzo.nodes.v1.AttachResponse.pong:type_name -> hanzo.nodes.v1.NodePong
+	35, // 40: hanzo.nodes.v1.AttachResponse.report_refused:type_name -> hanzo.nodes.v1.NodeReportRefused
+	68, // 41: hanzo.nodes.v1.NodeWelcome.heartbeat:type_name -> google.protobuf.Duration
+	68, // 42: hanzo.nodes.v1.NodeInvoke.timeout:type_name -> google.protobuf.Duration
+	40, // 43: hanzo.nodes.v1.ChannelRequest.end:type_name -> hanzo.nodes.v1.ChannelEnd
+	20, // 44: hanzo.nodes.v1.ChannelRequest.error:type_name -> hanzo.nodes.v1.NodeError
+	39, // 45: hanzo.nodes.v1.ChannelResponse.opened:type_name -> hanzo.nodes.v1.ChannelOpened
+	40, // 46: hanzo.nodes.v1.ChannelResponse.end:type_name -> hanzo.nodes.v1.ChannelEnd
+	64, // 47: hanzo.nodes.v1.NodePairing.permissions:type_name -> hanzo.nodes.v1.NodePairing.PermissionsEntry
+	65, // 48: hanzo.nodes.v1.NodePairing.requested_at:type_name -> google.protobuf.Timestamp
+	65, // 49: hanzo.nodes.v1.NodePairing.created_at:type_name -> google.protobuf.Timestamp
+	65, // 50: hanzo.nodes.v1.NodePairing.approved_at:type_name -> google.protobuf.Timestamp
+	65, // 51: hanzo.nodes.v1.NodePairing.last_connected_at:type_name -> google.protobuf.Timestamp
+	42, // 52: hanzo.nodes.v1.RequestPairingResponse.request:type_name -> hanzo.nodes.v1.NodePairing
+	42, // 53: hanzo.nodes.v1.ListPairingsResponse.pending:type_name -> hanzo.nodes.v1.NodePairing
+	42, // 54: hanzo.nodes.v1.ListPairingsResponse.paired:type_name -> hanzo.nodes.v1.NodePairing
+	42, // 55: hanzo.nodes.v1.ApprovePairingResponse.node:type_name -> hanzo.nodes.v1.NodePairing
+	42, // 56: hanzo.nodes.v1.VerifyPairingResponse.node:type_name -> hanzo.nodes.v1.NodePairing
+	8,  // 57: hanzo.nodes.v1.NodeService.ListNodes:input_type -> hanzo.nodes.v1.ListNodesRequest
+	10, // 58: hanzo.nodes.v1.NodeService.GetNode:input_type -> hanzo.nodes.v1.GetNodeRequest
+	2,  // 59: hanzo.nodes.v1.NodeService.GetInstance:input_type -> hanzo.nodes.v1.GetInstanceRequest
+	4,  // 60: hanzo.nodes.v1.NodeService.GetInfo:input_type -> hanzo.nodes.v1.GetInfoRequest
+	6,  // 61: hanzo.nodes.v1.NodeService.WatchEvents:input_type -> hanzo.nodes.v1.WatchEventsRequest
+	12, // 62: hanzo.nodes.v1.NodeService.RenameNode:input_type -> hanzo.nodes.v1.RenameNodeRequest
+	14, // 63: hanzo.nodes.v1.NodeService.Invoke:input_type -> hanzo.nodes.v1.InvokeRequest
+	16, // 64: hanzo.nodes.v1.NodeService.Run:input_type -> hanzo.nodes.v1.RunRequest
+	18, // 65: hanzo.nodes.v1.NodeService.WatchNodes:input_type -> hanzo.nodes.v1.WatchNodesRequest
+	21, // 66: hanzo.nodes.v1.NodeService.ReportResult:input_type -> hanzo.nodes.v1.ReportResultRequest
+	23, // 67: hanzo.nodes.v1.NodeService.ReportEvent:input_type -> hanzo.nodes.v1.ReportEventRequest
+	25, // 68: hanzo.nodes.v1.NodeService.Attach:input_type -> hanzo.nodes.v1.AttachRequest
+	37, // 69: hanzo.nodes.v1.NodeService.Channel:input_type -> hanzo.nodes.v1.ChannelRequest
+	43, // 70: hanzo.nodes.v1.NodeService.RequestPairing:input_type -> hanzo.nodes.v1.RequestPairingRequest
+	45, // 71: hanzo.nodes.v1.NodeService.ListPairings:input_type -> hanzo.nodes.v1.ListPairingsRequest
+	47, // 72: hanzo.nodes.v1.NodeService.ApprovePairing:input_type -> hanzo.nodes.v1.ApprovePairingRequest
+	49, // 73: hanzo.nodes.v1.NodeService.RejectPairing:input_type -> hanzo.nodes.v1.RejectPairingRequest
+	51, // 74: hanzo.nodes.v1.NodeService.VerifyPairing:input_type -> hanzo.nodes.v1.VerifyPairingRequest
+	53, // 75: hanzo.nodes.v1.NodeService.TestPush:input_type -> hanzo.nodes.v1.TestPushRequest
+	55, // 76: hanzo.nodes.v1.NodeService.GetVoiceWake:input_type -> hanzo.nodes.v1.GetVoiceWakeRequest
+	57, // 77: hanzo.nodes.v1.NodeService.SetVoiceWake:input_type -> hanzo.nodes.v1.SetVoiceWakeRequest
+	59, // 78: hanzo.nodes.v1.NodeService.ListSkillBins:input_type -> hanzo.nodes.v1.ListSkillBinsRequest
+	9,  // 79: hanzo.nodes.v1.NodeService.ListNodes:output_type -> hanzo.nodes.v1.ListNodesResponse
+	11, // 80: hanzo.nodes.v1.NodeService.GetNode:output_type -> hanzo.nodes.v1.GetNodeResponse
+	3,  // 81: hanzo.nodes.v1.NodeService.GetInstance:output_type -> hanzo.nodes.v1.GetInstanceResponse
+	5,  // 82: hanzo.nodes.v1.NodeService.GetInfo:output_type -> hanzo.nodes.v1.GetInfoResponse
+	7,  // 83: hanzo.nodes.v1.NodeService.WatchEvents:output_type -> hanzo.nodes.v1.WatchEventsResponse
+	13, // 84: hanzo.nodes.v1.NodeService.RenameNode:output_type -> hanzo.nodes.v1.RenameNodeResponse
+	15, // 85: hanzo.nodes.v1.NodeService.Invoke:output_type -> hanzo.nodes.v1.InvokeResponse
+	17, // 86: hanzo.nodes.v1.NodeService.Run:output_type -> hanzo.nodes.v1.RunResponse
+	19, // 87: hanzo.nodes.v1.NodeService.WatchNodes:output_type -> hanzo.nodes.v1.WatchNodesResponse
+	22, // 88: hanzo.nodes.v1.NodeService.ReportResult:output_type -> hanzo.nodes.v1.ReportResultResponse
+	24, // 89: hanzo.nodes.v1.NodeService.ReportEvent:output_type -> hanzo.nodes.v1.ReportEventResponse
+	30, // 90: hanzo.nodes.v1.NodeService.Attach:output_type -> hanzo.nodes.v1.AttachResponse
+	38, // 91: hanzo.nodes.v1.NodeService.Channel:output_type -> hanzo.nodes.v1.ChannelResponse
+	44, // 92: hanzo.nodes.v1.NodeService.RequestPairing:output_type -> hanzo.nodes.v1.RequestPairingResponse
+	46, // 93: hanzo.nodes.v1.NodeService.ListPairings:output_type -> hanzo.nodes.v1.ListPairingsResponse
+	48, // 94: hanzo.nodes.v1.NodeService.ApprovePairing:output_type -> hanzo.nodes.v1.ApprovePairingResponse
+	50, // 95: hanzo.nodes.v1.NodeService.RejectPairing:output_type -> hanzo.nodes.v1.RejectPairingResponse
+	52, // 96: hanzo.nodes.v1.NodeService.VerifyPairing:output_type -> hanzo.nodes.v1.VerifyPairingResponse
+	54, // 97: hanzo.nodes.v1.NodeService.TestPush:output_type -> hanzo.nodes.v1.TestPushResponse
+	56, // 98: hanzo.nodes.v1.NodeService.GetVoiceWake:output_type -> hanzo.nodes.v1.GetVoiceWakeResponse
+	58, // 99: hanzo.nodes.v1.NodeService.SetVoiceWake:output_type -> hanzo.nodes.v1.SetVoiceWakeResponse
+	60, // 100: hanzo.nodes.v1.NodeService.ListSkillBins:output_type -> hanzo.nodes.v1.ListSkillBinsResponse
+	79, // [79:101] is the sub-list for method output_type
+	57, // [57:79] is the sub-list for method input_type
+	57, // [57:57] is the sub-list for extension type_name
+	57, // [57:57] is the sub-list for extension extendee
+	0,  // [0:57] is the sub-list for field type_name
 }
 
 func init() { file_hanzo_nodes_v1_nodes_proto_init() }
@@ -4534,19 +4783,23 @@ func file_hanzo_nodes_v1_nodes_proto_init() {
 		return
 	}
 	file_hanzo_nodes_v1_nodes_proto_msgTypes[14].OneofWrappers = []any{}
-	file_hanzo_nodes_v1_nodes_proto_msgTypes[18].OneofWrappers = []any{}
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[16].OneofWrappers = []any{
+		(*RunResponse_Run)(nil),
+		(*RunResponse_Output)(nil),
+	}
 	file_hanzo_nodes_v1_nodes_proto_msgTypes[20].OneofWrappers = []any{}
-	file_hanzo_nodes_v1_nodes_proto_msgTypes[22].OneofWrappers = []any{
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[22].OneofWrappers = []any{}
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[24].OneofWrappers = []any{
 		(*AttachRequest_Register)(nil),
 		(*AttachRequest_Result)(nil),
 		(*AttachRequest_Event)(nil),
 		(*AttachRequest_Ping)(nil),
 		(*AttachRequest_Pong)(nil),
 	}
-	file_hanzo_nodes_v1_nodes_proto_msgTypes[23].OneofWrappers = []any{}
 	file_hanzo_nodes_v1_nodes_proto_msgTypes[25].OneofWrappers = []any{}
-	file_hanzo_nodes_v1_nodes_proto_msgTypes[26].OneofWrappers = []any{}
-	file_hanzo_nodes_v1_nodes_proto_msgTypes[27].OneofWrappers = []any{
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[27].OneofWrappers = []any{}
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[28].OneofWrappers = []any{}
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[29].OneofWrappers = []any{
 		(*AttachResponse_Challenge)(nil),
 		(*AttachResponse_Welcome)(nil),
 		(*AttachResponse_Invoke)(nil),
@@ -4555,26 +4808,26 @@ func file_hanzo_nodes_v1_nodes_proto_init() {
 		(*AttachResponse_Pong)(nil),
 		(*AttachResponse_ReportRefused)(nil),
 	}
-	file_hanzo_nodes_v1_nodes_proto_msgTypes[33].OneofWrappers = []any{}
-	file_hanzo_nodes_v1_nodes_proto_msgTypes[34].OneofWrappers = []any{
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[35].OneofWrappers = []any{}
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[36].OneofWrappers = []any{
 		(*ChannelRequest_Open)(nil),
 		(*ChannelRequest_Data)(nil),
 		(*ChannelRequest_End)(nil),
 		(*ChannelRequest_Error)(nil),
 	}
-	file_hanzo_nodes_v1_nodes_proto_msgTypes[35].OneofWrappers = []any{
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[37].OneofWrappers = []any{
 		(*ChannelResponse_Opened)(nil),
 		(*ChannelResponse_Data)(nil),
 		(*ChannelResponse_End)(nil),
 	}
-	file_hanzo_nodes_v1_nodes_proto_msgTypes[38].OneofWrappers = []any{}
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[40].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hanzo_nodes_v1_nodes_proto_rawDesc), len(file_hanzo_nodes_v1_nodes_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   61,
+			NumMessages:   64,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

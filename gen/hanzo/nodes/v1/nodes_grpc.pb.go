@@ -28,6 +28,7 @@ const (
 	NodeService_WatchEvents_FullMethodName    = "/hanzo.nodes.v1.NodeService/WatchEvents"
 	NodeService_RenameNode_FullMethodName     = "/hanzo.nodes.v1.NodeService/RenameNode"
 	NodeService_Invoke_FullMethodName         = "/hanzo.nodes.v1.NodeService/Invoke"
+	NodeService_Run_FullMethodName            = "/hanzo.nodes.v1.NodeService/Run"
 	NodeService_WatchNodes_FullMethodName     = "/hanzo.nodes.v1.NodeService/WatchNodes"
 	NodeService_ReportResult_FullMethodName   = "/hanzo.nodes.v1.NodeService/ReportResult"
 	NodeService_ReportEvent_FullMethodName    = "/hanzo.nodes.v1.NodeService/ReportEvent"
@@ -65,6 +66,10 @@ type NodeServiceClient interface {
 	RenameNode(ctx context.Context, in *RenameNodeRequest, opts ...grpc.CallOption) (*RenameNodeResponse, error)
 	// Invoke runs one command on one node and waits for its answer.
 	Invoke(ctx context.Context, in *InvokeRequest, opts ...grpc.CallOption) (*InvokeResponse, error)
+	// Run runs a command on a node and sends its state and what it writes, at last the run with its result. It
+	// is StartRun and WatchRun of RunService in one: the run goes on when the stream ends. Nodes that run only
+	// lines for a shell are given one.
+	Run(ctx context.Context, in *RunRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RunResponse], error)
 	// WatchNodes sends the present nodes and then each change.
 	WatchNodes(ctx context.Context, in *WatchNodesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchNodesResponse], error)
 	// ReportResult is a node's answer to an invoke request that reached it.
@@ -190,9 +195,28 @@ func (c *nodeServiceClient) Invoke(ctx context.Context, in *InvokeRequest, opts 
 	return out, nil
 }
 
+func (c *nodeServiceClient) Run(ctx context.Context, in *RunRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RunResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &NodeService_ServiceDesc.Streams[1], NodeService_Run_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[RunRequest, RunResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type NodeService_RunClient = grpc.ServerStreamingClient[RunResponse]
+
 func (c *nodeServiceClient) WatchNodes(ctx context.Context, in *WatchNodesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchNodesResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &NodeService_ServiceDesc.Streams[1], NodeService_WatchNodes_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &NodeService_ServiceDesc.Streams[2], NodeService_WatchNodes_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -231,7 +255,7 @@ func (c *nodeServiceClient) ReportEvent(ctx context.Context, in *ReportEventRequ
 
 func (c *nodeServiceClient) Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AttachRequest, AttachResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &NodeService_ServiceDesc.Streams[2], NodeService_Attach_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &NodeService_ServiceDesc.Streams[3], NodeService_Attach_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -244,7 +268,7 @@ type NodeService_AttachClient = grpc.BidiStreamingClient[AttachRequest, AttachRe
 
 func (c *nodeServiceClient) Channel(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ChannelRequest, ChannelResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &NodeService_ServiceDesc.Streams[3], NodeService_Channel_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &NodeService_ServiceDesc.Streams[4], NodeService_Channel_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -366,6 +390,10 @@ type NodeServiceServer interface {
 	RenameNode(context.Context, *RenameNodeRequest) (*RenameNodeResponse, error)
 	// Invoke runs one command on one node and waits for its answer.
 	Invoke(context.Context, *InvokeRequest) (*InvokeResponse, error)
+	// Run runs a command on a node and sends its state and what it writes, at last the run with its result. It
+	// is StartRun and WatchRun of RunService in one: the run goes on when the stream ends. Nodes that run only
+	// lines for a shell are given one.
+	Run(*RunRequest, grpc.ServerStreamingServer[RunResponse]) error
 	// WatchNodes sends the present nodes and then each change.
 	WatchNodes(*WatchNodesRequest, grpc.ServerStreamingServer[WatchNodesResponse]) error
 	// ReportResult is a node's answer to an invoke request that reached it.
@@ -432,6 +460,9 @@ func (UnimplementedNodeServiceServer) RenameNode(context.Context, *RenameNodeReq
 }
 func (UnimplementedNodeServiceServer) Invoke(context.Context, *InvokeRequest) (*InvokeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Invoke not implemented")
+}
+func (UnimplementedNodeServiceServer) Run(*RunRequest, grpc.ServerStreamingServer[RunResponse]) error {
+	return status.Error(codes.Unimplemented, "method Run not implemented")
 }
 func (UnimplementedNodeServiceServer) WatchNodes(*WatchNodesRequest, grpc.ServerStreamingServer[WatchNodesResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchNodes not implemented")
@@ -614,6 +645,17 @@ func _NodeService_Invoke_Handler(srv interface{}, ctx context.Context, dec func(
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _NodeService_Run_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(RunRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(NodeServiceServer).Run(m, &grpc.GenericServerStream[RunRequest, RunResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type NodeService_RunServer = grpc.ServerStreamingServer[RunResponse]
 
 func _NodeService_WatchNodes_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(WatchNodesRequest)
@@ -918,6 +960,11 @@ var NodeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "WatchEvents",
 			Handler:       _NodeService_WatchEvents_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Run",
+			Handler:       _NodeService_Run_Handler,
 			ServerStreams: true,
 		},
 		{
