@@ -784,7 +784,7 @@ func (a *archiver) tracked(name string) error {
 		return err
 	}
 	defer f.Close()
-	var blob hash.Hash = sha1.New() //nolint:gosec // the name of an object in git
+	blob := sha1.New() //nolint:gosec // the name of an object in git
 	if a.format == "sha256" {
 		blob = sha256.New()
 	}

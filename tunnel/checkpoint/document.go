@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -378,8 +377,6 @@ func orEmpty[T any](s []T) []T {
 	}
 	return s
 }
-
-var errNoExtension = errors.New("this checkpoint is of the agent bridge and has no attachments")
 
 // Attachment returns one by its name.
 func (d *Document) Attachment(name string) (Attachment, bool) {

@@ -209,8 +209,8 @@ func remoteOf(address string) string {
 	if address == "" || address[0] == '-' || strings.ContainsAny(address, "\x00\n\r") || strings.Contains(address, "::") {
 		return ""
 	}
-	if i := strings.Index(address, "://"); i >= 0 {
-		return strings.ToLower(address[:i])
+	if protocol, _, ok := strings.Cut(address, "://"); ok {
+		return strings.ToLower(protocol)
 	}
 	if colon := strings.IndexByte(address, ':'); colon > 1 && !strings.Contains(address[:colon], "/") && !filepath.IsAbs(address) {
 		return "ssh" // host:path

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"os"
 	"path/filepath"
@@ -165,10 +166,7 @@ type verifier struct {
 	left int64
 	sum  string
 	name string
-	h    interface {
-		io.Writer
-		Sum([]byte) []byte
-	}
+	h    hash.Hash
 }
 
 func (v *verifier) Read(p []byte) (int, error) {

@@ -36,7 +36,7 @@ const (
 	drain = 1 << 20
 )
 
-const noCredentials = "S3_ACCESS_KEY and S3_SECRET_KEY env vars required" //nolint:gosec // the names of variables
+const noCredentials = "S3_ACCESS_KEY and S3_SECRET_KEY env vars required"
 
 // Instance is what a node registered.
 type Instance struct {
