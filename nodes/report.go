@@ -120,6 +120,9 @@ func (s *Service) Event(ctx context.Context, c identity.Caller, in EventIn) (Eve
 	if err := s.handle(c.NodeID, in.Event, payload); err != nil {
 		return EventOut{}, err
 	}
+	if s.reports != nil {
+		s.reports(c.NodeID, in.Event, payload)
+	}
 	if len(payload) > maxShownPayload {
 		payload = nil
 	}

@@ -42,6 +42,7 @@ type Service struct {
 	throttle throttle
 	held     heldSet
 	channels *channelSet
+	reports  func(nodeID, event string, payload []byte)
 	// life ends with Stop.
 	life context.Context //nolint:containedctx // the service's own
 	stop context.CancelFunc
@@ -66,6 +67,9 @@ type Config struct {
 	// Serial reports whether a node that comes handles one command after another, beyond those that are
 	// known to (tunnel.md §5.2); nil for no others.
 	Serial func(Node) bool
+	// Reports hears of every event of a node in order, before watchers do and whatever its size. It does not
+	// block. Nobody does when it is nil.
+	Reports func(nodeID, event string, payload []byte)
 	// Log hears of what no caller can be told; nothing when nil.
 	Log *slog.Logger
 }
@@ -89,7 +93,7 @@ func New(cfg Config) *Service {
 		seen: seenSet{m: map[string]time.Time{}}, skillBins: cfg.SkillBins, serial: cfg.Serial,
 		push: cfg.Push, times: frozenTimings, throttle: throttle{m: map[string]pushTimes{}},
 		held: heldSet{m: map[string]map[*held]struct{}{}, each: map[string]int{}},
-		life: life, stop: stop, channels: newChannelSet(),
+		life: life, stop: stop, channels: newChannelSet(), reports: cfg.Reports,
 	}
 	s.SetPolicy(cfg.Policy)
 	return s

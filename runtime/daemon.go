@@ -171,6 +171,7 @@ type Daemon struct {
 	rules     *approvals.PolicyService
 	door      *compat.Door
 	links     *hanzotunnel.Door
+	terminals *tunnel.Service
 	routes    *swapped
 
 	agentsSeen atomic.Pointer[agentsSeen]
@@ -368,7 +369,11 @@ func (d *Daemon) makeDomains() error {
 		Policy: nodePolicyOf(d.cfg),
 		Guard:  d.approvals, Decisions: nodeDecisions{d}, Paired: pairedNodes{d.identity}, Store: d.store, Bus: d.bus, Now: d.now,
 		Observer: RunObserver{func() *runs.Service { return d.runs }}, Push: d.push, SkillBins: d.skills.Bins, Log: d.subsystem("nodes"),
+		Reports: d.reported,
 	})
+	if err := d.makeTerminals(); err != nil {
+		return err
+	}
 	d.approvals.SetNodes(d.nodes)
 	d.rules.SetNodes(d.nodes)
 	d.rules.SetCovering(d.approvals)
@@ -474,7 +479,7 @@ func (d *Daemon) listen(ctx context.Context) error {
 func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	g := gate.New()
 	d.rpc = rpc.New(rpc.Deps{
-		Catalogue: catalogue, Gate: g, Nodes: d.nodes, Approvals: d.approvals, Policy: d.rules, Runs: d.runs, System: d.system, Sessions: d.sessions, Usage: d.usage, Heartbeat: d.heartbeat, Channels: d.channels, Talk: d.talk, Config: d.live, Devices: d.identity,
+		Catalogue: catalogue, Gate: g, Nodes: d.nodes, Approvals: d.approvals, Policy: d.rules, Runs: d.runs, Terminals: d.terminals, System: d.system, Sessions: d.sessions, Usage: d.usage, Heartbeat: d.heartbeat, Channels: d.channels, Talk: d.talk, Config: d.live, Devices: d.identity,
 		Secrets: d.secrets, Wizard: d.wizard,
 		Cron:   d.cron,
 		Files:  tunnel.NewFiles(FileNodes{d.nodes}),
@@ -719,6 +724,7 @@ func (d *Daemon) stop(work context.Context, cancel context.CancelFunc, wg *sync.
 		}
 	}
 	doors.Wait()
+	d.terminals.Stop()
 	d.rpc.Wait()
 	cancel()
 	wg.Wait()

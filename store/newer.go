@@ -27,6 +27,7 @@ var recordTypes = map[string]reflect.Type{
 	string(bucketCronJobs):          reflect.TypeFor[cronJobRecord](),
 	string(bucketLinkKeys):          reflect.TypeFor[linkKeyRecord](),
 	string(bucketLinks):             reflect.TypeFor[linkRecord](),
+	string(bucketTerminals):         reflect.TypeFor[terminalRecord](),
 }
 
 // carry returns the record that takes the place of old, with the fields of old that the struct of its

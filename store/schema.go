@@ -40,6 +40,8 @@ var (
 	bucketLinkKeys = []byte("link_keys")
 	bucketLinks    = []byte("links")
 
+	bucketTerminals = []byte("terminals")
+
 	keySchema    = []byte("schema")
 	keyReadable  = []byte("readable_from")
 	keyTouched   = []byte("touched_by")
@@ -58,6 +60,7 @@ var (
 		bucketSessions, bucketSessionRest, bucketSessionMoves,
 		bucketCronJobs, bucketCronRuns,
 		bucketLinkKeys, bucketLinks,
+		bucketTerminals,
 	}
 )
 
@@ -130,6 +133,7 @@ func migrateTo5(tx *bolt.Tx) error {
 func migrateTo6(tx *bolt.Tx) error {
 	for _, name := range []string{
 		"link_keys", "links",
+		"terminals",
 	} {
 		if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
 			return fmt.Errorf("bucket %s: %w", name, err)

@@ -84,6 +84,7 @@ func (s *server) gateway() (*gwruntime.ServeMux, error) {
 		agentsv1.RegisterAgentServiceHandlerClient(ctx, mux, agentsv1.NewAgentServiceClient(conn)),
 		agentsv1.RegisterSkillServiceHandlerClient(ctx, mux, agentsv1.NewSkillServiceClient(conn)),
 		agentsv1.RegisterCatalogServiceHandlerClient(ctx, mux, agentsv1.NewCatalogServiceClient(conn)),
+		tunnelv1.RegisterTerminalServiceHandlerClient(ctx, mux, tunnelv1.NewTerminalServiceClient(conn)),
 		updatev1.RegisterUpdateServiceHandlerClient(ctx, mux, updatev1.NewUpdateServiceClient(conn)),
 		configv1.RegisterConfigServiceHandlerClient(ctx, mux, configv1.NewConfigServiceClient(conn)),
 		runsv1.RegisterRunServiceHandlerClient(ctx, mux, runsv1.NewRunServiceClient(conn)),

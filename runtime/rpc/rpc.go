@@ -180,6 +180,7 @@ type Deps struct {
 	Talk      Talk
 	Secrets   Secrets
 	Wizard    Wizard
+	Terminals Terminals
 	Agents    Agents
 	Skills    Skills
 	Models    Models
@@ -245,6 +246,7 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	sessionsv1.RegisterSessionServiceServer(r, &sessionsServer{s: s})
 	sessionsv1.RegisterUsageServiceServer(r, &usageServer{s: s})
 	configv1.RegisterConfigServiceServer(r, &configServer{s: s})
+	tunnelv1.RegisterTerminalServiceServer(r, &terminalsServer{s: s})
 	updatev1.RegisterUpdateServiceServer(r, &updateServer{s: s})
 	auditv1.RegisterAuditServiceServer(r, &auditServer{s: s})
 	channelsv1.RegisterChannelServiceServer(r, &channelsServer{s: s})
