@@ -24,22 +24,6 @@ const (
 	maxItems = 4096
 )
 
-// reported is the payload of terminal.output and terminal.exit. The Rust crate sends the first two members
-// (tunnel.md §1.8), nodes of ours the others too.
-type reported struct {
-	Session string `json:"session_id"`
-	Data    string `json:"data"`
-	// Base64 replaces Data where the bytes are no text; Seq is the number of the first of them.
-	Base64 []byte `json:"data_b64"`
-	Seq    *int64 `json:"seq"`
-	// Missed is how many bytes before these the node could not keep.
-	Missed int64 `json:"missed"`
-	// The rest is of terminal.exit.
-	Code   *int   `json:"exit_code"`
-	Signal string `json:"signal"`
-	Reason string `json:"reason"`
-}
-
 // item is one event on its way into the feed.
 type item struct {
 	data []byte
@@ -95,7 +79,7 @@ func (s *Service) openByEvents(n Node, params map[string]any, call func(params [
 	w := &eventWay{s: s, ours: ours, turn: make(chan struct{}, 1), gone: make(chan struct{}), news: make(chan struct{}, 1)}
 	j := &join{events: w}
 	if err == nil {
-		if err = json.Unmarshal(payload, &j.answer); err != nil || j.answer.Session == "" {
+		if j.answer, err = readOpened(payload); err == nil && j.answer.Session == "" {
 			err = ErrAnswer
 		}
 	}
@@ -124,26 +108,36 @@ func (s *Service) Reported(nodeID, event string, payload []byte) (taken bool) {
 	if event != "terminal.output" && event != "terminal.exit" {
 		return false
 	}
-	var r reported
-	if json.Unmarshal(payload, &r) != nil || r.Session == "" {
+	r, err := read(payload)
+	id := r.text("session_id")
+	if err != nil || id == "" {
 		return false
 	}
-	i := item{data: r.Base64, seq: r.Seq, lost: max(r.Missed, 0)}
+	// The Rust crate sends data and exit_code (tunnel.md §1.8); nodes of ours the rest too: data_b64 where the
+	// bytes are no text, seq as the number of the first of them, missed for those before them that were not kept.
+	i := item{data: r.bytes("data_b64"), lost: max(r.number("missed"), 0)}
 	if len(i.data) == 0 {
-		i.data = []byte(r.Data)
+		i.data = []byte(r.text("data"))
+	}
+	if n := r.number("seq"); r.has("seq") && n >= 0 {
+		i.seq = &n
 	}
 	if event == "terminal.exit" {
-		i = item{exit: &terminal.Exit{Code: r.Code, Signal: r.Signal, Reason: r.Reason}}
+		i = item{exit: &terminal.Exit{Signal: r.text("signal"), Reason: r.text("reason")}}
+		if r.has("exit_code") {
+			code := int(r.number("exit_code"))
+			i.exit.Code = &code
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if w := s.sessions[session{nodeID, r.Session}]; w != nil {
+	if w := s.sessions[session{nodeID, id}]; w != nil {
 		w.put(i)
 		return true
 	}
 	if e := s.early[nodeID]; e != nil && e.bytes+len(payload) <= maxEarly {
 		e.bytes += len(payload)
-		e.items[r.Session] = append(e.items[r.Session], i)
+		e.items[id] = append(e.items[id], i)
 	}
 	return false
 }
@@ -240,12 +234,16 @@ func (w *eventWay) run(ctx context.Context) error {
 	}
 }
 
+var errGap = errors.New("the node left bytes out")
+
 // feed puts one event into the feed, in its place.
 func (w *eventWay) feed(ctx context.Context, i item) error {
 	f := w.t.feed
 	_, end := f.Range()
 	if i.seq != nil {
 		switch gap := *i.seq - end; {
+		case gap > i.lost && w.ours:
+			return errGap // it keeps them: they are asked for again
 		case gap > 0:
 			i.lost = gap
 		default: // what was there before the link was lost

@@ -75,9 +75,9 @@ func answered(ctx context.Context, pipe Pipe, answer func(context.Context) ([]by
 		return nil, err
 	}
 	j := &join{pipe: pipe}
-	if err := json.Unmarshal(payload, &j.answer); err != nil {
-		_ = pipe.Close(ErrAnswer)
-		return nil, ErrAnswer.Wrap(err)
+	if j.answer, err = readOpened(payload); err != nil {
+		_ = pipe.Close(err) // it ends either way
+		return nil, err
 	}
 	return j, nil
 }
@@ -96,6 +96,7 @@ func (s *Service) follow(t *term, j *join) {
 			}
 			t.set(j.start(s, t))
 		}
+		began := time.Now()
 		err := j.run(s.life)
 		t.set(nil)
 		j = nil
@@ -105,10 +106,22 @@ func (s *Service) follow(t *term, j *join) {
 		if s.life.Err() == nil {
 			r := t.record()
 			s.c.Log.Info("a terminal lost its node; it is joined again", "terminal", r.ID, "node", r.NodeID, "err", err)
+			if time.Since(began) < retryFirst { // a node that breaks what it has joined is not asked without pause
+				s.pause(retryFirst)
+			}
 		}
 	}
 	if _, ended := t.feed.Exit(); ended {
 		s.ended(t)
+	}
+}
+
+func (s *Service) pause(d time.Duration) {
+	late := time.NewTimer(d)
+	defer late.Stop()
+	select {
+	case <-late.C:
+	case <-s.life.Done():
 	}
 }
 
@@ -126,12 +139,7 @@ func (s *Service) ended(t *term) {
 	if err := s.c.Store.ChangeTerminal(s.life, r.ID, nil, s.row(r, "ended", "", detail)); err != nil {
 		s.c.Log.Error("the end of a terminal could not be kept; it is looked for again at the next start", "terminal", r.ID, "err", err)
 	}
-	late := time.NewTimer(s.c.Linger)
-	defer late.Stop()
-	select {
-	case <-late.C:
-	case <-s.life.Done():
-	}
+	s.pause(s.c.Linger)
 	s.forget(t)
 }
 
@@ -222,11 +230,14 @@ func (s *Service) listed(ctx context.Context, n Node, id string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	var list []opened
+	var list []json.RawMessage
 	if err := json.Unmarshal(payload, &list); err != nil {
 		return false, ErrAnswer.Wrap(err)
 	}
-	return slices.ContainsFunc(list, func(o opened) bool { return o.Session == id }), nil
+	return slices.ContainsFunc(list, func(one json.RawMessage) bool {
+		o, err := readOpened(one)
+		return err == nil && o.Session == id
+	}), nil
 }
 
 // Came says that a node has connected, Left that it is gone. Neither waits.

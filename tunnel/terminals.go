@@ -191,11 +191,15 @@ func (in *OpenIn) check() error {
 
 // opened is a node's answer to terminal.open (tunnel.md §1.6).
 type opened struct {
-	Session string `json:"session_id"`
-	Shell   string `json:"shell"`
-	PID     int64  `json:"pid"`
-	Cols    int    `json:"cols"`
-	Rows    int    `json:"rows"`
+	Session string
+	Shell   string
+	PID     int64
+}
+
+// readOpened takes what there is of an answer: nodes may leave out all but the name.
+func readOpened(payload []byte) (opened, error) {
+	f, err := read(payload)
+	return opened{Session: f.text("session_id"), Shell: f.text("shell"), PID: f.number("pid")}, err
 }
 
 // Open starts a program under a terminal of a node. Whether it may is decided as for an invoke of terminal.open

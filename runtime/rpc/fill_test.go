@@ -63,6 +63,8 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 		out("secrets.ListOut", listSecretsToProto), out("secrets.ReloadOut", reloadSecretsToProto), out("secrets.ResolveOut", resolveSecretsToProto),
 		out("wizard.StepOut", startWizardToProto), out("wizard.StepOut next", nextStepToProto, "SessionID"),
 		out("wizard.StatusOut", cancelWizardToProto), out("wizard.StatusOut get", getWizardToProto),
+		out("tunnel.OpenOut", openTerminalToProto), out("tunnel.ListOut", listTerminalsToProto), out("tunnel.WriteOut", writeTerminalToProto),
+		out("tunnel.ResizeOut", resizeTerminalToProto), out("tunnel.CloseOut", closeTerminalToProto),
 		out("nodes.ListOut", listNodesToProto, "At"),
 		out("nodes.DescribeOut", getNodeToProto, "At"),
 		out("nodes.RenameOut", renameNodeToProto),
@@ -446,6 +448,9 @@ func TestInboundCarriesEveryField(t *testing.T) {
 		}, "label"), // it is cleared
 		in("GetCostRequest", costFromProto), in("GetSessionsUsageRequest", sessionsUsageFromProto), in("GetSessionLogsRequest", usageLogsFromProto),
 		in("ListSecretsRequest", listSecretsFromProto), in("ResolveSecretsRequest", resolveSecretsFromProto),
+		in("TerminalServiceOpenRequest", openTerminalFromProto), in("TerminalServiceWriteRequest", writeTerminalFromProto),
+		in("TerminalServiceResizeRequest", resizeTerminalFromProto), in("TerminalServiceCloseRequest", closeTerminalFromProto),
+		in("TerminalServiceListRequest", listTerminalsFromProto),
 		in("StartWizardRequest", startWizardFromProto), in("NextStepRequest", nextStepFromProto),
 		in("CancelWizardRequest", cancelWizardFromProto), in("GetWizardRequest", getWizardFromProto),
 		in("AddJobRequest", addJobFromProto), in("UpdateJobRequest", updateJobFromProto), in("RunJobRequest", runJobFromProto),
