@@ -12,7 +12,7 @@ import (
 
 // makeTerminals makes the service of terminals. The nodes are there, and nobody is connected yet.
 func (d *Daemon) makeTerminals() error {
-	d.terminals = tunnel.New(tunnel.Config{Nodes: terminalNodes{d}, Store: d.store, Now: d.now, Log: d.subsystem("terminals")})
+	d.terminals = tunnel.New(tunnel.Config{Nodes: TerminalNodes{func() *nodes.Service { return d.nodes }}, Store: d.store, Now: d.now, Log: d.subsystem("terminals")})
 	d.bus.Sink(func(e events.Event) {
 		changed, ok := e.Payload.(nodes.Changed)
 		if !ok {
@@ -33,12 +33,12 @@ func (d *Daemon) reported(nodeID, event string, payload []byte) {
 	d.terminals.Reported(nodeID, event, payload)
 }
 
-// terminalNodes are the nodes as terminals see them.
-type terminalNodes struct{ d *Daemon }
+// TerminalNodes are the nodes as terminals see them.
+type TerminalNodes struct{ Nodes func() *nodes.Service }
 
 // Node implements tunnel.Nodes.
-func (t terminalNodes) Node(c identity.Caller, id string) (tunnel.Node, error) {
-	out, err := t.d.nodes.Describe(context.Background(), c, nodes.DescribeIn{NodeID: id})
+func (t TerminalNodes) Node(c identity.Caller, id string) (tunnel.Node, error) {
+	out, err := t.Nodes().Describe(context.Background(), c, nodes.DescribeIn{NodeID: id})
 	if err != nil {
 		return tunnel.Node{}, err
 	}
@@ -46,13 +46,13 @@ func (t terminalNodes) Node(c identity.Caller, id string) (tunnel.Node, error) {
 }
 
 // Open implements tunnel.Nodes.
-func (t terminalNodes) Open(ctx context.Context, c identity.Caller, nodeID, command string, params []byte) (tunnel.Pipe, func(context.Context) ([]byte, error), error) {
-	return channelOf(t.d.nodes.OpenChannel(ctx, c, nodes.InvokeIn{NodeID: nodeID, Command: command, Params: params}))
+func (t TerminalNodes) Open(ctx context.Context, c identity.Caller, nodeID, command string, params []byte) (tunnel.Pipe, func(context.Context) ([]byte, error), error) {
+	return channelOf(t.Nodes().OpenChannel(ctx, c, nodes.InvokeIn{NodeID: nodeID, Command: command, Params: params}))
 }
 
 // OpenInternal implements tunnel.Nodes.
-func (t terminalNodes) OpenInternal(ctx context.Context, nodeID, command string, params []byte) (tunnel.Pipe, func(context.Context) ([]byte, error), error) {
-	return channelOf(t.d.nodes.OpenChannelInternal(ctx, nodeID, command, params))
+func (t TerminalNodes) OpenInternal(ctx context.Context, nodeID, command string, params []byte) (tunnel.Pipe, func(context.Context) ([]byte, error), error) {
+	return channelOf(t.Nodes().OpenChannelInternal(ctx, nodeID, command, params))
 }
 
 func channelOf(ch nodes.Channel, answer func(context.Context) (nodes.InvokeOut, error), err error) (tunnel.Pipe, func(context.Context) ([]byte, error), error) {
@@ -69,12 +69,12 @@ func channelOf(ch nodes.Channel, answer func(context.Context) (nodes.InvokeOut, 
 }
 
 // Invoke implements tunnel.Nodes.
-func (t terminalNodes) Invoke(ctx context.Context, c identity.Caller, nodeID, command string, params []byte) ([]byte, error) {
-	out, err := t.d.nodes.Invoke(ctx, c, nodes.InvokeIn{NodeID: nodeID, Command: command, Params: params})
+func (t TerminalNodes) Invoke(ctx context.Context, c identity.Caller, nodeID, command string, params []byte) ([]byte, error) {
+	out, err := t.Nodes().Invoke(ctx, c, nodes.InvokeIn{NodeID: nodeID, Command: command, Params: params})
 	return out.Payload, err
 }
 
 // InvokeInternal implements tunnel.Nodes.
-func (t terminalNodes) InvokeInternal(ctx context.Context, nodeID, command string, params []byte) ([]byte, error) {
-	return t.d.nodes.InvokeInternal(ctx, nodeID, command, params)
+func (t TerminalNodes) InvokeInternal(ctx context.Context, nodeID, command string, params []byte) ([]byte, error) {
+	return t.Nodes().InvokeInternal(ctx, nodeID, command, params)
 }

@@ -30,11 +30,13 @@ import (
 	runsv1 "github.com/hanzoai/hanzod/gen/hanzo/runs/v1"
 	sessionsv1 "github.com/hanzoai/hanzod/gen/hanzo/sessions/v1"
 	systemv1 "github.com/hanzoai/hanzod/gen/hanzo/system/v1"
+	tunnelv1 "github.com/hanzoai/hanzod/gen/hanzo/tunnel/v1"
 	"github.com/hanzoai/hanzod/heartbeat"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes"
 	"github.com/hanzoai/hanzod/runs"
 	"github.com/hanzoai/hanzod/sessions"
+	"github.com/hanzoai/hanzod/tunnel"
 	"github.com/hanzoai/hanzod/wizard"
 )
 
@@ -448,7 +450,13 @@ func TestInboundCarriesEveryField(t *testing.T) {
 		}, "label"), // it is cleared
 		in("GetCostRequest", costFromProto), in("GetSessionsUsageRequest", sessionsUsageFromProto), in("GetSessionLogsRequest", usageLogsFromProto),
 		in("ListSecretsRequest", listSecretsFromProto), in("ResolveSecretsRequest", resolveSecretsFromProto),
-		in("TerminalServiceOpenRequest", openTerminalFromProto), in("TerminalServiceWriteRequest", writeTerminalFromProto),
+		in("TerminalServiceOpenRequest", openTerminalFromProto), in("TerminalServiceWriteRequest", func(r *tunnelv1.TerminalServiceWriteRequest) (tunnel.WriteIn, error) {
+			if len(r.GetData()) > 0 {
+				r = proto.CloneOf(r)
+				r.Text = ""
+			}
+			return writeTerminalFromProto(r)
+		}, "text"), // it is there for who gives no data
 		in("TerminalServiceResizeRequest", resizeTerminalFromProto), in("TerminalServiceCloseRequest", closeTerminalFromProto),
 		in("TerminalServiceListRequest", listTerminalsFromProto),
 		in("StartWizardRequest", startWizardFromProto), in("NextStepRequest", nextStepFromProto),
@@ -521,6 +529,8 @@ func fillMessage(t *testing.T, m protoreflect.Message, n *int) {
 			switch f.Kind() {
 			case protoreflect.StringKind:
 				m.Set(f, text)
+			case protoreflect.BytesKind:
+				m.Set(f, protoreflect.ValueOfBytes([]byte(text.String())))
 			case protoreflect.BoolKind:
 				m.Set(f, protoreflect.ValueOfBool(true))
 			case protoreflect.EnumKind:

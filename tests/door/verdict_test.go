@@ -178,7 +178,7 @@ func newHouse(t *testing.T) *house {
 	g := gate.New()
 	server := rpc.New(rpc.Deps{
 		Catalogue: catalogue, Gate: g, Nodes: ns, Approvals: app, Policy: rules, Runs: rs, System: sys, Heartbeat: beats, Channels: channels.New(time.Now), Talk: voice, Bus: bus, Render: compat.Payload,
-		Secrets: kept, Wizard: asks, Config: lv, Files: tunnel.NewFiles(runtime.FileNodes{Nodes: ns}),
+		Secrets: kept, Wizard: asks, Config: lv, Terminals: tunnel.New(tunnel.Config{Nodes: runtime.TerminalNodes{Nodes: func() *nodes.Service { return ns }}, Store: st, Now: time.Now}), Files: tunnel.NewFiles(runtime.FileNodes{Nodes: ns}),
 		Sessions: talks, Usage: costs,
 		Agents: ag, Skills: sk, Models: mo,
 		Cron:         jobs,
@@ -406,6 +406,12 @@ var missing = map[string]string{
 	"/hanzo.nodes.v1.NodeService/WatchNodes":             "the legacy protocol has no streams",
 	"/hanzo.nodes.v1.NodeService/Attach":                 "a link of its own: the legacy one is the connection",
 	"/hanzo.nodes.v1.NodeService/Channel":                "the links of the original carry no bytes",
+	"/hanzo.tunnel.v1.TerminalService/Open":              "the original invokes terminal.* on the node",
+	"/hanzo.tunnel.v1.TerminalService/Write":             "the original invokes terminal.* on the node",
+	"/hanzo.tunnel.v1.TerminalService/Resize":            "the original invokes terminal.* on the node",
+	"/hanzo.tunnel.v1.TerminalService/Close":             "the original invokes terminal.* on the node",
+	"/hanzo.tunnel.v1.TerminalService/List":              "the original invokes terminal.* on the node",
+	"/hanzo.tunnel.v1.TerminalService/Attach":            "the original invokes terminal.* on the node",
 	"/hanzo.devices.v1.DeviceService/CreateInvite":       "the original has no invites",
 	"/hanzo.devices.v1.DeviceService/CreateLinkKey":      "the original lets every instance link",
 	"/hanzo.devices.v1.DeviceService/ListLinkKeys":       "the original lets every instance link",
