@@ -25,6 +25,8 @@ import (
 const (
 	// invokeTimeout is how long a node may take for an invoke (nodes-approvals.md §2.1).
 	invokeTimeout = 30 * time.Second
+	// longestUsual is the longest time that the daemon gives a command by itself (tunnel.md §5.2).
+	longestUsual = 150 * time.Second
 	// wakeTime is how long the daemon may try to wake a phone by push before the node's own time begins
 	// (nodes-approvals.md §1.6), with a slow push service.
 	wakeTime = 35 * time.Second
@@ -38,7 +40,7 @@ func (a *app) nodesCmd() *cobra.Command {
 	c := group("nodes", "List nodes, let them in, and run commands on them", `  hanzoctl nodes list
   hanzoctl nodes pending
   hanzoctl nodes run build-box -- uname -a`,
-		a.nodesListCmd(), a.nodesPendingCmd(), a.nodesApproveCmd(), a.nodesRejectCmd(), a.nodesDescribeCmd(), a.nodesRenameCmd(), a.nodesInvokeCmd(), a.nodesRunCmd(), a.nodesRunsCmd(), a.nodesKillCmd(), a.nodesWatchCmd(), a.nodesPushTestCmd(), a.nodesKeysCmd())
+		a.nodesListCmd(), a.nodesPendingCmd(), a.nodesApproveCmd(), a.nodesRejectCmd(), a.nodesDescribeCmd(), a.nodesInfoCmd(), a.nodesEventsCmd(), a.nodesRenameCmd(), a.nodesInvokeCmd(), a.nodesRunCmd(), a.nodesRunsCmd(), a.nodesKillCmd(), a.nodesWatchCmd(), a.nodesPushTestCmd(), a.nodesKeysCmd())
 	c.Aliases = []string{"node"}
 	return c
 }
@@ -55,20 +57,27 @@ func connected(n *nodesv1.Node) string {
 
 func (a *app) nodesListCmd() *cobra.Command {
 	var only bool
+	var kind string
 	c := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List connected and paired nodes", Args: cobra.NoArgs,
 		Example: `  hanzoctl nodes list
   hanzoctl nodes list --connected -q
+  hanzoctl nodes list --kind cloud
   hanzoctl nodes list -o json`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.call(cmd, callTimeout, func(ctx context.Context, c *client.Client) error {
-				out, err := c.Nodes.ListNodes(ctx, &nodesv1.ListNodesRequest{ConnectedOnly: only})
+				out, err := c.Nodes.ListNodes(ctx, &nodesv1.ListNodesRequest{ConnectedOnly: only, AppKind: kind})
 				if err != nil {
 					return err
 				}
-				l := list{whole: out, head: "ID\tNAME\tSTATE\tPLATFORM\tVERSION\tADDRESS\tSINCE", none: "no nodes are connected or paired"}
+				l := list{whole: out, head: "ID\tNAME\tSTATE\tPLATFORM\tVERSION\tADDRESS\tSINCE\tLINK\tKIND", none: "no nodes are connected or paired"}
+				tenants := false
 				for _, n := range out.GetNodes() {
 					l.items = append(l.items, n)
 					l.ids = append(l.ids, n.GetNodeId())
+					tenants = tenants || n.GetTenant() != ""
+				}
+				if tenants {
+					l.head += "\tTENANT"
 				}
 				l.row = func(i int) string {
 					n := out.GetNodes()[i]
@@ -76,12 +85,19 @@ func (a *app) nodesListCmd() *cobra.Command {
 					if n.GetConnectedAt() != nil {
 						since = span(time.Since(n.GetConnectedAt().AsTime()))
 					}
-					return cells(shortID(n.GetNodeId()), n.GetDisplayName(), connected(n), n.GetPlatform(), n.GetVersion(), n.GetRemoteIp(), since)
+					row := []string{
+						shortID(n.GetNodeId()), n.GetDisplayName(), connected(n), n.GetPlatform(), n.GetVersion(), n.GetRemoteIp(), since, n.GetLink(), n.GetAppKind(),
+					}
+					if tenants {
+						row = append(row, n.GetTenant())
+					}
+					return cells(row...)
 				}
 				return a.printList(l)
 			})
 		}}
 	c.Flags().BoolVar(&only, "connected", false, "connected nodes only")
+	c.Flags().StringVar(&kind, "kind", "", "instances of this kind only: cloud, dev, bot …")
 	return c
 }
 
@@ -112,6 +128,8 @@ func nodeRows(n *nodesv1.Node) []string {
 		{"ui version", n.GetUiVersion()}, {"device family", n.GetDeviceFamily()}, {"model", n.GetModelIdentifier()},
 		{"address", n.GetRemoteIp()}, {"caps", strings.Join(n.GetCaps(), " ")}, {"commands", strings.Join(n.GetCommands(), " ")},
 		{"permissions", permissions(n.GetPermissions())}, {"path", n.GetPathEnv()},
+		{"link", n.GetLink()}, {"kind", n.GetAppKind()}, {"tenant", n.GetTenant()}, {"instance", n.GetInstanceId()}, {"directory", n.GetCwd()},
+		{"page", n.GetSessionUrl()},
 	} {
 		if f[1] != "" {
 			rows = append(rows, cells(f[0], f[1]))
@@ -119,6 +137,9 @@ func nodeRows(n *nodesv1.Node) []string {
 	}
 	if t := n.GetConnectedAt(); t != nil {
 		rows = append(rows, cells("connected since", t.AsTime().Local().Format(time.DateTime)))
+	}
+	if t := n.GetLastSeen(); t != nil {
+		rows = append(rows, cells("last seen", t.AsTime().Local().Format(time.DateTime)))
 	}
 	return rows
 }
@@ -157,7 +178,8 @@ func (a *app) nodesRenameCmd() *cobra.Command {
 
 func (a *app) nodesInvokeCmd() *cobra.Command {
 	var params, key string
-	var timeout, wait time.Duration
+	var timeout, wait, askTimeout time.Duration
+	var ask bool
 	c := &cobra.Command{Use: "invoke NODE COMMAND", Short: "Call one command of a node and print its answer as JSON", Args: cobra.ExactArgs(2),
 		ValidArgsFunction: a.completeInvoke,
 		Long: `Call one command of a node and print its answer as JSON.
@@ -166,13 +188,23 @@ Two calls with the same --idempotency-key are one: the second gets the answer of
 first.
 
 With --wait a node that is not connected is waited for, and the command runs once when it
-comes; a phone that registered for pushes is woken either way.`,
+comes; a phone that registered for pushes is woken either way.
+
+Commands of linked instances that do more than look (exec.run, chat.send, file.write …) take
+the scope operator.admin, a rule, or an approval. With --ask an approval is asked for where
+one is needed: what will run is shown, and once somebody has allowed it with "hanzoctl
+approve", exactly that is called, once.`,
 		Example: `  hanzoctl nodes invoke build-box system.which --params '{"bins":["git"]}'
   hanzoctl nodes invoke phone camera.snap --params @snap.json --timeout 1m
   hanzoctl nodes invoke phone canvas.present --wait 5m
+  hanzoctl nodes invoke agent-1 exec.run --params '{"command":"git pull"}' --ask
   echo '{"bins":["git"]}' | hanzoctl nodes invoke build-box system.which --params -`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			req := &nodesv1.InvokeRequest{Command: args[1], IdempotencyKey: key, Timeout: durationpb.New(timeout)}
+			req := &nodesv1.InvokeRequest{Command: args[1], IdempotencyKey: key}
+			patience := longestUsual
+			if cmd.Flags().Changed("timeout") {
+				req.Timeout, patience = durationpb.New(timeout), timeout
+			}
 			if params != "" {
 				text, err := a.readArg(params)
 				if err != nil {
@@ -188,8 +220,8 @@ comes; a phone that registered for pushes is woken either way.`,
 			}
 			a.timeoutSet = false // it bounds the node; the daemon is given a little longer to say so
 			limit := time.Duration(0)
-			if timeout > 0 {
-				limit = timeout + max(wait, wakeTime) + answerGrace
+			if patience > 0 && !ask {
+				limit = patience + max(wait, wakeTime) + answerGrace
 			}
 			return a.call(cmd, limit, func(ctx context.Context, c *client.Client) error {
 				began := time.Now()
@@ -205,6 +237,11 @@ comes; a phone that registered for pushes is woken either way.`,
 					}
 				}
 				out, err := c.Nodes.Invoke(ctx, req)
+				if e := (*client.Error)(nil); ask && errors.As(err, &e) && e.Code == callRequired {
+					if err = a.askForCall(ctx, c, req, askTimeout); err == nil {
+						out, err = c.Nodes.Invoke(ctx, req)
+					}
+				}
 				if err != nil {
 					return err
 				}
@@ -216,7 +253,9 @@ comes; a phone that registered for pushes is woken either way.`,
 			})
 		}}
 	c.Flags().StringVar(&params, "params", "", "parameters: JSON, @file, or - for stdin")
-	c.Flags().DurationVar(&timeout, "timeout", invokeTimeout, "how long the node may take; 0 is no limit")
+	c.Flags().DurationVar(&timeout, "timeout", invokeTimeout, "how long the node may take; 0 is no limit; some commands have another usual time")
+	c.Flags().BoolVar(&ask, "ask", false, "ask for an approval where one is needed, and wait for it")
+	c.Flags().DurationVar(&askTimeout, "approval-timeout", 2*time.Minute, "with --ask: how long to wait for an approval")
 	c.Flags().DurationVar(&wait, "wait", 0, "how long to wait for a node that is not connected, at most an hour")
 	c.Flags().StringVar(&key, "idempotency-key", "", "name of this call, so that a repetition does not run it again")
 	return c
