@@ -109,6 +109,7 @@ type Client struct {
 	Usage     sessionsv1.UsageServiceClient
 	Wizard    wizardv1.WizardServiceClient
 	Terminals tunnelv1.TerminalServiceClient
+	Files     tunnelv1.FileServiceClient
 
 	socket string
 	remote *remote // nil for the local socket
@@ -195,6 +196,7 @@ func Dial(_ context.Context, o Options) (*Client, error) {
 	c.Usage = sessionsv1.NewUsageServiceClient(conn)
 	c.Wizard = wizardv1.NewWizardServiceClient(conn)
 	c.Terminals = tunnelv1.NewTerminalServiceClient(conn)
+	c.Files = tunnelv1.NewFileServiceClient(conn)
 	return c, nil
 }
 

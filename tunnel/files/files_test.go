@@ -257,7 +257,7 @@ func TestListInPages(t *testing.T) {
 	}
 	var got []string
 	in := files.ListIn{Limit: 2}
-	for pages := 0; pages < 10; pages++ {
+	for range 10 {
 		out, err := f.List(t.Context(), in)
 		if err != nil {
 			t.Fatal(err)

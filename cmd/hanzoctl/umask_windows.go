@@ -1,0 +1,6 @@
+package main
+
+import "io/fs"
+
+// umask: there is none.
+func umask() fs.FileMode { return 0 }
