@@ -97,7 +97,7 @@ func instanceOf(t *testing.T, d *proc.Daemon, id string, env ...string) string {
 // called invokes a command by REST and returns its answer, or the text of its failure.
 func called(t *testing.T, d *proc.Daemon, id, command string, params object) (object, string) {
 	t.Helper()
-	code, out := rest(t, d, "POST", "/v1/nodes/"+id+"/invoke", object{"command": command, "params": params, "timeoutMs": 60_000})
+	code, out := rest(t, d, "POST", "/v1/nodes/"+id+"/invoke", object{"command": command, "params": params, "timeout": "90s"})
 	if code != 200 {
 		text, _ := json.Marshal(out)
 		return nil, string(text)

@@ -203,7 +203,6 @@ type Ref struct {
 type Submodule struct {
 	Path   Path   `json:"path"`
 	Commit string `json:"commit"`
-	URL    string `json:"url,omitempty"`
 }
 
 // Attachment is an object beside the document. Size and SHA256 are those of its plain content.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -71,6 +72,8 @@ func checkPath(name string) error {
 		return fmt.Errorf("a name of %d bytes", len(name))
 	case strings.IndexByte(name, 0) >= 0:
 		return fmt.Errorf("the name %q has a NUL", name)
+	case filepath.Separator == '\\' && strings.ContainsAny(name, `\:`):
+		return fmt.Errorf("the name %q cannot be on this system", name)
 	}
 	for part := range strings.SplitSeq(name, "/") {
 		if part == "" || part == "." || part == ".." || reserved(part) {

@@ -27,7 +27,7 @@ type GitRestore struct {
 // the diff is there already; and it does not touch a repository with changes.
 func RestoreLikeBridge(ctx context.Context, o RestoreOptions) *GitRestore {
 	ws := o.Document.Workspace
-	if x := o.Document.Hanzo; x != nil && x.Kind == KindGit {
+	if x := o.Document.Hanzo; x != nil && x.Kind != KindNone {
 		return likeBridge(ctx, o)
 	}
 	if ws.RemoteURL == "" || ws.Branch == "" {
@@ -57,7 +57,9 @@ func RestoreLikeBridge(ctx context.Context, o RestoreOptions) *GitRestore {
 // likeBridge restores a document of ours and says it in the words of the bridge.
 func likeBridge(ctx context.Context, o RestoreOptions) *GitRestore {
 	out := &GitRestore{Attempted: true, Clone: "ok"}
-	if _, err := os.Lstat(filepath.Join(o.Dir, ".git")); err == nil {
+	if o.Document.Hanzo.Kind == KindDirectory {
+		out.Clone = "skipped (no repository)"
+	} else if _, err := os.Lstat(filepath.Join(o.Dir, ".git")); err == nil {
 		out.Clone = "skipped (existing .git)"
 	}
 	report, err := Restore(ctx, o)

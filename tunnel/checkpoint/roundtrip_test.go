@@ -203,7 +203,7 @@ func scramble(t testing.TB, r *rand.Rand, dir string, commits bool) {
 // What comes out of a checkpoint is what went in: files, index, branch, history.
 func TestRoundTripOfRandomWorkTrees(t *testing.T) {
 	needGit(t)
-	rounds := 6
+	rounds := 3
 	if os.Getenv("ROBUST") != "" {
 		rounds = 200
 	}
