@@ -80,6 +80,16 @@ var variables = []Variable{
 	{Name: "HANZOD_CLOUD_NODE", Older: []string{"BOT_CLOUD_NODE"}, Node: true, About: "true has no device identity: the shared token alone lets the node in, under its instance id"},
 	{Name: "HANZOD_ALLOW_INSECURE", Older: []string{"OPENCLAW_ALLOW_INSECURE_PRIVATE_WS"}, Node: true, About: "true sends secrets to another machine without TLS"},
 
+	{Name: "HANZOD_TUNNEL_URL", Older: []string{"TUNNEL_URL"}, Secret: true, Node: true, About: "ws(s)://[name:token@]host/v1/tunnel of a relay or of a hanzod that takes links: this machine is an instance there, in place of a node of a gateway. It counts where no gateway is named"},
+	{Name: "HANZOD_INSTANCE_ID", Older: []string{"INSTANCE_ID"}, Node: true, About: "for an instance: what it is called (host name and number of the process)"},
+	{Name: "HANZOD_APP_KIND", Older: []string{"APP_KIND"}, Node: true, About: "for an instance: dev, node, desktop, bot, extension, cloud or any other (dev)"},
+	{Name: "HANZOD_WORKSPACE_DIR", Older: []string{"WORKSPACE_DIR"}, Node: true, About: "for an instance: where commands run, and what checkpoints are of (the working directory)"},
+	{Name: "HANZOD_RECONNECT", Node: true, About: "for an instance: false ends with the link (true)"},
+	{Name: "HANZOD_S3_ENDPOINT_URL", Older: []string{"S3_ENDPOINT_URL"}, Node: true, About: "where session.checkpoint keeps checkpoints (https://s3.hanzo.ai)"},
+	{Name: "HANZOD_S3_ACCESS_KEY", Older: []string{"S3_ACCESS_KEY"}, Secret: true, Node: true, About: "access key there"},
+	{Name: "HANZOD_S3_SECRET_KEY", Older: []string{"S3_SECRET_KEY"}, Secret: true, Node: true, About: "secret key there"},
+	{Name: "HANZOD_S3_BUCKET", Older: []string{"S3_BUCKET"}, Node: true, About: "bucket there (hanzo-sessions)"},
+
 	{Name: "HANZOD_EXEC_SECURITY", Older: []string{"BOT_EXEC_SECURITY"}, Run: true, Node: true, About: "deny, allowlist or full, where file and configuration say nothing (allowlist)"},
 	{Name: "HANZOD_EXEC_ASK", Older: []string{"BOT_EXEC_ASK"}, Run: true, Node: true, About: "off, on-miss or always, likewise (on-miss)"},
 	{Name: "HANZOD_COMPANION", Run: true, Node: true, About: "auto, off, or how long to wait for the companion app (auto)"},

@@ -24,6 +24,7 @@ import (
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes/host"
+	"github.com/hanzoai/hanzod/nodes/host/agent"
 	hostfiles "github.com/hanzoai/hanzod/nodes/host/files"
 	"github.com/hanzoai/hanzod/runtime/logs"
 	"github.com/hanzoai/hanzod/tunnel/checkpoint"
@@ -72,6 +73,9 @@ type NodeOptions struct {
 	// Workspace is where the work on this machine is done; empty is that of the configuration's default agent,
 	// else workspace in StateDir.
 	Workspace string
+	// Tunnel makes this machine an instance of a relay, or of a hanzod that takes links, in place of a node of a
+	// gateway. Nil does not.
+	Tunnel *TunnelOptions
 	// Token and Password are the gateway's shared secrets; both may be empty for a paired device.
 	Token    string
 	Password string
@@ -96,6 +100,9 @@ func RunNode(ctx context.Context, o NodeOptions) error {
 		return err
 	}
 	warnEnviron(log)
+	if o.Tunnel != nil {
+		return runInstances(ctx, o, log)
+	}
 	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
 		return fmt.Errorf("make the node's state directory: %w", err)
 	}
@@ -125,6 +132,7 @@ func RunNode(ctx context.Context, o NodeOptions) error {
 	if err := n.open(); err != nil {
 		return err
 	}
+	defer n.close()
 	// What cannot be right is not stored: the next start without flags would fail over it.
 	ways, err := n.ways()
 	if err != nil {
@@ -375,6 +383,7 @@ type nodeHost struct {
 
 	offered *files.Files    // the files of this machine
 	session *checkpoint.Log // what was said and run here
+	agent   *agent.Agent
 	host    *host.Host
 }
 
@@ -394,7 +403,7 @@ func (n *nodeHost) open() (err error) {
 		return err
 	}
 	n.offered = files.New(roots)
-	if n.session, err = checkpoint.OpenLog(filepath.Join(n.o.StateDir, sessionFile), n.log, n.now); err != nil {
+	if err := n.openAgent(); err != nil {
 		return err
 	}
 	if !n.o.NoDevice {
@@ -522,19 +531,29 @@ func (n *nodeHost) legacy() (dial.NodeOptions, error) {
 
 // modules are what this machine offers beyond running commands.
 func (n *nodeHost) modules() []host.Module {
-	return []host.Module{hostfiles.New(n.offered), n.checkpoints()}
+	return []host.Module{n.agent, hostfiles.New(n.offered), n.checkpoints()}
 }
 
 // serve runs the node host until ctx ends.
 func (n *nodeHost) serve(ctx context.Context, c host.Connector) error {
-	defer n.session.Close()
-	terminals, endTerminals := hostTerminals(n.file, "", n.log)
+	return n.serveWith(ctx, host.ServeOptions{Connector: c})
+}
+
+// terminalDir is where terminals open that name no directory, "" where this process runs.
+func (n *nodeHost) terminalDir() string {
+	if n.o.Tunnel != nil {
+		return n.o.Workspace
+	}
+	return ""
+}
+
+// serveWith is serve with what else an instance says.
+func (n *nodeHost) serveWith(ctx context.Context, o host.ServeOptions) error {
+	terminals, endTerminals := hostTerminals(n.file, n.terminalDir(), n.log)
 	defer endTerminals()
 	n.host = host.New(host.Config{Policy: n.file, Prompter: n.ask, Env: runEnv, Modules: append(n.modules(), terminals), Log: n.log})
-	err := host.Serve(ctx, host.ServeOptions{
-		Host:      n.host,
-		Connector: c, OnState: n.o.OnState, Log: n.log,
-	})
+	o.Host, o.OnState, o.Log = n.host, n.o.OnState, n.log
+	err := host.Serve(ctx, o)
 	if errors.Is(err, context.Canceled) {
 		return nil
 	}
@@ -573,6 +592,7 @@ func (d *Daemon) embedNode(ctx context.Context, log *slog.Logger) error {
 	if err := n.open(); err != nil {
 		return err
 	}
+	defer n.close()
 	return n.serve(ctx, n.rpc(viaLocal, client.Options{Socket: d.socket}))
 }
 

@@ -5,6 +5,9 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/hanzoai/hanzod/compat/hanzotunnel"
+	"github.com/hanzoai/hanzod/config"
+	"github.com/hanzoai/hanzod/nodes/host/agent"
 	"github.com/hanzoai/hanzod/nodes/host/checkpoints"
 	"github.com/hanzoai/hanzod/tunnel/files"
 )
@@ -30,9 +33,32 @@ func (n *nodeHost) checkpoints() *checkpoints.Module {
 			}
 			return err
 		},
-		Getenv: os.Getenv,
+		Getenv: storeEnv,
 		Instance: func() checkpoints.Instance {
+			if n.o.Tunnel != nil {
+				return checkpoints.Instance{
+					ID: n.cfg.NodeID, DisplayName: n.cfg.DisplayName, Platform: agent.BridgePlatform(),
+					Commands: hanzotunnel.BridgeFirst(n.host.Commands()), Capabilities: instanceCaps,
+				}
+			}
 			return checkpoints.Instance{DisplayName: n.cfg.DisplayName, Commands: n.host.Commands(), Capabilities: n.host.Caps()}
 		},
 	})
+}
+
+// storeEnv reads the variables of a store of checkpoints by the names that the bridge has for them (tunnel.md §1.15);
+// those of ours count before them, and keys may stand in files.
+func storeEnv(name string) string {
+	ours := "HANZOD_" + name
+	switch name {
+	case "S3_ACCESS_KEY", "S3_SECRET_KEY":
+		_, key, err := config.Environ(nil).Secret(ours)
+		if err != nil {
+			return "" // what needs the key says that there is none
+		}
+		return key.Reveal()
+	case "S3_ENDPOINT_URL", "S3_BUCKET":
+		return config.Environ(nil).Value(ours)
+	}
+	return os.Getenv(name)
 }

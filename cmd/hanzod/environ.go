@@ -125,6 +125,9 @@ func nodeEnviron(o *runtime.NodeOptions, out, errOut io.Writer, flags func(name 
 		}
 		o.Enroll = code.Reveal()
 	}
+	if err := tunnelEnviron(o, flags); err != nil {
+		return err
+	}
 	// One that the command line names is not mixed with the pin of another one. An invite says which
 	// gateway it is, so that a variable beside it is a mistake that is told.
 	if flags("host") || flags("enroll") {
@@ -142,6 +145,44 @@ func nodeEnviron(o *runtime.NodeOptions, out, errOut io.Writer, flags func(name 
 	}
 	if !flags("tls-fingerprint") && !flags("tls-ca") {
 		o.Fingerprint, o.CAFile = environ.Value("HANZOD_TLS_FINGERPRINT"), environ.Value("HANZOD_TLS_CA_PATH")
+	}
+	return nil
+}
+
+// tunnelEnviron makes the node an instance where a relay is named and no gateway is.
+func tunnelEnviron(o *runtime.NodeOptions, flags func(name string) bool) error {
+	gateway := flags("host") || flags("port") || flags("grpc-port") || o.Enroll != "" || environ.Value("HANZOD_GATEWAY") != ""
+	t := o.Tunnel
+	if t.URL == "" && !gateway {
+		_, at, err := environ.Secret("HANZOD_TUNNEL_URL")
+		if err != nil {
+			return err
+		}
+		t.URL = at.Reveal()
+	}
+	if t.URL == "" {
+		o.Tunnel = nil
+		if t.Count > 1 {
+			return errors.New("--count is for instances; say which relay they are of with --tunnel or TUNNEL_URL")
+		}
+		return nil
+	}
+	if gateway {
+		return errors.New("--tunnel makes this machine an instance of a relay; leave --host, --port, --grpc-port and --enroll away")
+	}
+	t.InstanceID = environ.Value("HANZOD_INSTANCE_ID")
+	if t.AppKind == "" {
+		t.AppKind = environ.Value("HANZOD_APP_KIND")
+	}
+	if o.Workspace == "" {
+		o.Workspace = environ.Value("HANZOD_WORKSPACE_DIR")
+	}
+	if !flags("no-reconnect") && environ.Value("HANZOD_RECONNECT") != "" {
+		on, err := environ.Bool("HANZOD_RECONNECT")
+		if err != nil {
+			return err
+		}
+		t.NoReconnect = !on
 	}
 	return nil
 }

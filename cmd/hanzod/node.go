@@ -7,10 +7,13 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -76,6 +79,10 @@ tools.exec.security and tools.exec.ask of the configuration count (--config, or 
 in the node's state directory), of an agent before the general ones; then --security and --ask,
 or HANZOD_EXEC_SECURITY and HANZOD_EXEC_ASK; else it is allowlist and on-miss.
 
+With --tunnel, or TUNNEL_URL where no gateway is named, the machine is an instance of a relay or of
+another hanzod instead, as Hanzo's agent bridge is one: TUNNEL_URL, INSTANCE_ID, APP_KIND, WORKSPACE_DIR and
+S3_* are enough. "hanzod node commands" lists what it serves.
+
 The gateway's token is read from --token-file, HANZOD_TOKEN_FILE or HANZOD_TOKEN. A node that was
 paired or enrolled needs none. All of it can be said by the environment alone: see "hanzod help
 environment".`,
@@ -83,7 +90,9 @@ environment".`,
   echo CODE | hanzod node --enroll -
   hanzod node --host hanzod://box.lan --tls-fingerprint AB:CD:… --token-file token
   hanzod node --host old.lan --port 18789 --tls-fingerprint AB:CD:…
-  HANZOD_TOKEN=… hanzod node --display-name "build box"`,
+  HANZOD_TOKEN=… hanzod node --display-name "build box"
+  TUNNEL_URL=wss://app.hanzo.bot/v1/tunnel hanzod node
+  hanzod node --tunnel ws://127.0.0.1:18789/v1/tunnel --token-file key --count 4`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := endChildrenWithMe(); err != nil {
@@ -108,7 +117,7 @@ environment".`,
 				return usageError{err}
 			}
 			if o.StateDir == "" {
-				if o.StateDir, err = nodeStateDir(); err != nil {
+				if o.StateDir, err = nodeStateDir(); err != nil && o.Tunnel == nil {
 					return err
 				}
 			}
@@ -131,6 +140,7 @@ environment".`,
 			return err
 		},
 	}
+	c.AddCommand(nodeCommandsCmd(out))
 	f := c.Flags()
 	f.StringVar(&o.StateDir, "state-dir", "", "the node's own state directory (default ~/.hanzo/node)")
 	f.StringVar(&cfgFile, "config", "", "configuration file, of which tools.exec, agents.list and nodeHost.files count (default <state-dir>/config.json, where there is one)")
@@ -148,6 +158,12 @@ environment".`,
 	f.StringVar(&o.Security, "security", "", "deny, allowlist or full, where file and configuration say nothing (default allowlist)")
 	f.StringVar(&o.Ask, "ask", "", "off, on-miss or always, where file and configuration say nothing (default on-miss)")
 	f.StringArrayVar(&o.Files, "files-root", nil, "directory whose files are offered, for reading only with :ro behind it (several times; default nodeHost.files.roots of the configuration, then the workspace)")
+	o.Tunnel = &runtime.TunnelOptions{}
+	f.StringVar(&o.Tunnel.URL, "tunnel", "", "ws(s)://host/v1/tunnel of a relay or of a hanzod that takes links: be an instance there (default TUNNEL_URL, which may hold a token)")
+	f.StringVar(&o.Tunnel.AppKind, "app-kind", "", "for an instance: dev, node, desktop, bot, extension, cloud or any other (default dev)")
+	f.IntVar(&o.Tunnel.Count, "count", 1, "for instances: how many; their ids end in their number")
+	f.BoolVar(&o.Tunnel.NoReconnect, "no-reconnect", false, "for an instance: end with the link")
+	f.StringVar(&o.Workspace, "workspace", "", "directory in which commands run that name none")
 	companionFlag(f, &o.Companion)
 	f.StringVar(&tokenFile, "token-file", "", "file that holds the gateway's token")
 	f.StringVar(&o.LogLevel, "log-level", "info", "error, warn, info or debug")
@@ -156,6 +172,9 @@ environment".`,
 
 // nodeConfig reads the configuration of a node host; nil is none.
 func nodeConfig(path, stateDir string) (*config.Config, error) {
+	if path == "" && stateDir == "" {
+		return nil, nil
+	}
 	if path == "" {
 		path = filepath.Join(stateDir, "config.json")
 		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
@@ -186,4 +205,57 @@ func nodeStateDir() (string, error) {
 		return "", usageError{fmt.Errorf("where is this node to keep its state? Set --state-dir, HANZOD_NODE_STATE_DIR or HOME: %w", err)}
 	}
 	return filepath.Join(home, ".hanzo", "node"), nil
+}
+
+// nodeCommandsCmd is "hanzod node commands".
+func nodeCommandsCmd(out io.Writer) *cobra.Command {
+	var cfgFile, stateDir string
+	c := &cobra.Command{
+		Use:   "commands",
+		Short: "List the commands of agents that this machine serves",
+		Long: `commands lists what a node of this machine serves beside terminals, files and the gateway's own
+system.run: the commands of Hanzo's agents, and those of nodeHost.commands in the configuration, with their
+parameters. A command of the configuration that cannot be used is told with the reason, and the exit code is 1.`,
+		Example: `  hanzod node commands
+  hanzod node commands --config ./config.json`,
+		Args: noArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if stateDir == "" {
+				var err error
+				if stateDir, err = nodeStateDir(); err != nil {
+					return err
+				}
+			}
+			cfg, err := nodeConfig(cfgFile, stateDir)
+			if err != nil {
+				return err
+			}
+			all, broken, err := runtime.NodeCommands(cfg)
+			if err != nil {
+				return err
+			}
+			w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+			for _, d := range all {
+				kind := "built in"
+				switch {
+				case d.Replaces:
+					kind = "configured, in place of the built-in one"
+				case d.Custom:
+					kind = "configured"
+				}
+				fmt.Fprintf(w, "%s\t%s\t%s\n", d.Name, kind, d.About)
+			}
+			if err := w.Flush(); err != nil {
+				return err
+			}
+			for _, name := range slices.Sorted(maps.Keys(broken)) {
+				err = errors.Join(err, fmt.Errorf("nodeHost.commands.%s: %w", name, broken[name]))
+			}
+			return err
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&stateDir, "state-dir", "", "the node's own state directory (default ~/.hanzo/node)")
+	f.StringVar(&cfgFile, "config", "", "configuration file (default <state-dir>/config.json, where there is one)")
+	return c
 }

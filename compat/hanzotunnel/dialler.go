@@ -190,7 +190,7 @@ func (d *Dialler) Connect(ctx context.Context, offer host.Offer, invoke func(hos
 			commands = append(commands, name)
 		}
 	}
-	if err := l.register(ctx, bridgeFirst(commands)); err != nil {
+	if err := l.register(ctx, BridgeFirst(commands)); err != nil {
 		_ = c.Close(0, "") // it is of no use
 		return nil, err
 	}
@@ -203,8 +203,8 @@ func (d *Dialler) Connect(ctx context.Context, offer host.Offer, invoke func(hos
 // bridgeCommands are those of the Python bridge, in its order.
 var bridgeCommands = []string{"chat.send", "exec.run", "status.get", "session.checkpoint", "session.restore", "session.list"}
 
-// bridgeFirst puts the commands of the bridge first, in its order.
-func bridgeFirst(commands []string) []string {
+// BridgeFirst puts the commands of the bridge first, in its order.
+func BridgeFirst(commands []string) []string {
 	out := make([]string, 0, len(commands))
 	for _, name := range bridgeCommands {
 		if slices.Contains(commands, name) {
