@@ -152,6 +152,9 @@ func nodeEnviron(o *runtime.NodeOptions, out, errOut io.Writer, flags func(name 
 // tunnelEnviron makes the node an instance where a relay is named and no gateway is.
 func tunnelEnviron(o *runtime.NodeOptions, flags func(name string) bool) error {
 	gateway := flags("host") || flags("port") || flags("grpc-port") || o.Enroll != "" || environ.Value("HANZOD_GATEWAY") != ""
+	if o.Tunnel == nil {
+		o.Tunnel = &runtime.TunnelOptions{}
+	}
 	t := o.Tunnel
 	if t.URL == "" && !gateway {
 		_, at, err := environ.Secret("HANZOD_TUNNEL_URL")
