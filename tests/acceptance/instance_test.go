@@ -39,6 +39,7 @@ type relayConn struct {
 	done chan struct{}
 	// frames are those that came and nobody took.
 	frames chan map[string]any
+	early  []map[string]any
 }
 
 // newRelay listens, with TLS when wrap is not nil.
@@ -64,7 +65,7 @@ func newRelay(tb testing.TB, wrap func(net.Listener) net.Listener) *relay {
 		}
 		ws.SetReadLimit(10 << 20)
 		r.headers <- q.Header.Clone()
-		c := &relayConn{tb, ws, make(chan struct{}), make(chan map[string]any, 1024)}
+		c := &relayConn{tb, ws, make(chan struct{}), make(chan map[string]any, 1024), nil}
 		r.conns <- c
 		defer close(c.done)
 		for {
@@ -111,16 +112,22 @@ func (c *relayConn) say(f any) {
 	}
 }
 
-// hear is the next frame that ok takes; others are dropped.
+// hear is the first frame that ok takes; others wait for who wants them.
 func (c *relayConn) hear(limit time.Duration, what string, ok func(map[string]any) bool) map[string]any {
 	c.Helper()
 	deadline := time.After(limit)
+	if i := slices.IndexFunc(c.early, ok); i >= 0 {
+		f := c.early[i]
+		c.early = slices.Delete(c.early, i, i+1)
+		return f
+	}
 	for {
 		select {
 		case f := <-c.frames:
 			if ok(f) {
 				return f
 			}
+			c.early = append(c.early, f)
 		case <-deadline:
 			c.Fatalf("no %s within %s", what, limit)
 		}
@@ -269,7 +276,9 @@ func needsStore(process string, f map[string]any) bool {
 }
 
 func replay(t *testing.T, process string, lines []recording) {
-	if i := slices.IndexFunc(lines, func(r recording) bool { return strings.HasPrefix(r.Note, "scenario 1 ") || strings.HasPrefix(r.Note, "scenario 5 ") }); i >= 0 {
+	if i := slices.IndexFunc(lines, func(r recording) bool {
+		return strings.HasPrefix(r.Note, "scenario 1 ") || strings.HasPrefix(r.Note, "scenario 5 ")
+	}); i >= 0 {
 		for begin, why := range theirs {
 			if strings.HasPrefix(lines[i].Note, begin) {
 				t.Log("not as recorded: " + why)
