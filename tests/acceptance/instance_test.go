@@ -599,7 +599,7 @@ func TestH26Image(t *testing.T) {
 }
 
 // A swarm is one process with many instances, which end together.
-func TestH27Swarm(t *testing.T) {
+func TestH27NodeSwarm(t *testing.T) {
 	accept(t, "H27")
 	const n = 4
 	r := newRelay(t, nil)
