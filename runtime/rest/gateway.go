@@ -54,6 +54,7 @@ func (s *server) gateway() (*gwruntime.ServeMux, error) {
 	s.d.RPC.Register(channel)
 	conn := opened{channel}
 	s.files = tunnelv1.NewFileServiceClient(conn)
+	s.terminals = tunnelv1.NewTerminalServiceClient(channel)
 
 	none := func(string) (string, bool) { return "", false }
 	mux := gwruntime.NewServeMux(

@@ -107,13 +107,14 @@ type Deps struct {
 }
 
 type server struct {
-	d      Deps
-	mux    *gwruntime.ServeMux
-	files  tunnelv1.FileServiceClient
-	stages []web.Stage
-	hsts   []string
-	hosts  map[string]bool
-	etag   string
+	d         Deps
+	mux       *gwruntime.ServeMux
+	files     tunnelv1.FileServiceClient
+	terminals tunnelv1.TerminalServiceClient
+	stages    []web.Stage
+	hsts      []string
+	hosts     map[string]bool
+	etag      string
 }
 
 // New returns the handler of the port. It fails only when the routes of two RPCs clash.

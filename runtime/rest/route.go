@@ -35,6 +35,7 @@ func (s *server) route() []web.Stage {
 		add(web.Stage{Match: hanzotunnel.Serves, Serve: upgradeRequired}, true)
 	}
 	add(web.Stage{Match: isFileRoute, Serve: s.contents}, true)
+	add(web.Stage{Match: func(path string) bool { return attaches(path) != "" }, Serve: attachRequired}, true)
 	add(web.Stage{Match: below("/v1/"), Serve: s.mux.ServeHTTP}, true)
 	own(s.metrics, "/metrics")
 	own(s.document, "/openapi.json")
@@ -72,6 +73,10 @@ func (s *server) upgrade(w http.ResponseWriter, r *http.Request, scoped bool) {
 	case s.d.Links != nil && hanzotunnel.Serves(r.URL.EscapedPath()):
 		if web.CheckUpgrade(w, r) {
 			s.d.Links.ServeHTTP(w, r)
+		}
+	case attaches(r.URL.EscapedPath()) != "":
+		if web.CheckUpgrade(w, r) {
+			s.attach(w, r, attaches(r.URL.EscapedPath()))
 		}
 	case web.CheckUpgrade(w, r):
 		s.d.Legacy.ServeHTTP(w, r)
