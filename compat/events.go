@@ -99,10 +99,18 @@ var legacyEvents = sync.OnceValue(func() map[string]bool {
 	return out
 })
 
+// linkNews reports whether an event is what a linked instance reports: the original has no such event, and
+// clients that look at these instances want it (tunnel.md §5.3 row 6). What nodes of the gateway protocol
+// report stays between them and the gateway.
+func linkNews(e events.Event) bool {
+	r, ok := e.Payload.(nodes.Reported)
+	return ok && r.Link == nodes.LinkTunnel
+}
+
 // deliver hands an event to every client that may see it. It is the door's sink on the bus: it
 // queues and never waits.
 func (d *Door) deliver(e events.Event) {
-	if !legacyEvents()[e.Name] {
+	if !legacyEvents()[e.Name] && !linkNews(e) {
 		return
 	}
 	d.mu.Lock()

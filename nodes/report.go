@@ -29,6 +29,8 @@ type Reported struct {
 	Event  string
 	// Payload is nil for none, and for more than watchers are sent.
 	Payload []byte
+	// Link is how the node is connected.
+	Link LinkKind
 }
 
 // Concerns implements events.Concerning.
@@ -126,7 +128,11 @@ func (s *Service) Event(ctx context.Context, c identity.Caller, in EventIn) (Eve
 	if len(payload) > maxShownPayload {
 		payload = nil
 	}
-	s.bus.Publish("node.event", Reported{NodeID: c.NodeID, Event: in.Event, Payload: payload})
+	r := Reported{NodeID: c.NodeID, Event: in.Event, Payload: payload}
+	if e, ok := s.reg.get(c.NodeID); ok {
+		r.Link = e.node.Link
+	}
+	s.bus.Publish("node.event", r)
 	return EventOut{}, nil
 }
 

@@ -156,7 +156,7 @@ func TestToLegacyCarriesEveryField(t *testing.T) {
 		to("cron finished", func(e cron.Entry) any { return CronChangedToLegacy(cron.Changed{Entry: &e}) }, append(cronRows, "ExitCode", "AtMs", "JobName")...),
 		to("node.list", NodeListToLegacy, linked("Nodes[0].")...), to("node.describe", NodeDescribeToLegacy, linked("Node.")...), to("node.rename", NodeRenameToLegacy),
 		to("node.invoke", NodeInvokeToLegacy), to("node.invoke.result", NodeResultToLegacy),
-		to("node.invoke.request", InvokeRequestToLegacy), to("node changes", NodeChangedToLegacy, linked("Node.")...), to("node reports", NodeReportedToLegacy),
+		to("node.invoke.request", InvokeRequestToLegacy), to("node changes", NodeChangedToLegacy, linked("Node.")...), to("node reports", NodeReportedToLegacy, "Link"),
 		to("node.pair.request", NodePairRequestToLegacy), to("node.pair.list", NodePairListToLegacy),
 		to("node.pair.approve", NodePairApproveToLegacy), to("node.pair.reject", NodePairRejectToLegacy),
 		to("node.pair.verify", NodePairVerifyToLegacy), to("node.pair.requested", NodePairRequestedToLegacy),
