@@ -110,6 +110,8 @@ type Client struct {
 	Wizard    wizardv1.WizardServiceClient
 	Terminals tunnelv1.TerminalServiceClient
 	Files     tunnelv1.FileServiceClient
+	// Checkpoints are of sessions of nodes.
+	Checkpoints tunnelv1.CheckpointServiceClient
 
 	socket string
 	remote *remote // nil for the local socket
@@ -197,6 +199,7 @@ func Dial(_ context.Context, o Options) (*Client, error) {
 	c.Wizard = wizardv1.NewWizardServiceClient(conn)
 	c.Terminals = tunnelv1.NewTerminalServiceClient(conn)
 	c.Files = tunnelv1.NewFileServiceClient(conn)
+	c.Checkpoints = tunnelv1.NewCheckpointServiceClient(conn)
 	return c, nil
 }
 

@@ -101,6 +101,8 @@ type Config struct {
 	source    *Source
 	// bothSecrets notes that the file holds a token and a password and no mode.
 	bothSecrets bool
+
+	Checkpoints Checkpoints
 }
 
 // Load finds, reads and checks the configuration. A missing file gives the defaults. A file that

@@ -179,6 +179,11 @@ func TestEverythingTyped(t *testing.T) {
   },
   logging: {level: 'debug', file: '~/l.log', maxFileBytes: 10, consoleLevel: 'warn', consoleStyle: 'json', redactSensitive: 'off', redactPatterns: ['x']},
   audit: {keepDays: 30, maxRows: 5000, maxBytes: 2097152},
+  checkpoints: {
+    store: "s3", dir: "/var/ck", redact: ["sk-[a-z]+"], retention: {keepLast: 3, keepDays: 30},
+    s3: {endpoint: "http://127.0.0.1:7070", bucket: "bucket", region: "eu", accessKey: "a", secretKey: "b", virtualHost: true, createBucket: true},
+    encryption: {recipients: ["age1x"], identityFile: "/etc/key", tenants: {acme: ["age1y"]}},
+  },
   session: {mainKey: 'other', scope: 'global'},
   agents: {defaults: {workspace: '~/w', heartbeat: {every: '1h30m', target: 'last', ackMaxChars: 5}},
     list: [{id: 'A b', name: ' Ann '}, {id: 'two', default: true, workspace: '/ws2', heartbeat: {every: 15, prompt: ' go '}}]},
@@ -202,6 +207,11 @@ func TestEverythingTyped(t *testing.T) {
 		{"nodes", g.Nodes, Nodes{[]string{"x"}, []string{"y"}, "auto", "n"}},
 		{"remote", g.Remote.Token.Reveal(), "R"}, {"reload", g.Reload, Reload{"off", 5}},
 		{"health", g.ChannelHealthCheckMinutes, 0}, {"log", c.Logging.File, filepath.Join(home, "l.log")},
+		{"checkpoints", c.Checkpoints, Checkpoints{
+			Store: "s3", Dir: "/var/ck", Redact: []string{"sk-[a-z]+"}, KeepLast: 3, KeepDays: 30,
+			S3:         CheckpointS3{"http://127.0.0.1:7070", "bucket", "eu", NewSecret("a"), NewSecret("b"), true, true},
+			Encryption: CheckpointEncryption{[]string{"age1x"}, map[string][]string{"acme": {"age1y"}}, "/etc/key"},
+		}},
 		{"audit", c.Audit, Audit{KeepDays: 30, MaxRows: 5000, MaxBytes: 2 << 20}},
 		{"scope", c.SessionScope(), "global"}, {"main key", c.MainKey(), "main"},
 		{"ids", c.AgentIDs(), []string{"a-b", "two"}}, {"default", c.DefaultAgentID(), "two"}, {"name", c.AgentName("A B"), "Ann"},
@@ -214,7 +224,7 @@ func TestEverythingTyped(t *testing.T) {
 		{"raw", c.Section("channels").At("telegram", "botToken").Str, "b"}, {"tailscale", c.AllowTailscale(), true},
 		{"origins", c.AllowedOrigins(), []string{"https://a"}},
 	} {
-		if d := cmp.Diff(v.want, v.got); d != "" {
+		if d := cmp.Diff(v.want, v.got, cmp.Comparer(func(a, b Secret) bool { return a.Reveal() == b.Reveal() })); d != "" {
 			t.Errorf("%s: %s", v.name, d)
 		}
 	}
@@ -245,6 +255,8 @@ func TestWrong(t *testing.T) {
 		{"port 0", "{gateway:{port:0}}", []string{`- gateway.port: Too small: expected number to be >0 (line 1)`}},
 		{"port fraction", "{gateway:{port:1.5}}", []string{`- gateway.port: Invalid input: expected int, received number (line 1)`}},
 		{"port NaN", "{gateway:{port:NaN}}", []string{`- gateway.port: Invalid input: expected number, received NaN (line 1)`}},
+		{"checkpoints without a directory", `{checkpoints:{store:"dir"}}`, []string{`- checkpoints.dir: checkpoints.store="dir" requires checkpoints.dir (line 1)`}},
+		{"checkpoints with a wrong rule", `{checkpoints:{redact:["a","("]}}`, []string{`- checkpoints.redact.1: not a regular expression (line 1)`}},
 		{"audit rows", "{audit:{maxRows:10}}", []string{`- audit.maxRows: Too small: expected number to be >=1000 (line 1)`}},
 		{"audit days", "{audit:{keepDays:-1}}", []string{`- audit.keepDays: Too small: expected number to be >=0 (line 1)`}},
 		{"unknown key", "{gateway:{prot:1}}", []string{`- gateway: Unrecognized key: "prot" (did you mean "port"?) (line 1)`}},

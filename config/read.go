@@ -55,6 +55,7 @@ func (l *loader) fillTyped(tree *json5.Node) {
 	tunnel.str("publicUrlPattern", &c.Tunnel.PublicURLPattern)
 	tunnel.bool("mdns", &c.Tunnel.MDNS)
 	tunnel.strict()
+	l.checkpoints(root.object("checkpoints"), &c.Checkpoints)
 	l.agents(root.object("agents"), &c.Agents)
 
 	l.session(root.object("session"), &c.Session)

@@ -219,6 +219,7 @@ func (l *loader) whoMayWrite(account, channel *json5.Node, path string) {
 }
 
 func (l *loader) otherRules(n *json5.Node) {
+	l.checkpointRules(n.Get("checkpoints"))
 	each(n.At("browser", "profiles"), "browser.profiles", func(_ string, p *json5.Node, path string) {
 		if p.Get("cdpPort") == nil && str(p, "cdpUrl") == "" {
 			l.fail(path, p, "Profile must set cdpPort or cdpUrl")

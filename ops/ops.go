@@ -107,6 +107,7 @@ var files = []protoreflect.FileDescriptor{
 	talkv1.File_hanzo_talk_v1_talk_proto,
 	secretsv1.File_hanzo_secrets_v1_secrets_proto,
 	wizardv1.File_hanzo_wizard_v1_wizard_proto,
+	tunnelv1.File_hanzo_tunnel_v1_checkpoints_proto,
 }
 
 // Load builds the catalogue. It fails when an RPC lacks its option or a name stands twice; the

@@ -60,6 +60,7 @@ import (
 	"github.com/hanzoai/hanzod/system"
 	"github.com/hanzoai/hanzod/talk"
 	"github.com/hanzoai/hanzod/tunnel"
+	"github.com/hanzoai/hanzod/tunnel/checkpoints"
 	"github.com/hanzoai/hanzod/wizard"
 )
 
@@ -216,6 +217,8 @@ type Daemon struct {
 	updates  live.Updates
 	anew     chan string // why the daemon is to start anew
 	lock     **store.Held
+
+	checkpoints *checkpoints.Service
 }
 
 // New opens the state and listens. It fails when the state is another daemon's, the configuration
@@ -397,6 +400,7 @@ func (d *Daemon) makeDomains() error {
 	}
 	d.channels = channels.New(d.now)
 	d.makeSecrets()
+	d.makeCheckpoints()
 	d.chat = chat.New(d.sessions, d.current)
 	d.usage = usage.New(usage.Config{
 		Index: d.store, Files: d.store.Transcripts(), Current: d.current, Price: priceIn(d.current), Now: d.now,
@@ -480,7 +484,7 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	g := gate.New()
 	d.rpc = rpc.New(rpc.Deps{
 		Catalogue: catalogue, Gate: g, Nodes: d.nodes, Approvals: d.approvals, Policy: d.rules, Runs: d.runs, Terminals: d.terminals, System: d.system, Sessions: d.sessions, Usage: d.usage, Heartbeat: d.heartbeat, Channels: d.channels, Talk: d.talk, Config: d.live, Devices: d.identity,
-		Secrets: d.secrets, Wizard: d.wizard,
+		Secrets: d.secrets, Wizard: d.wizard, Checkpoints: d.checkpoints,
 		Cron:   d.cron,
 		Files:  tunnel.NewFiles(FileNodes{d.nodes}),
 		Agents: d.agents, Skills: d.skills, Models: d.models,

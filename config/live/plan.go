@@ -32,7 +32,7 @@ var effects = []struct {
 	{"hooks", EffectHot}, {"models", EffectHot}, {"agent", EffectHot}, {"cron", EffectHot}, {"browser", EffectHot},
 	{"meta", EffectNone}, {"identity", EffectHot}, {"wizard", EffectNone},
 	{"logging.file", EffectRestart}, {"logging.maxFileBytes", EffectRestart}, {"logging.consoleStyle", EffectRestart},
-	{"logging", EffectHot}, {"audit", EffectHot}, {"agents", EffectHot}, {"tools", EffectHot}, {"bindings", EffectHot},
+	{"logging", EffectHot}, {"audit", EffectHot}, {"checkpoints", EffectHot}, {"agents", EffectHot}, {"tools", EffectHot}, {"bindings", EffectHot},
 	{"audio", EffectHot}, {"routing", EffectHot}, {"messages", EffectHot}, {"session", EffectHot},
 	{"talk", EffectHot}, {"skills", EffectHot}, {"secrets", EffectHot}, {"ui", EffectHot},
 	{"commands", EffectHot}, {"approvals", EffectHot}, {"memory", EffectHot}, {"broadcast", EffectHot}, {"auth", EffectHot},

@@ -96,6 +96,7 @@ func (s *server) gateway() (*gwruntime.ServeMux, error) {
 		wizardv1.RegisterWizardServiceHandlerClient(ctx, mux, wizardv1.NewWizardServiceClient(conn)),
 		cronv1.RegisterCronServiceHandlerClient(ctx, mux, cronv1.NewCronServiceClient(conn)),
 		tunnelv1.RegisterFileServiceHandlerClient(ctx, mux, s.files),
+		tunnelv1.RegisterCheckpointServiceHandlerClient(ctx, mux, tunnelv1.NewCheckpointServiceClient(conn)),
 	)
 }
 

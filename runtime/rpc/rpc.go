@@ -189,6 +189,8 @@ type Deps struct {
 	Files     Files
 	Presence  Presence
 	Bus       *events.Bus
+	// Checkpoints are of sessions of nodes.
+	Checkpoints Checkpoints
 	// DeviceConnections counts the connections of each device at the other doors.
 	DeviceConnections func() map[string]int
 	// Remote says where other machines reach this door.
@@ -255,6 +257,7 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	wizardv1.RegisterWizardServiceServer(r, &wizardServer{s: s})
 	cronv1.RegisterCronServiceServer(r, &cronServer{s: s})
 	tunnelv1.RegisterFileServiceServer(r, &filesServer{s: s})
+	tunnelv1.RegisterCheckpointServiceServer(r, &checkpointsServer{s: s})
 }
 
 // GRPC returns a server with everything registered: hanzod's services, the standard health service

@@ -55,6 +55,7 @@ import (
 	"github.com/hanzoai/hanzod/system"
 	"github.com/hanzoai/hanzod/talk"
 	"github.com/hanzoai/hanzod/tunnel"
+	"github.com/hanzoai/hanzod/tunnel/checkpoints"
 	"github.com/hanzoai/hanzod/wizard"
 )
 
@@ -179,6 +180,13 @@ func newHouse(t *testing.T) *house {
 	server := rpc.New(rpc.Deps{
 		Catalogue: catalogue, Gate: g, Nodes: ns, Approvals: app, Policy: rules, Runs: rs, System: sys, Heartbeat: beats, Channels: channels.New(time.Now), Talk: voice, Bus: bus, Render: compat.Payload,
 		Secrets: kept, Wizard: asks, Config: lv, Terminals: tunnel.New(tunnel.Config{Nodes: runtime.TerminalNodes{Nodes: func() *nodes.Service { return ns }}, Store: st, Now: time.Now}), Files: tunnel.NewFiles(runtime.FileNodes{Nodes: ns}),
+		Checkpoints: checkpoints.New(checkpoints.Config{
+			Settings: func() checkpoints.Settings {
+				return checkpoints.Settings{Kind: checkpoints.KindOwn, Dir: filepath.Join(dir, "checkpoints")}
+			},
+			Nodes: runtime.CheckpointNodes{Service: ns}, Record: func(context.Context, identity.Caller, checkpoints.Act) error { return nil },
+			TempDir: filepath.Join(dir, "checkpoints.tmp"), Now: time.Now, Log: log,
+		}),
 		Sessions: talks, Usage: costs,
 		Agents: ag, Skills: sk, Models: mo,
 		Cron:         jobs,
@@ -417,6 +425,15 @@ var missing = map[string]string{
 	"/hanzo.devices.v1.DeviceService/ListLinkKeys":       "the original lets every instance link",
 	"/hanzo.devices.v1.DeviceService/RevokeLinkKey":      "the original lets every instance link",
 	"/hanzo.devices.v1.DeviceService/Enroll":             "the original has no invites",
+	"/hanzo.tunnel.v1.CheckpointService/Create":          "legacy clients invoke session.checkpoint",
+	"/hanzo.tunnel.v1.CheckpointService/Restore":         "legacy clients invoke session.restore",
+	"/hanzo.tunnel.v1.CheckpointService/List":            "legacy clients invoke session.list",
+	"/hanzo.tunnel.v1.CheckpointService/Migrate":         "legacy clients invoke session.checkpoint and session.restore",
+	"/hanzo.tunnel.v1.CheckpointService/Get":             "the original cannot look into a checkpoint",
+	"/hanzo.tunnel.v1.CheckpointService/Download":        "the original cannot look into a checkpoint",
+	"/hanzo.tunnel.v1.CheckpointService/Upload":          "the original cannot take a checkpoint, and REST has no streams of a client",
+	"/hanzo.tunnel.v1.CheckpointService/Delete":          "the original removes no checkpoints",
+	"/hanzo.tunnel.v1.CheckpointService/Prune":           "the original removes no checkpoints",
 	"/hanzo.runs.v1.RunService/StartRun":                 "the original has no runs: its clients invoke the node themselves",
 	"/hanzo.runs.v1.RunService/GetRun":                   "the original has no runs",
 	"/hanzo.runs.v1.RunService/WaitRun":                  "the original has no runs",
