@@ -93,11 +93,12 @@ func (v *terminalView) run(ctx context.Context) (err error) {
 	}
 	if isTerminal(v.a.stdout) {
 		defer func() {
-			var restore string
-			if v.screen.alternate {
-				restore = leaveScreen
+			switch {
+			case v.screen.alternate:
+				io.WriteString(v.a.stdout, leaveScreen+resetScreen)
+			case err != nil || context.Cause(ctx) != nil: // the program has not put it in order itself
+				io.WriteString(v.a.stdout, resetScreen)
 			}
-			io.WriteString(v.a.stdout, restore+resetScreen)
 		}()
 	}
 	if !v.readOnly {
