@@ -375,3 +375,109 @@ func TestBundleOfWhatTheRemoteLacks(t *testing.T) {
 		t.Errorf("left behind: %v", left)
 	}
 }
+
+// A history without its beginning stays one, and so does a repository of SHA-256.
+func TestShallowAndSHA256(t *testing.T) {
+	needGit(t)
+	origin := repo(t)
+	for _, text := range []string{"1\n", "2\n", "3\n"} {
+		write(t, origin, "a", text)
+		in(t, origin, "git", "add", "-A")
+		in(t, origin, "git", "commit", "-qm", text)
+	}
+	shallow := t.TempDir()
+	in(t, shallow, "git", "clone", "-q", "--depth=1", "file://"+filepath.ToSlash(origin), ".")
+	in(t, shallow, "git", "config", "user.name", "A")
+	in(t, shallow, "git", "config", "user.email", "a@b")
+	in(t, shallow, "git", "commit", "-q", "--allow-empty", "-m", "mine")
+	write(t, shallow, "a", "4\n")
+	long := repo(t, "--object-format=sha256")
+	write(t, long, "a", "1\n")
+	in(t, long, "git", "add", "-A")
+	in(t, long, "git", "commit", "-qm", "one")
+	write(t, long, "a", "2\n")
+	write(t, long, "b", "3\n")
+	in(t, long, "git", "add", "b")
+	for _, from := range []string{shallow, long} {
+		to := t.TempDir()
+		_, report, err := through(t, from, to, CaptureOptions{}, RestoreOptions{})
+		if err != nil {
+			t.Fatalf("%v\n%+v", err, report)
+		}
+		if a, b := filesOf(t, from), filesOf(t, to); a != b {
+			t.Errorf("the files are\n%s\nnot\n%s", b, a)
+		}
+		for _, args := range [][]string{{"log", "--format=%H %s"}, {"status", "--porcelain=v2"}, {"rev-parse", "--is-shallow-repository", "--show-object-format"}} {
+			args = append([]string{"git"}, args...)
+			if a, b := in(t, from, args...), in(t, to, args...); a != b {
+				t.Errorf("%v says\n%s\nnot\n%s", args, b, a)
+			}
+		}
+		in(t, to, "git", "fsck")
+	}
+}
+
+// What is too large is left out and named; what git knows and is too large refuses the whole.
+func TestLimits(t *testing.T) {
+	needGit(t)
+	from := repo(t)
+	write(t, from, "known", "1\n")
+	in(t, from, "git", "add", "-A")
+	in(t, from, "git", "commit", "-qm", "one")
+	write(t, from, "large", strings.Repeat("x", 2000))
+	write(t, from, "small", "x")
+	in(t, from, "git", "init", "-q", "nested")
+	write(t, from, "nested/x", "1\n")
+	o := CaptureOptions{Limits: Limits{File: 1000}}
+	to := t.TempDir()
+	c, _, err := through(t, from, to, o, RestoreOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if notes := strings.Join(c.Document.Hanzo.Notes, "; "); !strings.Contains(notes, "large has 2000 bytes") || !strings.Contains(notes, "nested/") {
+		t.Errorf("notes: %s", notes)
+	}
+	if got := filesOf(t, to); got != "\"known\" false 2 \"1\\n\"\n\"small\" false 1 \"x\"" {
+		t.Errorf("restored: %s", got)
+	}
+	write(t, from, "known", strings.Repeat("x", 2000))
+	o.Dir, o.Temp = from, t.TempDir()
+	if _, err := Capture(context.Background(), o); err == nil || !strings.Contains(err.Error(), "known has 2000 bytes") {
+		t.Errorf("too large: %v", err)
+	}
+	o.Lenient = true
+	c, err = Capture(context.Background(), o)
+	if err != nil || c.Document.Hanzo.Kind != KindNone || c.Document.Workspace.Diff == "" || len(c.Document.Hanzo.Attachments) != 0 {
+		t.Fatalf("%v, %+v", err, c.Document.Hanzo)
+	}
+	c.Close()
+	if left, _ := os.ReadDir(o.Temp); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	// Below the top of a repository only version 1 is saved: the rest is not the workspace.
+	write(t, from, "sub/x", "1\n")
+	o = CaptureOptions{Dir: filepath.Join(from, "sub"), Temp: t.TempDir()}
+	if c, err = Capture(context.Background(), o); err != nil || c.Document.Hanzo.Kind != KindNone || len(c.Document.Hanzo.Notes) != 1 {
+		t.Fatalf("%v, %+v", err, c.Document.Hanzo)
+	}
+	c.Close()
+	// A directory that is no repository: {} and, when asked for, its files.
+	plain := t.TempDir()
+	write(t, plain, "a/b", "1\n")
+	if err := os.Mkdir(filepath.Join(plain, "empty"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	env := append(os.Environ(), "HOME="+t.TempDir())
+	o = CaptureOptions{Dir: plain, Temp: t.TempDir(), Env: env}
+	if c, err = Capture(context.Background(), o); err != nil || !strings.Contains(string(c.Raw), `"workspace": {},`) || len(c.Document.Hanzo.Attachments) != 0 {
+		t.Fatalf("%v, %s", err, c.Raw)
+	}
+	c.Close()
+	to = t.TempDir()
+	if _, report, err := through(t, plain, to, CaptureOptions{Archive: true, Env: env}, RestoreOptions{}); err != nil || filesOf(t, to) != filesOf(t, plain) {
+		t.Errorf("%v, %+v", err, report)
+	}
+	if info, err := os.Stat(filepath.Join(to, "empty")); err != nil || !info.IsDir() {
+		t.Error("an empty directory is lost")
+	}
+}
