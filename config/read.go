@@ -53,7 +53,6 @@ func (l *loader) fillTyped(tree *json5.Node) {
 	tunnel.str("sessionUrl", &c.Tunnel.SessionURL)
 	tunnel.int("maxPerTenant", 1, 10_000, &c.Tunnel.MaxPerTenant)
 	tunnel.str("publicUrlPattern", &c.Tunnel.PublicURLPattern)
-	tunnel.bool("mdns", &c.Tunnel.MDNS)
 	tunnel.strict()
 	l.checkpoints(root.object("checkpoints"), &c.Checkpoints)
 	l.agents(root.object("agents"), &c.Agents)

@@ -150,8 +150,6 @@ type Tunnel struct {
 	MaxPerTenant int
 	// PublicURLPattern is the address of what instances expose; empty for a path of this gateway.
 	PublicURLPattern string
-	// MDNS announces the address for instances on the local network.
-	MDNS bool
 }
 
 // Agents is the section agents.

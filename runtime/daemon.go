@@ -60,6 +60,7 @@ import (
 	"github.com/hanzoai/hanzod/system"
 	"github.com/hanzoai/hanzod/talk"
 	"github.com/hanzoai/hanzod/tunnel"
+	"github.com/hanzoai/hanzod/tunnel/bindings"
 	"github.com/hanzoai/hanzod/tunnel/checkpoints"
 	"github.com/hanzoai/hanzod/wizard"
 )
@@ -172,6 +173,7 @@ type Daemon struct {
 	rules     *approvals.PolicyService
 	door      *compat.Door
 	links     *hanzotunnel.Door
+	bindings  *bindings.Service
 	terminals *tunnel.Service
 	routes    *swapped
 
@@ -527,7 +529,7 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	d.tools = compat.NewTools(compat.ToolsConfig{Catalogue: catalogue, Gate: g, Sessions: d.sessions, Agents: late, Current: d.current})
 	d.hookRate = identity.NewLimiter(identity.HookRate, d.now)
 	deps := rest.Deps{
-		RPC: d.rpc, Legacy: d.door, Links: d.links, Metrics: d.metrics.Handler(), Bearer: d.identity.Bearer, Gate: g,
+		RPC: d.rpc, Legacy: d.door, Links: d.links, Visited: d.bindings.Visited, Metrics: d.metrics.Handler(), Bearer: d.identity.Bearer, Gate: g,
 		TailnetName: tailnetName,
 		Ready:       d.State, Loopback: d.loopback, Hosts: d.peers.Names(),
 		ProxyNames: d.identity.Mode() != identity.AuthTrustedProxy, Peers: d.peers,

@@ -1,23 +1,67 @@
 package runtime
 
 import (
+	"context"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
 	"github.com/hanzoai/hanzod/compat/hanzotunnel"
+	"github.com/hanzoai/hanzod/identity/peer"
+	"github.com/hanzoai/hanzod/tunnel/bindings"
 	"github.com/hanzoai/hanzod/tunnel/links"
 )
 
-// makeLinks makes the door for instances that link to this daemon.
+// makeLinks makes the door for instances that link to this daemon, and what they expose.
 func (d *Daemon) makeLinks() error {
 	log := d.subsystem("links")
 	memory, err := links.Open(d.store, d.now, log)
 	if err != nil {
 		return err
 	}
+	d.bindings = bindings.New(bindings.Config{
+		Pattern: func() string { return d.current().Tunnel.PublicURLPattern },
+		Base:    d.base, Host: d.reachedAt,
+		Listen: func() (net.Listener, error) {
+			host, _, err := net.SplitHostPort(d.tcp[0].Addr().String())
+			if err != nil {
+				return nil, err
+			}
+			return (&net.ListenConfig{}).Listen(context.Background(), "tcp", net.JoinHostPort(host, "0"))
+		},
+		Reserved: func(host string) bool {
+			own := append(d.peers.Names(), d.reachedAt(), strings.ToLower(machineName()), strings.ToLower(d.TailnetName()))
+			return peer.LocalHost(host) || slices.Contains(own, host)
+		},
+		Changed: func(id string, all []bindings.Binding) { d.nodes.SetExposed(id, hanzotunnel.Exposed(all)) },
+		Now:     d.now,
+	})
 	d.links = hanzotunnel.New(hanzotunnel.Config{
-		Identity: d.identity, Nodes: d.nodes, Memory: memory, Bus: d.bus, Peers: d.peers, Log: log,
+		Identity: d.identity, Nodes: d.nodes, Memory: memory, Bindings: d.bindings, Bus: d.bus, Peers: d.peers, Log: log,
 		Settings: func() hanzotunnel.Settings {
 			t := d.current().Tunnel
 			return hanzotunnel.Settings{SessionURL: t.SessionURL, PerTenant: t.MaxPerTenant}
 		},
 	})
 	return nil
+}
+
+// reachedAt is the name or the address under which others reach this machine.
+func (d *Daemon) reachedAt() string {
+	host, _, err := net.SplitHostPort(d.tcp[0].Addr().String())
+	if a, bad := netip.ParseAddr(host); err != nil || bad != nil || a.IsUnspecified() {
+		return strings.ToLower(machineName())
+	}
+	return host
+}
+
+// base is the address of the port, without a slash at its end.
+func (d *Daemon) base() string {
+	scheme := "http"
+	if d.cfg.Gateway.TLS.Enabled {
+		scheme = "https"
+	}
+	return scheme + "://" + net.JoinHostPort(d.reachedAt(), strconv.Itoa(d.Port()))
 }

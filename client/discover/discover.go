@@ -26,6 +26,9 @@ const (
 	Service = "_hanzo._tcp"
 	Legacy  = "_openclaw-gw._tcp"
 
+	// tunnelPath is where instances link at Port (tunnel.md §1.13).
+	tunnelPath = "/v1/tunnel"
+
 	domain    = "local."
 	typesName = "_services._dns-sd._udp." + domain
 )
@@ -65,7 +68,7 @@ func (a Announcement) texts(name, host string) (own, legacy []string) {
 		}
 		return "0"
 	}
-	own = pairs("v", "1", "kind", "hanzod", "gatewayPort", num(a.Port), "grpcPort", num(a.GRPCPort), "tls", flag(a.TLS),
+	own = pairs("v", "1", "kind", "hanzod", "path", tunnelPath, "gatewayPort", num(a.Port), "grpcPort", num(a.GRPCPort), "tls", flag(a.TLS),
 		"tlsSha256", a.Fingerprint, "sshPort", num(a.SSHPort), "version", a.Version)
 	gatewayTLS, pin := "", ""
 	if a.TLS {

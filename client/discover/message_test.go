@@ -87,7 +87,7 @@ func TestPack(t *testing.T) {
 func TestTexts(t *testing.T) {
 	a := Announcement{Name: "box", Port: 18789}
 	own, legacy := a.texts("box", "box-hanzod.local.")
-	if got := strings.Join(own, " "); got != "v=1 kind=hanzod gatewayPort=18789 tls=0" {
+	if got := strings.Join(own, " "); got != "v=1 kind=hanzod path=/v1/tunnel gatewayPort=18789 tls=0" {
 		t.Error(got)
 	}
 	if got := strings.Join(legacy, " "); got != "role=gateway gatewayPort=18789 lanHost=box-hanzod.local displayName=box transport=gateway" {
@@ -95,7 +95,7 @@ func TestTexts(t *testing.T) {
 	}
 	a.GRPCPort, a.Fingerprint = 18790, "ab" // of the gRPC door only
 	own, legacy = a.texts("box", "box-hanzod.local.")
-	if got := strings.Join(own, " "); got != "v=1 kind=hanzod gatewayPort=18789 grpcPort=18790 tls=0 tlsSha256=ab" {
+	if got := strings.Join(own, " "); got != "v=1 kind=hanzod path=/v1/tunnel gatewayPort=18789 grpcPort=18790 tls=0 tlsSha256=ab" {
 		t.Error(got)
 	}
 	if got := strings.Join(legacy, " "); strings.Contains(got, "Tls") {

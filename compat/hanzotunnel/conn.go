@@ -379,6 +379,7 @@ func (c *conn) enter(n nodes.Node, f *Register, perTenant int) (websocket.Status
 		return websocket.StatusPolicyViolation, textOf(err)
 	}
 	c.hold()
+	n.Exposed = Exposed(d.cfg.Bindings.Back(n.ID))
 	att, _, err := d.cfg.Nodes.Attach(n, f.Commands, f.Capabilities, c)
 	if err != nil {
 		return websocket.StatusPolicyViolation, textOf(err)
@@ -413,6 +414,7 @@ func (c *conn) leave() {
 	c.node.Detach()
 	if last {
 		d.cfg.Memory.Dropped(c.caller.NodeID)
+		d.cfg.Bindings.Gone(c.caller.NodeID)
 	}
 	d.cfg.Log.Info("a link ended", "node", c.caller.NodeID, "conn", c.id, "replaced", !last)
 }
@@ -521,19 +523,15 @@ func failure(f *Response) *nodes.NodeError {
 // report takes an event.
 func (c *conn) report(f *Event) {
 	c.pace()
-	data := []byte(f.Data)
-	if e := c.door.cfg.Exposer; e != nil {
-		switch f.Event {
-		case "expose.request":
-			event, answer := e.Expose(c.caller, data)
-			_ = c.send(&Event{Event: event, Data: answer}) // it has ended
-			return
-		case "expose.stop":
-			e.Stop(c.caller, data)
-			return
-		}
+	switch f.Event {
+	case "expose.request":
+		c.expose(f.Data)
+		return
+	case "expose.stop":
+		c.unexpose(f.Data)
+		return
 	}
-	if _, err := c.door.cfg.Nodes.Event(c.ctx, c.caller, nodes.EventIn{NodeID: c.caller.NodeID, Event: f.Event, Payload: data}); err != nil {
+	if _, err := c.door.cfg.Nodes.Event(c.ctx, c.caller, nodes.EventIn{NodeID: c.caller.NodeID, Event: f.Event, Payload: f.Data}); err != nil {
 		c.door.cfg.Log.Debug("an event of an instance was refused", "node", c.caller.NodeID, "event", wire.TruncateUTF8(f.Event, maxText), "error", err)
 	}
 }

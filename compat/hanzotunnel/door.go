@@ -17,6 +17,7 @@ import (
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/identity/peer"
 	"github.com/hanzoai/hanzod/nodes"
+	"github.com/hanzoai/hanzod/tunnel/bindings"
 	"github.com/hanzoai/hanzod/tunnel/links"
 )
 
@@ -34,22 +35,13 @@ type Config struct {
 	Nodes    *nodes.Service
 	// Memory knows instances that come back.
 	Memory *links.Memory
-	// Exposer takes requests to expose; nil refuses them.
-	Exposer Exposer
-	Bus     *events.Bus
+	// Bindings gives addresses to what instances expose.
+	Bindings *bindings.Service
+	Bus      *events.Bus
 	// Peers decides where instances really come from and which web pages may link; nil trusts and allows nobody.
 	Peers    *peer.Rules
 	Settings func() Settings
 	Log      *slog.Logger
-}
-
-// Exposer takes what instances ask to be reached under (tunnel.md §1.12). Its methods may be called
-// concurrently and do not wait.
-type Exposer interface {
-	// Expose takes the data of expose.request, and returns the event to answer with.
-	Expose(c identity.Caller, data []byte) (event string, answer []byte)
-	// Stop takes the data of expose.stop.
-	Stop(c identity.Caller, data []byte)
 }
 
 // Door serves instances: the server half of the protocol. It is an http.Handler for upgrade requests on Paths.
@@ -189,17 +181,6 @@ func (d *Door) Links() int {
 	return len(d.linked)
 }
 
-// Notify sends an event to a linked instance; it is lost when the instance is not linked or does not take what
-// is sent to it.
-func (d *Door) Notify(nodeID, event string, data []byte) {
-	d.mu.Lock()
-	c := d.linked[nodeID]
-	d.mu.Unlock()
-	if c != nil {
-		_ = c.send(&Event{Event: event, Data: data}) // it is gone, or will be
-	}
-}
-
 // Run asks silent instances whether they are there, until ctx ends.
 func (d *Door) Run(ctx context.Context) {
 	tick := time.NewTicker(lookEvery)
@@ -247,6 +228,7 @@ func (d *Door) Close(ctx context.Context) {
 		c.abort()
 	}
 	<-done
+	d.cfg.Bindings.Close()
 	d.cfg.Memory.Close()
 }
 

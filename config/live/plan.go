@@ -37,7 +37,7 @@ var effects = []struct {
 	{"talk", EffectHot}, {"skills", EffectHot}, {"secrets", EffectHot}, {"ui", EffectHot},
 	{"commands", EffectHot}, {"approvals", EffectHot}, {"memory", EffectHot}, {"broadcast", EffectHot}, {"auth", EffectHot},
 	{"media", EffectHot}, {"acp", EffectHot}, {"update", EffectHot}, {"cli", EffectNone}, {"channels", EffectHot}, {"web", EffectHot},
-	{"tunnel.mdns", EffectRestart}, {"tunnel", EffectHot},
+	{"tunnel", EffectHot},
 	{"nodeHost.chat", EffectHot}, {"nodeHost.dev", EffectHot}, {"nodeHost.commands", EffectHot}, {"uplinks", EffectHot},
 	{"$schema", EffectNone},
 }

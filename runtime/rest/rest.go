@@ -78,6 +78,9 @@ type Deps struct {
 	Legacy http.Handler
 	// Links takes the upgrades of instances (tunnel.md §1.1); nil leaves them to Legacy.
 	Links http.Handler
+	// Visited reports whether a request, by its host name and its path as it was sent, is for something that a
+	// node exposes, and whether that is known; nil for none.
+	Visited func(host, path string) (ours, known bool)
 	// Web is the HTTP routes of the original; nil leaves them out.
 	Web *web.Web
 	// Metrics serves the metrics page to those who may read it.
@@ -220,6 +223,9 @@ func (s *server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	h["Permissions-Policy"] = permissions
 	if s.hsts != nil {
 		h["Strict-Transport-Security"] = s.hsts
+	}
+	if s.visited(rw, r) {
+		return
 	}
 	r, scoped := web.Scoped(r)
 	if web.Upgrading(r) {

@@ -224,7 +224,9 @@ func TestH27Swarm(t *testing.T) {
 	var wg sync.WaitGroup
 	for i, l := range links {
 		wg.Add(1)
-		go l.serve(func(object) object { return object{"ok": true, "data": object{"status": "running", "i": i}, "error": nil} })
+		go l.serve(func(object) object {
+			return object{"ok": true, "data": object{"status": "running", "i": i}, "error": nil}
+		})
 		go func() {
 			defer wg.Done()
 			code, out := rest(t, d, "POST", fmt.Sprintf("/v1/nodes/swarm-agent-%d/invoke", i), object{"command": "status.get"})
@@ -314,7 +316,9 @@ func TestH29TLS(t *testing.T) {
 	named := func(name string, roots *x509.CertPool) *http.Client {
 		return &http.Client{Transport: &http.Transport{
 			DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: name},
-			DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, network, d.Addr()) },
+			DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+				return (&net.Dialer{}).DialContext(ctx, network, d.Addr())
+			},
 		}}
 	}
 	url := "wss://box.test/v1/tunnel"
@@ -344,5 +348,96 @@ func TestH29TLS(t *testing.T) {
 	text := d.Ctl("nodes", "list", "-o", "json").Wait(t, 10*time.Second).Stdout.String()
 	if err := json.Unmarshal([]byte(text), &nodes); err != nil || len(nodes.Nodes) != 2 {
 		t.Errorf("%v %s", err, text)
+	}
+}
+
+func TestH22Expose(t *testing.T) {
+	accept(t, "H22")
+	d := linkDaemon(t, nil)
+	open := func(id string) *link {
+		l := dialLink(t, d, "/v1/tunnel", bearer(proc.Token))
+		l.send(object{"type": "register", "instance_id": id, "app_kind": "node", "display_name": "", "capabilities": []string{}, "metadata": nil})
+		l.want("registered")
+		return l
+	}
+	ask := func(l *link, data object) object {
+		l.send(object{"type": "event", "event": "expose.request", "data": data})
+		return l.want("event")
+	}
+	exposed := func() (out []any) {
+		_, n := rest(t, d, "GET", "/v1/nodes/exposer/instance", nil)
+		out, _ = n["exposed"].([]any)
+		return out
+	}
+	l := open("exposer")
+	urls := map[string]string{}
+	for protocol, scheme := range map[string]string{"http": "http://", "web_socket": "ws://", "tcp": "tcp://"} {
+		f := ask(l, object{"name": "my " + protocol, "local_addr": "127.0.0.1:3000", "protocol": protocol})
+		data, _ := f["data"].(object)
+		url, _ := data["url"].(string)
+		if f["event"] != "expose.assigned" || data["name"] != "my "+protocol || data["ttl"] != 0.0 || data["protocol"] != protocol || !strings.HasPrefix(url, scheme) {
+			t.Errorf("%s: %v", protocol, f)
+		}
+		urls[protocol] = url
+	}
+	if got := exposed(); len(got) != 3 {
+		t.Errorf("%v", got)
+	}
+	visit := func(url string) (int, string, object) {
+		res, err := http.Get(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		var body object
+		_ = json.NewDecoder(res.Body).Decode(&body) // compared
+		return res.StatusCode, res.Header.Get("Retry-After"), body
+	}
+	if code, after, body := visit(urls["http"] + "deep/path?x=1"); code != 503 || after != "5" || body["code"] != "no_carrier" {
+		t.Errorf("%d %q %v", code, after, body)
+	}
+	if _, err := tryLink(t, urls["web_socket"], nil, nil); err == nil || !strings.Contains(err.Error(), "503") {
+		t.Errorf("%v", err)
+	}
+	if c, err := net.Dial("tcp", strings.TrimPrefix(urls["tcp"], "tcp://")); err != nil {
+		t.Error(err)
+	} else {
+		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		if n, err := c.Read(make([]byte, 1)); n != 0 || err == nil {
+			t.Errorf("%d %v", n, err)
+		}
+		_ = c.Close()
+	}
+	// A subdomain is one node's.
+	if f := ask(l, object{"name": "site", "local_addr": "127.0.0.1:3000", "protocol": "http", "subdomain": "site-1"}); f["event"] != "expose.assigned" {
+		t.Error(f)
+	}
+	other := open("other")
+	for code, data := range map[string]object{
+		"subdomain_taken": {"name": "site", "local_addr": "127.0.0.1:3000", "protocol": "http", "subdomain": "site-1"},
+		"subdomain":       {"name": "site", "local_addr": "127.0.0.1:3000", "protocol": "http", "subdomain": "Site"},
+		"protocol":        {"name": "site", "local_addr": "127.0.0.1:3000", "protocol": "websocket"},
+		"local_addr":      {"name": "site", "local_addr": "nonsense", "protocol": "http"},
+		"name":            {"local_addr": "127.0.0.1:3000", "protocol": "http"},
+	} {
+		f := ask(other, data)
+		if got, _ := f["data"].(object); f["event"] != "expose.failed" || got["code"] != code || got["message"] == "" {
+			t.Errorf("%s: %v", code, f)
+		}
+	}
+	l.send(object{"type": "event", "event": "expose.stop", "data": object{"name": "my http"}})
+	proc.Until(t, "the binding is gone", func() bool { return len(exposed()) == 3 })
+	if code, _, body := visit(urls["http"]); code != 404 {
+		t.Errorf("%d %v", code, body)
+	}
+	// The end of the link parks what is left; who comes back has it.
+	_ = l.ws.CloseNow()
+	proc.Until(t, "the node is gone", func() bool { return listed(t, d)["exposer"] == nil })
+	if code, _, _ := visit(strings.Replace(urls["web_socket"], "ws://", "http://", 1)); code != 503 {
+		t.Error(code)
+	}
+	open("exposer")
+	if got := exposed(); len(got) != 3 {
+		t.Errorf("%v", got)
 	}
 }
