@@ -567,14 +567,7 @@ func (s *Service) Attach(ctx context.Context, c identity.Caller, in AttachIn) (*
 	if err != nil {
 		return nil, err
 	}
-	start, end := t.feed.Range()
-	switch {
-	case from == terminal.FromStart:
-		from = start
-	case from == terminal.FromEnd || from > end:
-		from = end
-	}
-	return &Viewer{s: s, t: t, v: v, seq: from, only: in.ReadOnly}, nil
+	return &Viewer{s: s, t: t, v: v, seq: v.Seq(), only: in.ReadOnly}, nil
 }
 
 // Terminal is what the viewer watches, as it is now.

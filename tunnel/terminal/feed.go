@@ -180,7 +180,8 @@ func (f *Feed) Free() int64 {
 }
 
 // Attach adds a viewer that gets the bytes from number seq on, or from the first that is kept when that is
-// later, which it is told as missed; FromStart and FromEnd name these places without anything missed. A viewer
+// later, which it is told as missed; FromStart and FromEnd name these places without anything missed. A number
+// that was not written yet is waited for: what the feed is filled from may have it already. A viewer
 // with a window acknowledges what it took (Ack) and is given at most window bytes beyond that; without, what
 // Next returned counts as taken. The caller detaches it. It fails with ErrViewers.
 func (f *Feed) Attach(seq, window int64) (*Viewer, error) {
@@ -197,7 +198,7 @@ func (f *Feed) Attach(seq, window int64) (*Viewer, error) {
 	switch {
 	case seq == FromStart:
 		seq = f.start
-	case seq == FromEnd || seq > f.end:
+	case seq == FromEnd:
 		seq = f.end
 	}
 	v := &Viewer{f: f, pos: seq, acked: seq, window: max(window, 0), news: make(chan struct{}, 1)}
@@ -336,7 +337,7 @@ func (v *Viewer) Next(ctx context.Context, buf []byte) (Piece, error) {
 			v.acked = max(v.acked, v.pos-v.window)
 		}
 		p.Seq = v.pos
-		n := f.end - v.pos
+		n := max(f.end-v.pos, 0)
 		if v.window > 0 {
 			n = max(min(n, v.acked+v.window-v.pos), 0)
 		}
@@ -348,7 +349,7 @@ func (v *Viewer) Next(ctx context.Context, buf []byte) (Piece, error) {
 			v.pos += int64(len(piece))
 			n -= int64(len(piece))
 		}
-		over := f.ended && v.pos == f.end
+		over := f.ended && v.pos >= f.end
 		moved := p.Missed > 0 || len(p.Data) > 0
 		if moved {
 			f.signal()
@@ -425,8 +426,15 @@ func (v *Viewer) Park(d time.Duration) {
 
 func (v *Viewer) taken() int64 {
 	if v.window > 0 {
-		return v.acked
+		return min(v.acked, v.f.end)
 	}
+	return min(v.pos, v.f.end)
+}
+
+// Seq is the number of the next byte for Next.
+func (v *Viewer) Seq() int64 {
+	v.f.mu.Lock()
+	defer v.f.mu.Unlock()
 	return v.pos
 }
 
