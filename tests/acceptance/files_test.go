@@ -247,7 +247,7 @@ func TestFilesAgainstScp(t *testing.T) {
 	if err != nil {
 		t.Skip("not possible here: there is no scp")
 	}
-	server := sshtest.Start(t, sshtest.Options{})
+	server := sshtest.Start(t, sshtest.Options{Lines: []string{"Subsystem sftp internal-sftp"}})
 	const size = 1 << 30
 	source := filepath.Join(h.here, "big")
 	want := h.random(source, size)
