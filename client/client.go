@@ -112,6 +112,7 @@ type Client struct {
 	Files     tunnelv1.FileServiceClient
 	// Checkpoints are of sessions of nodes.
 	Checkpoints tunnelv1.CheckpointServiceClient
+	Uplinks     tunnelv1.UplinkServiceClient
 
 	socket string
 	remote *remote // nil for the local socket
@@ -200,6 +201,7 @@ func Dial(_ context.Context, o Options) (*Client, error) {
 	c.Terminals = tunnelv1.NewTerminalServiceClient(conn)
 	c.Files = tunnelv1.NewFileServiceClient(conn)
 	c.Checkpoints = tunnelv1.NewCheckpointServiceClient(conn)
+	c.Uplinks = tunnelv1.NewUplinkServiceClient(conn)
 	return c, nil
 }
 

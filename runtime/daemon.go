@@ -62,6 +62,7 @@ import (
 	"github.com/hanzoai/hanzod/tunnel"
 	"github.com/hanzoai/hanzod/tunnel/bindings"
 	"github.com/hanzoai/hanzod/tunnel/checkpoints"
+	"github.com/hanzoai/hanzod/tunnel/uplinks"
 	"github.com/hanzoai/hanzod/wizard"
 )
 
@@ -175,6 +176,7 @@ type Daemon struct {
 	links     *hanzotunnel.Door
 	bindings  *bindings.Service
 	terminals *tunnel.Service
+	uplinks   *uplinks.Service
 	routes    *swapped
 
 	agentsSeen atomic.Pointer[agentsSeen]
@@ -484,8 +486,9 @@ func (d *Daemon) listen(ctx context.Context) error {
 // makeDoors makes the ways in.
 func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	g := gate.New()
+	d.openUplinks()
 	d.rpc = rpc.New(rpc.Deps{
-		Catalogue: catalogue, Gate: g, Nodes: d.nodes, Approvals: d.approvals, Policy: d.rules, Runs: d.runs, Terminals: d.terminals, System: d.system, Sessions: d.sessions, Usage: d.usage, Heartbeat: d.heartbeat, Channels: d.channels, Talk: d.talk, Config: d.live, Devices: d.identity,
+		Catalogue: catalogue, Gate: g, Nodes: d.nodes, Approvals: d.approvals, Policy: d.rules, Runs: d.runs, Terminals: d.terminals, Uplinks: d.uplinks, System: d.system, Sessions: d.sessions, Usage: d.usage, Heartbeat: d.heartbeat, Channels: d.channels, Talk: d.talk, Config: d.live, Devices: d.identity,
 		Secrets: d.secrets, Wizard: d.wizard, Checkpoints: d.checkpoints,
 		Cron:   d.cron,
 		Files:  tunnel.NewFiles(FileNodes{d.nodes}),
@@ -663,6 +666,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if d.withNode {
 		run(d.runNode)
 	}
+	run(d.uplinks.Run)
 	if d.tailnet != nil {
 		run(d.runTailnet)
 	}

@@ -22,6 +22,7 @@ func (d *Daemon) keepHot() {
 	on([]string{"agents"}, func(*config.Config, *config.Config) { d.heartbeat.Changed() })
 	on([]string{"tools.exec", "agents"}, func(_, now *config.Config) { warnSafeBins(now, d.subsystem("approvals")) })
 	on([]string{"cron"}, func(*config.Config, *config.Config) { d.cron.Reload() })
+	on([]string{"uplinks", "secrets"}, func(*config.Config, *config.Config) { d.uplinks.Reload() })
 	on([]string{"hooks", "agents"}, func(*config.Config, *config.Config) {
 		if err := d.routes.renew(); err != nil {
 			d.log.Error("the changed webhooks do not count before a restart", "error", err)

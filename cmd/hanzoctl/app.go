@@ -122,7 +122,7 @@ characters of its id will do.`,
 	}))
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)))
 	root.AddCommand(
-		a.statusCmd(), a.healthCmd(), a.doctorCmd(), a.nodesCmd(), a.cpCmd(), a.filesCmd(), a.devicesCmd(), a.approveCmd(), a.grantsCmd(), a.policyCmd(), a.approvalsCmd(), a.auditCmd(), a.cronCmd(),
+		a.statusCmd(), a.healthCmd(), a.doctorCmd(), a.nodesCmd(), a.uplinksCmd(), a.cpCmd(), a.filesCmd(), a.devicesCmd(), a.approveCmd(), a.grantsCmd(), a.policyCmd(), a.approvalsCmd(), a.auditCmd(), a.cronCmd(),
 		a.agentsCmd(), a.skillsCmd(), a.modelsCmd(), a.toolsCmd(),
 		a.sessionsCmd(), a.usageCmd(),
 		a.enrollCmd(), a.contextCmd(), a.attachCmd(),

@@ -97,6 +97,7 @@ func (s *server) gateway() (*gwruntime.ServeMux, error) {
 		cronv1.RegisterCronServiceHandlerClient(ctx, mux, cronv1.NewCronServiceClient(conn)),
 		tunnelv1.RegisterFileServiceHandlerClient(ctx, mux, s.files),
 		tunnelv1.RegisterCheckpointServiceHandlerClient(ctx, mux, tunnelv1.NewCheckpointServiceClient(conn)),
+		tunnelv1.RegisterUplinkServiceHandlerClient(ctx, mux, tunnelv1.NewUplinkServiceClient(conn)),
 	)
 }
 

@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"fmt"
+	"github.com/hanzoai/hanzod/tunnel/uplinks"
 	"reflect"
 	"slices"
 	"strings"
@@ -128,6 +129,9 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 		out("identity.RevokeOut", revokeTokenToProto, "DeviceID", "Role"),
 		out("identity.EnrollOut", enrollToProto),
 		// What a key is known by is not shown.
+		// The phases are few; TestUplinkPhases has them.
+		out("uplinks.ListOut", listUplinksToProto, "Uplinks[0].Phase"), out("uplinks.State", getUplinkToProto, "Phase"),
+		out("uplinks.State", startUplinkToProto, "Phase"), out("uplinks.State", stopUplinkToProto, "Phase"),
 		out("identity.LinkKeyOut", createLinkKeyToProto, "Key.Hash"),
 		out("identity.LinkKeysOut", listLinkKeysToProto, "Keys[0].Hash"),
 		out("identity.RevokeLinkKeyOut", revokeLinkKeyToProto, "Key.Hash"),
@@ -435,6 +439,7 @@ func TestInboundCarriesEveryField(t *testing.T) {
 		in("RevokeTokenRequest", revokeTokenFromProto),
 		in("CreateInviteRequest", createInviteFromProto),
 		in("EnrollRequest", enrollFromProto),
+		in("GetUplinkRequest", getUplinkFromProto), in("StartUplinkRequest", startUplinkFromProto), in("StopUplinkRequest", stopUplinkFromProto),
 		in("CreateLinkKeyRequest", createLinkKeyFromProto), in("RevokeLinkKeyRequest", revokeLinkKeyFromProto),
 		in("TailLogsRequest", tailFromProto),
 		in("ListSessionsRequest", listSessionsFromProto), in("ResolveSessionRequest", resolveSessionFromProto),
@@ -619,6 +624,14 @@ func TestPatchSessionClears(t *testing.T) {
 	} {
 		if _, err := patchSessionFromProto(r); errs.ClassOf(err) != errs.Invalid {
 			t.Errorf("%v: %v", r, err)
+		}
+	}
+}
+
+func TestUplinkPhases(t *testing.T) {
+	for _, p := range []uplinks.Phase{uplinks.Stopped, uplinks.Connecting, uplinks.Connected, uplinks.Waiting, uplinks.Failed} {
+		if got := uplinkToProto(uplinks.State{Phase: p}).GetPhase().String(); got != "UPLINK_PHASE_"+strings.ToUpper(string(p)) {
+			t.Errorf("%s is told as %s", p, got)
 		}
 	}
 }

@@ -181,6 +181,7 @@ type Deps struct {
 	Secrets   Secrets
 	Wizard    Wizard
 	Terminals Terminals
+	Uplinks   Uplinks
 	Agents    Agents
 	Skills    Skills
 	Models    Models
@@ -258,6 +259,7 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	cronv1.RegisterCronServiceServer(r, &cronServer{s: s})
 	tunnelv1.RegisterFileServiceServer(r, &filesServer{s: s})
 	tunnelv1.RegisterCheckpointServiceServer(r, &checkpointsServer{s: s})
+	tunnelv1.RegisterUplinkServiceServer(r, &uplinksServer{s: s})
 }
 
 // GRPC returns a server with everything registered: hanzod's services, the standard health service
