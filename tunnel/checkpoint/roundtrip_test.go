@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -12,7 +13,10 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // in runs a program in a directory.
@@ -479,5 +483,69 @@ func TestLimits(t *testing.T) {
 	}
 	if info, err := os.Stat(filepath.Join(to, "empty")); err != nil || !info.IsDir() {
 		t.Error("an empty directory is lost")
+	}
+}
+
+// Large files pass through little memory.
+func TestLargeFilesStream(t *testing.T) {
+	needGit(t)
+	if os.Getenv("ROBUST") == "" {
+		t.Skip("one of `make robust`")
+	}
+	from := repo(t)
+	f, err := os.Create(filepath.Join(from, "large"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	src := rand.NewChaCha8([32]byte{})
+	b := make([]byte, 1<<20)
+	for range 512 {
+		_, _ = src.Read(b) // never fails
+		if _, err := f.Write(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.Close()
+	in(t, from, "git", "commit", "-q", "--allow-empty", "-m", "one")
+	var most atomic.Uint64
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			most.Store(max(most.Load(), m.HeapInuse))
+			select {
+			case <-stop:
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	})
+	began := time.Now()
+	c, err := Capture(context.Background(), CaptureOptions{Dir: from, Temp: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	captured := time.Since(began)
+	r, w := io.Pipe()
+	go func() { w.CloseWithError(c.WriteTo(context.Background(), w, nil)) }()
+	got, err := Unpack(r, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer got.Close()
+	began = time.Now()
+	to := t.TempDir()
+	if report, err := Restore(context.Background(), RestoreOptions{Dir: to, Document: got.Document, Open: got.Open, Temp: t.TempDir()}); err != nil {
+		t.Fatalf("%v, %+v", err, report)
+	}
+	restored := time.Since(began)
+	close(stop)
+	wg.Wait()
+	t.Logf("512 MiB captured in %s, restored in %s, heap at most %d MiB", captured, restored, most.Load()>>20)
+	if most.Load() > 64<<20 {
+		t.Errorf("%d MiB of heap", most.Load()>>20)
 	}
 }
