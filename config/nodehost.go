@@ -30,6 +30,14 @@ type NodeDev struct {
 	Env      map[string]string
 }
 
+// NodeCheckpoints is nodeHost.checkpoints.
+type NodeCheckpoints struct {
+	// Protocols are those by which remotes of git are reached in a restore; nil is all that are known.
+	Protocols []string
+	// MaxFileBytes bounds a file that is saved, MaxBytes all of them.
+	MaxFileBytes, MaxBytes int64
+}
+
 // NodeCommand is an entry of nodeHost.commands.
 type NodeCommand struct {
 	Name, Description string
@@ -82,6 +90,12 @@ func (l *loader) nodeHost(o object, h *NodeHost) {
 		l.doubt("nodeHost.chat.command", "Expected a program, and the word {message} after it")
 	}
 	chat.strict()
+	points := o.object("checkpoints")
+	h.Checkpoints.MaxFileBytes, h.Checkpoints.MaxBytes = 1<<30, 1<<31
+	points.strs("protocols", &h.Checkpoints.Protocols)
+	points.integer("maxFileBytes", 1, 1<<31, &h.Checkpoints.MaxFileBytes)
+	points.integer("maxBytes", 1, 1<<31, &h.Checkpoints.MaxBytes)
+	points.strict()
 	dev := o.object("dev")
 	dev.strs("programs", &h.Dev.Programs)
 	dev.texts("env", &h.Dev.Env)

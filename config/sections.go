@@ -252,6 +252,8 @@ type NodeHost struct {
 	Dev  NodeDev
 	// Commands are those of this machine.
 	Commands []NodeCommand
+	// Checkpoints are limits of what is saved of a workspace and restored.
+	Checkpoints NodeCheckpoints
 }
 
 // Hooks is the section hooks, without gmail and internal.

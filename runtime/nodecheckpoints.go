@@ -34,6 +34,13 @@ func (n *nodeHost) checkpoints() *checkpoints.Module {
 			return err
 		},
 		Getenv: storeEnv,
+		Settings: func() (s checkpoints.Settings) {
+			if n.o.Current != nil {
+				c := n.o.Current().NodeHost.Checkpoints
+				s.Protocols, s.Limits.File, s.Limits.Archive = c.Protocols, c.MaxFileBytes, c.MaxBytes
+			}
+			return s
+		},
 		Instance: func() checkpoints.Instance {
 			if n.o.Tunnel != nil {
 				return checkpoints.Instance{

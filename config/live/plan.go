@@ -38,7 +38,7 @@ var effects = []struct {
 	{"commands", EffectHot}, {"approvals", EffectHot}, {"memory", EffectHot}, {"broadcast", EffectHot}, {"auth", EffectHot},
 	{"media", EffectHot}, {"acp", EffectHot}, {"update", EffectHot}, {"cli", EffectNone}, {"channels", EffectHot}, {"web", EffectHot},
 	{"tunnel", EffectHot},
-	{"nodeHost.chat", EffectHot}, {"nodeHost.dev", EffectHot}, {"nodeHost.commands", EffectHot}, {"uplinks", EffectHot},
+	{"nodeHost.chat", EffectHot}, {"nodeHost.dev", EffectHot}, {"nodeHost.commands", EffectHot}, {"nodeHost.checkpoints", EffectHot}, {"uplinks", EffectHot},
 	{"$schema", EffectNone},
 }
 

@@ -87,6 +87,9 @@ func Restore(ctx context.Context, o RestoreOptions) (*Report, error) {
 	if o.Allow == nil {
 		o.Allow = func([]string) error { return nil }
 	}
+	if o.Limits.File <= 0 {
+		o.Limits.File = o.Limits.orDefault().Archive // who saved it may have allowed more than is usual
+	}
 	r := &restore{o: o, d: o.Document, x: o.Document.Hanzo, report: &Report{DryRun: o.DryRun}, limits: o.Limits.orDefault()}
 	if r.x == nil || r.x.Kind == KindNone {
 		r.x = nil

@@ -44,6 +44,13 @@ type Instance struct {
 	Commands, Capabilities    []string
 }
 
+// Settings are what the person of this machine has set. The zero value is the defaults of package checkpoint.
+type Settings struct {
+	// Protocols are those by which remotes are reached.
+	Protocols []string
+	Limits    checkpoint.Limits
+}
+
 // Config of New. Policy and Session are required.
 type Config struct {
 	Policy host.Policy
@@ -59,8 +66,8 @@ type Config struct {
 	Getenv func(string) string
 	// Instance describes the node. An empty ID is the node id of the request, an empty Platform this machine's.
 	Instance func() Instance
-	// Protocols are those of remotes, those of package checkpoint when nil.
-	Protocols []string
+	// Settings are asked for at each use; nil are the defaults.
+	Settings func() Settings
 	// Temp is where attachments are kept while they travel; "" is the system's.
 	Temp string
 	Log  *slog.Logger
@@ -80,6 +87,9 @@ func New(c Config) *Module {
 	}
 	if c.Getenv == nil {
 		c.Getenv = os.Getenv
+	}
+	if c.Settings == nil {
+		c.Settings = func() Settings { return Settings{} }
 	}
 	if c.Instance == nil {
 		c.Instance = func() Instance { return Instance{} }
@@ -274,7 +284,7 @@ func (m *Module) take(ctx context.Context, r host.Request, p params, lenient boo
 	return checkpoint.Capture(ctx, checkpoint.CaptureOptions{
 		Dir: m.c.Dir(), Instance: i.ID, DisplayName: i.DisplayName, Platform: i.Platform, Commands: i.Commands, Capabilities: i.Capabilities,
 		Session: m.c.Session.Session(m.c.Dir()), Archive: p.isTrue("archive"), Whole: p.isTrue("whole"), Lenient: lenient,
-		Temp: m.c.Temp, Env: m.c.Env(), Progress: tell(r), Now: m.c.Now,
+		Limits: m.c.Settings().Limits, Temp: m.c.Temp, Env: m.c.Env(), Progress: tell(r), Now: m.c.Now,
 	})
 }
 
@@ -408,7 +418,7 @@ func (m *Module) restore(ctx context.Context, r host.Request, p params) host.Res
 	}
 	a := answerOf(d)
 	a.Git = checkpoint.RestoreLikeBridge(ctx, checkpoint.RestoreOptions{
-		Dir: m.c.Dir(), Document: d, FetchTime: fetchTime, Temp: m.c.Temp, Env: m.c.Env(), Protocols: m.c.Protocols, Progress: tell(r),
+		Dir: m.c.Dir(), Document: d, FetchTime: fetchTime, Temp: m.c.Temp, Env: m.c.Env(), Protocols: m.c.Settings().Protocols, Progress: tell(r),
 		Allow: m.allow(ctx, p),
 		Open: func(ctx context.Context, a checkpoint.Attachment) (io.ReadCloser, error) {
 			body, _, err := store.Get(ctx, checkpoint.AttachmentKey(key, a.Name))
@@ -595,7 +605,7 @@ func (m *Module) apply(ctx context.Context, r host.Request, p params) host.Resul
 	a := answerOf(c.Document)
 	report, err := checkpoint.Restore(ctx, checkpoint.RestoreOptions{
 		Dir: m.c.Dir(), Document: c.Document, Open: c.Open, Force: p.isTrue("force"), DryRun: p.isTrue("dryRun"), Allow: m.allow(ctx, p),
-		Protocols: m.c.Protocols, Temp: m.c.Temp, Env: m.c.Env(), Progress: tell(r),
+		Protocols: m.c.Settings().Protocols, Temp: m.c.Temp, Env: m.c.Env(), Progress: tell(r),
 	})
 	a.applied = &applied{OK: err == nil, DryRun: report.DryRun, RolledBack: report.RolledBack, Steps: report.Steps, Notes: report.Notes}
 	if err != nil && report.Failed() == nil {
