@@ -151,6 +151,17 @@ var specs = []spec{
 	{ID: "fanout/last", Unit: ms},
 	{ID: "run/listed/p50", Unit: us, Floor: "floor/exec", Bar: 2500, Aim: 1200, Rule: "P9"},
 
+	// A key and its echo, from a viewer through gateway and node to a terminal and back; and what a flood moves to a
+	// viewer alone and beside one that reads nothing, in MB (10^6 bytes) a second, with what the daemon held then.
+	{ID: "floor/pty", Unit: us, Best: 5.4},
+	{ID: "floor/key", Unit: us},
+	{ID: "terminal/key/p50", Unit: us, Floor: "floor/key", Bar: 300, Aim: 120, Rule: "P22"},
+	{ID: "terminal/key/p99", Unit: us, Floor: "floor/key"},
+	{ID: "terminal/flood/rate", Unit: "MB/s", Higher: true},
+	{ID: "terminal/flood/beside", Unit: "MB/s", Higher: true},
+	{ID: "terminal/flood/ratio", Unit: "x", Higher: true, Bar: 0.7, Rule: "P22"},
+	{ID: "terminal/flood/private", Unit: mb, Bar: 40, Rule: "P22"},
+
 	{ID: "fanout/ratio", Unit: "x", Bar: 1.8, Aim: 1.2, Rule: "P13"},
 	{ID: "storm/1000", Unit: ms, Floor: "floor/tcp", Bar: 3000, Aim: 1000, Rule: "P16"},
 	{ID: "crowd/rss", Unit: mb, Bar: 400, Aim: 250, Rule: "P15"},

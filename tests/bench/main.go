@@ -74,6 +74,7 @@ var groups = []group{
 	{[]string{"large"}, (*bench).large},
 	{[]string{"policy"}, (*bench).decisions},
 	{[]string{"run"}, (*bench).commands},
+	{[]string{"terminal"}, (*bench).terminals},
 	{[]string{"connect/plain"}, (*bench).connectPlain},
 	{[]string{"connect/device"}, (*bench).connectDevice},
 	{[]string{"fanout"}, (*bench).fanOut},
