@@ -123,6 +123,7 @@ characters of its id will do.`,
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)))
 	root.AddCommand(
 		a.statusCmd(), a.healthCmd(), a.doctorCmd(), a.nodesCmd(), a.uplinksCmd(), a.cpCmd(), a.filesCmd(), a.devicesCmd(), a.approveCmd(), a.grantsCmd(), a.policyCmd(), a.approvalsCmd(), a.auditCmd(), a.cronCmd(),
+		a.checkpointsCmd(),
 		a.agentsCmd(), a.skillsCmd(), a.modelsCmd(), a.toolsCmd(),
 		a.sessionsCmd(), a.usageCmd(),
 		a.enrollCmd(), a.contextCmd(), a.attachCmd(),

@@ -1,13 +1,17 @@
 """An instance as tunnel.md describes the agent bridge (sections 1.2 to 1.5), for tests.
 
+session.* of it keeps checkpoints in S3 with boto3, when S3_ACCESS_KEY and S3_SECRET_KEY are set.
+
 It registers, handles one frame after another, and comes back after 1, 2, 4 .. 30 seconds. Like the bridge it ends
 where a server refuses it with an HTTP status (exit status 1), sends text that is no JSON (1), or answers the
-registration with another frame (0). It speaks exec.run, status.get and chat.send; session.* answers as without S3.
+registration with another frame (0). It speaks exec.run, status.get and chat.send.
 
 Environment: TUNNEL_URL, INSTANCE_ID, APP_KIND (dev), WORKSPACE_DIR (the current directory), USER, CA_FILE (for wss).
 Log lines go to standard output: "Connected! View at: URL", "Disconnected: ...", and with FRAMES=1 every frame.
 """
 import asyncio
+import concurrent.futures
+import datetime
 import json
 import os
 import platform
@@ -28,6 +32,7 @@ KIND = os.environ.get("APP_KIND", "dev")
 FRAMES = os.environ.get("FRAMES") == "1"
 started = int(time.time())
 conversation, commands, scrollback = [], [], []
+S3_THREADS = concurrent.futures.ThreadPoolExecutor(2)
 
 
 def say(*words):
@@ -60,7 +65,10 @@ async def exec_run(params):
         raise Failed("no command provided")
     code, out, err = await run(command, params.get("cwd", CWD), 30, "command timed out (30s)")
     out, err = out[-4096:], err[-4096:]
-    commands.append(command)
+    ran = {"cmd": command, "exit_code": code, "stdout": out[-2048:], "ts": int(time.time())}
+    if err:
+        ran["stderr"] = err[-1024:]
+    commands.append(ran)
     scrollback.append("$ " + command)
     scrollback.extend(line for line in out.split("\n")[-20:] if line.strip())
     del scrollback[:-500]
@@ -81,7 +89,7 @@ async def chat_send(params):
         if "No such file or directory: 'claude'" in str(e):
             raise Failed("claude CLI not found \u2014 install with: npm i -g @anthropic-ai/claude-code")
         raise
-    conversation.extend([message, out])
+    conversation.extend({"role": role, "content": text, "ts": int(time.time()), "cmd_id": "chat"} for role, text in (("user", message), ("assistant", out.strip())))
     return {"response": out.strip(), "exitCode": code}
 
 
@@ -95,12 +103,126 @@ async def status_get(params):
     }
 
 
-async def no_s3(_):
-    raise Failed("S3_ACCESS_KEY and S3_SECRET_KEY env vars required")
+BUCKET = os.environ.get("S3_BUCKET", "hanzo-sessions")
 
 
-HANDLERS = {"exec.run": exec_run, "chat.send": chat_send, "status.get": status_get, "session.checkpoint": no_s3,
-            "session.restore": no_s3, "session.list": no_s3}
+def bucket():
+    if not os.environ.get("S3_ACCESS_KEY") or not os.environ.get("S3_SECRET_KEY"):
+        raise Failed("S3_ACCESS_KEY and S3_SECRET_KEY env vars required")
+    import boto3
+    return boto3.client("s3", endpoint_url=os.environ.get("S3_ENDPOINT_URL", "https://s3.hanzo.ai"), region_name="us-east-1",
+                        aws_access_key_id=os.environ["S3_ACCESS_KEY"], aws_secret_access_key=os.environ["S3_SECRET_KEY"])
+
+
+async def aside(doing, fn):
+    try:
+        return await asyncio.get_running_loop().run_in_executor(S3_THREADS, fn)
+    except Failed:
+        raise
+    except Exception as e:
+        raise Failed("%s failed: %s" % (doing, e))
+
+
+def git(limit, *argv):
+    try:
+        p = subprocess.run(["git"] + list(argv), cwd=CWD, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=limit)
+    except Exception:
+        return ""
+    return p.stdout.decode("utf-8", "replace").strip() if p.returncode == 0 else ""
+
+
+def workspace():
+    if git(5, "rev-parse", "--is-inside-work-tree") != "true":
+        return {}
+    return {
+        "git_branch": git(10, "rev-parse", "--abbrev-ref", "HEAD"), "git_remote_url": git(10, "remote", "get-url", "origin"),
+        "git_log": [x for x in git(10, "log", "--oneline", "-20").split("\n") if x], "git_diff": git(10, "diff", "HEAD")[-8192:],
+        "git_untracked": [x for x in git(10, "ls-files", "--others", "--exclude-standard").split("\n") if x],
+    }
+
+
+async def session_checkpoint(params):
+    s3 = bucket()
+    now = datetime.datetime.now(datetime.timezone.utc)
+    name = now.strftime("%Y%m%dT%H%M%SZ-") + os.urandom(4).hex()
+    key = "%s/%s.json" % (INSTANCE, name)
+    doc = {
+        "version": 1, "checkpoint_id": name, "source_instance_id": INSTANCE, "source_display_name": "%s@%s" % (os.environ.get("USER", "user"), HOST),
+        "platform": "%s-%s" % (platform.system().lower(), platform.machine()), "timestamp": now.isoformat(timespec="microseconds"),
+        "session": {"started_at": started, "cwd": CWD, "conversation": conversation, "commands": commands, "scrollback": scrollback[-500:]},
+        "workspace": workspace(), "config": {"commands": COMMANDS, "capabilities": ["chat", "exec", "tools", "terminal"]},
+    }
+
+    def store():
+        try:
+            s3.head_bucket(Bucket=BUCKET)
+        except s3.exceptions.ClientError as e:
+            if e.response["Error"]["Code"] != "404":
+                raise
+            s3.create_bucket(Bucket=BUCKET)
+        s3.put_object(Bucket=BUCKET, Key=key, Body=json.dumps(doc, indent=2).encode(), ContentType="application/json")
+
+    await aside("checkpoint", store)
+    return {"checkpoint_id": name, "checkpoint_url": "s3://%s/%s" % (BUCKET, key), "key": key, "session_stats": {
+        "conversation_count": len(conversation), "command_count": len(commands), "scrollback_count": len(scrollback)}}
+
+
+async def session_restore(params):
+    global started
+    s3 = bucket()
+    url = params.get("checkpoint_url", "")
+    if not url:
+        raise Failed("no checkpoint_url provided")
+
+    def fetch():
+        where, key = BUCKET, url
+        if url.startswith("s3://"):
+            where, _, key = url[5:].partition("/")
+            if not key:
+                raise ValueError("invalid s3 URI (no key): " + url)
+        return json.loads(s3.get_object(Bucket=where, Key=key)["Body"].read())
+
+    doc = await aside("restore", fetch)
+    if doc.get("version") != 1:
+        raise Failed("unsupported checkpoint version: %s (expected 1)" % doc.get("version"))
+    saved, work = doc.get("session", {}), doc.get("workspace", {})
+    started = saved.get("started_at", started)
+    conversation[:], commands[:], scrollback[:] = saved.get("conversation", []), saved.get("commands", []), saved.get("scrollback", [])[-500:]
+    out = {
+        "restored_from": doc.get("source_instance_id", "?"), "source_platform": doc.get("platform", "?"), "checkpoint_id": doc.get("checkpoint_id", "?"),
+        "timestamp": doc.get("timestamp", "?"), "conversation_count": len(conversation), "command_count": len(commands),
+        "scrollback_count": len(scrollback),
+    }
+    if work.get("git_remote_url") and work.get("git_branch"):
+        result = out["git_restore"] = {"attempted": True}
+        if os.path.isdir(os.path.join(CWD, ".git")):
+            result["clone"] = "skipped (existing .git)"
+        else:
+            p = subprocess.run(["git", "clone", "--depth=1", "-b", work["git_branch"], work["git_remote_url"], "."], cwd=CWD, stderr=subprocess.PIPE, timeout=60)
+            result["clone"] = "ok" if p.returncode == 0 else p.stderr.decode("utf-8", "replace")[-200:]
+        if work.get("git_diff", "").strip():
+            p = subprocess.run(["git", "apply", "--allow-empty", "-"], cwd=CWD, input=work["git_diff"].encode(), stderr=subprocess.PIPE, timeout=30)
+            result["apply_diff"] = "ok" if p.returncode == 0 else p.stderr.decode("utf-8", "replace")[-200:]
+    return out
+
+
+async def session_list(params):
+    s3 = bucket()
+
+    def read():
+        found = []
+        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=params.get("instance_id", "")):
+            for o in page.get("Contents", []):
+                if o["Key"].endswith(".json"):
+                    found.append({"key": o["Key"], "size": o["Size"], "last_modified": o["LastModified"].isoformat()})
+        return found
+
+    found = await aside("list", read)
+    return {"checkpoints": found, "count": len(found), "bucket": BUCKET}
+
+
+HANDLERS = {"exec.run": exec_run, "chat.send": chat_send, "status.get": status_get, "session.checkpoint": session_checkpoint,
+            "session.restore": session_restore, "session.list": session_list}
 
 
 async def handle(frame):
