@@ -37,7 +37,12 @@ var ownClients = map[string]struct {
 	"hanzo-bot-ios": {"openclaw-ios", true}, "bot-ios": {"openclaw-ios", true},
 	"hanzo-bot-android": {"openclaw-android", true}, "bot-android": {"openclaw-android", true},
 	"moltbot-ios": {"openclaw-ios", false},
+	// The script that moves sessions (tunnel.md §1.11).
+	migrateClient: {"cli", false},
 }
+
+// migrateClient says no platform.
+const migrateClient = "migrate-cli"
 
 // Negotiate reads the parameters of connect. Nodes that offer nothing newer get version 1; all others get version 3,
 // whether they offer it or not: the caller refuses those that do not, after the parameters were checked.
@@ -122,6 +127,9 @@ func (d Dialect) Nonce(frozen string) string {
 func (d Dialect) frozenClient(client Value, as string) Value {
 	if as != d.ClientID {
 		client = set(client, "id", as)
+	}
+	if _, said := client.Get("platform"); !said && d.ClientID == migrateClient {
+		client = set(client, "platform", "unknown")
 	}
 	if d.Version != Version1 {
 		return client

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 
+	"google.golang.org/grpc"
+
 	tunnelv1 "github.com/hanzoai/hanzod/gen/hanzo/tunnel/v1"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/tunnel/checkpoints"
@@ -26,6 +28,18 @@ type Checkpoints interface {
 type checkpointsServer struct {
 	tunnelv1.UnimplementedCheckpointServiceServer
 	s *Server
+}
+
+// opensOnce returns what opens a stream before its first message: what fails before that has a status of its own.
+func opensOnce(stream grpc.ServerStream) func() error {
+	done := false
+	return func() error {
+		if done {
+			return nil
+		}
+		done = true
+		return open(stream)
+	}
 }
 
 func (k *checkpointsServer) List(ctx context.Context, req *tunnelv1.CheckpointServiceListRequest) (*tunnelv1.CheckpointServiceListResponse, error) {
@@ -61,10 +75,17 @@ func (k *checkpointsServer) Create(req *tunnelv1.CheckpointServiceCreateRequest,
 	if !ok {
 		return errNoCaller
 	}
+	begin := opensOnce(stream)
 	out, err := k.s.d.Checkpoints.Create(ctx, c, checkpoints.CreateIn{NodeID: req.GetNodeId()}, func(st checkpoints.Step) error {
+		if err := begin(); err != nil {
+			return err
+		}
 		return stream.Send(&tunnelv1.CheckpointServiceCreateResponse{Message: &tunnelv1.CheckpointServiceCreateResponse_Step{Step: checkpointStepToProto(st)}})
 	})
 	if err != nil {
+		return err
+	}
+	if err := begin(); err != nil {
 		return err
 	}
 	return stream.Send(&tunnelv1.CheckpointServiceCreateResponse{Message: &tunnelv1.CheckpointServiceCreateResponse_Checkpoint{Checkpoint: checkpointToProto(out)}})
@@ -77,10 +98,17 @@ func (k *checkpointsServer) Restore(req *tunnelv1.CheckpointServiceRestoreReques
 	if !ok {
 		return errNoCaller
 	}
+	begin := opensOnce(stream)
 	out, err := k.s.d.Checkpoints.Restore(ctx, c, checkpointRestoreFromProto(req), func(st checkpoints.Step) error {
+		if err := begin(); err != nil {
+			return err
+		}
 		return stream.Send(&tunnelv1.CheckpointServiceRestoreResponse{Message: &tunnelv1.CheckpointServiceRestoreResponse_Step{Step: checkpointStepToProto(st)}})
 	})
 	if err != nil {
+		return err
+	}
+	if err := begin(); err != nil {
 		return err
 	}
 	return stream.Send(&tunnelv1.CheckpointServiceRestoreResponse{Message: &tunnelv1.CheckpointServiceRestoreResponse_Restored{Restored: checkpointRestoredToProto(out)}})
@@ -94,10 +122,17 @@ func (k *checkpointsServer) Migrate(req *tunnelv1.CheckpointServiceMigrateReques
 		return errNoCaller
 	}
 	in := checkpoints.MigrateIn{From: req.GetFromNodeId(), To: req.GetToNodeId(), Force: req.GetForce()}
+	begin := opensOnce(stream)
 	out, err := k.s.d.Checkpoints.Migrate(ctx, c, in, func(st checkpoints.Step) error {
+		if err := begin(); err != nil {
+			return err
+		}
 		return stream.Send(&tunnelv1.CheckpointServiceMigrateResponse{Message: &tunnelv1.CheckpointServiceMigrateResponse_Step{Step: checkpointStepToProto(st)}})
 	})
 	if err != nil {
+		return err
+	}
+	if err := begin(); err != nil {
 		return err
 	}
 	return stream.Send(&tunnelv1.CheckpointServiceMigrateResponse{Message: &tunnelv1.CheckpointServiceMigrateResponse_Migrated{Migrated: &tunnelv1.CheckpointMigrated{
@@ -115,6 +150,9 @@ func (k *checkpointsServer) Download(req *tunnelv1.CheckpointServiceDownloadRequ
 	w := &checkpointPieces{stream: stream}
 	in := checkpoints.DownloadIn{ID: req.GetCheckpointId(), NodeID: req.GetNodeId(), Sealed: req.GetSealed()}
 	err := k.s.d.Checkpoints.Download(ctx, c, in, func(cp checkpoints.Checkpoint) error {
+		if err := open(stream); err != nil {
+			return err
+		}
 		return stream.Send(&tunnelv1.CheckpointServiceDownloadResponse{Message: &tunnelv1.CheckpointServiceDownloadResponse_Checkpoint{Checkpoint: checkpointToProto(cp)}})
 	}, w)
 	if err != nil {
@@ -159,10 +197,17 @@ func (k *checkpointsServer) Upload(stream tunnelv1.CheckpointService_UploadServe
 	if !ok {
 		return errNoCaller
 	}
+	begin := opensOnce(stream)
 	out, err := k.s.d.Checkpoints.Upload(ctx, c, &checkpointUpload{stream: stream}, func(st checkpoints.Step) error {
+		if err := begin(); err != nil {
+			return err
+		}
 		return stream.Send(&tunnelv1.CheckpointServiceUploadResponse{Message: &tunnelv1.CheckpointServiceUploadResponse_Step{Step: checkpointStepToProto(st)}})
 	})
 	if err != nil {
+		return err
+	}
+	if err := begin(); err != nil {
 		return err
 	}
 	return stream.Send(&tunnelv1.CheckpointServiceUploadResponse{Message: &tunnelv1.CheckpointServiceUploadResponse_Checkpoint{Checkpoint: checkpointToProto(out)}})

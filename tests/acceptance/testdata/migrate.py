@@ -23,7 +23,7 @@ class Operator:
         await self.ws.recv()
         await self.request("connect", {
             "minProtocol": 3, "maxProtocol": 3,
-            "client": {"id": "migrate-cli", "displayName": "Session Migration", "version": "1.0.0", "platform": "python", "mode": "ui"},
+            "client": {"id": "migrate-cli", "displayName": "Session Migration", "version": "1.0.0", "mode": "ui"},
             "auth": {"token": TOKEN}, "role": "operator",
             "scopes": ["operator.read", "operator.write", "node.read", "node.write"],
         }, 30)
