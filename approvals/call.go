@@ -2,6 +2,7 @@ package approvals
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -68,7 +69,8 @@ func readCall(command string, params []byte) (call, error) {
 	})
 	// How long it may take is none of what is approved.
 	sorted := slices.DeleteFunc(slices.Clone(c.params), func(m member) bool {
-		return m.name == "timeout_ms" && (command == "system.run" || command == "exec.run")
+		return m.name == "timeout_ms" && (command == "system.run" || command == "exec.run") ||
+			m.name == "window" && command == "terminal.open" // how much output the gateway takes at once; it puts that in
 	})
 	slices.SortFunc(sorted, func(a, b member) int { return strings.Compare(a.name, b.name) })
 	sum := sha256.New()
@@ -94,7 +96,11 @@ func (c *call) read(sorted []member) error {
 		if line, ok := c.str("command"); ok {
 			c.inner = []string{"/bin/sh", "-c", line}
 		}
-	case "system.run", "terminal.open":
+	case "terminal.open":
+		if err := c.readTerminal(); err != nil {
+			return err
+		}
+	case "system.run":
 		if c.member("cmd") != nil && c.member("command") != nil {
 			return ErrCallParams.WithText("the params name both cmd and command; give one")
 		}
@@ -114,13 +120,38 @@ func (c *call) read(sorted []member) error {
 	for _, m := range sorted {
 		switch {
 		case m.name == "cwd" && c.cwd != nil, m.name == "env" && c.env != nil, // shown in their own places
-			c.inner != nil && (m.name == "cmd" || m.name == "command"):
+			c.inner != nil && (m.name == "cmd" || m.name == "command" || c.command == "terminal.open" && (m.name == "argv" || m.name == "shell")):
 		default:
 			shown = append(shown, m)
 		}
 	}
 	if len(shown) > 0 {
 		c.argv = append(c.argv, string(writeMembers(shown)))
+	}
+	return nil
+}
+
+// readTerminal finds out what terminal.open would run: cmd or argv, a list or a line for the shell, else shell,
+// else the shell of the node's user, which nobody knows here.
+func (c *call) readTerminal() error {
+	shell, _ := c.str("shell")
+	if shell != "" {
+		c.inner = []string{shell}
+	}
+	given := 0
+	for _, name := range []string{"cmd", "argv"} {
+		raw := c.member(name)
+		if len(raw) == 0 || string(raw) == "null" || string(raw) == "[]" {
+			continue
+		}
+		if given++; given > 1 {
+			return ErrCallParams.WithText("the params name both cmd and argv; give one")
+		}
+		if line, ok := c.str(name); ok {
+			c.inner = []string{cmp.Or(shell, "sh"), "-c", line}
+		} else if words := policy.Argv(raw); len(words) > 0 {
+			c.inner = words
+		}
 	}
 	return nil
 }

@@ -153,6 +153,8 @@ func TestGuardCallRules(t *testing.T) {
 	}{
 		{ann, "exec.run", `{"command":"rm -rf /"}`, true, "rule_denies"},
 		{ann, "terminal.open", `{"cmd":["rm","-rf","/"]}`, false, "rule_denies"},
+		{ann, "terminal.open", `{"argv":["rm","-rf","/"],"command":["ls"]}`, false, "rule_denies"},
+		{ann, "terminal.open", `{"argv":["ls"],"cmd":["rm","-rf","/"]}`, false, "call_params"},
 		{ann, "system.run", `{"cmd":"rm -rf /"}`, false, "rule_denies"},
 		{dev, "exec.run", `{"command":"uptime"}`, false, ""},
 		{ann, "chat.send", `{"message":"x"}`, true, "call_required"},
@@ -218,3 +220,14 @@ func TestApprovalsOfTenants(t *testing.T) {
 }
 
 func second[T any](_ T, err error) error { return err }
+
+// An approval of a terminal covers what it runs; how the gateway takes its output is none of that.
+func TestGuardCallTerminal(t *testing.T) {
+	w := newWorld(t)
+	dev := writer("dev")
+	term := w.askCall(dev, "n1", "terminal.open", `{"cols":80,"rows":24,"argv":["git","push"]}`)
+	w.decide(term.ID, approvals.AllowOnce)
+	if out, err := w.call(dev, "n1", "terminal.open", `{"rows":24,"cols":80,"argv":["git","push"],"window":65536}`, false); err != "" || !strings.Contains(out, `"window":65536`) {
+		t.Errorf("a terminal with an approval: %s %s", out, err)
+	}
+}

@@ -546,7 +546,7 @@ func (s *Service) Attach(ctx context.Context, c identity.Caller, in AttachIn) (*
 	if err != nil {
 		return nil, err
 	}
-	from := int64(terminal.FromStart)
+	from := terminal.FromStart
 	switch {
 	case in.FromEnd:
 		from = terminal.FromEnd

@@ -42,10 +42,10 @@ func (a *app) terminalCmd() *cobra.Command {
 
 // terminalFlags are those of open, record and attach.
 type terminalFlags struct {
-	shell, cwd, agent string
-	env               []string
-	approval          time.Duration
-	detach            bool
+	shell, cwd string
+	env        []string
+	approval   time.Duration
+	detach     bool
 
 	record, escape string
 	readOnly       bool

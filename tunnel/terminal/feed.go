@@ -195,10 +195,10 @@ func (f *Feed) Attach(seq, window int64) (*Viewer, error) {
 	if len(f.viewers) >= MaxViewers {
 		return nil, ErrViewers
 	}
-	switch {
-	case seq == FromStart:
+	switch seq {
+	case FromStart:
 		seq = f.start
-	case seq == FromEnd:
+	case FromEnd:
 		seq = f.end
 	}
 	v := &Viewer{f: f, pos: seq, acked: seq, window: max(window, 0), news: make(chan struct{}, 1)}

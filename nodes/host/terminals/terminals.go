@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -144,6 +145,11 @@ type params struct {
 	Decision json.RawMessage    `json:"approvalDecision"`
 }
 
+// names are those of params.
+var names = []string{
+	"session_id", "shell", "cmd", "argv", "cwd", "env", "cols", "rows", "data", "data_b64", "from", "seq", "window", "channel", "agentId", "approved", "approvalDecision",
+}
+
 func read(text *string) (p params, bad *host.Error) {
 	if text == nil {
 		return p, nil
@@ -154,6 +160,16 @@ func read(text *string) (p params, bad *host.Error) {
 	}
 	if raw[0] != '{' {
 		return p, invalid("the parameters must be an object")
+	}
+	// Names count as they are written: who guards this node reads them so, too.
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &members); err == nil {
+		for name := range members {
+			if !slices.Contains(names, name) {
+				delete(members, name)
+			}
+		}
+		raw = []byte(encode(members))
 	}
 	if err := json.Unmarshal(raw, &p); err != nil {
 		if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {

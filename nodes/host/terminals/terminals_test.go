@@ -312,8 +312,8 @@ func TestSlowLinkStopsTheProgram(t *testing.T) {
 func TestTerminalSurvivesTheLink(t *testing.T) {
 	w := newWorld(t, policy.SecurityFull)
 	id := w.open(`{}`)
-	w.do("terminal.input", `{"session_id":`+quote(id)+`,"data":"echo before\n"}`)
-	w.until(id, "\r\nbefore")
+	w.do("terminal.input", `{"session_id":`+quote(id)+`,"data":"echo be''fore\n"}`)
+	w.until(id, "before")
 	w.cut()
 	all, _ := w.output(id)
 	w.ended = make(chan struct{})
@@ -323,8 +323,8 @@ func TestTerminalSurvivesTheLink(t *testing.T) {
 	if got := w.do("terminal.attach", fmt.Sprintf(`{"session_id":%q,"from":%d}`, id, len(all))); !strings.Contains(got, id) {
 		t.Fatal(got)
 	}
-	w.do("terminal.input", `{"session_id":`+quote(id)+`,"data":"echo after; exit\n"}`)
-	w.until(id, "\r\nafter")
+	w.do("terminal.input", `{"session_id":`+quote(id)+`,"data":"echo af''ter; exit\n"}`)
+	w.until(id, "after")
 	w.exit(id)
 
 	// A gateway that knows no terminal.attach hears of it when it uses the terminal.
@@ -333,8 +333,8 @@ func TestTerminalSurvivesTheLink(t *testing.T) {
 	w.cut()
 	time.Sleep(50 * time.Millisecond)
 	w.ended = make(chan struct{})
-	w.do("terminal.input", `{"session_id":`+quote(id)+`,"data":"echo again; exit\n"}`)
-	w.until(id, "\r\nagain")
+	w.do("terminal.input", `{"session_id":`+quote(id)+`,"data":"echo ag''ain; exit\n"}`)
+	w.until(id, "again")
 	w.exit(id)
 }
 
@@ -350,6 +350,7 @@ func TestPolicyDecides(t *testing.T) {
 		{policy.SecurityAllowlist, `{}`, "DENIED: SYSTEM_RUN_DENIED: "},
 		{policy.SecurityAllowlist, `{"cmd":["true"]}`, "DENIED: SYSTEM_RUN_DENIED: "},
 		{policy.SecurityAllowlist, `{"cmd":["true"],"approved":true}`, `{"session_id":`},
+		{policy.SecurityAllowlist, `{"cmd":["true"],"Approved":true}`, "DENIED: SYSTEM_RUN_DENIED: "},
 		{policy.SecurityFull, `{"cmd":"exit 3"}`, `{"session_id":`},
 	} {
 		w := newWorld(t, c.security)
