@@ -199,6 +199,15 @@ var specs = []spec{
 	{ID: "attach/stream/openssh", Unit: "MB/s", Higher: true},
 	{ID: "attach/stream/ratio", Unit: "x", Higher: true, Bar: 0.8, Rule: "attach"},
 
+	// 1 GiB to and from a node of this machine with "hanzoctl cp", and with scp in the same run, in MB (10^6 bytes)
+	// a second.
+	{ID: "files/up/rate", Unit: "MB/s", Higher: true},
+	{ID: "files/up/scp", Unit: "MB/s", Higher: true},
+	{ID: "files/up/ratio", Unit: "x", Higher: true, Bar: 0.6, Rule: "files"},
+	{ID: "files/down/rate", Unit: "MB/s", Higher: true},
+	{ID: "files/down/scp", Unit: "MB/s", Higher: true},
+	{ID: "files/down/ratio", Unit: "x", Higher: true, Bar: 0.6, Rule: "files"},
+
 	{ID: "size/hanzod", Unit: mb, Orig: 69, Bar: 45, Aim: 35, Rule: "P27"},
 	{ID: "size/hanzoctl", Unit: mb},
 }

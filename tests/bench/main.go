@@ -62,6 +62,7 @@ var groups = []group{
 	{[]string{"stop"}, (*bench).stops},
 	{[]string{"ctl"}, (*bench).ctl},
 	{[]string{"attach"}, (*bench).attaches},
+	{[]string{"files"}, (*bench).copies},
 	{[]string{"health"}, (*bench).health},
 	{[]string{"list"}, (*bench).list},
 	{[]string{"invoke", "apart"}, (*bench).invoke},

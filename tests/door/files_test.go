@@ -115,8 +115,7 @@ func (n *fileNode) write(t *testing.T, begin *tunnelv1.FileUpload, data []byte, 
 }
 
 func fileCode(err error) string {
-	var e *client.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*client.Error](err); ok {
 		return e.Code
 	}
 	return ""
@@ -300,7 +299,7 @@ func (n *fileNode) rest(t *testing.T, data []byte) {
 	if _, err := os.Stat(filepath.Join(n.root, "r")); err == nil {
 		t.Error("it is still there")
 	}
-	r, err := http.Get(n.d.URL() + "/v1/nodes/" + n.id + "/files/a") //nolint:noctx // a stranger
+	r, err := http.Get(n.d.URL() + "/v1/nodes/" + n.id + "/files/a")
 	if err != nil {
 		t.Fatal(err)
 	}
