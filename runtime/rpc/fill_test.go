@@ -38,6 +38,7 @@ import (
 	"github.com/hanzoai/hanzod/runs"
 	"github.com/hanzoai/hanzod/sessions"
 	"github.com/hanzoai/hanzod/tunnel"
+	"github.com/hanzoai/hanzod/tunnel/files"
 	"github.com/hanzoai/hanzod/wizard"
 )
 
@@ -68,6 +69,8 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 		out("wizard.StatusOut", cancelWizardToProto), out("wizard.StatusOut get", getWizardToProto),
 		out("tunnel.OpenOut", openTerminalToProto), out("tunnel.ListOut", listTerminalsToProto), out("tunnel.WriteOut", writeTerminalToProto),
 		out("tunnel.ResizeOut", resizeTerminalToProto), out("tunnel.CloseOut", closeTerminalToProto),
+		out("files.Entry", func(e files.Entry) (*tunnelv1.FileEntry, error) { return fileEntryToProto(e), nil }),
+		out("files.ListOut", fileListToProto), out("files.ReadOut", func(o files.ReadOut) (*tunnelv1.FileContent, error) { return fileContentToProto(o), nil }),
 		out("nodes.ListOut", listNodesToProto, "At"),
 		out("nodes.DescribeOut", getNodeToProto, "At"),
 		out("nodes.RenameOut", renameNodeToProto),
@@ -255,6 +258,9 @@ func fill(t *testing.T, v reflect.Value, path string, n *int) {
 	case v.Type() == reflect.TypeFor[runs.State]():
 		v.SetString(string(runs.Denied))
 		return
+	case v.Type() == reflect.TypeFor[files.Kind]():
+		v.SetString(string(files.Link))
+		return
 	case v.Type() == reflect.TypeFor[runs.Stream]():
 		v.SetString(string(runs.Stderr))
 		return
@@ -289,7 +295,7 @@ func fill(t *testing.T, v reflect.Value, path string, n *int) {
 		v.SetInt(int64(*n))
 	case reflect.Float64:
 		v.SetFloat(float64(*n))
-	case reflect.Uint64:
+	case reflect.Uint64, reflect.Uint32:
 		v.SetUint(uint64(*n))
 	case reflect.Pointer:
 		v.Set(reflect.New(v.Type().Elem()))
@@ -402,6 +408,11 @@ func in[P proto.Message, D any](name string, from func(P) (D, error), dropped ..
 
 func TestInboundCarriesEveryField(t *testing.T) {
 	for _, c := range []inbound{
+		// The raw bytes of a path come before its text.
+		in("StatFileRequest", statFileFromProto, "path"), in("ListFilesRequest", listFilesFromProto, "path"), in("ReadFileRequest", readFileFromProto, "path"),
+		in("HashFileRequest", hashFileFromProto, "path"), in("FileUpload", writeFileFromProto, "path"), in("GetUploadRequest", heldFromProto, "path"),
+		in("MakeDirectoryRequest", makeDirectoryFromProto, "path"), in("RemoveFileRequest", removeFileFromProto, "path"),
+		in("RenameFileRequest", renameFileFromProto, "path", "new_path"),
 		in("ListNodesRequest", listNodesFromProto),
 		in("GetNodeRequest", getNodeFromProto),
 		in("RenameNodeRequest", renameNodeFromProto),
