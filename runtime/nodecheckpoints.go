@@ -9,6 +9,7 @@ import (
 	"github.com/hanzoai/hanzod/config"
 	"github.com/hanzoai/hanzod/nodes/host/agent"
 	"github.com/hanzoai/hanzod/nodes/host/checkpoints"
+	"github.com/hanzoai/hanzod/tunnel/checkpoint"
 	"github.com/hanzoai/hanzod/tunnel/files"
 )
 
@@ -17,6 +18,9 @@ const sessionFile = "session.log"
 
 // checkpoints is what serves those of this machine. A restore writes where files may be written.
 func (n *nodeHost) checkpoints() *checkpoints.Module {
+	if err := checkpoint.Recover(workspaceOf(n.o)); err != nil {
+		n.log.Error("what was in the workspace before a restore that was cut off could not be put back", "workspace", workspaceOf(n.o), "err", err)
+	}
 	return checkpoints.New(checkpoints.Config{
 		Policy: n.file, Session: n.session, Env: runEnv, Log: n.log, Now: n.now,
 		Dir: func() string {

@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -306,6 +307,19 @@ func TestPreflightAndRollback(t *testing.T) {
 	o.Force = false
 	if _, err := run(cut); !errors.Is(err, ErrRefused) || filesOf(t, cut) != `"mine" false 8 "keep me\n"` {
 		t.Errorf("after a cut: %v\n%s", err, filesOf(t, cut))
+	}
+	// One that is under way is left alone.
+	write(t, cut, workPrefix+"2/old/theirs", "moved\n")
+	unlock, err := lock(filepath.Join(cut, workPrefix+"2/lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Recover(cut); runtime.GOOS != "windows" && err == nil {
+		t.Error("a restore under way was undone")
+	}
+	unlock()
+	if err := Recover(cut); err != nil || filesOf(t, cut) != "\"mine\" false 8 \"keep me\\n\"\n\"theirs\" false 6 \"moved\\n\"" {
+		t.Errorf("once it has ended: %v\n%s", err, filesOf(t, cut))
 	}
 }
 

@@ -213,8 +213,10 @@ func (r *restore) preflight(ctx context.Context) (string, error) {
 	if r.x != nil && r.x.Encryption != "" {
 		return "", errors.New("it is encrypted: restore it through the daemon that holds the key")
 	}
-	if err := r.recover(); err != nil {
-		return "", fmt.Errorf("an earlier restore was cut off, and what was there before cannot be put back: %w", err)
+	if r.o.DryRun {
+		// It changes nothing, and sees what a restore that was cut off left.
+	} else if err := Recover(r.o.Dir); err != nil {
+		return "", fmt.Errorf("what an earlier restore left cannot be put back: %w", err)
 	}
 	if r.x == nil && !r.named() {
 		return "the checkpoint has no workspace", nil
@@ -375,11 +377,18 @@ func (r *restore) begin(ctx context.Context) error {
 	if err := os.Mkdir(old, 0o700); err != nil {
 		return err
 	}
-	r.undo = func() error { return putBack(r.o.Dir, temp) }
+	unlock, err := lock(filepath.Join(temp, "lock"))
+	if err != nil {
+		return err
+	}
+	r.undo = func() error { return putBack(r.o.Dir, temp, unlock) }
 	if err := moveAll(r.o.Dir, old, filepath.Base(temp)); err != nil {
 		return errors.Join(err, r.undo())
 	}
-	r.done = func() error { return os.RemoveAll(temp) }
+	r.done = func() error {
+		unlock()
+		return os.RemoveAll(temp)
+	}
 	return nil
 }
 
@@ -402,7 +411,8 @@ func moveAll(from, to, but string) error {
 
 // putBack takes away what a restore made and puts back what was there. What was not moved yet when moving failed has
 // its name in no other place and stays.
-func putBack(dir, temp string) error {
+func putBack(dir, temp string, unlock func()) error {
+	defer unlock()
 	old := filepath.Join(temp, "old")
 	if _, err := os.Stat(filepath.Join(temp, "moved")); err == nil {
 		list, err := os.ReadDir(dir)
@@ -417,18 +427,18 @@ func putBack(dir, temp string) error {
 			}
 		}
 	}
-	if err := moveAll(old, dir, ""); err != nil {
+	if err := moveAll(old, dir, ""); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	unlock() // open files cannot be removed everywhere
 	return os.RemoveAll(temp)
 }
 
-// recover puts back what a restore left that was cut off.
-func (r *restore) recover() error {
-	if r.o.DryRun {
-		return nil
-	}
-	left, err := filepath.Glob(filepath.Join(globQuote(r.o.Dir), workPrefix+"*"))
+// Recover puts back what was in a directory before a restore that was cut off, as by a crash. While another process
+// restores there it fails and changes nothing. Into a repository without changes a restore goes step by step; there
+// ORIG_HEAD names the commit from before.
+func Recover(dir string) error {
+	left, err := filepath.Glob(filepath.Join(globQuote(dir), workPrefix+"*"))
 	if err != nil {
 		return err
 	}
@@ -436,7 +446,12 @@ func (r *restore) recover() error {
 		if info, err := os.Lstat(temp); err != nil || !info.IsDir() {
 			continue
 		}
-		if err := putBack(r.o.Dir, temp); err != nil {
+		unlock, err := lock(filepath.Join(temp, "lock"))
+		if err != nil {
+			return fmt.Errorf("another restore is under way there: %w", err)
+		}
+		err = putBack(dir, temp, unlock)
+		if err != nil {
 			return err
 		}
 	}
