@@ -56,6 +56,7 @@ import (
 	"github.com/hanzoai/hanzod/talk"
 	"github.com/hanzoai/hanzod/tunnel"
 	"github.com/hanzoai/hanzod/tunnel/checkpoints"
+	"github.com/hanzoai/hanzod/tunnel/uplinks"
 	"github.com/hanzoai/hanzod/wizard"
 )
 
@@ -180,6 +181,9 @@ func newHouse(t *testing.T) *house {
 	server := rpc.New(rpc.Deps{
 		Catalogue: catalogue, Gate: g, Nodes: ns, Approvals: app, Policy: rules, Runs: rs, System: sys, Heartbeat: beats, Channels: channels.New(time.Now), Talk: voice, Bus: bus, Render: compat.Payload,
 		Secrets: kept, Wizard: asks, Config: lv, Terminals: tunnel.New(tunnel.Config{Nodes: runtime.TerminalNodes{Nodes: func() *nodes.Service { return ns }}, Store: st, Now: time.Now}), Files: tunnel.NewFiles(runtime.FileNodes{Nodes: ns}),
+		Uplinks: uplinks.New(uplinks.Config{
+			List: func() map[string]uplinks.Entry { return nil }, Run: func(context.Context, string, func(uplinks.Report)) error { return nil },
+		}),
 		Checkpoints: checkpoints.New(checkpoints.Config{
 			Settings: func() checkpoints.Settings {
 				return checkpoints.Settings{Kind: checkpoints.KindOwn, Dir: filepath.Join(dir, "checkpoints")}
