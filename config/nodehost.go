@@ -166,12 +166,19 @@ func (l *loader) nodeParam(name string, o object) NodeParam {
 var uplinkName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
 
 func (l *loader) uplinks(o object, into *[]Uplink) {
+	// Tokens that stand elsewhere are put in later, so none of them may move.
+	if o.n == nil {
+		return
+	}
+	all := make([]Uplink, 0, min(len(o.n.Members), maxUplinks))
 	for name, e := range o.entries(maxUplinks) {
-		u := Uplink{Name: name, Enabled: true, AppKind: "node", Reconnect: true}
+		u := &Uplink{Name: name, Enabled: true, AppKind: "node", Reconnect: true}
 		if !uplinkName.MatchString(u.Name) {
 			l.doubt(e.path, "Expected a name of at most 63 small letters, digits, dashes and underscores")
 			continue
 		}
+		all = append(all, *u)
+		u = &all[len(all)-1]
 		e.bool("enabled", &u.Enabled)
 		e.str("url", &u.URL)
 		// A token in the address would be shown with it.
@@ -191,7 +198,9 @@ func (l *loader) uplinks(o object, into *[]Uplink) {
 		e.bool("reconnect", &u.Reconnect)
 		e.strs("commands", &u.Commands)
 		e.strict()
-		*into = append(*into, u)
+	}
+	if len(all) > 0 {
+		*into = all
 	}
 }
 
