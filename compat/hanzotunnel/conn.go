@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -337,15 +338,7 @@ func registrationOf(f *Register, id string, text []byte) []byte {
 // isBridge recognises the Python bridge (tunnel.md §5.2), which handles one command at a time and takes no frame of
 // MaxToBridge.
 func isBridge(f *Register) bool {
-	if f.Version != "0.2.0" {
-		return false
-	}
-	for _, name := range f.Commands {
-		if name == "exec.run" {
-			return true
-		}
-	}
-	return false
+	return f.Version == "0.2.0" && slices.Contains(f.Commands, "exec.run")
 }
 
 // enter takes the place of the node. A code other than 0 refuses it.
