@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -62,9 +63,7 @@ func (i *instance) receive() (object, error) {
 func (i *instance) register(id string, more object) {
 	i.t.Helper()
 	f := object{"type": "register", "instance_id": id, "app_kind": "dev", "version": "0.2.0", "platform": "linux-x86_64", "commands": []string{"exec.run", "status.get", "my.command"}}
-	for k, v := range more {
-		f[k] = v
-	}
+	maps.Copy(f, more)
 	if err := i.send(f); err != nil {
 		i.t.Fatal(err)
 	}

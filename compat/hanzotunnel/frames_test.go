@@ -133,7 +133,7 @@ func TestAppend(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	for _, file := range recordings(f) {
 		for _, frame := range recorded(f, file) {
-			f.Add([]byte(frame))
+			f.Add(frame)
 		}
 	}
 	f.Add([]byte(`{"type":"register","instance_id":"\ud800","capabilities":null,"metadata":{"1":[{}]}}`))

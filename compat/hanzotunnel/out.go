@@ -111,9 +111,7 @@ func (c *conn) write() {
 		return
 	}
 	o.writing = true
-	c.door.wg.Add(1) // who queues is counted, or came in by one who is
-	go func() {
-		defer c.door.wg.Done()
+	c.door.wg.Go(func() { // who queues is counted, or came in by one who is
 		for {
 			next, ok := c.next()
 			if !ok {
@@ -126,7 +124,7 @@ func (c *conn) write() {
 				return
 			}
 		}
-	}()
+	})
 }
 
 // next is what to write, false when nothing is left; then the caller is not the one who writes any longer.
