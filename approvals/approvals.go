@@ -387,9 +387,11 @@ var (
 	ErrRunUnbound    = errs.Define(errs.Denied, "approvals.run_unbound", "the approval was given without the files that this node binds; ask for a new one")
 	ErrRunRequired   = errs.Define(errs.Denied, "approvals.run_required", "the run is not approved")
 	// The refusals of privileged commands other than runs.
-	ErrCallRequired = errs.Define(errs.Denied, "approvals.call_required", "the command takes an approval: ask for one (hanzoctl nodes invoke NODE COMMAND --ask), have an operator with the scope operator.admin call it, or list it in gateway.nodes.allowCommands")
-	ErrCallParams   = errs.Define(errs.Invalid, "approvals.call_params", "the params of a privileged command must be a JSON object in which no name is there twice")
-	ErrCallOrRun    = errs.Define(errs.Invalid, "approvals.call_or_run", "ask about a command of the node or about a run, not about both")
+	ErrCallRequired   = errs.Define(errs.Denied, "approvals.call_required", "the command takes an approval: ask for one (hanzoctl nodes invoke NODE COMMAND --ask), have an operator with the scope operator.admin call it, or list it in gateway.nodes.allowCommands")
+	ErrCallParams     = errs.Define(errs.Invalid, "approvals.call_params", "the params of a privileged command must be a JSON object in which no name is there twice")
+	ErrCallDenied     = errs.Define(errs.Denied, "approvals.call_denied", "the call was denied")
+	ErrCallUnanswered = errs.Define(errs.Unavailable, "approvals.call_unanswered", "nobody answered in time; call it again and have an approver at hand")
+	ErrCallOrRun      = errs.Define(errs.Invalid, "approvals.call_or_run", "ask about a command of the node or about a run, not about both")
 
 	ErrRunRevoked = errs.Define(errs.Denied, "approvals.run_revoked", "the grant that allowed the run was revoked")
 

@@ -11,6 +11,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -423,7 +424,35 @@ func (s *Service) refusedCall(ctx context.Context, by identity.Caller, nodeID st
 	if failed := s.store.AppendAudit(ctx, authority{ruling: r}.mark(row)); failed != nil {
 		return failed
 	}
+	if e.Code == ErrCallRequired.Code {
+		return e.With("node", nodeID, "command", c.command, "ask", "call")
+	}
 	return e.With("node", nodeID, "command", c.command)
+}
+
+// AskCall records a question about a call that was refused, and waits for the answer. Asked hears of the
+// question when nobody has answered it at once. It returns nil when the call was allowed.
+func (s *Service) AskCall(ctx context.Context, by identity.Caller, nodeID, command string, params []byte, timeout time.Duration, asked func(approvalID string, argv []string, cwd string, envKeys []string, expires time.Time) error) error {
+	a, err := s.Request(ctx, by, RequestIn{NodeID: &nodeID, Timeout: timeout, Call: &CallIn{Command: command, Params: params}})
+	if err != nil {
+		return err
+	}
+	if a.State == Pending {
+		if err := asked(a.ID, a.CommandArgv, text(a.Cwd), a.EnvKeys, a.ExpiresAt); err != nil {
+			return err
+		}
+		if a, err = s.Wait(ctx, by, a.ID); err != nil {
+			return err
+		}
+	}
+	switch a.State {
+	case Allowed:
+		return nil
+	case Denied:
+		return ErrCallDenied.With("id", a.ID).WithText("the call was denied by " + a.ResolvedBy)
+	default:
+		return ErrCallUnanswered.With("id", a.ID)
+	}
 }
 
 // newCallApproval is newApproval of a question about a privileged command.

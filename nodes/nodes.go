@@ -154,7 +154,23 @@ type Guard interface {
 	// configuration lets the command go, so that it is only recorded; knows, that the node knows the mark of an
 	// approved call.
 	GuardCall(ctx context.Context, c identity.Caller, nodeID, command string, params []byte, allowed, knows bool) ([]byte, func(sent bool, answer []byte, err error), error)
+	// AskCall records a question about a call that GuardCall refused, and calls asked with it. It returns when
+	// the call was allowed, with an error when it was not. A timeout of zero is the usual one.
+	AskCall(ctx context.Context, c identity.Caller, nodeID, command string, params []byte, timeout time.Duration, asked func(approvalID string, argv []string, cwd string, envKeys []string, expires time.Time) error) error
 }
+
+// Question is what is asked about a call that takes an approval.
+type Question struct {
+	ApprovalID string
+	// Argv is the call in words, Cwd where it runs, EnvKeys the names of environment overrides.
+	Argv      []string
+	Cwd       string
+	EnvKeys   []string
+	ExpiresAt time.Time
+}
+
+// FieldAsk is set in a guard's refusal of a call that can be asked for.
+const FieldAsk = "ask"
 
 // Decision is what a person at a node answered there, about a run that came without an approval.
 type Decision struct {
@@ -291,6 +307,12 @@ type (
 		PayloadJSON *string
 	}
 )
+
+// AskIn is the argument of Ask. ApprovalTimeout is how long the question stands, zero for the usual time.
+type AskIn struct {
+	Invoke          InvokeIn
+	ApprovalTimeout time.Duration
+}
 
 // ResultIn and ResultOut are the arguments and the result of Result.
 type (

@@ -217,6 +217,10 @@ func (g guardFunc) GuardRun(_ context.Context, _ identity.Caller, _ string, para
 	return out, func(bool, []byte, error) {}, err
 }
 
+func (guardFunc) AskCall(context.Context, identity.Caller, string, string, []byte, time.Duration, func(string, []string, string, []string, time.Time) error) error {
+	return nil
+}
+
 func (g guardFunc) GuardCall(_ context.Context, _ identity.Caller, _, _ string, params []byte, _, _ bool) ([]byte, func(bool, []byte, error), error) {
 	return params, func(bool, []byte, error) {}, nil
 }

@@ -141,6 +141,23 @@ const (
 	privileged
 )
 
+// personalOnly are commands of phones and desktops that the original lets nobody offer unless the
+// configuration says so (nodes-approvals.md §2.2).
+var personalOnly = []string{
+	"camera.snap", "camera.clip", "screen.record", "contacts.add", "calendar.add", "reminders.add", "sms.send", "sms.search",
+}
+
+// known reports whether the original has an opinion on a command. What it keeps from a platform is not
+// privileged there, but none of it.
+func known(command string) bool {
+	for _, list := range defaults {
+		if slices.Contains(list, command) {
+			return true
+		}
+	}
+	return slices.Contains(personalOnly, command)
+}
+
 // added reports whether the configuration lists a command.
 func (p *Policy) added(command string) bool { return slices.Contains(p.allow, command) }
 
@@ -159,7 +176,7 @@ func (p *Policy) grade(n Node, command string) grade {
 	switch {
 	case !linked && p.added(command):
 		return open
-	case !linked || own[command]:
+	case !linked || own[command], n.Link == LinkGRPC && known(command):
 		return never
 	case reading[command]:
 		return open

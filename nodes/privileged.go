@@ -7,7 +7,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
+	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/identity"
 )
 
@@ -141,4 +143,22 @@ func (s *Service) guarded(ctx context.Context, c identity.Caller, e *entry, g gr
 	}
 	knows := slices.Contains(e.node.Caps, bindingCap)
 	return s.guard.GuardCall(ctx, c, in.NodeID, in.Command, in.Params, g == recorded, knows)
+}
+
+// Ask is Invoke for who may have to ask: a call that takes an approval is asked for, and made once somebody
+// has allowed it. Asked hears of the question at most once.
+func (s *Service) Ask(ctx context.Context, c identity.Caller, in AskIn, asked func(Question) error) (InvokeOut, error) {
+	out, err := s.Invoke(ctx, c, in.Invoke)
+	if e, ok := errs.As(err); !ok || e.Field(FieldAsk) == "" {
+		return out, err
+	}
+	call := in.Invoke
+	err = s.guard.AskCall(ctx, c, s.Resolve(c, trim(call.NodeID)), trim(call.Command), call.Params, in.ApprovalTimeout,
+		func(approvalID string, argv []string, cwd string, envKeys []string, expires time.Time) error {
+			return asked(Question{approvalID, argv, cwd, envKeys, expires})
+		})
+	if err != nil {
+		return InvokeOut{}, err
+	}
+	return s.Invoke(ctx, c, call)
 }

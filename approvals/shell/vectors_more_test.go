@@ -248,6 +248,10 @@ func (l *invoked) Invoke(r nodes.Request) error {
 // unguarded lets every run pass: the command policy is asked before.
 type unguarded struct{}
 
+func (unguarded) AskCall(context.Context, identity.Caller, string, string, []byte, time.Duration, func(string, []string, string, []string, time.Time) error) error {
+	return nil
+}
+
 func (unguarded) GuardCall(_ context.Context, _ identity.Caller, _, _ string, params []byte, _, _ bool) ([]byte, func(bool, []byte, error), error) {
 	return params, nil, nil
 }

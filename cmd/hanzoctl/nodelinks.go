@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -12,12 +13,8 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/hanzoai/hanzod/client"
-	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 )
-
-// callRequired is the refusal of a command for which an approval can be asked.
-const callRequired = "approvals.call_required"
 
 func (a *app) nodesInfoCmd() *cobra.Command {
 	return &cobra.Command{Use: "info NODE", Short: "Ask a node what it is and how it does", Args: cobra.ExactArgs(1),
@@ -94,36 +91,34 @@ daemon and of the network. A reader that is too slow is told how many events it 
 	return c
 }
 
-// askForCall parks the question about a call and waits for the answer.
-func (a *app) askForCall(ctx context.Context, c *client.Client, req *nodesv1.InvokeRequest, timeout time.Duration) error {
+// askInvoke calls a command of a node; where it takes an approval, it is shown what will run, and waited for.
+func (a *app) askInvoke(ctx context.Context, c *client.Client, req *nodesv1.InvokeRequest, timeout time.Duration) (*nodesv1.InvokeResponse, error) {
 	if timeout <= 0 {
-		return usagef("--approval-timeout must be positive")
+		return nil, usagef("--approval-timeout must be positive")
 	}
-	out, err := c.Approvals.RequestApproval(ctx, &approvalsv1.RequestApprovalRequest{
-		NodeId: &req.NodeId, Timeout: durationpb.New(timeout), Call: &approvalsv1.Call{Command: req.GetCommand(), Params: req.GetParams()},
+	stream, err := c.Nodes.AskInvoke(ctx, &nodesv1.AskInvokeRequest{
+		NodeId: req.GetNodeId(), Command: req.GetCommand(), Params: req.GetParams(), Timeout: req.GetTimeout(), IdempotencyKey: req.GetIdempotencyKey(),
+		WaitForNode: req.GetWaitForNode(), ApprovalTimeout: durationpb.New(timeout),
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	p := out.GetApproval()
-	if p.GetState() == approvalsv1.State_STATE_PENDING {
-		fmt.Fprintf(a.stderr, "waiting for an approval%s: %s\n", at(p, a.elsewhere()), whatRuns(p))
-		if cwd := p.GetCwd(); cwd != "" {
-			fmt.Fprintf(a.stderr, "in %s\n", Text(cwd))
-		}
-		fmt.Fprintf(a.stderr, "answer with: %s approve %s\n", a.again(), Text(p.GetId()))
-		done, err := c.Approvals.WaitApproval(ctx, &approvalsv1.WaitApprovalRequest{Id: p.GetId()})
+	for {
+		m, err := stream.Recv()
 		if err != nil {
-			return err
+			return nil, err
 		}
-		p = done.GetApproval()
-	}
-	switch p.GetState() {
-	case approvalsv1.State_STATE_ALLOWED:
-		return nil
-	case approvalsv1.State_STATE_DENIED:
-		return &client.Error{Code: client.CodeApprovalDenied, Class: client.Denied, Message: "denied by " + p.GetResolvedBy()}
-	default:
-		return &client.Error{Code: "approvals.gone", Class: client.Unavailable, Message: "nobody answered in time; call it again and have an approver at hand"}
+		if out := m.GetAnswer(); out != nil {
+			return out, nil
+		}
+		q := m.GetQuestion()
+		fmt.Fprintf(a.stderr, "waiting for an approval of: %s\n", Quote(q.GetArgv()))
+		if q.GetCwd() != "" {
+			fmt.Fprintf(a.stderr, "in %s\n", Text(q.GetCwd()))
+		}
+		if keys := q.GetEnvKeys(); len(keys) > 0 {
+			fmt.Fprintf(a.stderr, "with the environment %s\n", Text(strings.Join(keys, " ")))
+		}
+		fmt.Fprintf(a.stderr, "answer with: %s approve %s\n", a.again(), Text(q.GetApprovalId()))
 	}
 }

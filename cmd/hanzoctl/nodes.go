@@ -236,11 +236,11 @@ approve", exactly that is called, once.`,
 						a.awaiting(client.Label(n), wait)
 					}
 				}
-				out, err := c.Nodes.Invoke(ctx, req)
-				if e := (*client.Error)(nil); ask && errors.As(err, &e) && e.Code == callRequired {
-					if err = a.askForCall(ctx, c, req, askTimeout); err == nil {
-						out, err = c.Nodes.Invoke(ctx, req)
-					}
+				var out *nodesv1.InvokeResponse
+				if ask {
+					out, err = a.askInvoke(ctx, c, req, askTimeout)
+				} else {
+					out, err = c.Nodes.Invoke(ctx, req)
 				}
 				if err != nil {
 					return err

@@ -447,6 +447,10 @@ func (openGuard) GuardRun(_ context.Context, _ identity.Caller, _ string, params
 	return params, func(bool, []byte, error) {}, nil
 }
 
+func (openGuard) AskCall(context.Context, identity.Caller, string, string, []byte, time.Duration, func(string, []string, string, []string, time.Time) error) error {
+	return nil
+}
+
 func (openGuard) GuardCall(_ context.Context, _ identity.Caller, _, _ string, params []byte, _, _ bool) ([]byte, func(bool, []byte, error), error) {
 	return params, func(bool, []byte, error) {}, nil
 }

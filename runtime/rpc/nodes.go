@@ -109,6 +109,55 @@ func (n *nodesServer) TestPush(ctx context.Context, req *nodesv1.TestPushRequest
 	return call(ctx, req, testPushFromProto, n.s.d.Nodes.TestPush, testPushToProto)
 }
 
+// AskInvoke calls a command, and asks for an approval where one is needed.
+func (n *nodesServer) AskInvoke(req *nodesv1.AskInvokeRequest, stream nodesv1.NodeService_AskInvokeServer) error {
+	ctx := stream.Context()
+	c, ok := callerFrom(ctx)
+	if !ok {
+		return errNoCaller
+	}
+	in, err := askFromProto(req)
+	if err != nil {
+		return err
+	}
+	if err := open(stream); err != nil {
+		return err
+	}
+	out, err := n.s.d.Nodes.Ask(ctx, c, in, func(q nodes.Question) error {
+		return stream.Send(&nodesv1.AskInvokeResponse{Message: &nodesv1.AskInvokeResponse_Question{Question: questionToProto(q)}})
+	})
+	if err != nil {
+		return err
+	}
+	answer, err := invokeToProto(out)
+	if err != nil {
+		return err
+	}
+	return stream.Send(&nodesv1.AskInvokeResponse{Message: &nodesv1.AskInvokeResponse_Answer{Answer: answer}})
+}
+
+func askFromProto(r *nodesv1.AskInvokeRequest) (nodes.AskIn, error) {
+	in, err := invokeFromProto(&nodesv1.InvokeRequest{
+		NodeId: r.GetNodeId(), Command: r.GetCommand(), Params: r.GetParams(), Timeout: r.GetTimeout(), IdempotencyKey: r.GetIdempotencyKey(),
+		WaitForNode: r.GetWaitForNode(),
+	})
+	if err != nil {
+		return nodes.AskIn{}, err
+	}
+	ask, err := durationFromProto(r.GetApprovalTimeout())
+	if err != nil || ask == nil {
+		return nodes.AskIn{Invoke: in}, err
+	}
+	return nodes.AskIn{Invoke: in, ApprovalTimeout: *ask}, nil
+}
+
+func questionToProto(q nodes.Question) *nodesv1.InvokeQuestion {
+	return &nodesv1.InvokeQuestion{
+		ApprovalId: cleanText(q.ApprovalID), Argv: cleanTexts(q.Argv), Cwd: cleanText(q.Cwd), EnvKeys: cleanTexts(q.EnvKeys),
+		ExpiresAt: timeToProto(q.ExpiresAt),
+	}
+}
+
 // Run begins a run and follows it.
 func (n *nodesServer) Run(req *nodesv1.RunRequest, stream nodesv1.NodeService_RunServer) error {
 	ctx := stream.Context()

@@ -102,6 +102,7 @@ type Nodes interface {
 	Attach(n nodes.Node, declared, caps []string, link nodes.Link) (*nodes.Attachment, nodes.Node, error)
 	Saw(id string)
 	Subscribed(nodeID, sessionKey string) bool
+	Ask(ctx context.Context, c identity.Caller, in nodes.AskIn, asked func(nodes.Question) error) (nodes.InvokeOut, error)
 	Instance(context.Context, identity.Caller, nodes.DescribeIn) (nodes.DescribeOut, error)
 	Info(context.Context, identity.Caller, nodes.InfoIn) (nodes.InfoOut, error)
 	WatchEvents(ctx context.Context, c identity.Caller, nodeID string) (*events.Subscription, error)

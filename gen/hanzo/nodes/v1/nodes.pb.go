@@ -82,7 +82,7 @@ func (x WatchNodesResponse_Change) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchNodesResponse_Change.Descriptor instead.
 func (WatchNodesResponse_Change) EnumDescriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{18, 0}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{21, 0}
 }
 
 type Node struct {
@@ -1086,6 +1086,262 @@ func (x *InvokeResponse) GetPayloadJson() string {
 	return ""
 }
 
+type AskInvokeRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	NodeId  string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Command string                 `protobuf:"bytes,2,opt,name=command,proto3" json:"command,omitempty"`
+	// As in InvokeRequest; so are the other fields of these names.
+	Params         *structpb.Value      `protobuf:"bytes,3,opt,name=params,proto3" json:"params,omitempty"`
+	Timeout        *durationpb.Duration `protobuf:"bytes,4,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	IdempotencyKey string               `protobuf:"bytes,5,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	WaitForNode    *durationpb.Duration `protobuf:"bytes,6,opt,name=wait_for_node,json=waitForNode,proto3" json:"wait_for_node,omitempty"`
+	// How long the question stands; 120 s when absent.
+	ApprovalTimeout *durationpb.Duration `protobuf:"bytes,7,opt,name=approval_timeout,json=approvalTimeout,proto3" json:"approval_timeout,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *AskInvokeRequest) Reset() {
+	*x = AskInvokeRequest{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AskInvokeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AskInvokeRequest) ProtoMessage() {}
+
+func (x *AskInvokeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AskInvokeRequest.ProtoReflect.Descriptor instead.
+func (*AskInvokeRequest) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *AskInvokeRequest) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *AskInvokeRequest) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+func (x *AskInvokeRequest) GetParams() *structpb.Value {
+	if x != nil {
+		return x.Params
+	}
+	return nil
+}
+
+func (x *AskInvokeRequest) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *AskInvokeRequest) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+func (x *AskInvokeRequest) GetWaitForNode() *durationpb.Duration {
+	if x != nil {
+		return x.WaitForNode
+	}
+	return nil
+}
+
+func (x *AskInvokeRequest) GetApprovalTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.ApprovalTimeout
+	}
+	return nil
+}
+
+type AskInvokeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*AskInvokeResponse_Question
+	//	*AskInvokeResponse_Answer
+	Message       isAskInvokeResponse_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AskInvokeResponse) Reset() {
+	*x = AskInvokeResponse{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AskInvokeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AskInvokeResponse) ProtoMessage() {}
+
+func (x *AskInvokeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AskInvokeResponse.ProtoReflect.Descriptor instead.
+func (*AskInvokeResponse) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *AskInvokeResponse) GetMessage() isAskInvokeResponse_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *AskInvokeResponse) GetQuestion() *InvokeQuestion {
+	if x != nil {
+		if x, ok := x.Message.(*AskInvokeResponse_Question); ok {
+			return x.Question
+		}
+	}
+	return nil
+}
+
+func (x *AskInvokeResponse) GetAnswer() *InvokeResponse {
+	if x != nil {
+		if x, ok := x.Message.(*AskInvokeResponse_Answer); ok {
+			return x.Answer
+		}
+	}
+	return nil
+}
+
+type isAskInvokeResponse_Message interface {
+	isAskInvokeResponse_Message()
+}
+
+type AskInvokeResponse_Question struct {
+	// The approval that is waited for; sent at most once.
+	Question *InvokeQuestion `protobuf:"bytes,1,opt,name=question,proto3,oneof"`
+}
+
+type AskInvokeResponse_Answer struct {
+	Answer *InvokeResponse `protobuf:"bytes,2,opt,name=answer,proto3,oneof"`
+}
+
+func (*AskInvokeResponse_Question) isAskInvokeResponse_Message() {}
+
+func (*AskInvokeResponse_Answer) isAskInvokeResponse_Message() {}
+
+// InvokeQuestion is what is asked about a call.
+type InvokeQuestion struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	ApprovalId string                 `protobuf:"bytes,1,opt,name=approval_id,json=approvalId,proto3" json:"approval_id,omitempty"`
+	// Exactly what will be called, as words: the command of the node, and what it runs or takes.
+	Argv []string `protobuf:"bytes,2,rep,name=argv,proto3" json:"argv,omitempty"`
+	Cwd  string   `protobuf:"bytes,3,opt,name=cwd,proto3" json:"cwd,omitempty"`
+	// Names of the environment overrides. Values are never shown.
+	EnvKeys       []string               `protobuf:"bytes,4,rep,name=env_keys,json=envKeys,proto3" json:"env_keys,omitempty"`
+	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InvokeQuestion) Reset() {
+	*x = InvokeQuestion{}
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InvokeQuestion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InvokeQuestion) ProtoMessage() {}
+
+func (x *InvokeQuestion) ProtoReflect() protoreflect.Message {
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InvokeQuestion.ProtoReflect.Descriptor instead.
+func (*InvokeQuestion) Descriptor() ([]byte, []int) {
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *InvokeQuestion) GetApprovalId() string {
+	if x != nil {
+		return x.ApprovalId
+	}
+	return ""
+}
+
+func (x *InvokeQuestion) GetArgv() []string {
+	if x != nil {
+		return x.Argv
+	}
+	return nil
+}
+
+func (x *InvokeQuestion) GetCwd() string {
+	if x != nil {
+		return x.Cwd
+	}
+	return ""
+}
+
+func (x *InvokeQuestion) GetEnvKeys() []string {
+	if x != nil {
+		return x.EnvKeys
+	}
+	return nil
+}
+
+func (x *InvokeQuestion) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
 type RunRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	NodeId string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
@@ -1111,7 +1367,7 @@ type RunRequest struct {
 
 func (x *RunRequest) Reset() {
 	*x = RunRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[15]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1123,7 +1379,7 @@ func (x *RunRequest) String() string {
 func (*RunRequest) ProtoMessage() {}
 
 func (x *RunRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[15]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1136,7 +1392,7 @@ func (x *RunRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunRequest.ProtoReflect.Descriptor instead.
 func (*RunRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{15}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RunRequest) GetNodeId() string {
@@ -1229,7 +1485,7 @@ type RunResponse struct {
 
 func (x *RunResponse) Reset() {
 	*x = RunResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[16]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1241,7 +1497,7 @@ func (x *RunResponse) String() string {
 func (*RunResponse) ProtoMessage() {}
 
 func (x *RunResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[16]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1254,7 +1510,7 @@ func (x *RunResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunResponse.ProtoReflect.Descriptor instead.
 func (*RunResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{16}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RunResponse) GetMessage() isRunResponse_Message {
@@ -1306,7 +1562,7 @@ type WatchNodesRequest struct {
 
 func (x *WatchNodesRequest) Reset() {
 	*x = WatchNodesRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[17]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1318,7 +1574,7 @@ func (x *WatchNodesRequest) String() string {
 func (*WatchNodesRequest) ProtoMessage() {}
 
 func (x *WatchNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[17]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1331,7 +1587,7 @@ func (x *WatchNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchNodesRequest.ProtoReflect.Descriptor instead.
 func (*WatchNodesRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{17}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{20}
 }
 
 type WatchNodesResponse struct {
@@ -1344,7 +1600,7 @@ type WatchNodesResponse struct {
 
 func (x *WatchNodesResponse) Reset() {
 	*x = WatchNodesResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[18]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1356,7 +1612,7 @@ func (x *WatchNodesResponse) String() string {
 func (*WatchNodesResponse) ProtoMessage() {}
 
 func (x *WatchNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[18]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1369,7 +1625,7 @@ func (x *WatchNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchNodesResponse.ProtoReflect.Descriptor instead.
 func (*WatchNodesResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{18}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *WatchNodesResponse) GetChange() WatchNodesResponse_Change {
@@ -1396,7 +1652,7 @@ type NodeError struct {
 
 func (x *NodeError) Reset() {
 	*x = NodeError{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[19]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1408,7 +1664,7 @@ func (x *NodeError) String() string {
 func (*NodeError) ProtoMessage() {}
 
 func (x *NodeError) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[19]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1421,7 +1677,7 @@ func (x *NodeError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeError.ProtoReflect.Descriptor instead.
 func (*NodeError) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{19}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *NodeError) GetCode() string {
@@ -1453,7 +1709,7 @@ type ReportResultRequest struct {
 
 func (x *ReportResultRequest) Reset() {
 	*x = ReportResultRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[20]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1465,7 +1721,7 @@ func (x *ReportResultRequest) String() string {
 func (*ReportResultRequest) ProtoMessage() {}
 
 func (x *ReportResultRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[20]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1478,7 +1734,7 @@ func (x *ReportResultRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResultRequest.ProtoReflect.Descriptor instead.
 func (*ReportResultRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{20}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReportResultRequest) GetNodeId() string {
@@ -1533,7 +1789,7 @@ type ReportResultResponse struct {
 
 func (x *ReportResultResponse) Reset() {
 	*x = ReportResultResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[21]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1545,7 +1801,7 @@ func (x *ReportResultResponse) String() string {
 func (*ReportResultResponse) ProtoMessage() {}
 
 func (x *ReportResultResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[21]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1558,7 +1814,7 @@ func (x *ReportResultResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResultResponse.ProtoReflect.Descriptor instead.
 func (*ReportResultResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{21}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReportResultResponse) GetIgnored() bool {
@@ -1580,7 +1836,7 @@ type ReportEventRequest struct {
 
 func (x *ReportEventRequest) Reset() {
 	*x = ReportEventRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[22]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1592,7 +1848,7 @@ func (x *ReportEventRequest) String() string {
 func (*ReportEventRequest) ProtoMessage() {}
 
 func (x *ReportEventRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[22]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1605,7 +1861,7 @@ func (x *ReportEventRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportEventRequest.ProtoReflect.Descriptor instead.
 func (*ReportEventRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{22}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ReportEventRequest) GetNodeId() string {
@@ -1644,7 +1900,7 @@ type ReportEventResponse struct {
 
 func (x *ReportEventResponse) Reset() {
 	*x = ReportEventResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[23]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1656,7 +1912,7 @@ func (x *ReportEventResponse) String() string {
 func (*ReportEventResponse) ProtoMessage() {}
 
 func (x *ReportEventResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[23]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1669,7 +1925,7 @@ func (x *ReportEventResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportEventResponse.ProtoReflect.Descriptor instead.
 func (*ReportEventResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{23}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{26}
 }
 
 type AttachRequest struct {
@@ -1688,7 +1944,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[24]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1700,7 +1956,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[24]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1713,7 +1969,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{24}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AttachRequest) GetMessage() isAttachRequest_Message {
@@ -1833,7 +2089,7 @@ type NodeRegistration struct {
 
 func (x *NodeRegistration) Reset() {
 	*x = NodeRegistration{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[25]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1845,7 +2101,7 @@ func (x *NodeRegistration) String() string {
 func (*NodeRegistration) ProtoMessage() {}
 
 func (x *NodeRegistration) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[25]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1858,7 +2114,7 @@ func (x *NodeRegistration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeRegistration.ProtoReflect.Descriptor instead.
 func (*NodeRegistration) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{25}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *NodeRegistration) GetInstanceId() string {
@@ -1988,7 +2244,7 @@ type DeviceProof struct {
 
 func (x *DeviceProof) Reset() {
 	*x = DeviceProof{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[26]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2000,7 +2256,7 @@ func (x *DeviceProof) String() string {
 func (*DeviceProof) ProtoMessage() {}
 
 func (x *DeviceProof) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[26]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2013,7 +2269,7 @@ func (x *DeviceProof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceProof.ProtoReflect.Descriptor instead.
 func (*DeviceProof) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{26}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DeviceProof) GetDeviceId() string {
@@ -2063,7 +2319,7 @@ type NodeResult struct {
 
 func (x *NodeResult) Reset() {
 	*x = NodeResult{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[27]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2075,7 +2331,7 @@ func (x *NodeResult) String() string {
 func (*NodeResult) ProtoMessage() {}
 
 func (x *NodeResult) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[27]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2088,7 +2344,7 @@ func (x *NodeResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeResult.ProtoReflect.Descriptor instead.
 func (*NodeResult) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{27}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *NodeResult) GetInvokeId() string {
@@ -2129,7 +2385,7 @@ type NodeReport struct {
 
 func (x *NodeReport) Reset() {
 	*x = NodeReport{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[28]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2141,7 +2397,7 @@ func (x *NodeReport) String() string {
 func (*NodeReport) ProtoMessage() {}
 
 func (x *NodeReport) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[28]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2154,7 +2410,7 @@ func (x *NodeReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeReport.ProtoReflect.Descriptor instead.
 func (*NodeReport) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{28}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *NodeReport) GetEvent() string {
@@ -2189,7 +2445,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[29]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2201,7 +2457,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[29]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2214,7 +2470,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{29}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AttachResponse) GetMessage() isAttachResponse_Message {
@@ -2347,7 +2603,7 @@ type NodeChallenge struct {
 
 func (x *NodeChallenge) Reset() {
 	*x = NodeChallenge{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[30]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2359,7 +2615,7 @@ func (x *NodeChallenge) String() string {
 func (*NodeChallenge) ProtoMessage() {}
 
 func (x *NodeChallenge) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[30]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2372,7 +2628,7 @@ func (x *NodeChallenge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeChallenge.ProtoReflect.Descriptor instead.
 func (*NodeChallenge) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{30}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *NodeChallenge) GetNonce() string {
@@ -2404,7 +2660,7 @@ type NodeWelcome struct {
 
 func (x *NodeWelcome) Reset() {
 	*x = NodeWelcome{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[31]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2416,7 +2672,7 @@ func (x *NodeWelcome) String() string {
 func (*NodeWelcome) ProtoMessage() {}
 
 func (x *NodeWelcome) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[31]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2429,7 +2685,7 @@ func (x *NodeWelcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeWelcome.ProtoReflect.Descriptor instead.
 func (*NodeWelcome) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{31}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *NodeWelcome) GetNodeId() string {
@@ -2496,7 +2752,7 @@ type NodePing struct {
 
 func (x *NodePing) Reset() {
 	*x = NodePing{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[32]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2508,7 +2764,7 @@ func (x *NodePing) String() string {
 func (*NodePing) ProtoMessage() {}
 
 func (x *NodePing) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[32]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2521,7 +2777,7 @@ func (x *NodePing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodePing.ProtoReflect.Descriptor instead.
 func (*NodePing) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{32}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{35}
 }
 
 type NodePong struct {
@@ -2532,7 +2788,7 @@ type NodePong struct {
 
 func (x *NodePong) Reset() {
 	*x = NodePong{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[33]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2544,7 +2800,7 @@ func (x *NodePong) String() string {
 func (*NodePong) ProtoMessage() {}
 
 func (x *NodePong) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[33]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2557,7 +2813,7 @@ func (x *NodePong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodePong.ProtoReflect.Descriptor instead.
 func (*NodePong) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{33}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{36}
 }
 
 type NodeReportRefused struct {
@@ -2572,7 +2828,7 @@ type NodeReportRefused struct {
 
 func (x *NodeReportRefused) Reset() {
 	*x = NodeReportRefused{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[34]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2584,7 +2840,7 @@ func (x *NodeReportRefused) String() string {
 func (*NodeReportRefused) ProtoMessage() {}
 
 func (x *NodeReportRefused) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[34]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2597,7 +2853,7 @@ func (x *NodeReportRefused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeReportRefused.ProtoReflect.Descriptor instead.
 func (*NodeReportRefused) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{34}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *NodeReportRefused) GetEvent() string {
@@ -2634,7 +2890,7 @@ type NodeInvoke struct {
 
 func (x *NodeInvoke) Reset() {
 	*x = NodeInvoke{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[35]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2646,7 +2902,7 @@ func (x *NodeInvoke) String() string {
 func (*NodeInvoke) ProtoMessage() {}
 
 func (x *NodeInvoke) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[35]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2659,7 +2915,7 @@ func (x *NodeInvoke) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeInvoke.ProtoReflect.Descriptor instead.
 func (*NodeInvoke) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{35}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *NodeInvoke) GetInvokeId() string {
@@ -2712,7 +2968,7 @@ type ChannelRequest struct {
 
 func (x *ChannelRequest) Reset() {
 	*x = ChannelRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[36]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2724,7 +2980,7 @@ func (x *ChannelRequest) String() string {
 func (*ChannelRequest) ProtoMessage() {}
 
 func (x *ChannelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[36]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2737,7 +2993,7 @@ func (x *ChannelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChannelRequest.ProtoReflect.Descriptor instead.
 func (*ChannelRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{36}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ChannelRequest) GetMessage() isChannelRequest_Message {
@@ -2829,7 +3085,7 @@ type ChannelResponse struct {
 
 func (x *ChannelResponse) Reset() {
 	*x = ChannelResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[37]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2841,7 +3097,7 @@ func (x *ChannelResponse) String() string {
 func (*ChannelResponse) ProtoMessage() {}
 
 func (x *ChannelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[37]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2854,7 +3110,7 @@ func (x *ChannelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChannelResponse.ProtoReflect.Descriptor instead.
 func (*ChannelResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{37}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ChannelResponse) GetMessage() isChannelResponse_Message {
@@ -2924,7 +3180,7 @@ type ChannelOpened struct {
 
 func (x *ChannelOpened) Reset() {
 	*x = ChannelOpened{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[38]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2936,7 +3192,7 @@ func (x *ChannelOpened) String() string {
 func (*ChannelOpened) ProtoMessage() {}
 
 func (x *ChannelOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[38]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2949,7 +3205,7 @@ func (x *ChannelOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChannelOpened.ProtoReflect.Descriptor instead.
 func (*ChannelOpened) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{38}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{41}
 }
 
 type ChannelEnd struct {
@@ -2960,7 +3216,7 @@ type ChannelEnd struct {
 
 func (x *ChannelEnd) Reset() {
 	*x = ChannelEnd{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[39]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2972,7 +3228,7 @@ func (x *ChannelEnd) String() string {
 func (*ChannelEnd) ProtoMessage() {}
 
 func (x *ChannelEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[39]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2985,7 +3241,7 @@ func (x *ChannelEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChannelEnd.ProtoReflect.Descriptor instead.
 func (*ChannelEnd) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{39}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{42}
 }
 
 type NodeNotice struct {
@@ -2998,7 +3254,7 @@ type NodeNotice struct {
 
 func (x *NodeNotice) Reset() {
 	*x = NodeNotice{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[40]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3010,7 +3266,7 @@ func (x *NodeNotice) String() string {
 func (*NodeNotice) ProtoMessage() {}
 
 func (x *NodeNotice) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[40]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3023,7 +3279,7 @@ func (x *NodeNotice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeNotice.ProtoReflect.Descriptor instead.
 func (*NodeNotice) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{40}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *NodeNotice) GetEvent() string {
@@ -3069,7 +3325,7 @@ type NodePairing struct {
 
 func (x *NodePairing) Reset() {
 	*x = NodePairing{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[41]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3081,7 +3337,7 @@ func (x *NodePairing) String() string {
 func (*NodePairing) ProtoMessage() {}
 
 func (x *NodePairing) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[41]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3094,7 +3350,7 @@ func (x *NodePairing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodePairing.ProtoReflect.Descriptor instead.
 func (*NodePairing) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{41}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *NodePairing) GetRequestId() string {
@@ -3250,7 +3506,7 @@ type RequestPairingRequest struct {
 
 func (x *RequestPairingRequest) Reset() {
 	*x = RequestPairingRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[42]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3262,7 +3518,7 @@ func (x *RequestPairingRequest) String() string {
 func (*RequestPairingRequest) ProtoMessage() {}
 
 func (x *RequestPairingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[42]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3275,7 +3531,7 @@ func (x *RequestPairingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestPairingRequest.ProtoReflect.Descriptor instead.
 func (*RequestPairingRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{42}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RequestPairingRequest) GetNodeId() string {
@@ -3373,7 +3629,7 @@ type RequestPairingResponse struct {
 
 func (x *RequestPairingResponse) Reset() {
 	*x = RequestPairingResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[43]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3385,7 +3641,7 @@ func (x *RequestPairingResponse) String() string {
 func (*RequestPairingResponse) ProtoMessage() {}
 
 func (x *RequestPairingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[43]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3398,7 +3654,7 @@ func (x *RequestPairingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestPairingResponse.ProtoReflect.Descriptor instead.
 func (*RequestPairingResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{43}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RequestPairingResponse) GetRequest() *NodePairing {
@@ -3423,7 +3679,7 @@ type ListPairingsRequest struct {
 
 func (x *ListPairingsRequest) Reset() {
 	*x = ListPairingsRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[44]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3435,7 +3691,7 @@ func (x *ListPairingsRequest) String() string {
 func (*ListPairingsRequest) ProtoMessage() {}
 
 func (x *ListPairingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[44]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3448,7 +3704,7 @@ func (x *ListPairingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPairingsRequest.ProtoReflect.Descriptor instead.
 func (*ListPairingsRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{44}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{47}
 }
 
 type ListPairingsResponse struct {
@@ -3461,7 +3717,7 @@ type ListPairingsResponse struct {
 
 func (x *ListPairingsResponse) Reset() {
 	*x = ListPairingsResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[45]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3473,7 +3729,7 @@ func (x *ListPairingsResponse) String() string {
 func (*ListPairingsResponse) ProtoMessage() {}
 
 func (x *ListPairingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[45]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3486,7 +3742,7 @@ func (x *ListPairingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPairingsResponse.ProtoReflect.Descriptor instead.
 func (*ListPairingsResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{45}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListPairingsResponse) GetPending() []*NodePairing {
@@ -3512,7 +3768,7 @@ type ApprovePairingRequest struct {
 
 func (x *ApprovePairingRequest) Reset() {
 	*x = ApprovePairingRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[46]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3524,7 +3780,7 @@ func (x *ApprovePairingRequest) String() string {
 func (*ApprovePairingRequest) ProtoMessage() {}
 
 func (x *ApprovePairingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[46]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3537,7 +3793,7 @@ func (x *ApprovePairingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApprovePairingRequest.ProtoReflect.Descriptor instead.
 func (*ApprovePairingRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{46}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ApprovePairingRequest) GetRequestId() string {
@@ -3558,7 +3814,7 @@ type ApprovePairingResponse struct {
 
 func (x *ApprovePairingResponse) Reset() {
 	*x = ApprovePairingResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[47]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3570,7 +3826,7 @@ func (x *ApprovePairingResponse) String() string {
 func (*ApprovePairingResponse) ProtoMessage() {}
 
 func (x *ApprovePairingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[47]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3583,7 +3839,7 @@ func (x *ApprovePairingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApprovePairingResponse.ProtoReflect.Descriptor instead.
 func (*ApprovePairingResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{47}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ApprovePairingResponse) GetNode() *NodePairing {
@@ -3609,7 +3865,7 @@ type RejectPairingRequest struct {
 
 func (x *RejectPairingRequest) Reset() {
 	*x = RejectPairingRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[48]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3621,7 +3877,7 @@ func (x *RejectPairingRequest) String() string {
 func (*RejectPairingRequest) ProtoMessage() {}
 
 func (x *RejectPairingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[48]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3634,7 +3890,7 @@ func (x *RejectPairingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectPairingRequest.ProtoReflect.Descriptor instead.
 func (*RejectPairingRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{48}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *RejectPairingRequest) GetRequestId() string {
@@ -3653,7 +3909,7 @@ type RejectPairingResponse struct {
 
 func (x *RejectPairingResponse) Reset() {
 	*x = RejectPairingResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[49]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3665,7 +3921,7 @@ func (x *RejectPairingResponse) String() string {
 func (*RejectPairingResponse) ProtoMessage() {}
 
 func (x *RejectPairingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[49]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3678,7 +3934,7 @@ func (x *RejectPairingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectPairingResponse.ProtoReflect.Descriptor instead.
 func (*RejectPairingResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{49}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *RejectPairingResponse) GetNodeId() string {
@@ -3698,7 +3954,7 @@ type VerifyPairingRequest struct {
 
 func (x *VerifyPairingRequest) Reset() {
 	*x = VerifyPairingRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[50]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3710,7 +3966,7 @@ func (x *VerifyPairingRequest) String() string {
 func (*VerifyPairingRequest) ProtoMessage() {}
 
 func (x *VerifyPairingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[50]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3723,7 +3979,7 @@ func (x *VerifyPairingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyPairingRequest.ProtoReflect.Descriptor instead.
 func (*VerifyPairingRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{50}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *VerifyPairingRequest) GetNodeId() string {
@@ -3751,7 +4007,7 @@ type VerifyPairingResponse struct {
 
 func (x *VerifyPairingResponse) Reset() {
 	*x = VerifyPairingResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[51]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3763,7 +4019,7 @@ func (x *VerifyPairingResponse) String() string {
 func (*VerifyPairingResponse) ProtoMessage() {}
 
 func (x *VerifyPairingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[51]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3776,7 +4032,7 @@ func (x *VerifyPairingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyPairingResponse.ProtoReflect.Descriptor instead.
 func (*VerifyPairingResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{51}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *VerifyPairingResponse) GetOk() bool {
@@ -3806,7 +4062,7 @@ type TestPushRequest struct {
 
 func (x *TestPushRequest) Reset() {
 	*x = TestPushRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[52]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3818,7 +4074,7 @@ func (x *TestPushRequest) String() string {
 func (*TestPushRequest) ProtoMessage() {}
 
 func (x *TestPushRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[52]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3831,7 +4087,7 @@ func (x *TestPushRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestPushRequest.ProtoReflect.Descriptor instead.
 func (*TestPushRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{52}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *TestPushRequest) GetNodeId() string {
@@ -3879,7 +4135,7 @@ type TestPushResponse struct {
 
 func (x *TestPushResponse) Reset() {
 	*x = TestPushResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[53]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3891,7 +4147,7 @@ func (x *TestPushResponse) String() string {
 func (*TestPushResponse) ProtoMessage() {}
 
 func (x *TestPushResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[53]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3904,7 +4160,7 @@ func (x *TestPushResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestPushResponse.ProtoReflect.Descriptor instead.
 func (*TestPushResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{53}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *TestPushResponse) GetOk() bool {
@@ -3964,7 +4220,7 @@ type GetVoiceWakeRequest struct {
 
 func (x *GetVoiceWakeRequest) Reset() {
 	*x = GetVoiceWakeRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[54]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3976,7 +4232,7 @@ func (x *GetVoiceWakeRequest) String() string {
 func (*GetVoiceWakeRequest) ProtoMessage() {}
 
 func (x *GetVoiceWakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[54]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3989,7 +4245,7 @@ func (x *GetVoiceWakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVoiceWakeRequest.ProtoReflect.Descriptor instead.
 func (*GetVoiceWakeRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{54}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{57}
 }
 
 type GetVoiceWakeResponse struct {
@@ -4001,7 +4257,7 @@ type GetVoiceWakeResponse struct {
 
 func (x *GetVoiceWakeResponse) Reset() {
 	*x = GetVoiceWakeResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[55]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4013,7 +4269,7 @@ func (x *GetVoiceWakeResponse) String() string {
 func (*GetVoiceWakeResponse) ProtoMessage() {}
 
 func (x *GetVoiceWakeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[55]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4026,7 +4282,7 @@ func (x *GetVoiceWakeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVoiceWakeResponse.ProtoReflect.Descriptor instead.
 func (*GetVoiceWakeResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{55}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *GetVoiceWakeResponse) GetTriggers() []string {
@@ -4046,7 +4302,7 @@ type SetVoiceWakeRequest struct {
 
 func (x *SetVoiceWakeRequest) Reset() {
 	*x = SetVoiceWakeRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[56]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4058,7 +4314,7 @@ func (x *SetVoiceWakeRequest) String() string {
 func (*SetVoiceWakeRequest) ProtoMessage() {}
 
 func (x *SetVoiceWakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[56]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4071,7 +4327,7 @@ func (x *SetVoiceWakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetVoiceWakeRequest.ProtoReflect.Descriptor instead.
 func (*SetVoiceWakeRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{56}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *SetVoiceWakeRequest) GetTriggers() []string {
@@ -4090,7 +4346,7 @@ type SetVoiceWakeResponse struct {
 
 func (x *SetVoiceWakeResponse) Reset() {
 	*x = SetVoiceWakeResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[57]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4102,7 +4358,7 @@ func (x *SetVoiceWakeResponse) String() string {
 func (*SetVoiceWakeResponse) ProtoMessage() {}
 
 func (x *SetVoiceWakeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[57]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4115,7 +4371,7 @@ func (x *SetVoiceWakeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetVoiceWakeResponse.ProtoReflect.Descriptor instead.
 func (*SetVoiceWakeResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{57}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *SetVoiceWakeResponse) GetTriggers() []string {
@@ -4133,7 +4389,7 @@ type ListSkillBinsRequest struct {
 
 func (x *ListSkillBinsRequest) Reset() {
 	*x = ListSkillBinsRequest{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[58]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4145,7 +4401,7 @@ func (x *ListSkillBinsRequest) String() string {
 func (*ListSkillBinsRequest) ProtoMessage() {}
 
 func (x *ListSkillBinsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[58]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4158,7 +4414,7 @@ func (x *ListSkillBinsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSkillBinsRequest.ProtoReflect.Descriptor instead.
 func (*ListSkillBinsRequest) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{58}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{61}
 }
 
 type ListSkillBinsResponse struct {
@@ -4170,7 +4426,7 @@ type ListSkillBinsResponse struct {
 
 func (x *ListSkillBinsResponse) Reset() {
 	*x = ListSkillBinsResponse{}
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[59]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4182,7 +4438,7 @@ func (x *ListSkillBinsResponse) String() string {
 func (*ListSkillBinsResponse) ProtoMessage() {}
 
 func (x *ListSkillBinsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[59]
+	mi := &file_hanzo_nodes_v1_nodes_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4195,7 +4451,7 @@ func (x *ListSkillBinsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSkillBinsResponse.ProtoReflect.Descriptor instead.
 func (*ListSkillBinsResponse) Descriptor() ([]byte, []int) {
-	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{59}
+	return file_hanzo_nodes_v1_nodes_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ListSkillBinsResponse) GetBins() []string {
@@ -4287,7 +4543,27 @@ const file_hanzo_nodes_v1_nodes_proto_rawDesc = "" +
 	"\acommand\x18\x02 \x01(\tR\acommand\x120\n" +
 	"\apayload\x18\x03 \x01(\v2\x16.google.protobuf.ValueR\apayload\x12&\n" +
 	"\fpayload_json\x18\x04 \x01(\tH\x00R\vpayloadJson\x88\x01\x01B\x0f\n" +
-	"\r_payload_json\"\xda\x03\n" +
+	"\r_payload_json\"\xd8\x02\n" +
+	"\x10AskInvokeRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x18\n" +
+	"\acommand\x18\x02 \x01(\tR\acommand\x12.\n" +
+	"\x06params\x18\x03 \x01(\v2\x16.google.protobuf.ValueR\x06params\x123\n" +
+	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12'\n" +
+	"\x0fidempotency_key\x18\x05 \x01(\tR\x0eidempotencyKey\x12=\n" +
+	"\rwait_for_node\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\vwaitForNode\x12D\n" +
+	"\x10approval_timeout\x18\a \x01(\v2\x19.google.protobuf.DurationR\x0fapprovalTimeout\"\x96\x01\n" +
+	"\x11AskInvokeResponse\x12<\n" +
+	"\bquestion\x18\x01 \x01(\v2\x1e.hanzo.nodes.v1.InvokeQuestionH\x00R\bquestion\x128\n" +
+	"\x06answer\x18\x02 \x01(\v2\x1e.hanzo.nodes.v1.InvokeResponseH\x00R\x06answerB\t\n" +
+	"\amessage\"\xad\x01\n" +
+	"\x0eInvokeQuestion\x12\x1f\n" +
+	"\vapproval_id\x18\x01 \x01(\tR\n" +
+	"approvalId\x12\x12\n" +
+	"\x04argv\x18\x02 \x03(\tR\x04argv\x12\x10\n" +
+	"\x03cwd\x18\x03 \x01(\tR\x03cwd\x12\x19\n" +
+	"\benv_keys\x18\x04 \x03(\tR\aenvKeys\x129\n" +
+	"\n" +
+	"expires_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"\xda\x03\n" +
 	"\n" +
 	"RunRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x12\n" +
@@ -4536,7 +4812,7 @@ const file_hanzo_nodes_v1_nodes_proto_rawDesc = "" +
 	"\btriggers\x18\x01 \x03(\tR\btriggers\"\x16\n" +
 	"\x14ListSkillBinsRequest\"+\n" +
 	"\x15ListSkillBinsResponse\x12\x12\n" +
-	"\x04bins\x18\x01 \x03(\tR\x04bins2\x8c\x19\n" +
+	"\x04bins\x18\x01 \x03(\tR\x04bins2\x97\x1a\n" +
 	"\vNodeService\x12z\n" +
 	"\tListNodes\x12 .hanzo.nodes.v1.ListNodesRequest\x1a!.hanzo.nodes.v1.ListNodesResponse\"(\xea\xc7\x18\x13\n" +
 	"\tnode.list\x10\x02\x18\x01 \x010\x01\x82\xd3\xe4\x93\x02\v\x12\t/v1/nodes\x12\x82\x01\n" +
@@ -4549,7 +4825,8 @@ const file_hanzo_nodes_v1_nodes_proto_rawDesc = "" +
 	"RenameNode\x12!.hanzo.nodes.v1.RenameNodeRequest\x1a\".hanzo.nodes.v1.RenameNodeResponse\">\xea\xc7\x18\x15\n" +
 	"\vnode.rename\x10\x02\x18\x04 \x010\x01\x82\xd3\xe4\x93\x02\x1f:\x01*\"\x1a/v1/nodes/{node_id}:rename\x12\xa8\x01\n" +
 	"\x06Invoke\x12\x1d.hanzo.nodes.v1.InvokeRequest\x1a\x1e.hanzo.nodes.v1.InvokeResponse\"_\xea\xc7\x18\x15\n" +
-	"\vnode.invoke\x10\x02\x18\x02 \x010\x01\x82\xd3\xe4\x93\x02@:\x01*Z\x1f:\x01*\"\x1a/v1/nodes/{node_id}/invoke\"\x1a/v1/nodes/{node_id}:invoke\x12p\n" +
+	"\vnode.invoke\x10\x02\x18\x02 \x010\x01\x82\xd3\xe4\x93\x02@:\x01*Z\x1f:\x01*\"\x1a/v1/nodes/{node_id}/invoke\"\x1a/v1/nodes/{node_id}:invoke\x12\x88\x01\n" +
+	"\tAskInvoke\x12 .hanzo.nodes.v1.AskInvokeRequest\x1a!.hanzo.nodes.v1.AskInvokeResponse\"4\xea\xc7\x18\b\x10\x02\x18\x02 \x030\x01\x82\xd3\xe4\x93\x02\":\x01*\"\x1d/v1/nodes/{node_id}:askInvoke0\x01\x12p\n" +
 	"\x03Run\x12\x1a.hanzo.nodes.v1.RunRequest\x1a\x1b.hanzo.nodes.v1.RunResponse\".\xea\xc7\x18\b\x10\x02\x18\x02 \x030\x01\x82\xd3\xe4\x93\x02\x1c:\x01*\"\x17/v1/nodes/{node_id}/run0\x01\x12z\n" +
 	"\n" +
 	"WatchNodes\x12!.hanzo.nodes.v1.WatchNodesRequest\x1a\".hanzo.nodes.v1.WatchNodesResponse\"#\xea\xc7\x18\b\x10\x02\x18\x01 \x030\x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/nodes:watch0\x01\x12\x9f\x01\n" +
@@ -4594,7 +4871,7 @@ func file_hanzo_nodes_v1_nodes_proto_rawDescGZIP() []byte {
 }
 
 var file_hanzo_nodes_v1_nodes_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_hanzo_nodes_v1_nodes_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
+var file_hanzo_nodes_v1_nodes_proto_msgTypes = make([]protoimpl.MessageInfo, 67)
 var file_hanzo_nodes_v1_nodes_proto_goTypes = []any{
 	(WatchNodesResponse_Change)(0), // 0: hanzo.nodes.v1.WatchNodesResponse.Change
 	(*Node)(nil),                   // 1: hanzo.nodes.v1.Node
@@ -4612,169 +4889,181 @@ var file_hanzo_nodes_v1_nodes_proto_goTypes = []any{
 	(*RenameNodeResponse)(nil),     // 13: hanzo.nodes.v1.RenameNodeResponse
 	(*InvokeRequest)(nil),          // 14: hanzo.nodes.v1.InvokeRequest
 	(*InvokeResponse)(nil),         // 15: hanzo.nodes.v1.InvokeResponse
-	(*RunRequest)(nil),             // 16: hanzo.nodes.v1.RunRequest
-	(*RunResponse)(nil),            // 17: hanzo.nodes.v1.RunResponse
-	(*WatchNodesRequest)(nil),      // 18: hanzo.nodes.v1.WatchNodesRequest
-	(*WatchNodesResponse)(nil),     // 19: hanzo.nodes.v1.WatchNodesResponse
-	(*NodeError)(nil),              // 20: hanzo.nodes.v1.NodeError
-	(*ReportResultRequest)(nil),    // 21: hanzo.nodes.v1.ReportResultRequest
-	(*ReportResultResponse)(nil),   // 22: hanzo.nodes.v1.ReportResultResponse
-	(*ReportEventRequest)(nil),     // 23: hanzo.nodes.v1.ReportEventRequest
-	(*ReportEventResponse)(nil),    // 24: hanzo.nodes.v1.ReportEventResponse
-	(*AttachRequest)(nil),          // 25: hanzo.nodes.v1.AttachRequest
-	(*NodeRegistration)(nil),       // 26: hanzo.nodes.v1.NodeRegistration
-	(*DeviceProof)(nil),            // 27: hanzo.nodes.v1.DeviceProof
-	(*NodeResult)(nil),             // 28: hanzo.nodes.v1.NodeResult
-	(*NodeReport)(nil),             // 29: hanzo.nodes.v1.NodeReport
-	(*AttachResponse)(nil),         // 30: hanzo.nodes.v1.AttachResponse
-	(*NodeChallenge)(nil),          // 31: hanzo.nodes.v1.NodeChallenge
-	(*NodeWelcome)(nil),            // 32: hanzo.nodes.v1.NodeWelcome
-	(*NodePing)(nil),               // 33: hanzo.nodes.v1.NodePing
-	(*NodePong)(nil),               // 34: hanzo.nodes.v1.NodePong
-	(*NodeReportRefused)(nil),      // 35: hanzo.nodes.v1.NodeReportRefused
-	(*NodeInvoke)(nil),             // 36: hanzo.nodes.v1.NodeInvoke
-	(*ChannelRequest)(nil),         // 37: hanzo.nodes.v1.ChannelRequest
-	(*ChannelResponse)(nil),        // 38: hanzo.nodes.v1.ChannelResponse
-	(*ChannelOpened)(nil),          // 39: hanzo.nodes.v1.ChannelOpened
-	(*ChannelEnd)(nil),             // 40: hanzo.nodes.v1.ChannelEnd
-	(*NodeNotice)(nil),             // 41: hanzo.nodes.v1.NodeNotice
-	(*NodePairing)(nil),            // 42: hanzo.nodes.v1.NodePairing
-	(*RequestPairingRequest)(nil),  // 43: hanzo.nodes.v1.RequestPairingRequest
-	(*RequestPairingResponse)(nil), // 44: hanzo.nodes.v1.RequestPairingResponse
-	(*ListPairingsRequest)(nil),    // 45: hanzo.nodes.v1.ListPairingsRequest
-	(*ListPairingsResponse)(nil),   // 46: hanzo.nodes.v1.ListPairingsResponse
-	(*ApprovePairingRequest)(nil),  // 47: hanzo.nodes.v1.ApprovePairingRequest
-	(*ApprovePairingResponse)(nil), // 48: hanzo.nodes.v1.ApprovePairingResponse
-	(*RejectPairingRequest)(nil),   // 49: hanzo.nodes.v1.RejectPairingRequest
-	(*RejectPairingResponse)(nil),  // 50: hanzo.nodes.v1.RejectPairingResponse
-	(*VerifyPairingRequest)(nil),   // 51: hanzo.nodes.v1.VerifyPairingRequest
-	(*VerifyPairingResponse)(nil),  // 52: hanzo.nodes.v1.VerifyPairingResponse
-	(*TestPushRequest)(nil),        // 53: hanzo.nodes.v1.TestPushRequest
-	(*TestPushResponse)(nil),       // 54: hanzo.nodes.v1.TestPushResponse
-	(*GetVoiceWakeRequest)(nil),    // 55: hanzo.nodes.v1.GetVoiceWakeRequest
-	(*GetVoiceWakeResponse)(nil),   // 56: hanzo.nodes.v1.GetVoiceWakeResponse
-	(*SetVoiceWakeRequest)(nil),    // 57: hanzo.nodes.v1.SetVoiceWakeRequest
-	(*SetVoiceWakeResponse)(nil),   // 58: hanzo.nodes.v1.SetVoiceWakeResponse
-	(*ListSkillBinsRequest)(nil),   // 59: hanzo.nodes.v1.ListSkillBinsRequest
-	(*ListSkillBinsResponse)(nil),  // 60: hanzo.nodes.v1.ListSkillBinsResponse
-	nil,                            // 61: hanzo.nodes.v1.Node.PermissionsEntry
-	nil,                            // 62: hanzo.nodes.v1.RunRequest.EnvEntry
-	nil,                            // 63: hanzo.nodes.v1.NodeRegistration.PermissionsEntry
-	nil,                            // 64: hanzo.nodes.v1.NodePairing.PermissionsEntry
-	(*timestamppb.Timestamp)(nil),  // 65: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),        // 66: google.protobuf.Struct
-	(*structpb.Value)(nil),         // 67: google.protobuf.Value
-	(*durationpb.Duration)(nil),    // 68: google.protobuf.Duration
-	(*v1.Run)(nil),                 // 69: hanzo.runs.v1.Run
-	(*v1.Output)(nil),              // 70: hanzo.runs.v1.Output
+	(*AskInvokeRequest)(nil),       // 16: hanzo.nodes.v1.AskInvokeRequest
+	(*AskInvokeResponse)(nil),      // 17: hanzo.nodes.v1.AskInvokeResponse
+	(*InvokeQuestion)(nil),         // 18: hanzo.nodes.v1.InvokeQuestion
+	(*RunRequest)(nil),             // 19: hanzo.nodes.v1.RunRequest
+	(*RunResponse)(nil),            // 20: hanzo.nodes.v1.RunResponse
+	(*WatchNodesRequest)(nil),      // 21: hanzo.nodes.v1.WatchNodesRequest
+	(*WatchNodesResponse)(nil),     // 22: hanzo.nodes.v1.WatchNodesResponse
+	(*NodeError)(nil),              // 23: hanzo.nodes.v1.NodeError
+	(*ReportResultRequest)(nil),    // 24: hanzo.nodes.v1.ReportResultRequest
+	(*ReportResultResponse)(nil),   // 25: hanzo.nodes.v1.ReportResultResponse
+	(*ReportEventRequest)(nil),     // 26: hanzo.nodes.v1.ReportEventRequest
+	(*ReportEventResponse)(nil),    // 27: hanzo.nodes.v1.ReportEventResponse
+	(*AttachRequest)(nil),          // 28: hanzo.nodes.v1.AttachRequest
+	(*NodeRegistration)(nil),       // 29: hanzo.nodes.v1.NodeRegistration
+	(*DeviceProof)(nil),            // 30: hanzo.nodes.v1.DeviceProof
+	(*NodeResult)(nil),             // 31: hanzo.nodes.v1.NodeResult
+	(*NodeReport)(nil),             // 32: hanzo.nodes.v1.NodeReport
+	(*AttachResponse)(nil),         // 33: hanzo.nodes.v1.AttachResponse
+	(*NodeChallenge)(nil),          // 34: hanzo.nodes.v1.NodeChallenge
+	(*NodeWelcome)(nil),            // 35: hanzo.nodes.v1.NodeWelcome
+	(*NodePing)(nil),               // 36: hanzo.nodes.v1.NodePing
+	(*NodePong)(nil),               // 37: hanzo.nodes.v1.NodePong
+	(*NodeReportRefused)(nil),      // 38: hanzo.nodes.v1.NodeReportRefused
+	(*NodeInvoke)(nil),             // 39: hanzo.nodes.v1.NodeInvoke
+	(*ChannelRequest)(nil),         // 40: hanzo.nodes.v1.ChannelRequest
+	(*ChannelResponse)(nil),        // 41: hanzo.nodes.v1.ChannelResponse
+	(*ChannelOpened)(nil),          // 42: hanzo.nodes.v1.ChannelOpened
+	(*ChannelEnd)(nil),             // 43: hanzo.nodes.v1.ChannelEnd
+	(*NodeNotice)(nil),             // 44: hanzo.nodes.v1.NodeNotice
+	(*NodePairing)(nil),            // 45: hanzo.nodes.v1.NodePairing
+	(*RequestPairingRequest)(nil),  // 46: hanzo.nodes.v1.RequestPairingRequest
+	(*RequestPairingResponse)(nil), // 47: hanzo.nodes.v1.RequestPairingResponse
+	(*ListPairingsRequest)(nil),    // 48: hanzo.nodes.v1.ListPairingsRequest
+	(*ListPairingsResponse)(nil),   // 49: hanzo.nodes.v1.ListPairingsResponse
+	(*ApprovePairingRequest)(nil),  // 50: hanzo.nodes.v1.ApprovePairingRequest
+	(*ApprovePairingResponse)(nil), // 51: hanzo.nodes.v1.ApprovePairingResponse
+	(*RejectPairingRequest)(nil),   // 52: hanzo.nodes.v1.RejectPairingRequest
+	(*RejectPairingResponse)(nil),  // 53: hanzo.nodes.v1.RejectPairingResponse
+	(*VerifyPairingRequest)(nil),   // 54: hanzo.nodes.v1.VerifyPairingRequest
+	(*VerifyPairingResponse)(nil),  // 55: hanzo.nodes.v1.VerifyPairingResponse
+	(*TestPushRequest)(nil),        // 56: hanzo.nodes.v1.TestPushRequest
+	(*TestPushResponse)(nil),       // 57: hanzo.nodes.v1.TestPushResponse
+	(*GetVoiceWakeRequest)(nil),    // 58: hanzo.nodes.v1.GetVoiceWakeRequest
+	(*GetVoiceWakeResponse)(nil),   // 59: hanzo.nodes.v1.GetVoiceWakeResponse
+	(*SetVoiceWakeRequest)(nil),    // 60: hanzo.nodes.v1.SetVoiceWakeRequest
+	(*SetVoiceWakeResponse)(nil),   // 61: hanzo.nodes.v1.SetVoiceWakeResponse
+	(*ListSkillBinsRequest)(nil),   // 62: hanzo.nodes.v1.ListSkillBinsRequest
+	(*ListSkillBinsResponse)(nil),  // 63: hanzo.nodes.v1.ListSkillBinsResponse
+	nil,                            // 64: hanzo.nodes.v1.Node.PermissionsEntry
+	nil,                            // 65: hanzo.nodes.v1.RunRequest.EnvEntry
+	nil,                            // 66: hanzo.nodes.v1.NodeRegistration.PermissionsEntry
+	nil,                            // 67: hanzo.nodes.v1.NodePairing.PermissionsEntry
+	(*timestamppb.Timestamp)(nil),  // 68: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),        // 69: google.protobuf.Struct
+	(*structpb.Value)(nil),         // 70: google.protobuf.Value
+	(*durationpb.Duration)(nil),    // 71: google.protobuf.Duration
+	(*v1.Run)(nil),                 // 72: hanzo.runs.v1.Run
+	(*v1.Output)(nil),              // 73: hanzo.runs.v1.Output
 }
 var file_hanzo_nodes_v1_nodes_proto_depIdxs = []int32{
-	61, // 0: hanzo.nodes.v1.Node.permissions:type_name -> hanzo.nodes.v1.Node.PermissionsEntry
-	65, // 1: hanzo.nodes.v1.Node.connected_at:type_name -> google.protobuf.Timestamp
-	65, // 2: hanzo.nodes.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
-	66, // 3: hanzo.nodes.v1.Node.instance:type_name -> google.protobuf.Struct
-	66, // 4: hanzo.nodes.v1.GetInstanceResponse.instance:type_name -> google.protobuf.Struct
-	67, // 5: hanzo.nodes.v1.GetInfoResponse.info:type_name -> google.protobuf.Value
-	67, // 6: hanzo.nodes.v1.WatchEventsResponse.payload:type_name -> google.protobuf.Value
-	65, // 7: hanzo.nodes.v1.WatchEventsResponse.at:type_name -> google.protobuf.Timestamp
+	64, // 0: hanzo.nodes.v1.Node.permissions:type_name -> hanzo.nodes.v1.Node.PermissionsEntry
+	68, // 1: hanzo.nodes.v1.Node.connected_at:type_name -> google.protobuf.Timestamp
+	68, // 2: hanzo.nodes.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
+	69, // 3: hanzo.nodes.v1.Node.instance:type_name -> google.protobuf.Struct
+	69, // 4: hanzo.nodes.v1.GetInstanceResponse.instance:type_name -> google.protobuf.Struct
+	70, // 5: hanzo.nodes.v1.GetInfoResponse.info:type_name -> google.protobuf.Value
+	70, // 6: hanzo.nodes.v1.WatchEventsResponse.payload:type_name -> google.protobuf.Value
+	68, // 7: hanzo.nodes.v1.WatchEventsResponse.at:type_name -> google.protobuf.Timestamp
 	1,  // 8: hanzo.nodes.v1.ListNodesResponse.nodes:type_name -> hanzo.nodes.v1.Node
 	1,  // 9: hanzo.nodes.v1.GetNodeResponse.node:type_name -> hanzo.nodes.v1.Node
-	67, // 10: hanzo.nodes.v1.InvokeRequest.params:type_name -> google.protobuf.Value
-	68, // 11: hanzo.nodes.v1.InvokeRequest.timeout:type_name -> google.protobuf.Duration
-	68, // 12: hanzo.nodes.v1.InvokeRequest.wait_for_node:type_name -> google.protobuf.Duration
-	67, // 13: hanzo.nodes.v1.InvokeResponse.payload:type_name -> google.protobuf.Value
-	62, // 14: hanzo.nodes.v1.RunRequest.env:type_name -> hanzo.nodes.v1.RunRequest.EnvEntry
-	68, // 15: hanzo.nodes.v1.RunRequest.timeout:type_name -> google.protobuf.Duration
-	68, // 16: hanzo.nodes.v1.RunRequest.approval_timeout:type_name -> google.protobuf.Duration
-	68, // 17: hanzo.nodes.v1.RunRequest.wait_for_node:type_name -> google.protobuf.Duration
-	69, // 18: hanzo.nodes.v1.RunResponse.run:type_name -> hanzo.runs.v1.Run
-	70, // 19: hanzo.nodes.v1.RunResponse.output:type_name -> hanzo.runs.v1.Output
-	0,  // 20: hanzo.nodes.v1.WatchNodesResponse.change:type_name -> hanzo.nodes.v1.WatchNodesResponse.Change
-	1,  // 21: hanzo.nodes.v1.WatchNodesResponse.node:type_name -> hanzo.nodes.v1.Node
-	67, // 22: hanzo.nodes.v1.ReportResultRequest.payload:type_name -> google.protobuf.Value
-	20, // 23: hanzo.nodes.v1.ReportResultRequest.error:type_name -> hanzo.nodes.v1.NodeError
-	67, // 24: hanzo.nodes.v1.ReportEventRequest.payload:type_name -> google.protobuf.Value
-	26, // 25: hanzo.nodes.v1.AttachRequest.register:type_name -> hanzo.nodes.v1.NodeRegistration
-	28, // 26: hanzo.nodes.v1.AttachRequest.result:type_name -> hanzo.nodes.v1.NodeResult
-	29, // 27: hanzo.nodes.v1.AttachRequest.event:type_name -> hanzo.nodes.v1.NodeReport
-	33, // 28: hanzo.nodes.v1.AttachRequest.ping:type_name -> hanzo.nodes.v1.NodePing
-	34, // 29: hanzo.nodes.v1.AttachRequest.pong:type_name -> hanzo.nodes.v1.NodePong
-	63, // 30: hanzo.nodes.v1.NodeRegistration.permissions:type_name -> hanzo.nodes.v1.NodeRegistration.PermissionsEntry
-	27, // 31: hanzo.nodes.v1.NodeRegistration.device:type_name -> hanzo.nodes.v1.DeviceProof
-	65, // 32: hanzo.nodes.v1.DeviceProof.signed_at:type_name -> google.protobuf.Timestamp
-	20, // 33: hanzo.nodes.v1.NodeResult.error:type_name -> hanzo.nodes.v1.NodeError
-	31, // 34: hanzo.nodes.v1.AttachResponse.challenge:type_name -> hanzo.nodes.v1.NodeChallenge
-	32, // 35: hanzo.nodes.v1.AttachResponse.welcome:type_name -> hanzo.nodes.v1.NodeWelcome
-	36, // 36: hanzo.nodes.v1.AttachResponse.invoke:type_name -> hanzo.nodes.v1.NodeInvoke
-	41, // 37: hanzo.nodes.v1.AttachResponse.notice:type_name -> hanzo.nodes.v1.NodeNotice
-	33, // 38: hanzo.nodes.v1.AttachResponse.ping:type_name -> hanzo.nodes.v1.NodePing
-	34, // 39: hanzo.nodes.v1.AttachResponse.pong:type_name -> hanzo.nodes.v1.NodePong
-	35, // 40: hanzo.nodes.v1.AttachResponse.report_refused:type_name -> hanzo.nodes.v1.NodeReportRefused
-	68, // 41: hanzo.nodes.v1.NodeWelcome.heartbeat:type_name -> google.protobuf.Duration
-	68, // 42: hanzo.nodes.v1.NodeInvoke.timeout:type_name -> google.protobuf.Duration
-	40, // 43: hanzo.nodes.v1.ChannelRequest.end:type_name -> hanzo.nodes.v1.ChannelEnd
-	20, // 44: hanzo.nodes.v1.ChannelRequest.error:type_name -> hanzo.nodes.v1.NodeError
-	39, // 45: hanzo.nodes.v1.ChannelResponse.opened:type_name -> hanzo.nodes.v1.ChannelOpened
-	40, // 46: hanzo.nodes.v1.ChannelResponse.end:type_name -> hanzo.nodes.v1.ChannelEnd
-	64, // 47: hanzo.nodes.v1.NodePairing.permissions:type_name -> hanzo.nodes.v1.NodePairing.PermissionsEntry
-	65, // 48: hanzo.nodes.v1.NodePairing.requested_at:type_name -> google.protobuf.Timestamp
-	65, // 49: hanzo.nodes.v1.NodePairing.created_at:type_name -> google.protobuf.Timestamp
-	65, // 50: hanzo.nodes.v1.NodePairing.approved_at:type_name -> google.protobuf.Timestamp
-	65, // 51: hanzo.nodes.v1.NodePairing.last_connected_at:type_name -> google.protobuf.Timestamp
-	42, // 52: hanzo.nodes.v1.RequestPairingResponse.request:type_name -> hanzo.nodes.v1.NodePairing
-	42, // 53: hanzo.nodes.v1.ListPairingsResponse.pending:type_name -> hanzo.nodes.v1.NodePairing
-	42, // 54: hanzo.nodes.v1.ListPairingsResponse.paired:type_name -> hanzo.nodes.v1.NodePairing
-	42, // 55: hanzo.nodes.v1.ApprovePairingResponse.node:type_name -> hanzo.nodes.v1.NodePairing
-	42, // 56: hanzo.nodes.v1.VerifyPairingResponse.node:type_name -> hanzo.nodes.v1.NodePairing
-	8,  // 57: hanzo.nodes.v1.NodeService.ListNodes:input_type -> hanzo.nodes.v1.ListNodesRequest
-	10, // 58: hanzo.nodes.v1.NodeService.GetNode:input_type -> hanzo.nodes.v1.GetNodeRequest
-	2,  // 59: hanzo.nodes.v1.NodeService.GetInstance:input_type -> hanzo.nodes.v1.GetInstanceRequest
-	4,  // 60: hanzo.nodes.v1.NodeService.GetInfo:input_type -> hanzo.nodes.v1.GetInfoRequest
-	6,  // 61: hanzo.nodes.v1.NodeService.WatchEvents:input_type -> hanzo.nodes.v1.WatchEventsRequest
-	12, // 62: hanzo.nodes.v1.NodeService.RenameNode:input_type -> hanzo.nodes.v1.RenameNodeRequest
-	14, // 63: hanzo.nodes.v1.NodeService.Invoke:input_type -> hanzo.nodes.v1.InvokeRequest
-	16, // 64: hanzo.nodes.v1.NodeService.Run:input_type -> hanzo.nodes.v1.RunRequest
-	18, // 65: hanzo.nodes.v1.NodeService.WatchNodes:input_type -> hanzo.nodes.v1.WatchNodesRequest
-	21, // 66: hanzo.nodes.v1.NodeService.ReportResult:input_type -> hanzo.nodes.v1.ReportResultRequest
-	23, // 67: hanzo.nodes.v1.NodeService.ReportEvent:input_type -> hanzo.nodes.v1.ReportEventRequest
-	25, // 68: hanzo.nodes.v1.NodeService.Attach:input_type -> hanzo.nodes.v1.AttachRequest
-	37, // 69: hanzo.nodes.v1.NodeService.Channel:input_type -> hanzo.nodes.v1.ChannelRequest
-	43, // 70: hanzo.nodes.v1.NodeService.RequestPairing:input_type -> hanzo.nodes.v1.RequestPairingRequest
-	45, // 71: hanzo.nodes.v1.NodeService.ListPairings:input_type -> hanzo.nodes.v1.ListPairingsRequest
-	47, // 72: hanzo.nodes.v1.NodeService.ApprovePairing:input_type -> hanzo.nodes.v1.ApprovePairingRequest
-	49, // 73: hanzo.nodes.v1.NodeService.RejectPairing:input_type -> hanzo.nodes.v1.RejectPairingRequest
-	51, // 74: hanzo.nodes.v1.NodeService.VerifyPairing:input_type -> hanzo.nodes.v1.VerifyPairingRequest
-	53, // 75: hanzo.nodes.v1.NodeService.TestPush:input_type -> hanzo.nodes.v1.TestPushRequest
-	55, // 76: hanzo.nodes.v1.NodeService.GetVoiceWake:input_type -> hanzo.nodes.v1.GetVoiceWakeRequest
-	57, // 77: hanzo.nodes.v1.NodeService.SetVoiceWake:input_type -> hanzo.nodes.v1.SetVoiceWakeRequest
-	59, // 78: hanzo.nodes.v1.NodeService.ListSkillBins:input_type -> hanzo.nodes.v1.ListSkillBinsRequest
-	9,  // 79: hanzo.nodes.v1.NodeService.ListNodes:output_type -> hanzo.nodes.v1.ListNodesResponse
-	11, // 80: hanzo.nodes.v1.NodeService.GetNode:output_type -> hanzo.nodes.v1.GetNodeResponse
-	3,  // 81: hanzo.nodes.v1.NodeService.GetInstance:output_type -> hanzo.nodes.v1.GetInstanceResponse
-	5,  // 82: hanzo.nodes.v1.NodeService.GetInfo:output_type -> hanzo.nodes.v1.GetInfoResponse
-	7,  // 83: hanzo.nodes.v1.NodeService.WatchEvents:output_type -> hanzo.nodes.v1.WatchEventsResponse
-	13, // 84: hanzo.nodes.v1.NodeService.RenameNode:output_type -> hanzo.nodes.v1.RenameNodeResponse
-	15, // 85: hanzo.nodes.v1.NodeService.Invoke:output_type -> hanzo.nodes.v1.InvokeResponse
-	17, // 86: hanzo.nodes.v1.NodeService.Run:output_type -> hanzo.nodes.v1.RunResponse
-	19, // 87: hanzo.nodes.v1.NodeService.WatchNodes:output_type -> hanzo.nodes.v1.WatchNodesResponse
-	22, // 88: hanzo.nodes.v1.NodeService.ReportResult:output_type -> hanzo.nodes.v1.ReportResultResponse
-	24, // 89: hanzo.nodes.v1.NodeService.ReportEvent:output_type -> hanzo.nodes.v1.ReportEventResponse
-	30, // 90: hanzo.nodes.v1.NodeService.Attach:output_type -> hanzo.nodes.v1.AttachResponse
-	38, // 91: hanzo.nodes.v1.NodeService.Channel:output_type -> hanzo.nodes.v1.ChannelResponse
-	44, // 92: hanzo.nodes.v1.NodeService.RequestPairing:output_type -> hanzo.nodes.v1.RequestPairingResponse
-	46, // 93: hanzo.nodes.v1.NodeService.ListPairings:output_type -> hanzo.nodes.v1.ListPairingsResponse
-	48, // 94: hanzo.nodes.v1.NodeService.ApprovePairing:output_type -> hanzo.nodes.v1.ApprovePairingResponse
-	50, // 95: hanzo.nodes.v1.NodeService.RejectPairing:output_type -> hanzo.nodes.v1.RejectPairingResponse
-	52, // 96: hanzo.nodes.v1.NodeService.VerifyPairing:output_type -> hanzo.nodes.v1.VerifyPairingResponse
-	54, // 97: hanzo.nodes.v1.NodeService.TestPush:output_type -> hanzo.nodes.v1.TestPushResponse
-	56, // 98: hanzo.nodes.v1.NodeService.GetVoiceWake:output_type -> hanzo.nodes.v1.GetVoiceWakeResponse
-	58, // 99: hanzo.nodes.v1.NodeService.SetVoiceWake:output_type -> hanzo.nodes.v1.SetVoiceWakeResponse
-	60, // 100: hanzo.nodes.v1.NodeService.ListSkillBins:output_type -> hanzo.nodes.v1.ListSkillBinsResponse
-	79, // [79:101] is the sub-list for method output_type
-	57, // [57:79] is the sub-list for method input_type
-	57, // [57:57] is the sub-list for extension type_name
-	57, // [57:57] is the sub-list for extension extendee
-	0,  // [0:57] is the sub-list for field type_name
+	70, // 10: hanzo.nodes.v1.InvokeRequest.params:type_name -> google.protobuf.Value
+	71, // 11: hanzo.nodes.v1.InvokeRequest.timeout:type_name -> google.protobuf.Duration
+	71, // 12: hanzo.nodes.v1.InvokeRequest.wait_for_node:type_name -> google.protobuf.Duration
+	70, // 13: hanzo.nodes.v1.InvokeResponse.payload:type_name -> google.protobuf.Value
+	70, // 14: hanzo.nodes.v1.AskInvokeRequest.params:type_name -> google.protobuf.Value
+	71, // 15: hanzo.nodes.v1.AskInvokeRequest.timeout:type_name -> google.protobuf.Duration
+	71, // 16: hanzo.nodes.v1.AskInvokeRequest.wait_for_node:type_name -> google.protobuf.Duration
+	71, // 17: hanzo.nodes.v1.AskInvokeRequest.approval_timeout:type_name -> google.protobuf.Duration
+	18, // 18: hanzo.nodes.v1.AskInvokeResponse.question:type_name -> hanzo.nodes.v1.InvokeQuestion
+	15, // 19: hanzo.nodes.v1.AskInvokeResponse.answer:type_name -> hanzo.nodes.v1.InvokeResponse
+	68, // 20: hanzo.nodes.v1.InvokeQuestion.expires_at:type_name -> google.protobuf.Timestamp
+	65, // 21: hanzo.nodes.v1.RunRequest.env:type_name -> hanzo.nodes.v1.RunRequest.EnvEntry
+	71, // 22: hanzo.nodes.v1.RunRequest.timeout:type_name -> google.protobuf.Duration
+	71, // 23: hanzo.nodes.v1.RunRequest.approval_timeout:type_name -> google.protobuf.Duration
+	71, // 24: hanzo.nodes.v1.RunRequest.wait_for_node:type_name -> google.protobuf.Duration
+	72, // 25: hanzo.nodes.v1.RunResponse.run:type_name -> hanzo.runs.v1.Run
+	73, // 26: hanzo.nodes.v1.RunResponse.output:type_name -> hanzo.runs.v1.Output
+	0,  // 27: hanzo.nodes.v1.WatchNodesResponse.change:type_name -> hanzo.nodes.v1.WatchNodesResponse.Change
+	1,  // 28: hanzo.nodes.v1.WatchNodesResponse.node:type_name -> hanzo.nodes.v1.Node
+	70, // 29: hanzo.nodes.v1.ReportResultRequest.payload:type_name -> google.protobuf.Value
+	23, // 30: hanzo.nodes.v1.ReportResultRequest.error:type_name -> hanzo.nodes.v1.NodeError
+	70, // 31: hanzo.nodes.v1.ReportEventRequest.payload:type_name -> google.protobuf.Value
+	29, // 32: hanzo.nodes.v1.AttachRequest.register:type_name -> hanzo.nodes.v1.NodeRegistration
+	31, // 33: hanzo.nodes.v1.AttachRequest.result:type_name -> hanzo.nodes.v1.NodeResult
+	32, // 34: hanzo.nodes.v1.AttachRequest.event:type_name -> hanzo.nodes.v1.NodeReport
+	36, // 35: hanzo.nodes.v1.AttachRequest.ping:type_name -> hanzo.nodes.v1.NodePing
+	37, // 36: hanzo.nodes.v1.AttachRequest.pong:type_name -> hanzo.nodes.v1.NodePong
+	66, // 37: hanzo.nodes.v1.NodeRegistration.permissions:type_name -> hanzo.nodes.v1.NodeRegistration.PermissionsEntry
+	30, // 38: hanzo.nodes.v1.NodeRegistration.device:type_name -> hanzo.nodes.v1.DeviceProof
+	68, // 39: hanzo.nodes.v1.DeviceProof.signed_at:type_name -> google.protobuf.Timestamp
+	23, // 40: hanzo.nodes.v1.NodeResult.error:type_name -> hanzo.nodes.v1.NodeError
+	34, // 41: hanzo.nodes.v1.AttachResponse.challenge:type_name -> hanzo.nodes.v1.NodeChallenge
+	35, // 42: hanzo.nodes.v1.AttachResponse.welcome:type_name -> hanzo.nodes.v1.NodeWelcome
+	39, // 43: hanzo.nodes.v1.AttachResponse.invoke:type_name -> hanzo.nodes.v1.NodeInvoke
+	44, // 44: hanzo.nodes.v1.AttachResponse.notice:type_name -> hanzo.nodes.v1.NodeNotice
+	36, // 45: hanzo.nodes.v1.AttachResponse.ping:type_name -> hanzo.nodes.v1.NodePing
+	37, // 46: hanzo.nodes.v1.AttachResponse.pong:type_name -> hanzo.nodes.v1.NodePong
+	38, // 47: hanzo.nodes.v1.AttachResponse.report_refused:type_name -> hanzo.nodes.v1.NodeReportRefused
+	71, // 48: hanzo.nodes.v1.NodeWelcome.heartbeat:type_name -> google.protobuf.Duration
+	71, // 49: hanzo.nodes.v1.NodeInvoke.timeout:type_name -> google.protobuf.Duration
+	43, // 50: hanzo.nodes.v1.ChannelRequest.end:type_name -> hanzo.nodes.v1.ChannelEnd
+	23, // 51: hanzo.nodes.v1.ChannelRequest.error:type_name -> hanzo.nodes.v1.NodeError
+	42, // 52: hanzo.nodes.v1.ChannelResponse.opened:type_name -> hanzo.nodes.v1.ChannelOpened
+	43, // 53: hanzo.nodes.v1.ChannelResponse.end:type_name -> hanzo.nodes.v1.ChannelEnd
+	67, // 54: hanzo.nodes.v1.NodePairing.permissions:type_name -> hanzo.nodes.v1.NodePairing.PermissionsEntry
+	68, // 55: hanzo.nodes.v1.NodePairing.requested_at:type_name -> google.protobuf.Timestamp
+	68, // 56: hanzo.nodes.v1.NodePairing.created_at:type_name -> google.protobuf.Timestamp
+	68, // 57: hanzo.nodes.v1.NodePairing.approved_at:type_name -> google.protobuf.Timestamp
+	68, // 58: hanzo.nodes.v1.NodePairing.last_connected_at:type_name -> google.protobuf.Timestamp
+	45, // 59: hanzo.nodes.v1.RequestPairingResponse.request:type_name -> hanzo.nodes.v1.NodePairing
+	45, // 60: hanzo.nodes.v1.ListPairingsResponse.pending:type_name -> hanzo.nodes.v1.NodePairing
+	45, // 61: hanzo.nodes.v1.ListPairingsResponse.paired:type_name -> hanzo.nodes.v1.NodePairing
+	45, // 62: hanzo.nodes.v1.ApprovePairingResponse.node:type_name -> hanzo.nodes.v1.NodePairing
+	45, // 63: hanzo.nodes.v1.VerifyPairingResponse.node:type_name -> hanzo.nodes.v1.NodePairing
+	8,  // 64: hanzo.nodes.v1.NodeService.ListNodes:input_type -> hanzo.nodes.v1.ListNodesRequest
+	10, // 65: hanzo.nodes.v1.NodeService.GetNode:input_type -> hanzo.nodes.v1.GetNodeRequest
+	2,  // 66: hanzo.nodes.v1.NodeService.GetInstance:input_type -> hanzo.nodes.v1.GetInstanceRequest
+	4,  // 67: hanzo.nodes.v1.NodeService.GetInfo:input_type -> hanzo.nodes.v1.GetInfoRequest
+	6,  // 68: hanzo.nodes.v1.NodeService.WatchEvents:input_type -> hanzo.nodes.v1.WatchEventsRequest
+	12, // 69: hanzo.nodes.v1.NodeService.RenameNode:input_type -> hanzo.nodes.v1.RenameNodeRequest
+	14, // 70: hanzo.nodes.v1.NodeService.Invoke:input_type -> hanzo.nodes.v1.InvokeRequest
+	16, // 71: hanzo.nodes.v1.NodeService.AskInvoke:input_type -> hanzo.nodes.v1.AskInvokeRequest
+	19, // 72: hanzo.nodes.v1.NodeService.Run:input_type -> hanzo.nodes.v1.RunRequest
+	21, // 73: hanzo.nodes.v1.NodeService.WatchNodes:input_type -> hanzo.nodes.v1.WatchNodesRequest
+	24, // 74: hanzo.nodes.v1.NodeService.ReportResult:input_type -> hanzo.nodes.v1.ReportResultRequest
+	26, // 75: hanzo.nodes.v1.NodeService.ReportEvent:input_type -> hanzo.nodes.v1.ReportEventRequest
+	28, // 76: hanzo.nodes.v1.NodeService.Attach:input_type -> hanzo.nodes.v1.AttachRequest
+	40, // 77: hanzo.nodes.v1.NodeService.Channel:input_type -> hanzo.nodes.v1.ChannelRequest
+	46, // 78: hanzo.nodes.v1.NodeService.RequestPairing:input_type -> hanzo.nodes.v1.RequestPairingRequest
+	48, // 79: hanzo.nodes.v1.NodeService.ListPairings:input_type -> hanzo.nodes.v1.ListPairingsRequest
+	50, // 80: hanzo.nodes.v1.NodeService.ApprovePairing:input_type -> hanzo.nodes.v1.ApprovePairingRequest
+	52, // 81: hanzo.nodes.v1.NodeService.RejectPairing:input_type -> hanzo.nodes.v1.RejectPairingRequest
+	54, // 82: hanzo.nodes.v1.NodeService.VerifyPairing:input_type -> hanzo.nodes.v1.VerifyPairingRequest
+	56, // 83: hanzo.nodes.v1.NodeService.TestPush:input_type -> hanzo.nodes.v1.TestPushRequest
+	58, // 84: hanzo.nodes.v1.NodeService.GetVoiceWake:input_type -> hanzo.nodes.v1.GetVoiceWakeRequest
+	60, // 85: hanzo.nodes.v1.NodeService.SetVoiceWake:input_type -> hanzo.nodes.v1.SetVoiceWakeRequest
+	62, // 86: hanzo.nodes.v1.NodeService.ListSkillBins:input_type -> hanzo.nodes.v1.ListSkillBinsRequest
+	9,  // 87: hanzo.nodes.v1.NodeService.ListNodes:output_type -> hanzo.nodes.v1.ListNodesResponse
+	11, // 88: hanzo.nodes.v1.NodeService.GetNode:output_type -> hanzo.nodes.v1.GetNodeResponse
+	3,  // 89: hanzo.nodes.v1.NodeService.GetInstance:output_type -> hanzo.nodes.v1.GetInstanceResponse
+	5,  // 90: hanzo.nodes.v1.NodeService.GetInfo:output_type -> hanzo.nodes.v1.GetInfoResponse
+	7,  // 91: hanzo.nodes.v1.NodeService.WatchEvents:output_type -> hanzo.nodes.v1.WatchEventsResponse
+	13, // 92: hanzo.nodes.v1.NodeService.RenameNode:output_type -> hanzo.nodes.v1.RenameNodeResponse
+	15, // 93: hanzo.nodes.v1.NodeService.Invoke:output_type -> hanzo.nodes.v1.InvokeResponse
+	17, // 94: hanzo.nodes.v1.NodeService.AskInvoke:output_type -> hanzo.nodes.v1.AskInvokeResponse
+	20, // 95: hanzo.nodes.v1.NodeService.Run:output_type -> hanzo.nodes.v1.RunResponse
+	22, // 96: hanzo.nodes.v1.NodeService.WatchNodes:output_type -> hanzo.nodes.v1.WatchNodesResponse
+	25, // 97: hanzo.nodes.v1.NodeService.ReportResult:output_type -> hanzo.nodes.v1.ReportResultResponse
+	27, // 98: hanzo.nodes.v1.NodeService.ReportEvent:output_type -> hanzo.nodes.v1.ReportEventResponse
+	33, // 99: hanzo.nodes.v1.NodeService.Attach:output_type -> hanzo.nodes.v1.AttachResponse
+	41, // 100: hanzo.nodes.v1.NodeService.Channel:output_type -> hanzo.nodes.v1.ChannelResponse
+	47, // 101: hanzo.nodes.v1.NodeService.RequestPairing:output_type -> hanzo.nodes.v1.RequestPairingResponse
+	49, // 102: hanzo.nodes.v1.NodeService.ListPairings:output_type -> hanzo.nodes.v1.ListPairingsResponse
+	51, // 103: hanzo.nodes.v1.NodeService.ApprovePairing:output_type -> hanzo.nodes.v1.ApprovePairingResponse
+	53, // 104: hanzo.nodes.v1.NodeService.RejectPairing:output_type -> hanzo.nodes.v1.RejectPairingResponse
+	55, // 105: hanzo.nodes.v1.NodeService.VerifyPairing:output_type -> hanzo.nodes.v1.VerifyPairingResponse
+	57, // 106: hanzo.nodes.v1.NodeService.TestPush:output_type -> hanzo.nodes.v1.TestPushResponse
+	59, // 107: hanzo.nodes.v1.NodeService.GetVoiceWake:output_type -> hanzo.nodes.v1.GetVoiceWakeResponse
+	61, // 108: hanzo.nodes.v1.NodeService.SetVoiceWake:output_type -> hanzo.nodes.v1.SetVoiceWakeResponse
+	63, // 109: hanzo.nodes.v1.NodeService.ListSkillBins:output_type -> hanzo.nodes.v1.ListSkillBinsResponse
+	87, // [87:110] is the sub-list for method output_type
+	64, // [64:87] is the sub-list for method input_type
+	64, // [64:64] is the sub-list for extension type_name
+	64, // [64:64] is the sub-list for extension extendee
+	0,  // [0:64] is the sub-list for field type_name
 }
 
 func init() { file_hanzo_nodes_v1_nodes_proto_init() }
@@ -4784,22 +5073,26 @@ func file_hanzo_nodes_v1_nodes_proto_init() {
 	}
 	file_hanzo_nodes_v1_nodes_proto_msgTypes[14].OneofWrappers = []any{}
 	file_hanzo_nodes_v1_nodes_proto_msgTypes[16].OneofWrappers = []any{
+		(*AskInvokeResponse_Question)(nil),
+		(*AskInvokeResponse_Answer)(nil),
+	}
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[19].OneofWrappers = []any{
 		(*RunResponse_Run)(nil),
 		(*RunResponse_Output)(nil),
 	}
-	file_hanzo_nodes_v1_nodes_proto_msgTypes[20].OneofWrappers = []any{}
-	file_hanzo_nodes_v1_nodes_proto_msgTypes[22].OneofWrappers = []any{}
-	file_hanzo_nodes_v1_nodes_proto_msgTypes[24].OneofWrappers = []any{
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[23].OneofWrappers = []any{}
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[25].OneofWrappers = []any{}
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[27].OneofWrappers = []any{
 		(*AttachRequest_Register)(nil),
 		(*AttachRequest_Result)(nil),
 		(*AttachRequest_Event)(nil),
 		(*AttachRequest_Ping)(nil),
 		(*AttachRequest_Pong)(nil),
 	}
-	file_hanzo_nodes_v1_nodes_proto_msgTypes[25].OneofWrappers = []any{}
-	file_hanzo_nodes_v1_nodes_proto_msgTypes[27].OneofWrappers = []any{}
 	file_hanzo_nodes_v1_nodes_proto_msgTypes[28].OneofWrappers = []any{}
-	file_hanzo_nodes_v1_nodes_proto_msgTypes[29].OneofWrappers = []any{
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[30].OneofWrappers = []any{}
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[31].OneofWrappers = []any{}
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[32].OneofWrappers = []any{
 		(*AttachResponse_Challenge)(nil),
 		(*AttachResponse_Welcome)(nil),
 		(*AttachResponse_Invoke)(nil),
@@ -4808,26 +5101,26 @@ func file_hanzo_nodes_v1_nodes_proto_init() {
 		(*AttachResponse_Pong)(nil),
 		(*AttachResponse_ReportRefused)(nil),
 	}
-	file_hanzo_nodes_v1_nodes_proto_msgTypes[35].OneofWrappers = []any{}
-	file_hanzo_nodes_v1_nodes_proto_msgTypes[36].OneofWrappers = []any{
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[38].OneofWrappers = []any{}
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[39].OneofWrappers = []any{
 		(*ChannelRequest_Open)(nil),
 		(*ChannelRequest_Data)(nil),
 		(*ChannelRequest_End)(nil),
 		(*ChannelRequest_Error)(nil),
 	}
-	file_hanzo_nodes_v1_nodes_proto_msgTypes[37].OneofWrappers = []any{
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[40].OneofWrappers = []any{
 		(*ChannelResponse_Opened)(nil),
 		(*ChannelResponse_Data)(nil),
 		(*ChannelResponse_End)(nil),
 	}
-	file_hanzo_nodes_v1_nodes_proto_msgTypes[40].OneofWrappers = []any{}
+	file_hanzo_nodes_v1_nodes_proto_msgTypes[43].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hanzo_nodes_v1_nodes_proto_rawDesc), len(file_hanzo_nodes_v1_nodes_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   64,
+			NumMessages:   67,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -28,6 +28,7 @@ const (
 	NodeService_WatchEvents_FullMethodName    = "/hanzo.nodes.v1.NodeService/WatchEvents"
 	NodeService_RenameNode_FullMethodName     = "/hanzo.nodes.v1.NodeService/RenameNode"
 	NodeService_Invoke_FullMethodName         = "/hanzo.nodes.v1.NodeService/Invoke"
+	NodeService_AskInvoke_FullMethodName      = "/hanzo.nodes.v1.NodeService/AskInvoke"
 	NodeService_Run_FullMethodName            = "/hanzo.nodes.v1.NodeService/Run"
 	NodeService_WatchNodes_FullMethodName     = "/hanzo.nodes.v1.NodeService/WatchNodes"
 	NodeService_ReportResult_FullMethodName   = "/hanzo.nodes.v1.NodeService/ReportResult"
@@ -66,6 +67,10 @@ type NodeServiceClient interface {
 	RenameNode(ctx context.Context, in *RenameNodeRequest, opts ...grpc.CallOption) (*RenameNodeResponse, error)
 	// Invoke runs one command on one node and waits for its answer.
 	Invoke(ctx context.Context, in *InvokeRequest, opts ...grpc.CallOption) (*InvokeResponse, error)
+	// AskInvoke is Invoke for who may have to ask: when the command takes an approval that is not there, the
+	// question is recorded and sent, and once somebody has allowed it, exactly that call is made, once. The last
+	// message is the answer. When the stream ends before, the call is not made; an approval stays until it ends.
+	AskInvoke(ctx context.Context, in *AskInvokeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[AskInvokeResponse], error)
 	// Run runs a command on a node and sends its state and what it writes, at last the run with its result. It
 	// is StartRun and WatchRun of RunService in one: the run goes on when the stream ends. Nodes that run only
 	// lines for a shell are given one.
@@ -195,9 +200,28 @@ func (c *nodeServiceClient) Invoke(ctx context.Context, in *InvokeRequest, opts 
 	return out, nil
 }
 
+func (c *nodeServiceClient) AskInvoke(ctx context.Context, in *AskInvokeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[AskInvokeResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &NodeService_ServiceDesc.Streams[1], NodeService_AskInvoke_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[AskInvokeRequest, AskInvokeResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type NodeService_AskInvokeClient = grpc.ServerStreamingClient[AskInvokeResponse]
+
 func (c *nodeServiceClient) Run(ctx context.Context, in *RunRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RunResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &NodeService_ServiceDesc.Streams[1], NodeService_Run_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &NodeService_ServiceDesc.Streams[2], NodeService_Run_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -216,7 +240,7 @@ type NodeService_RunClient = grpc.ServerStreamingClient[RunResponse]
 
 func (c *nodeServiceClient) WatchNodes(ctx context.Context, in *WatchNodesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchNodesResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &NodeService_ServiceDesc.Streams[2], NodeService_WatchNodes_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &NodeService_ServiceDesc.Streams[3], NodeService_WatchNodes_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -255,7 +279,7 @@ func (c *nodeServiceClient) ReportEvent(ctx context.Context, in *ReportEventRequ
 
 func (c *nodeServiceClient) Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AttachRequest, AttachResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &NodeService_ServiceDesc.Streams[3], NodeService_Attach_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &NodeService_ServiceDesc.Streams[4], NodeService_Attach_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -268,7 +292,7 @@ type NodeService_AttachClient = grpc.BidiStreamingClient[AttachRequest, AttachRe
 
 func (c *nodeServiceClient) Channel(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ChannelRequest, ChannelResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &NodeService_ServiceDesc.Streams[4], NodeService_Channel_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &NodeService_ServiceDesc.Streams[5], NodeService_Channel_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -390,6 +414,10 @@ type NodeServiceServer interface {
 	RenameNode(context.Context, *RenameNodeRequest) (*RenameNodeResponse, error)
 	// Invoke runs one command on one node and waits for its answer.
 	Invoke(context.Context, *InvokeRequest) (*InvokeResponse, error)
+	// AskInvoke is Invoke for who may have to ask: when the command takes an approval that is not there, the
+	// question is recorded and sent, and once somebody has allowed it, exactly that call is made, once. The last
+	// message is the answer. When the stream ends before, the call is not made; an approval stays until it ends.
+	AskInvoke(*AskInvokeRequest, grpc.ServerStreamingServer[AskInvokeResponse]) error
 	// Run runs a command on a node and sends its state and what it writes, at last the run with its result. It
 	// is StartRun and WatchRun of RunService in one: the run goes on when the stream ends. Nodes that run only
 	// lines for a shell are given one.
@@ -460,6 +488,9 @@ func (UnimplementedNodeServiceServer) RenameNode(context.Context, *RenameNodeReq
 }
 func (UnimplementedNodeServiceServer) Invoke(context.Context, *InvokeRequest) (*InvokeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Invoke not implemented")
+}
+func (UnimplementedNodeServiceServer) AskInvoke(*AskInvokeRequest, grpc.ServerStreamingServer[AskInvokeResponse]) error {
+	return status.Error(codes.Unimplemented, "method AskInvoke not implemented")
 }
 func (UnimplementedNodeServiceServer) Run(*RunRequest, grpc.ServerStreamingServer[RunResponse]) error {
 	return status.Error(codes.Unimplemented, "method Run not implemented")
@@ -645,6 +676,17 @@ func _NodeService_Invoke_Handler(srv interface{}, ctx context.Context, dec func(
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _NodeService_AskInvoke_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(AskInvokeRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(NodeServiceServer).AskInvoke(m, &grpc.GenericServerStream[AskInvokeRequest, AskInvokeResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type NodeService_AskInvokeServer = grpc.ServerStreamingServer[AskInvokeResponse]
 
 func _NodeService_Run_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(RunRequest)
@@ -960,6 +1002,11 @@ var NodeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "WatchEvents",
 			Handler:       _NodeService_WatchEvents_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "AskInvoke",
+			Handler:       _NodeService_AskInvoke_Handler,
 			ServerStreams: true,
 		},
 		{
