@@ -286,7 +286,7 @@ func checkpointToProto(c checkpoints.Checkpoint) *tunnelv1.CheckpointDetails {
 }
 
 // checkpointCount cuts what a node says to what the contract holds.
-func checkpointCount(n int) uint32 { return uint32(min(max(n, 0), 1<<31-1)) } //nolint:gosec // it fits
+func checkpointCount(n int) uint32 { return uint32(min(max(n, 0), 1<<31-1)) }
 
 func checkpointStepToProto(st checkpoints.Step) *tunnelv1.CheckpointStep {
 	return &tunnelv1.CheckpointStep{

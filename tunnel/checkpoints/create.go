@@ -462,7 +462,7 @@ func (s *summed) Write(p []byte) (int, error) {
 		s.h = sha256.New()
 	}
 	n, err := s.w.Write(p)
-	s.h.Write(p[:n])
+	_, _ = s.h.Write(p[:n]) // never fails
 	s.n += int64(n)
 	return n, err
 }

@@ -54,7 +54,6 @@ type Checkpoint struct {
 	Attachments        []Attachment
 	Notes              []string
 	Stored, Restorable bool // Stored: the daemon's store has it. Restorable: the daemon can open it.
-	ownMeta            bool
 	header             seal.Header
 	document           *checkpoint.Document
 	raw                []byte
