@@ -23,17 +23,24 @@ type upgrade struct {
 	host      string
 	localAddr string
 	https     bool
+	// script says that it comes with the Origin of Hanzo's web app and a credential in a header, which no web page
+	// can send: a program that names itself after that app.
+	script bool
 }
 
 func upgradeOf(rules *peer.Rules, r *http.Request) upgrade {
 	u := upgrade{Peer: rules.Peer(r), host: r.Host}
 	u.page, u.reported = rules.Page(r, u.Peer), u.ReportedIP()
+	u.script = r.Header.Get("Authorization") != "" && r.Header.Get("Origin") == hanzoApp
 	u.https = strings.EqualFold(r.Header.Get("X-Forwarded-Proto"), "https") || r.TLS != nil
 	if a, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
 		u.localAddr = a.String()
 	}
 	return u
 }
+
+// hanzoApp is the Origin that the script which moves sessions sends (tunnel.md §1.11).
+const hanzoApp = "https://app.hanzo.bot"
 
 // originAllowed is protocol.md §1.4. A page that comes through a proxy passes for other clients than
 // the browser ones when it is of the host that it asks: apps that show web pages send such an Origin.

@@ -178,6 +178,9 @@ func (d Dialect) CanvasMarker() string {
 	return "/__openclaw__/cap/"
 }
 
+// Script says that the client is the script that moves sessions. It sends the Origin of Hanzo's web app.
+func (d Dialect) Script() bool { return d.ClientID == migrateClient }
+
 // OwnOrigin says that the client sends the gateway's own address as its Origin, though no web page is behind it.
 func (d Dialect) OwnOrigin() bool { return d.own && strings.HasSuffix(d.ClientID, "-android") }
 
