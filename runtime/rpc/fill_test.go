@@ -38,6 +38,7 @@ import (
 	"github.com/hanzoai/hanzod/runs"
 	"github.com/hanzoai/hanzod/sessions"
 	"github.com/hanzoai/hanzod/tunnel"
+	"github.com/hanzoai/hanzod/tunnel/checkpoints"
 	"github.com/hanzoai/hanzod/tunnel/files"
 	"github.com/hanzoai/hanzod/wizard"
 )
@@ -70,6 +71,11 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 		out("tunnel.OpenOut", openTerminalToProto), out("tunnel.ListOut", listTerminalsToProto), out("tunnel.WriteOut", writeTerminalToProto),
 		out("tunnel.ResizeOut", resizeTerminalToProto), out("tunnel.CloseOut", closeTerminalToProto),
 		out("files.Entry", func(e files.Entry) (*tunnelv1.FileEntry, error) { return fileEntryToProto(e), nil }),
+		out("checkpoints.ListOut", checkpointListToProto), out("checkpoints.PruneOut", checkpointPruneToProto),
+		out("checkpoints.Step", func(st checkpoints.Step) (*tunnelv1.CheckpointStep, error) { return checkpointStepToProto(st), nil }),
+		out("checkpoints.Restored", func(r checkpoints.Restored) (*tunnelv1.CheckpointRestored, error) {
+			return checkpointRestoredToProto(r), nil
+		}),
 		out("files.ListOut", fileListToProto), out("files.ReadOut", func(o files.ReadOut) (*tunnelv1.FileContent, error) { return fileContentToProto(o), nil }),
 		out("nodes.ListOut", listNodesToProto, "At"),
 		out("nodes.DescribeOut", getNodeToProto, "At"),
