@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -172,7 +173,13 @@ func (w *world) until(session, text string) {
 func (w *world) exit(session string) string {
 	w.Helper()
 	for range 6000 {
-		if _, exit := w.output(session); exit != "" {
+		w.mu.Lock()
+		ended := slices.ContainsFunc(w.events, func(e string) bool {
+			return strings.HasPrefix(e, "terminal.exit ") && strings.Contains(e, session)
+		})
+		w.mu.Unlock()
+		if ended {
+			_, exit := w.output(session)
 			return exit
 		}
 		time.Sleep(5 * time.Millisecond)
