@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/hanzoai/hanzod/client"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
@@ -53,24 +54,31 @@ func newFileNode(t *testing.T, link string) *fileNode {
 	done, online := make(chan error, 1), make(chan struct{})
 	var once sync.Once
 	state := t.TempDir()
-	go func() {
-		done <- runtime.RunNode(ctx, runtime.NodeOptions{
-			StateDir: state, DisplayName: "box", Token: d.Token, Host: "127.0.0.1", Port: number, Socket: d.Socket(), Link: link, Console: io.Discard, Companion: "off",
-			Files: []string{n.root},
-			OnState: func(s host.State) {
-				if s.Phase == host.Connected {
-					once.Do(func() { close(online) })
-				}
-			},
-		})
-	}()
+	o := runtime.NodeOptions{
+		StateDir: state, DisplayName: "box", Token: d.Token, Host: "127.0.0.1", Port: number, Socket: d.Socket(), Link: link, Console: io.Discard, Companion: "off",
+		Files: []string{n.root},
+		OnState: func(s host.State) {
+			if s.Phase == host.Connected {
+				once.Do(func() { close(online) })
+			}
+		},
+	}
+	if link == "tunnel" {
+		o.Host, o.Port, o.Link, o.Socket = "", 0, "", ""
+		o.Tunnel, o.Workspace = &runtime.TunnelOptions{URL: d.WS() + "/v1/tunnel", InstanceID: "box"}, t.TempDir()
+	}
+	go func() { done <- runtime.RunNode(ctx, o) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("the node host: %v", err)
 		}
 	})
-	<-online
+	select {
+	case <-online:
+	case <-time.After(patience):
+		t.Fatal("the node does not connect")
+	}
 	if n.c, err = client.Dial(t.Context(), client.Options{Socket: d.Socket()}); err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +131,7 @@ func fileCode(err error) string {
 
 // The same calls do the same over a link with channels and over one without, by gRPC and by REST.
 func TestFilesByEveryDoor(t *testing.T) {
-	for _, link := range []string{"grpc", "websocket"} {
+	for _, link := range []string{"grpc", "websocket", "tunnel"} {
 		t.Run(link, func(t *testing.T) { filesBy(t, newFileNode(t, link)) })
 	}
 }
