@@ -82,6 +82,8 @@
 //	  <link key id>                record: one key, without its secret
 //	links                          which instances were linked of late
 //	  <node id>                    record: the last link of one
+//	terminals                      which terminals are open at nodes, for the next daemon to join
+//	  <terminal id>                record: one terminal with its owner
 //	system_events
 //	  <session> 00 <sequence>      record: what an agent is to be told; sequence is 8 bytes big endian
 //

@@ -34,7 +34,7 @@ const (
 
 // auditKinds are the words that --kind completes.
 var auditKinds = []string{
-	"request", "decision", "use", "result", "refusal", "expiry", "policy", "checkpoint", "anomaly", "grant.", "device.", "link.key.", "node-pairing",
+	"request", "decision", "use", "result", "refusal", "expiry", "policy", "checkpoint", "anomaly", "grant.", "device.", "link.key.", "node-pairing", "terminal.",
 }
 
 func (a *app) auditCmd() *cobra.Command {

@@ -103,7 +103,7 @@ func (s *server) attach(w http.ResponseWriter, r *http.Request, id string) {
 	if err != nil {
 		return // it has answered
 	}
-	defer ws.CloseNow() //nolint:errcheck // it was closed with a reason where there is somebody to tell
+	defer ws.CloseNow() // it was closed with a reason where there is somebody to tell
 	ws.SetReadLimit(maxTyped)
 	gone := make(chan struct{})
 	go func() { // ends with the connection
