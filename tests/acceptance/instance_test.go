@@ -269,10 +269,10 @@ func instanceRecordings() []string {
 	return out
 }
 
-// needsStore says that an exchange reads or writes checkpoints: those are replayed where there is a store.
-func needsStore(process string, f map[string]any) bool {
+// needsStore says that an exchange needs checkpoints, or what one brought: nodes/host/checkpoints replays those.
+func needsStore(process, note string, f map[string]any) bool {
 	method, _ := f["method"].(string)
-	return process != "bare" && strings.HasPrefix(method, "session.")
+	return process != "bare" && strings.HasPrefix(method, "session.") || strings.Contains(note, "after restore")
 }
 
 func replay(t *testing.T, process string, lines []recording) {
@@ -336,7 +336,7 @@ func replay(t *testing.T, process string, lines []recording) {
 			t.Logf("%s: again after %s", l.Note, time.Since(began).Round(10*time.Millisecond))
 		case kind == "registered" && l.Dir == "in", kind == "ping" && l.Dir == "in", kind == "pong" && l.Dir == "in", kind == "event" && l.Dir == "in":
 			c.say(l.Frame)
-		case kind == "command" && needsStore(process, l.Frame):
+		case kind == "command" && needsStore(process, l.Note, l.Frame):
 			open[l.Frame["id"].(string)] = l.Note
 		case kind == "command":
 			c.say(l.Frame)
