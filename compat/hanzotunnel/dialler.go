@@ -153,7 +153,7 @@ func (d *Dialler) open(ctx context.Context) (Carrier, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
-	ws, answer, err := websocket.Dial(ctx, d.o.URL, &websocket.DialOptions{
+	ws, answer, err := websocket.Dial(ctx, d.o.URL, &websocket.DialOptions{ //nolint:bodyclose // the library closes it
 		HTTPClient: d.client, HTTPHeader: d.header, CompressionMode: websocket.CompressionDisabled,
 	})
 	switch {

@@ -3,6 +3,7 @@ package uplinks_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"sync"
 	"testing"
 	"time"
@@ -33,9 +34,7 @@ func newWorld(t *testing.T) *world {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			out := map[string]uplinks.Entry{}
-			for k, v := range w.in {
-				out[k] = v
-			}
+			maps.Copy(out, w.in)
 			return out
 		},
 		Run: func(ctx context.Context, name string, tell func(uplinks.Report)) error {
