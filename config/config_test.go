@@ -204,7 +204,7 @@ func TestEverythingTyped(t *testing.T) {
 		{"proxies", fmt.Sprint(g.TrustedProxies), "[10.0.0.1/32 192.168.0.0/16 ::1/128]"},
 		{"base path", g.ControlUI.BasePath, "/ui"}, {"cert", g.TLS.CertPath, filepath.Join(home, "c.pem")},
 		{"hsts", g.HTTP, HTTP{StrictTransportSecurity: "max-age=1", Responses: true}},
-		{"nodes", g.Nodes, Nodes{[]string{"x"}, []string{"y"}, "auto", "n"}},
+		{"nodes", g.Nodes, Nodes{[]string{"x"}, []string{"y"}, "auto", "n", nil}},
 		{"remote", g.Remote.Token.Reveal(), "R"}, {"reload", g.Reload, Reload{"off", 5}},
 		{"health", g.ChannelHealthCheckMinutes, 0}, {"log", c.Logging.File, filepath.Join(home, "l.log")},
 		{"checkpoints", c.Checkpoints, Checkpoints{

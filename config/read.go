@@ -160,6 +160,7 @@ func (l *loader) gateway(o object, g *Gateway) {
 	nodes := o.object("nodes")
 	nodes.strs("allowCommands", &g.Nodes.AllowCommands)
 	nodes.strs("denyCommands", &g.Nodes.DenyCommands)
+	nodes.strs("serial", &g.Nodes.Serial)
 	browser := nodes.object("browser")
 	browser.choice("mode", &g.Nodes.BrowserMode, "auto", "manual", "off")
 	browser.str("node", &g.Nodes.BrowserNode)

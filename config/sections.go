@@ -88,6 +88,8 @@ type Nodes struct {
 	AllowCommands, DenyCommands []string
 	BrowserMode                 string // auto, manual, off (default)
 	BrowserNode                 string
+	// Serial are the ids of nodes that handle one command after another.
+	Serial []string
 }
 
 // HTTP is gateway.http. StrictTransportSecurity is the header's value, empty for none.

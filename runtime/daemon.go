@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -373,6 +374,7 @@ func (d *Daemon) makeDomains() error {
 		d.log.Warn("no pushes can be sent to phones", "subsystem", "nodes", "error", d.push.Ready())
 	}
 	d.nodes = nodes.New(nodes.Config{
+		Serial: func(n nodes.Node) bool { return slices.Contains(d.current().Gateway.Nodes.Serial, n.ID) },
 		Policy: nodePolicyOf(d.cfg),
 		Guard:  d.approvals, Decisions: nodeDecisions{d}, Paired: pairedNodes{d.identity}, Store: d.store, Bus: d.bus, Now: d.now,
 		Observer: RunObserver{func() *runs.Service { return d.runs }}, Push: d.push, SkillBins: d.skills.Bins, Log: d.subsystem("nodes"),
