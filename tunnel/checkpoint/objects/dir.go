@@ -171,7 +171,7 @@ func (d *Dir) Put(ctx context.Context, key string, body io.Reader, in Info) (err
 	}()
 	c := newChecked(body, in)
 	if _, err := io.Copy(f, &until{ctx: ctx, r: c}); err != nil {
-		if c.err != nil && !errors.Is(c.err, io.EOF) || ctx.Err() != nil {
+		if c.failed() != nil || ctx.Err() != nil {
 			return err
 		}
 		return failed("PutObject", err)

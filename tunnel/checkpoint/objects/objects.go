@@ -15,6 +15,7 @@ import (
 	"io"
 	"iter"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -153,6 +154,7 @@ func checkInfo(in Info) error {
 // checked passes size bytes with a checksum on. It keeps the last byte back until all is as announced, so
 // that a store which counts bytes never sees a whole object with a wrong content.
 type checked struct {
+	mu   sync.Mutex // a request that was given up may still read
 	body io.Reader
 	want Info
 	hash hash.Hash
@@ -166,7 +168,19 @@ func newChecked(body io.Reader, in Info) *checked {
 	return &checked{body: body, want: in, hash: sha256.New(), left: in.Size}
 }
 
+// failed is what is wrong with the body, nil when nothing is.
+func (c *checked) failed() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if errors.Is(c.err, io.EOF) {
+		return nil
+	}
+	return c.err
+}
+
 func (c *checked) Read(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.err != nil {
 		return 0, c.err
 	}
@@ -229,6 +243,8 @@ func (c *checked) verify() error {
 type seekable struct{ *checked }
 
 func (s seekable) Seek(offset int64, whence int) (int64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if whence == io.SeekCurrent && offset == 0 {
 		return s.want.Size - s.left, nil
 	}

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -364,15 +365,15 @@ func TestFaults(t *testing.T) {
 		}
 	})
 	t.Run("cut upload", func(t *testing.T) {
-		n := 0
+		var n atomic.Int32
 		s := faulty(t, 0, func(w http.ResponseWriter, r *http.Request) {
-			n++
+			n.Add(1)
 			_, _ = io.CopyN(io.Discard, r.Body, 1000)
 			panic(http.ErrAbortHandler)
 		})
 		// A body that cannot begin again is sent once.
-		if err := s.Put(t.Context(), "k", io.LimitReader(zeros{}, 8<<20), Info{Size: 8 << 20}); !errors.Is(err, ErrStore) || n != 1 {
-			t.Errorf("%d tries, %v", n, err)
+		if err := s.Put(t.Context(), "k", io.LimitReader(zeros{}, 8<<20), Info{Size: 8 << 20}); !errors.Is(err, ErrStore) || n.Load() != 1 {
+			t.Errorf("%d tries, %v", n.Load(), err)
 		}
 	})
 	t.Run("cut download", func(t *testing.T) {

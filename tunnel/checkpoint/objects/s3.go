@@ -231,8 +231,8 @@ func (s *S3) Put(ctx context.Context, key string, body io.Reader, in Info) error
 	r, c := newBody(body, in)
 	// One request: what arrives in part is no object, and leaves nothing behind.
 	info, err := core.PutObject(ctx, s.c.Bucket, key, r, in.Size, "", in.SHA256, opts)
-	if c.err != nil && !errors.Is(c.err, io.EOF) && ctx.Err() == nil {
-		return c.err
+	if wrong := c.failed(); wrong != nil && ctx.Err() == nil {
+		return wrong
 	}
 	if err != nil {
 		return s.failed(ctx, "PutObject", err)
