@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -33,6 +34,14 @@ const (
 
 // instanceCaps are what the bridge says that it can (tunnel.md §1.3).
 var instanceCaps = []string{"chat", "exec", "tools", "terminal"}
+
+// capsOf adds to them that approvals of the server count here, which a machine that lets everything run need not say.
+func capsOf(security string) []string {
+	if security == "full" {
+		return instanceCaps
+	}
+	return append(slices.Clone(instanceCaps), host.CapBinding)
+}
 
 // TunnelOptions make a node an instance of a relay (tunnel.md §1.15). What else it takes of NodeOptions: StateDir,
 // Workspace, DisplayName, NodeID (before InstanceID), Token, Fingerprint, CAFile, AllowInsecure, Security, Ask,
@@ -162,7 +171,7 @@ func (n *nodeHost) instance(id string, log *slog.Logger) (*nodeHost, *hanzotunne
 		URL: o.Tunnel.URL, Token: o.Token, AllowInsecure: insecure, Fingerprint: o.Fingerprint, TLS: tunnel, Log: log,
 		Instance: hanzotunnel.Instance{
 			ID: id, AppKind: o.Tunnel.AppKind, DisplayName: o.DisplayName, Version: Version, Platform: agent.BridgePlatform(), Cwd: o.Workspace,
-			Capabilities: instanceCaps,
+			Capabilities: capsOf(o.Security),
 		},
 	})
 	if err != nil {

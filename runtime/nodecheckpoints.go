@@ -49,7 +49,7 @@ func (n *nodeHost) checkpoints() *checkpoints.Module {
 			if n.o.Tunnel != nil {
 				return checkpoints.Instance{
 					ID: n.cfg.NodeID, DisplayName: n.cfg.DisplayName, Platform: agent.BridgePlatform(),
-					Commands: hanzotunnel.BridgeFirst(n.host.Commands()), Capabilities: instanceCaps,
+					Commands: hanzotunnel.BridgeFirst(n.host.Commands()), Capabilities: capsOf(n.o.Security),
 				}
 			}
 			return checkpoints.Instance{DisplayName: n.cfg.DisplayName, Commands: n.host.Commands(), Capabilities: n.host.Caps()}

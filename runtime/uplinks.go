@@ -94,7 +94,7 @@ func (d *Daemon) runUplink(ctx context.Context, name string, tell func(uplinks.R
 		URL: u.URL, Token: u.Token.Reveal(), AllowInsecure: u.AllowInsecure, Fingerprint: u.Fingerprint, TLS: tls, Commands: u.Commands, Log: log,
 		Instance: hanzotunnel.Instance{
 			ID: uplinkID(u), AppKind: u.AppKind, DisplayName: o.DisplayName, Version: Version, Platform: agent.BridgePlatform(), Cwd: o.Workspace,
-			Capabilities: instanceCaps,
+			Capabilities: capsOf(o.Security),
 		},
 		OnRegistered: func(_, view string) { tell(uplinks.Report{SessionURL: view}) },
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"os"
+	"os/user"
 	"path/filepath"
 	"strings"
 	"time"
@@ -49,9 +50,30 @@ func (a *Agent) shell() string { return a.env("SHELL") }
 // info is system.info (tunnel.md §1.6).
 func (a *Agent) info(context.Context, host.Request, params) host.Result {
 	return done(infoAnswer{
-		OS: rustOS(), Arch: rustArch(), Hostname: a.firstEnv("HOSTNAME", "HOST"), Home: a.firstEnv("HOME", "USERPROFILE"), Cwd: a.dir,
-		Shell: shellArgv(a.shell(), "")[0], User: a.firstEnv("USER", "USERNAME"),
+		OS: rustOS(), Arch: rustArch(), Hostname: a.hostname(), Home: a.firstEnv("HOME", "USERPROFILE"), Cwd: a.dir,
+		Shell: shellArgv(a.shell(), "")[0], User: a.user(),
 	})
+}
+
+// hostname is what the environment says, as in the crate, and else what the machine says: services have no such
+// variables.
+func (a *Agent) hostname() string {
+	if name := a.firstEnv("HOSTNAME", "HOST"); name != "" {
+		return name
+	}
+	name, _ := os.Hostname() // "" for a machine without one
+	return name
+}
+
+// user is likewise.
+func (a *Agent) user() string {
+	if name := a.firstEnv("USER", "USERNAME"); name != "" {
+		return name
+	}
+	if u, err := user.Current(); err == nil {
+		return u.Username
+	}
+	return ""
 }
 
 // run is the crate's system.run (tunnel.md §1.6): a line for the shell, killed with all that it started when its
