@@ -301,6 +301,7 @@ var words = map[string]wording{
 	identity.ErrLinkKeyOther.Code:   invalid("link keys of another tenant"),
 	identity.ErrInvite.Code:         invalid("this invite was used or has expired"),
 
+	identity.ErrDeviceTenant.Code:      invalid("device belongs to another organisation; use another device key, or have the device removed and pair it again"),
 	identity.ErrTooManyPending.Code:    unavailable("too many devices wait for approval; decide on some first"),
 	identity.ErrTooManyDevices.Code:    unavailable("too many devices are paired; remove some first"),
 	identity.ErrBearerRequired.Code:    invalid("unauthorized"),

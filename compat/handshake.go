@@ -203,10 +203,11 @@ func (c *conn) admitted(id string, p connectParams, role identity.Role, adm iden
 	if role == identity.RoleOperator {
 		c.caller.Scopes = adm.Scopes
 	} else {
-		var err error
-		if c.caller.NodeID, err = nodes.ID(adm.DeviceID, instance, c.dialect.ClientID); err != nil {
+		id, err := nodes.ID(adm.DeviceID, instance, c.dialect.ClientID)
+		if err != nil {
 			return &refusal{shapeOf(err), websocket.StatusPolicyViolation}
 		}
+		c.caller.NodeID = nodes.QualifiedID(adm.Tenant, id)
 	}
 	c.hold()
 	if !d.add(c) {
@@ -221,14 +222,14 @@ func (c *conn) admitted(id string, p connectParams, role identity.Role, adm iden
 			ID: c.caller.NodeID, DisplayName: c.caller.DisplayName, Platform: adm.Platform,
 			Version: p.Client.Version, DeviceFamily: adm.DeviceFamily,
 			ModelIdentifier: p.Client.ModelIdentifier.Or(""), RemoteIP: c.peer.reported,
-			Permissions: p.Permissions, PathEnv: p.PathEnv.Or(""), Paired: adm.Paired, Link: nodes.LinkWebSocket,
+			Permissions: p.Permissions, PathEnv: p.PathEnv.Or(""), Paired: adm.Paired, Link: nodes.LinkWebSocket, Tenant: adm.Tenant,
 		}
 		att, _, err := d.cfg.Nodes.Attach(n, p.Commands, p.Caps, c)
 		if err != nil {
 			return &refusal{shapeOf(err), websocket.StatusPolicyViolation}
 		}
 		c.node = att
-		d.cfg.Nodes.Saw(instance)
+		d.cfg.Nodes.Saw(pairedAs(adm.Tenant, instance))
 	}
 	c.presenceKey = d.cfg.Presence.Join(system.Party{
 		ConnID: c.id, DeviceID: adm.DeviceID, InstanceID: instance, ClientID: c.dialect.ClientID, Mode: p.Client.Mode,
@@ -252,6 +253,14 @@ func (c *conn) admitted(id string, p connectParams, role identity.Role, adm iden
 			"conn", c.id, "ip", c.peer.reported)
 	}
 	return nil
+}
+
+// pairedAs is the id under which an instance is paired in the older store, "" without an instance.
+func pairedAs(tenant, instance string) string {
+	if instance == "" {
+		return ""
+	}
+	return nodes.QualifiedID(tenant, instance)
 }
 
 // greet tells a node which words wake it (nodes-approvals.md §1.1).

@@ -102,9 +102,18 @@ type Concerning interface {
 	Concerns() (nodeID string)
 }
 
+// Belonging is a payload about what one tenant has to itself.
+type Belonging interface {
+	// BelongsTo is the tenant, empty for the gateway's owner.
+	BelongsTo() (tenant string)
+}
+
 // Concerns reports whether the payload of an event is for the caller: what is about a node of another
-// tenant is not.
+// tenant is not, nor what another tenant or the owner has to itself.
 func Concerns(c identity.Caller, payload any) bool {
+	if b, ok := payload.(Belonging); ok && !c.Decides(b.BelongsTo()) {
+		return false
+	}
 	p, ok := payload.(Concerning)
 	return !ok || c.Tenant == "" || c.SeesNode(p.Concerns())
 }

@@ -519,11 +519,11 @@ func (s *Service) deviceBearer(token string) (Caller, bool, error) {
 		return Caller{}, false, nil
 	}
 	c := Caller{
-		Role: ref.role, Scopes: t.Scopes, DeviceID: dev.ID, Paired: true, TokenID: tokenID(token), Principal: "device:" + dev.ID,
+		Role: ref.role, Scopes: t.Scopes, DeviceID: dev.ID, Paired: true, TokenID: tokenID(token), Principal: "device:" + dev.ID, Tenant: dev.Tenant,
 		ClientID: dev.ClientID, ClientMode: dev.ClientMode, DisplayName: dev.DisplayName,
 	}
 	if ref.role == RoleNode {
-		c.NodeID = dev.ID
+		c.NodeID = QualifiedNode(dev.Tenant, dev.ID)
 	}
 	return c, true, nil
 }

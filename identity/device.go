@@ -31,9 +31,13 @@ type Device struct {
 	Scopes         []Scope
 	ApprovedScopes []Scope
 	RemoteIP       string
-	Tokens         map[Role]DeviceToken
-	CreatedAt      time.Time
-	ApprovedAt     time.Time
+	// Tenant is the organisation of the person that an identity service vouched for when the device came
+	// with that person's token, empty for devices of the gateway's owner. What the device does later, with
+	// its own token or any other credential, stays within it; only Remove takes it away.
+	Tenant     string
+	Tokens     map[Role]DeviceToken
+	CreatedAt  time.Time
+	ApprovedAt time.Time
 }
 
 // DeviceToken is a secret that lets a device in for one role. Zero times mean never.

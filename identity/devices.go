@@ -24,20 +24,22 @@ type ListOut struct {
 	Devices []Device
 }
 
-// List returns the open requests and the paired devices.
-func (s *Service) List(context.Context, Caller) (ListOut, error) {
+// List returns the open requests and the paired devices: those of its tenant for a caller with one.
+func (s *Service) List(_ context.Context, c Caller) (ListOut, error) {
 	devices, err := s.store.Devices()
 	if err != nil {
 		return ListOut{}, err
 	}
-	out := ListOut{Devices: devices}
+	out := ListOut{Devices: slices.DeleteFunc(devices, func(d Device) bool { return !c.Decides(d.Tenant) })}
 	for i, d := range out.Devices {
 		out.Devices[i] = d.shown()
 	}
 	s.mu.Lock()
 	s.expire(s.now())
 	for _, q := range s.pending {
-		out.Pending = append(out.Pending, q.Pairing)
+		if c.Decides(q.Tenant) {
+			out.Pending = append(out.Pending, q.Pairing)
+		}
 	}
 	s.mu.Unlock()
 	slices.SortFunc(out.Pending, func(a, b Pairing) int {
@@ -71,9 +73,9 @@ type (
 )
 
 // Approve lets a device in with what it asked for. The caller must hold all that the device has then, or be
-// an admin.
+// an admin. Who has a tenant approves what is of that tenant; the device then belongs to it.
 func (s *Service) Approve(ctx context.Context, c Caller, in ApproveIn) (ApproveOut, error) {
-	p, err := s.open(in.RequestID)
+	p, err := s.open(c, in.RequestID)
 	if err != nil {
 		return ApproveOut{}, err
 	}
@@ -82,6 +84,9 @@ func (s *Service) Approve(ctx context.Context, c Caller, in ApproveIn) (ApproveO
 			return Audit{}, err
 		}
 		if !tx.HasRequest(p.RequestID) { // decided or replaced in the meantime
+			return Audit{}, ErrUnknownRequest
+		}
+		if !c.Decides(d.Tenant) {
 			return Audit{}, ErrUnknownRequest
 		}
 		for _, r := range p.Roles {
@@ -114,7 +119,7 @@ type (
 
 // Reject ends a request. The device may ask again.
 func (s *Service) Reject(ctx context.Context, c Caller, in RejectIn) (RejectOut, error) {
-	p, err := s.open(in.RequestID)
+	p, err := s.open(c, in.RequestID)
 	if err != nil {
 		return RejectOut{}, err
 	}
@@ -159,7 +164,7 @@ func (s *Service) Remove(ctx context.Context, c Caller, in RemoveIn) (RemoveOut,
 			return err
 		}
 		old = d
-		if !exists {
+		if !exists || !c.Decides(d.Tenant) {
 			return ErrUnknownDevice
 		}
 		if err := c.mayEnd(d); err != nil {

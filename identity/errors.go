@@ -19,8 +19,11 @@ var (
 	ErrDeviceRequired  = errs.Define(errs.Unauthenticated, "identity.device_required", "a device identity is required")
 	ErrControlUIDevice = errs.Define(errs.Unauthenticated, "identity.control_ui_device", "the Control UI needs a device identity")
 	ErrPairingRequired = errs.Define(errs.Denied, "identity.pairing_required", "the device waits for approval")
-	ErrTooManyPending  = errs.Define(errs.Exhausted, "identity.too_many_pending", "too many devices wait for approval")
-	ErrTooManyDevices  = errs.Define(errs.Exhausted, "identity.too_many_devices", "too many devices are paired; remove some")
+	// ErrDeviceTenant refuses a device of one organisation with the credential of another. It does not say whose
+	// the device is.
+	ErrDeviceTenant   = errs.Define(errs.Denied, "identity.device_tenant", "the device belongs to another organisation than this credential; use another device key, or have the device removed and pair it again")
+	ErrTooManyPending = errs.Define(errs.Exhausted, "identity.too_many_pending", "too many devices wait for approval")
+	ErrTooManyDevices = errs.Define(errs.Exhausted, "identity.too_many_devices", "too many devices are paired; remove some")
 
 	// ErrEnded is for what was let in, or about to be, by something that does not hold any more.
 	ErrEnded = errs.Define(errs.Unauthenticated, "identity.ended", "the device was removed, or its token revoked or rotated; pair it again")

@@ -124,6 +124,18 @@ func NodeTenant(nodeID string) string {
 	return tenant
 }
 
+// QualifiedNode is the registry's id of a node of a tenant: ids of two tenants never meet.
+func QualifiedNode(tenant, id string) string {
+	if tenant == "" {
+		return id
+	}
+	return url.PathEscape(tenant) + "/" + id
+}
+
+// Decides reports whether the caller is shown, and may decide about, the devices and requests of a tenant:
+// who has a tenant about its own, the gateway's owner about all.
+func (c Caller) Decides(tenant string) bool { return c.Tenant == "" || c.Tenant == tenant }
+
 // SeesNode reports whether a node is there for the caller: those of another tenant are not, by no door.
 func (c Caller) SeesNode(nodeID string) bool {
 	t := NodeTenant(nodeID)

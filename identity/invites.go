@@ -34,6 +34,8 @@ type Invite struct {
 	ID     string
 	Role   Role
 	Scopes []Scope
+	// Tenant is that of who made it, and becomes that of the device.
+	Tenant string
 	// CreatedBy is the subject of who made it.
 	CreatedBy string
 	CreatedAt time.Time
@@ -87,7 +89,7 @@ func (s *Service) CreateInvite(ctx context.Context, c Caller, in InviteIn) (Invi
 		ttl = MaxInviteTTL
 	}
 	i := Invite{
-		ID: inviteID(secret), Role: in.Role, Scopes: SortedScopes(in.Scopes), CreatedBy: c.Subject(),
+		ID: inviteID(secret), Role: in.Role, Scopes: SortedScopes(in.Scopes), Tenant: c.Tenant, CreatedBy: c.Subject(),
 		CreatedAt: now, ExpiresAt: now.Add(ttl),
 	}
 	over, err := s.keepInvite(i)
@@ -254,7 +256,7 @@ func (s *Service) Enroll(ctx context.Context, c Caller, in EnrollIn) (EnrollOut,
 			if err != nil {
 				return Audit{}, err
 			}
-			if !exists || d.revoked(RoleOperator) {
+			if !exists || d.revoked(RoleOperator) || d.Tenant != i.Tenant && d.Tenant != "" {
 				return Audit{}, ErrInvite
 			}
 		}
@@ -290,6 +292,6 @@ func (in EnrollIn) pairing(i Invite, c Caller, now time.Time) (Pairing, error) {
 	return Pairing{
 		RequestID: uuid.NewString(), DeviceID: id, PublicKey: EncodeKey(key), DisplayName: in.DisplayName,
 		Platform: in.Platform, DeviceFamily: in.DeviceFamily, ClientID: c.ClientID, ClientMode: c.ClientMode,
-		Role: i.Role, Roles: []Role{i.Role}, Scopes: i.Scopes, RemoteIP: c.RemoteIP, At: now,
+		Role: i.Role, Roles: []Role{i.Role}, Scopes: i.Scopes, Tenant: i.Tenant, RemoteIP: c.RemoteIP, At: now,
 	}, nil
 }

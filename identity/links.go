@@ -110,7 +110,7 @@ func (s *Service) admitLink(ctx context.Context, token string, from Peer) (LinkA
 	case ok && c.Role != RoleNode:
 		return LinkAdmission{}, ErrLinkRefused
 	case ok:
-		return LinkAdmission{Credential: c.Principal, DeviceID: c.DeviceID, TokenID: c.TokenID}, nil
+		return LinkAdmission{Credential: c.Principal, Tenant: c.Tenant, DeviceID: c.DeviceID, TokenID: c.TokenID}, nil
 	}
 	if s.auth.Mode == AuthNone && from.Member == nil {
 		if !from.Local || from.HasOrigin {

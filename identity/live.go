@@ -54,7 +54,12 @@ func (s *Service) Confirm(c Caller, adm Admission) error {
 }
 
 // Standing returns nil as long as what let the caller in still does, ErrEnded after that.
-func (s *Service) Standing(c Caller) error {
+func (s *Service) Standing(c Caller) error { return s.standing(c, true) }
+
+// Stands is Standing for who is remembered without a tenant.
+func (s *Service) Stands(c Caller) error { return s.standing(c, false) }
+
+func (s *Service) standing(c Caller, tenant bool) error {
 	if c.DeviceID == "" {
 		if id, ok := strings.CutPrefix(c.Principal, linkKeySubject); ok && c.Role == RoleNode && !s.linkKeyStands(id) {
 			return ErrEnded.WithText("the link key was revoked")
@@ -68,7 +73,7 @@ func (s *Service) Standing(c Caller) error {
 	if err != nil {
 		return err
 	}
-	if !stands(c, d, exists) || (c.TokenID != "" && c.TokenID != tokenID(d.Tokens[c.Role].Token)) {
+	if !stands(c, d, exists) || tenant && outgrown(c, d) || (c.TokenID != "" && c.TokenID != tokenID(d.Tokens[c.Role].Token)) {
 		return ErrEnded
 	}
 	return nil
@@ -82,13 +87,16 @@ func stands(c Caller, d Device, exists bool) bool {
 	return !d.revoked(c.Role)
 }
 
+// outgrown reports whether a caller came in as one of the gateway's owner by a device that is a tenant's now.
+func outgrown(c Caller, d Device) bool { return d.Tenant != "" && c.Tenant != d.Tenant }
+
 // check is Standing for who is about to change something: nobody removed in the meantime does.
 func check(tx Tx, c Caller) error {
 	if c.DeviceID == "" {
 		return nil
 	}
 	d, exists, err := tx.Device(c.DeviceID)
-	if err == nil && !stands(c, d, exists) {
+	if err == nil && (!stands(c, d, exists) || outgrown(c, d)) {
 		err = ErrEnded
 	}
 	return err

@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -24,9 +25,11 @@ type Pairing struct {
 	Roles        []Role
 	Scopes       []Scope
 	RemoteIP     string
-	Silent       bool
-	Repair       bool
-	At           time.Time
+	// Tenant is what the device will belong to, empty for the gateway's owner.
+	Tenant string
+	Silent bool
+	Repair bool
+	At     time.Time
 }
 
 // The payloads of the events device.pair.requested and device.pair.resolved.
@@ -36,9 +39,16 @@ type (
 		RequestID string
 		DeviceID  string
 		Decision  string // approved or rejected
+		Tenant    string
 		At        time.Time
 	}
 )
+
+// BelongsTo is the tenant that the event is for.
+func (p PairingRequested) BelongsTo() string { return p.Pairing.Tenant }
+
+// BelongsTo is the tenant that the event is for.
+func (p PairingResolved) BelongsTo() string { return p.Tenant }
 
 // pairingReason says why a device has to be (re-)approved, "" when it has not.
 func pairingReason(a Attempt, dev Device, paired bool) string {
@@ -88,7 +98,7 @@ func (s *Service) pair(ctx context.Context, a Attempt, key []byte, exists bool, 
 
 func (s *Service) resolved(p Pairing, decision string) {
 	s.pub.Publish("device.pair.resolved", PairingResolved{
-		RequestID: p.RequestID, DeviceID: p.DeviceID, Decision: decision, At: s.now(),
+		RequestID: p.RequestID, DeviceID: p.DeviceID, Decision: decision, Tenant: p.Tenant, At: s.now(),
 	})
 }
 
@@ -112,14 +122,14 @@ func (s *Service) request(ctx context.Context, a Attempt, key []byte, exists, si
 		RequestID: uuid.NewString(), DeviceID: a.Device.ID, PublicKey: EncodeKey(key), Role: a.Role, Repair: exists,
 		DisplayName: a.DisplayName, Platform: a.Platform, DeviceFamily: a.DeviceFamily,
 		ClientID: a.ClientID, ClientMode: a.ClientMode, RemoteIP: a.Peer.ReportedIP(),
-		Roles: []Role{a.Role}, Scopes: Union(nil, a.Scopes), Silent: silent && open == nil, At: now,
+		Roles: []Role{a.Role}, Scopes: Union(nil, a.Scopes), Silent: silent && open == nil, Tenant: a.tenant, At: now,
 	}
 	if p.Silent {
 		s.mu.Unlock()
 		return p, nil
 	}
 	if open != nil {
-		p.Role, p.Repair = open.Role, open.Repair
+		p.Role, p.Repair, p.Tenant = open.Role, open.Repair, cmp.Or(p.Tenant, open.Tenant)
 		p.Roles, p.Scopes = Union(open.Roles, p.Roles), Union(open.Scopes, p.Scopes)
 		if !wider(open.Pairing, p) {
 			p.RequestID = open.RequestID
@@ -155,9 +165,9 @@ func (s *Service) request(ctx context.Context, a Attempt, key []byte, exists, si
 	return p, nil
 }
 
-// wider reports whether a request asks for more than the one that is open, or as another machine.
+// wider reports whether a request asks for more than the one that is open, as another machine or for another tenant.
 func wider(open, p Pairing) bool {
-	return len(p.Roles) > len(open.Roles) || len(p.Scopes) > len(open.Scopes) ||
+	return p.Tenant != open.Tenant || len(p.Roles) > len(open.Roles) || len(p.Scopes) > len(open.Scopes) ||
 		NormalMetadata(p.Platform) != NormalMetadata(open.Platform) ||
 		NormalMetadata(p.DeviceFamily) != NormalMetadata(open.DeviceFamily)
 }
@@ -204,13 +214,13 @@ func (s *Service) expire(now time.Time) {
 	}
 }
 
-// open finds an open request by its id.
-func (s *Service) open(requestID string) (Pairing, error) {
+// open finds an open request by its id, for who may decide it.
+func (s *Service) open(c Caller, requestID string) (Pairing, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.expire(s.now())
 	for _, q := range s.pending {
-		if q.RequestID == requestID {
+		if q.RequestID == requestID && c.Decides(q.Tenant) {
 			return q.Pairing, nil
 		}
 	}
@@ -244,7 +254,12 @@ func (s *Service) grant(ctx context.Context, p Pairing, exact bool, allow func(T
 		if !exists && s.count.Load() >= maxDevices {
 			return ErrTooManyDevices
 		}
-		if d = granted(old, p, exact, token, now); len(d.ApprovedScopes) > maxScopes {
+		tenant, err := joined(old.Tenant, p.Tenant)
+		if err != nil {
+			return err
+		}
+		d = granted(old, p, exact, token, now)
+		if d.Tenant = tenant; len(d.ApprovedScopes) > maxScopes {
 			return ErrTooManyScopes
 		}
 		row, err := allow(tx, d)
@@ -264,6 +279,7 @@ func (s *Service) grant(ctx context.Context, p Pairing, exact bool, allow func(T
 		s.count.Add(1)
 	}
 	s.reindex(d.ID, old)
+	s.narrowed(old, d)
 	return d, nil
 }
 

@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"slices"
@@ -198,6 +199,8 @@ type Attempt struct {
 	// ControlUI and Webchat are the browser clients.
 	ControlUI bool
 	Webchat   bool
+	// tenant is what the device belongs to once it is let in.
+	tenant string
 }
 
 // bound cuts the scopes to what may be had over the tailnet, if it came that way. A signature is over
@@ -222,7 +225,8 @@ type Admission struct {
 	Paired bool
 	// TokenID names the device token that let the client in, empty when something else did.
 	TokenID string
-	// Tenant is the organisation of a person whom an identity service vouches for, empty for others.
+	// Tenant is the organisation of the device, or of the person whom an identity service vouches for; empty
+	// for others.
 	Tenant string
 	// seen is what had ended when the client was looked at.
 	seen uint64
@@ -293,6 +297,7 @@ func (s *Service) admit(ctx context.Context, a Attempt) (Admission, error) {
 	if err != nil {
 		return Admission{}, err
 	}
+	a.tenant = dev.Tenant
 	paired := exists && dev.PublicKey == EncodeKey(key)
 	byToken := s.verifyDeviceToken(a, dev, paired) == ""
 	candidate := strings.TrimSpace(a.DeviceToken)
@@ -309,8 +314,11 @@ func (s *Service) admit(ctx context.Context, a Attempt) (Admission, error) {
 	if err := a.check(); err != nil {
 		return Admission{}, err
 	}
+	if a.tenant, err = joined(dev.Tenant, sh.tenant()); err != nil {
+		return Admission{}, err
+	}
 	if s.skipsPairing(a, sh) && !dev.revoked(a.Role) {
-		return s.admitDevice(ctx, a, dev, paired && slices.Contains(dev.Roles, a.Role), byToken, sh)
+		return s.admitDevice(ctx, a, dev, paired && slices.Contains(dev.Roles, a.Role), byToken)
 	}
 	if reason := pairingReason(a, dev, paired); reason != "" {
 		if !sh.pairsSilently(a) {
@@ -320,7 +328,7 @@ func (s *Service) admit(ctx context.Context, a Attempt) (Admission, error) {
 			return Admission{}, err
 		}
 	}
-	return s.admitDevice(ctx, a, dev, true, byToken, sh)
+	return s.admitDevice(ctx, a, dev, true, byToken)
 }
 
 // notShared is the refusal of a device that neither the mode nor a token of its own lets in.
@@ -339,10 +347,10 @@ func (s *Service) notShared(a Attempt, sh shared, candidate string) error {
 
 // admitDevice lets a device in and, when it is paired, brings its record up to date and hands out
 // its token (protocol.md §4.8, ensure).
-func (s *Service) admitDevice(ctx context.Context, a Attempt, dev Device, paired, byToken bool, sh shared) (Admission, error) {
+func (s *Service) admitDevice(ctx context.Context, a Attempt, dev Device, paired, byToken bool) (Admission, error) {
 	adm := Admission{
 		Scopes: a.Scopes, DeviceID: a.Device.ID, Paired: paired,
-		Platform: a.Platform, DeviceFamily: a.DeviceFamily, Tenant: sh.tenant(),
+		Platform: a.Platform, DeviceFamily: a.DeviceFamily, Tenant: a.tenant,
 	}
 	if !paired {
 		return adm, nil
@@ -351,12 +359,14 @@ func (s *Service) admitDevice(ctx context.Context, a Attempt, dev Device, paired
 	if byToken {
 		adm.TokenID = tokenID(dev.Tokens[a.Role].Token)
 	}
-	if _, stale := refreshed(dev, a, byToken, "", now); stale {
-		var err error
+	if _, stale, err := refreshed(dev, a, byToken, "", now); err != nil {
+		return Admission{}, err
+	} else if stale {
 		if dev, err = s.refresh(ctx, a, byToken, now); err != nil {
 			return Admission{}, err
 		}
 	}
+	adm.Tenant = dev.Tenant
 	adm.Platform, adm.DeviceFamily = orStored(dev.Platform, a.Platform), orStored(dev.DeviceFamily, a.DeviceFamily)
 	if a.Role == RoleNode && dev.Platform+dev.DeviceFamily != "" {
 		// What a node may offer goes by them: one that was approved without a family gets none by
@@ -388,12 +398,31 @@ func (s *Service) refresh(ctx context.Context, a Attempt, byToken bool, now time
 		if !exists || old.revoked(a.Role) {
 			return ErrEnded
 		}
-		d, _ = refreshed(old, a, byToken, token, now)
+		if d, _, err = refreshed(old, a, byToken, token, now); err != nil {
+			return err
+		}
 		return tx.PutDevice(d)
 	})
 	if err != nil {
 		return Device{}, err
 	}
 	s.reindex(d.ID, old)
+	s.narrowed(old, d)
 	return d, nil
+}
+
+// joined is the tenant of a device whose credential is of a tenant. What has one keeps it.
+func joined(device, credential string) (string, error) {
+	if device != "" && credential != "" && device != credential {
+		return "", ErrDeviceTenant
+	}
+	return cmp.Or(device, credential), nil
+}
+
+// narrowed ends what a device of the gateway's owner had open, once it is one of a tenant. It is called after
+// the commit.
+func (s *Service) narrowed(old, d Device) {
+	if old.PublicKey != "" && old.Tenant == "" && d.Tenant != "" {
+		s.end(Ended{DeviceID: d.ID, Reason: "the device belongs to an organisation now"})
+	}
 }

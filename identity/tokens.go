@@ -62,15 +62,18 @@ func orStored(stored, claimed string) string {
 // to be written. A token that does not do any more is replaced by the given one. A connection that
 // was let in past its pairing, by the shared secret, gets no more scopes into the record than were
 // granted.
-func refreshed(d Device, a Attempt, byToken bool, token string, now time.Time) (Device, bool) {
-	n := d
+func refreshed(d Device, a Attempt, byToken bool, token string, now time.Time) (n Device, stale bool, err error) {
+	n = d
+	if n.Tenant, err = joined(d.Tenant, a.tenant); err != nil {
+		return d, false, err
+	}
 	n.DisplayName, n.ClientID, n.ClientMode = a.DisplayName, a.ClientID, a.ClientMode
 	n.Role, n.RemoteIP = a.Role, a.Peer.ReportedIP()
 	n.Roles = Union(d.Roles, []Role{a.Role})
-	stale := n.DisplayName != d.DisplayName || n.ClientID != d.ClientID || n.ClientMode != d.ClientMode ||
+	stale = n.Tenant != d.Tenant || n.DisplayName != d.DisplayName || n.ClientID != d.ClientID || n.ClientMode != d.ClientMode ||
 		n.Role != d.Role || n.RemoteIP != d.RemoteIP || len(n.Roles) != len(d.Roles)
 	if !ScopesAllow(a.Role, a.Scopes, d.Scopes) {
-		return n, stale
+		return n, stale, nil
 	}
 	if all := Union(d.Scopes, a.Scopes); len(all) > len(d.Scopes) && len(all) <= maxScopes {
 		n.Scopes, stale = all, true
@@ -91,7 +94,7 @@ func refreshed(d Device, a Attempt, byToken bool, token string, now time.Time) (
 		setToken(&n, t)
 		stale = true
 	}
-	return n, stale
+	return n, stale, nil
 }
 
 func newToken() (string, error) {
@@ -135,7 +138,7 @@ func (s *Service) RotateToken(ctx context.Context, c Caller, in RotateIn) (Rotat
 		if old, exists, err = tx.Device(in.DeviceID); err != nil {
 			return err
 		}
-		if !exists || !slices.Contains(old.Roles, in.Role) {
+		if !exists || !c.Decides(old.Tenant) || !slices.Contains(old.Roles, in.Role) {
 			return ErrUnknownToken
 		}
 		prev := old.Tokens[in.Role]
@@ -245,7 +248,7 @@ func (s *Service) RevokeToken(ctx context.Context, c Caller, in RevokeIn) (Revok
 		}
 		old = d
 		t, has := d.Tokens[in.Role]
-		if !exists || !has {
+		if !exists || !has || !c.Decides(d.Tenant) {
 			return ErrUnknownToken
 		}
 		if err := c.mayEnd(d); err != nil {

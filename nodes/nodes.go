@@ -9,7 +9,6 @@ package nodes
 
 import (
 	"context"
-	"net/url"
 	"time"
 
 	"github.com/hanzoai/hanzod/errs"
@@ -77,10 +76,7 @@ type Exposed struct {
 
 // QualifiedID is the registry's id of an instance of a tenant: ids of two tenants never meet.
 func QualifiedID(tenant, instanceID string) string {
-	if tenant == "" {
-		return instanceID
-	}
-	return url.PathEscape(tenant) + "/" + instanceID
+	return identity.QualifiedNode(tenant, instanceID)
 }
 
 // Channel is a stream of bytes to and from a node, beside its link and with a flow control of its own: a

@@ -133,6 +133,12 @@ type (
 	}
 )
 
+// BelongsTo is the tenant that the event is for.
+func (p PairingRequested) BelongsTo() string { return identity.NodeTenant(p.Request.Info.NodeID) }
+
+// BelongsTo is the tenant that the event is for.
+func (p PairingResolved) BelongsTo() string { return identity.NodeTenant(p.NodeID) }
+
 // expired also holds for a request from the future: a clock that was set back must not make it stand
 // for longer.
 func (r PairingRequest) expired(now time.Time) bool {
@@ -157,9 +163,9 @@ func (p PairingInfo) check() error {
 }
 
 // RequestPairing leaves a request to pair a node. A node has one open request: a repetition gets
-// the first one, unchanged (protocol.md §4.9).
-func (s *Service) RequestPairing(ctx context.Context, _ identity.Caller, in RequestPairingIn) (RequestPairingOut, error) {
-	in.Info.NodeID = trim(in.Info.NodeID)
+// the first one, unchanged (protocol.md §4.9). Nodes that a caller with a tenant asks for are that tenant's.
+func (s *Service) RequestPairing(ctx context.Context, c identity.Caller, in RequestPairingIn) (RequestPairingOut, error) {
+	in.Info.NodeID = ownID(c, in.Info.NodeID)
 	if err := in.Info.check(); err != nil {
 		return RequestPairingOut{}, err
 	}
@@ -207,14 +213,24 @@ func (s *Service) RequestPairing(ctx context.Context, _ identity.Caller, in Requ
 	return out, nil
 }
 
-// ListPairings returns the open requests and the paired nodes.
+// ownID is the id of a node that a caller may pair: one of its tenant, whatever it says.
+func ownID(c identity.Caller, id string) string {
+	id = trim(id)
+	if c.Tenant == "" || id == "" || identity.NodeTenant(id) == c.Tenant {
+		return id
+	}
+	return QualifiedID(c.Tenant, id)
+}
+
+// ListPairings returns the open requests and the paired nodes: those of its tenant for a caller with one.
 func (s *Service) ListPairings(_ context.Context, c identity.Caller, _ ListPairingsIn) (ListPairingsOut, error) {
 	requests, paired, err := s.store.Pairings()
 	if err != nil {
 		return ListPairingsOut{}, err
 	}
 	now := s.now()
-	requests = slices.DeleteFunc(requests, func(r PairingRequest) bool { return r.expired(now) })
+	requests = slices.DeleteFunc(requests, func(r PairingRequest) bool { return r.expired(now) || !c.Decides(identity.NodeTenant(r.Info.NodeID)) })
+	paired = slices.DeleteFunc(paired, func(p Pairing) bool { return !c.Decides(identity.NodeTenant(p.Info.NodeID)) })
 	slices.SortFunc(requests, func(a, b PairingRequest) int {
 		return cmp.Or(b.At.Compare(a.At), cmp.Compare(a.RequestID, b.RequestID))
 	})
@@ -298,7 +314,9 @@ func (s *Service) decide(
 		if err != nil {
 			return err
 		}
-		i := slices.IndexFunc(open, func(r PairingRequest) bool { return r.RequestID == requestID && !r.expired(now) })
+		i := slices.IndexFunc(open, func(r PairingRequest) bool {
+			return r.RequestID == requestID && !r.expired(now) && c.Decides(identity.NodeTenant(r.Info.NodeID))
+		})
 		if i < 0 {
 			return ErrRequestUnknown.With("request", requestID)
 		}
@@ -323,8 +341,8 @@ func (s *Service) decide(
 }
 
 // VerifyPairing says whether a token is that of a paired node.
-func (s *Service) VerifyPairing(_ context.Context, _ identity.Caller, in VerifyPairingIn) (VerifyPairingOut, error) {
-	p, paired, err := s.store.Pairing(trim(in.NodeID))
+func (s *Service) VerifyPairing(_ context.Context, c identity.Caller, in VerifyPairingIn) (VerifyPairingOut, error) {
+	p, paired, err := s.store.Pairing(ownID(c, in.NodeID))
 	if err != nil {
 		return VerifyPairingOut{}, err
 	}

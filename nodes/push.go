@@ -119,13 +119,18 @@ func validTopic(s string) bool {
 }
 
 // TestPush shows a push on a phone that registered for them.
-func (s *Service) TestPush(ctx context.Context, _ identity.Caller, in TestPushIn) (TestPushOut, error) {
+func (s *Service) TestPush(ctx context.Context, c identity.Caller, in TestPushIn) (TestPushOut, error) {
 	id := trim(in.NodeID)
 	if id == "" {
 		return TestPushOut{}, ErrNodeIDRequired
 	}
 	if utf8.RuneCountInString(in.Title)+utf8.RuneCountInString(in.Body) > maxPushText {
 		return TestPushOut{}, ErrPushText
+	}
+	if own := s.Resolve(c, id); c.SeesNode(own) {
+		id = own
+	} else {
+		return TestPushOut{}, ErrNoRegistration.With("node", id)
 	}
 	r, registered, err := s.store.Registration(id)
 	if err != nil {

@@ -361,7 +361,7 @@ func (d *Daemon) makeDomains() error {
 		Path: filepath.Join(d.cfg.StateDir, rulesFileName), Audit: d.store, File: d.policy, Now: d.now, Log: d.subsystem("approvals"),
 	})
 	d.approvals, err = approvals.New(approvals.Config{
-		Store: d.store, Bus: d.bus, File: d.policy, Rules: d.rules, Standing: d.identity.Standing, Now: d.now, Log: d.subsystem("approvals"),
+		Store: d.store, Bus: d.bus, File: d.policy, Rules: d.rules, Standing: d.identity.Stands, Now: d.now, Log: d.subsystem("approvals"),
 	})
 	if err != nil {
 		return err

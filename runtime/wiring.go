@@ -23,7 +23,7 @@ func (p pairedNodes) PairedNodes() []nodes.Node {
 	out := make([]nodes.Node, len(devices))
 	for i, dev := range devices {
 		out[i] = nodes.Node{
-			ID: dev.ID, DisplayName: dev.DisplayName, Platform: dev.Platform, RemoteIP: dev.RemoteIP,
+			ID: nodes.QualifiedID(dev.Tenant, dev.ID), Tenant: dev.Tenant, DisplayName: dev.DisplayName, Platform: dev.Platform, RemoteIP: dev.RemoteIP,
 			Caps: []string{}, Commands: []string{},
 		}
 	}

@@ -22,6 +22,7 @@ type deviceRecord struct {
 	Scopes         []identity.Scope                    `json:"scopes,omitzero"`
 	ApprovedScopes []identity.Scope                    `json:"approved_scopes,omitzero"`
 	RemoteIP       string                              `json:"remote_ip,omitzero"`
+	Tenant         string                              `json:"tenant,omitzero"` // since schema 6
 	Tokens         map[identity.Role]deviceTokenRecord `json:"tokens,omitzero"`
 	CreatedAt      time.Time                           `json:"created_at,omitzero"`
 	ApprovedAt     time.Time                           `json:"approved_at,omitzero"`
@@ -42,7 +43,7 @@ func encodeDevice(d identity.Device) ([]byte, error) {
 		PublicKey: d.PublicKey, DisplayName: d.DisplayName, Platform: d.Platform,
 		DeviceFamily: d.DeviceFamily, ClientID: d.ClientID, ClientMode: d.ClientMode,
 		Role: d.Role, Roles: d.Roles, Scopes: d.Scopes, ApprovedScopes: d.ApprovedScopes,
-		RemoteIP: d.RemoteIP, CreatedAt: utc(d.CreatedAt), ApprovedAt: utc(d.ApprovedAt),
+		RemoteIP: d.RemoteIP, Tenant: d.Tenant, CreatedAt: utc(d.CreatedAt), ApprovedAt: utc(d.ApprovedAt),
 	}
 	if d.Tokens != nil {
 		rec.Tokens = make(map[identity.Role]deviceTokenRecord, len(d.Tokens))
@@ -66,7 +67,7 @@ func decodeDevice(key, value []byte) (identity.Device, error) {
 		ID: string(key), PublicKey: rec.PublicKey, DisplayName: rec.DisplayName,
 		Platform: rec.Platform, DeviceFamily: rec.DeviceFamily, ClientID: rec.ClientID,
 		ClientMode: rec.ClientMode, Role: rec.Role, Roles: rec.Roles, Scopes: rec.Scopes,
-		ApprovedScopes: rec.ApprovedScopes, RemoteIP: rec.RemoteIP,
+		ApprovedScopes: rec.ApprovedScopes, RemoteIP: rec.RemoteIP, Tenant: rec.Tenant,
 		CreatedAt: utc(rec.CreatedAt), ApprovedAt: utc(rec.ApprovedAt),
 	}
 	if rec.Tokens != nil {
@@ -194,6 +195,7 @@ type requestRecord struct {
 	Roles        []identity.Role  `json:"roles,omitzero"`
 	Scopes       []identity.Scope `json:"scopes,omitzero"`
 	RemoteIP     string           `json:"remote_ip,omitzero"`
+	Tenant       string           `json:"tenant,omitzero"` // since schema 6
 	Repair       bool             `json:"repair,omitzero"`
 	At           time.Time        `json:"at,omitzero"`
 }
@@ -202,7 +204,7 @@ func encodeRequest(p identity.Pairing) ([]byte, error) {
 	return encode(requestRecord{
 		DeviceID: p.DeviceID, PublicKey: p.PublicKey, DisplayName: p.DisplayName, Platform: p.Platform,
 		DeviceFamily: p.DeviceFamily, ClientID: p.ClientID, ClientMode: p.ClientMode, Role: p.Role,
-		Roles: p.Roles, Scopes: p.Scopes, RemoteIP: p.RemoteIP, Repair: p.Repair, At: utc(p.At),
+		Roles: p.Roles, Scopes: p.Scopes, RemoteIP: p.RemoteIP, Tenant: p.Tenant, Repair: p.Repair, At: utc(p.At),
 	})
 }
 
@@ -214,7 +216,7 @@ func decodeRequest(key, value []byte) (identity.Pairing, error) {
 	return identity.Pairing{
 		RequestID: string(key), DeviceID: rec.DeviceID, PublicKey: rec.PublicKey, DisplayName: rec.DisplayName,
 		Platform: rec.Platform, DeviceFamily: rec.DeviceFamily, ClientID: rec.ClientID, ClientMode: rec.ClientMode,
-		Role: rec.Role, Roles: rec.Roles, Scopes: rec.Scopes, RemoteIP: rec.RemoteIP, Repair: rec.Repair,
+		Role: rec.Role, Roles: rec.Roles, Scopes: rec.Scopes, RemoteIP: rec.RemoteIP, Tenant: rec.Tenant, Repair: rec.Repair,
 		At: utc(rec.At),
 	}, nil
 }
@@ -223,6 +225,7 @@ func decodeRequest(key, value []byte) (identity.Pairing, error) {
 type inviteRecord struct {
 	Role      identity.Role    `json:"role,omitzero"`
 	Scopes    []identity.Scope `json:"scopes,omitzero"`
+	Tenant    string           `json:"tenant,omitzero"` // since schema 6
 	CreatedBy string           `json:"created_by,omitzero"`
 	CreatedAt time.Time        `json:"created_at,omitzero"`
 	ExpiresAt time.Time        `json:"expires_at,omitzero"`
@@ -230,7 +233,7 @@ type inviteRecord struct {
 
 func encodeInvite(i identity.Invite) ([]byte, error) {
 	return encode(inviteRecord{
-		Role: i.Role, Scopes: i.Scopes, CreatedBy: i.CreatedBy, CreatedAt: utc(i.CreatedAt), ExpiresAt: utc(i.ExpiresAt),
+		Role: i.Role, Scopes: i.Scopes, Tenant: i.Tenant, CreatedBy: i.CreatedBy, CreatedAt: utc(i.CreatedAt), ExpiresAt: utc(i.ExpiresAt),
 	})
 }
 
@@ -240,7 +243,7 @@ func decodeInvite(key, value []byte) (identity.Invite, error) {
 		return identity.Invite{}, err
 	}
 	return identity.Invite{
-		ID: string(key), Role: rec.Role, Scopes: rec.Scopes, CreatedBy: rec.CreatedBy,
+		ID: string(key), Role: rec.Role, Scopes: rec.Scopes, Tenant: rec.Tenant, CreatedBy: rec.CreatedBy,
 		CreatedAt: utc(rec.CreatedAt), ExpiresAt: utc(rec.ExpiresAt),
 	}, nil
 }

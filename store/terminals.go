@@ -12,6 +12,7 @@ type terminalRecord struct {
 	Node     string    `json:"node,omitzero"`
 	Session  string    `json:"session,omitzero"`
 	Owner    string    `json:"owner,omitzero"`
+	Tenant   string    `json:"tenant,omitzero"`
 	Shell    string    `json:"shell,omitzero"`
 	Argv     []string  `json:"argv,omitempty"`
 	Cwd      string    `json:"cwd,omitzero"`
@@ -29,7 +30,7 @@ func (s *Store) Terminals() ([]tunnel.Record, error) {
 			return tunnel.Record{}, err
 		}
 		return tunnel.Record{
-			ID: string(key), NodeID: r.Node, Session: r.Session, Owner: r.Owner, Shell: r.Shell, Argv: r.Argv, Cwd: r.Cwd, PID: r.PID,
+			ID: string(key), NodeID: r.Node, Session: r.Session, Owner: r.Owner, Tenant: r.Tenant, Shell: r.Shell, Argv: r.Argv, Cwd: r.Cwd, PID: r.PID,
 			Cols: r.Cols, Rows: r.Rows, Opened: utc(r.OpenedAt),
 		}, nil
 	})
@@ -44,7 +45,7 @@ func (s *Store) ChangeTerminal(ctx context.Context, id string, keep *tunnel.Reco
 	var value []byte
 	if keep != nil {
 		if value, err = encode(terminalRecord{
-			Node: keep.NodeID, Session: keep.Session, Owner: keep.Owner, Shell: keep.Shell, Argv: keep.Argv, Cwd: keep.Cwd, PID: keep.PID,
+			Node: keep.NodeID, Session: keep.Session, Owner: keep.Owner, Tenant: keep.Tenant, Shell: keep.Shell, Argv: keep.Argv, Cwd: keep.Cwd, PID: keep.PID,
 			Cols: keep.Cols, Rows: keep.Rows, OpenedAt: utc(keep.Opened),
 		}); err != nil {
 			return err

@@ -231,7 +231,7 @@ func (s *Service) Open(ctx context.Context, c identity.Caller, in OpenIn) (OpenO
 		params["env"] = in.Env
 	}
 	rec := Record{
-		ID: uuid.NewString(), NodeID: node.ID, Owner: c.Subject(), Shell: in.Shell, Argv: in.Argv, Cwd: in.Cwd,
+		ID: uuid.NewString(), NodeID: node.ID, Owner: c.Subject(), Tenant: c.Tenant, Shell: in.Shell, Argv: in.Argv, Cwd: in.Cwd,
 		Cols: cmp.Or(in.Cols, 80), Rows: cmp.Or(in.Rows, 24), Opened: s.c.Now().UTC(),
 	}
 	t := s.newTerm(rec)
@@ -320,7 +320,7 @@ func (s *Service) find(c identity.Caller, id string) (*term, error) {
 	}
 	r := t.record()
 	switch {
-	case !c.SeesNode(r.NodeID):
+	case !c.SeesNode(r.NodeID), !c.Decides(r.Tenant):
 		return nil, ErrUnknown.With("terminal", id)
 	case !owns(c, r):
 		return nil, ErrForeign.With("terminal", id)
@@ -505,7 +505,7 @@ func (s *Service) List(_ context.Context, c identity.Caller, in ListIn) (ListOut
 	out := ListOut{Terminals: []Terminal{}}
 	for _, t := range all {
 		r := t.record()
-		if c.SeesNode(r.NodeID) && owns(c, r) && (nodeID == "" || nodeID == r.NodeID) {
+		if c.SeesNode(r.NodeID) && c.Decides(r.Tenant) && owns(c, r) && (nodeID == "" || nodeID == r.NodeID) {
 			out.Terminals = append(out.Terminals, t.show())
 		}
 	}

@@ -97,13 +97,16 @@ type Record struct {
 	NodeID  string
 	Session string
 	Owner   string
-	Shell   string
-	Argv    []string
-	Cwd     string
-	PID     int64
-	Cols    int
-	Rows    int
-	Opened  time.Time
+	// Tenant is the organisation of who opened it, empty for the gateway's own: nodes of the gateway's owner serve
+	// several.
+	Tenant string
+	Shell  string
+	Argv   []string
+	Cwd    string
+	PID    int64
+	Cols   int
+	Rows   int
+	Opened time.Time
 }
 
 // Audit is a row of the audit log.

@@ -140,10 +140,11 @@ func (l *link) register(ctx context.Context, c identity.Caller, r *nodesv1.NodeR
 	if err != nil {
 		return nil, err
 	}
+	id = nodes.QualifiedID(adm.Tenant, id)
 	ip := a.Peer.ReportedIP()
 	l.caller = identity.Caller{
 		Door: identity.DoorGRPC, Role: identity.RoleNode, DeviceID: adm.DeviceID, Paired: adm.Paired, TokenID: adm.TokenID,
-		ConnID: l.id, NodeID: id, Principal: "conn:" + l.id, ClientID: r.GetClientId(), ClientMode: r.GetClientMode(),
+		ConnID: l.id, NodeID: id, Tenant: adm.Tenant, Principal: "conn:" + l.id, ClientID: r.GetClientId(), ClientMode: r.GetClientMode(),
 		DisplayName: r.GetDisplayName(), Local: c.Local, RemoteIP: ip,
 	}
 	if m := a.Peer.Member; m != nil {
@@ -158,14 +159,16 @@ func (l *link) register(ctx context.Context, c identity.Caller, r *nodesv1.NodeR
 	att, node, err := d.Nodes.Attach(nodes.Node{
 		ID: id, DisplayName: r.GetDisplayName(), Platform: adm.Platform, Version: r.GetVersion(), DeviceFamily: adm.DeviceFamily,
 		ModelIdentifier: r.GetModelIdentifier(), RemoteIP: ip, Permissions: r.GetPermissions(), PathEnv: r.GetPathEnv(), Paired: adm.Paired,
-		Link: nodes.LinkGRPC, AppKind: r.GetAppKind(), Cwd: r.GetCwd(), Metadata: metadataOf(r),
+		Link: nodes.LinkGRPC, Tenant: adm.Tenant, AppKind: r.GetAppKind(), Cwd: r.GetCwd(), Metadata: metadataOf(r),
 	}, r.GetCommands(), r.GetCaps(), l)
 	if err != nil {
 		return nil, err
 	}
 	l.s.links.admit(l, att)
 	instance := strings.TrimSpace(r.GetInstanceId())
-	d.Nodes.Saw(instance)
+	if instance != "" {
+		d.Nodes.Saw(nodes.QualifiedID(adm.Tenant, instance))
+	}
 	key := d.Presence.Join(system.Party{
 		ConnID: l.id, DeviceID: adm.DeviceID, InstanceID: instance, ClientID: r.GetClientId(),
 		Mode: r.GetClientMode(), DisplayName: l.caller.DisplayName, Version: r.GetVersion(), Platform: adm.Platform,
