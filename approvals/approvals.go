@@ -8,10 +8,12 @@
 package approvals
 
 import (
+	"cmp"
 	"context"
 	"time"
 
 	"github.com/hanzoai/hanzod/errs"
+	"github.com/hanzoai/hanzod/identity"
 )
 
 // Decision is an answer.
@@ -99,6 +101,13 @@ type Requester struct {
 	ClientID  string
 	// Paired says that the device is paired.
 	Paired bool
+	// Tenant is the organisation of who asked, empty for the gateway's own.
+	Tenant string
+}
+
+// tenant is whose an approval is: that of the node, else, on what all have, that of who asked.
+func (a Approval) tenant() string {
+	return cmp.Or(identity.NodeTenant(text(a.NodeID)), a.Requester.Tenant)
 }
 
 // Approval is a question and, once there is one, its answer.
@@ -278,14 +287,14 @@ type (
 // approval got a vote, others are asked as well, or nobody answered in time.
 type Changed struct{ Approval Approval }
 
-// Concerns implements events.Concerning.
-func (r Requested) Concerns() string { return text(r.Approval.NodeID) }
+// BelongsTo implements events.Belonging.
+func (r Requested) BelongsTo() string { return r.Approval.tenant() }
 
-// Concerns implements events.Concerning.
-func (r Resolved) Concerns() string { return text(r.Approval.NodeID) }
+// BelongsTo implements events.Belonging.
+func (r Resolved) BelongsTo() string { return r.Approval.tenant() }
 
-// Concerns implements events.Concerning.
-func (c Changed) Concerns() string { return text(c.Approval.NodeID) }
+// BelongsTo implements events.Belonging.
+func (c Changed) BelongsTo() string { return c.Approval.tenant() }
 
 // Store keeps approvals and the audit log. Writes are durable when they return nil.
 type Store interface {

@@ -177,9 +177,12 @@ func (f AuditFilter) fits(a Audit) bool {
 		(f.Since.IsZero() || !a.At.Before(f.Since)) && (f.Until.IsZero() || a.At.Before(f.Until))
 }
 
-// auditSeen reports whether a row is for a caller: a tenant is shown what is of its own nodes, and of those
-// that all have.
-func auditSeen(c identity.Caller, a Audit) bool { return c.SeesNode(a.NodeID) }
+// auditSeen reports whether a row is for a caller: a tenant is shown what is of its own nodes, and of the rest,
+// where others act too, what the caller did itself and what was done about its device.
+func auditSeen(c identity.Caller, a Audit) bool {
+	return c.Decides(identity.NodeTenant(a.NodeID)) ||
+		c.SeesNode(a.NodeID) && (a.Subject == c.Subject() || a.DeviceID != "" && a.DeviceID == c.DeviceID)
+}
 
 // ListAuditIn is the argument of ListAudit.
 type ListAuditIn struct {

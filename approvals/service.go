@@ -191,7 +191,7 @@ func asTaken(err error, id string) error {
 }
 
 func requesterOf(c identity.Caller) Requester {
-	return Requester{DeviceID: c.DeviceID, ConnID: c.ConnID, Principal: c.Principal, ClientID: c.ClientID, Paired: c.Paired}
+	return Requester{DeviceID: c.DeviceID, ConnID: c.ConnID, Principal: c.Principal, ClientID: c.ClientID, Paired: c.Paired, Tenant: c.Tenant}
 }
 
 // newApproval checks a question and fills in the record.
@@ -315,7 +315,7 @@ func (s *Service) Wait(ctx context.Context, c identity.Caller, id string) (Appro
 	}
 	s.mu.Lock()
 	l, ok := s.live[id]
-	ok = ok && c.SeesNode(text(l.a.NodeID))
+	ok = ok && c.Decides(l.a.tenant())
 	s.mu.Unlock()
 	if !ok {
 		return Approval{}, ErrGone.With("id", id)
@@ -366,7 +366,7 @@ func (s *Service) Resolve(ctx context.Context, c identity.Caller, in ResolveIn) 
 		if a, err = tx.Approval(in.ID); err != nil {
 			return err
 		}
-		if !c.SeesNode(text(a.NodeID)) {
+		if !c.Decides(a.tenant()) {
 			return ErrUnknown.With("id", in.ID)
 		}
 		if a.State != Pending || a.over(now) {
@@ -487,7 +487,7 @@ func (s *Service) Get(_ context.Context, c identity.Caller, id string) (Approval
 		return Approval{}, ErrIDRequired
 	}
 	a, err := s.store.Approval(id)
-	if err == nil && !c.SeesNode(text(a.NodeID)) {
+	if err == nil && !c.Decides(a.tenant()) {
 		err = ErrUnknown
 	}
 	if err != nil {
@@ -512,18 +512,18 @@ func (s *Service) List(_ context.Context, c identity.Caller, in ListIn) (all []A
 	return seen(c, all), err
 }
 
-// seen leaves out what is about nodes that are not there for the caller.
+// seen leaves out what is of other tenants.
 func seen(c identity.Caller, all []Approval) []Approval {
 	if c.Tenant == "" {
 		return all
 	}
-	return slices.DeleteFunc(all, func(a Approval) bool { return !c.SeesNode(text(a.NodeID)) })
+	return slices.DeleteFunc(all, func(a Approval) bool { return !c.Decides(a.tenant()) })
 }
 
 // like returns earlier approvals of the same program on the same node.
 func (s *Service) like(c identity.Caller, id string) ([]Approval, error) {
 	a, err := s.store.Approval(id)
-	if err == nil && !c.SeesNode(text(a.NodeID)) {
+	if err == nil && !c.Decides(a.tenant()) {
 		err = ErrUnknown
 	}
 	if err != nil {

@@ -12,6 +12,7 @@
 package runs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -177,8 +178,11 @@ type ListIn struct {
 // Changed is the payload of the event run.changed: a run has another state. It holds no output.
 type Changed struct{ Run Run }
 
-// Concerns implements events.Concerning.
-func (c Changed) Concerns() string { return c.Run.NodeID }
+// BelongsTo implements events.Belonging.
+func (c Changed) BelongsTo() string { return c.Run.tenant() }
+
+// tenant is whose a run is: that of the node, else, on what all have, that of who asked.
+func (r Run) tenant() string { return cmp.Or(identity.NodeTenant(r.NodeID), r.Requester.Tenant) }
 
 // Audit is a row of the log about a run. Uses and results are recorded by the guard of approvals.
 type Audit struct {

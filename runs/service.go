@@ -323,7 +323,7 @@ func validID(id string) bool {
 // sees reports whether a caller may see and end a run: with the scope for writing its own, with the one
 // for approvals any.
 func sees(c identity.Caller, r Run) bool {
-	if !c.SeesNode(r.NodeID) || c.Tenant != "" && r.Requester.Tenant != "" && c.Tenant != r.Requester.Tenant {
+	if !c.Decides(r.tenant()) {
 		return false
 	}
 	return c.Has(identity.ScopeApprovals) || c.Has(identity.ScopeWrite) && sameOwner(r.Requester, requesterOf(c))

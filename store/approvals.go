@@ -135,6 +135,7 @@ type requesterRecord struct {
 	Principal string `json:"principal,omitzero"`
 	ClientID  string `json:"client_id,omitzero"`
 	Paired    bool   `json:"paired,omitzero"`
+	Tenant    string `json:"tenant,omitzero"` // since schema 6
 }
 
 func encodeApproval(a approvals.Approval) ([]byte, error) {

@@ -4,17 +4,26 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/coder/websocket"
 	"github.com/go-jose/go-jose/v4"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
 
+	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
 	"github.com/hanzoai/hanzod/hanzodtest"
+	"github.com/hanzoai/hanzod/identity"
 )
 
 // instance is a linked instance that answers every command with {}.
@@ -207,4 +216,172 @@ func TestTenantsAreApart(t *testing.T) {
 			t.Errorf("%s was told of the event of beta: %v", name, told)
 		}
 	}
+}
+
+// A device is of the organisation of the person whose token it came with, also when it comes with its own token alone,
+// as an administrator too: by every door.
+func TestTenantsAreApartByDevices(t *testing.T) {
+	s := newService(t)
+	key := s.key("k", jose.ES256)
+	d := start(t, map[string]any{"auth": map[string]any{
+		"mode": "iam", "token": hanzodtest.Token,
+		"iam": map[string]any{"serverUrl": s.URL + "/", "clientId": "gw"},
+	}}, func(o *hanzodtest.Options) { o.GRPC = true })
+	of := func(sub, org string) string { return s.token(key, sub, map[string]any{"owner": org}) }
+	ann, bea := of("ann", "acme"), of("bea", "beta")
+	instance(t, d, ann, "one")
+	instance(t, d, bea, "two")
+	instance(t, d, d.Token, "ours")
+	owner := hello{scopes: allScopes, token: d.Token}.connect(t, d)
+
+	pending := func(c *conn) []string {
+		out, failed := c.call(t, "device.pair.list", map[string]any{})
+		var list struct{ Pending []struct{ RequestID string } }
+		if err := json.Unmarshal(out, &list); failed != "" || err != nil {
+			t.Fatal(failed, err)
+		}
+		var ids []string
+		for _, p := range list.Pending {
+			ids = append(ids, p.RequestID)
+		}
+		return ids
+	}
+	approve := func(c *conn, id string) string {
+		_, failed := c.call(t, "device.pair.approve", map[string]any{"requestId": id})
+		return failed
+	}
+	// paired has an approved device come back with its own token alone.
+	paired := func(h hello) (string, *conn) {
+		t.Helper()
+		in := h.connect(t, d)
+		token, _ := in.get(t, "auth", "deviceToken").(string)
+		if in.refused != "" || token == "" {
+			t.Fatal(in.refused, string(in.payload))
+		}
+		h.token, h.deviceToken = "", token
+		own := h.connect(t, d)
+		if own.refused != "" {
+			t.Fatal(own.refused)
+		}
+		return token, own
+	}
+	tokens, conns := map[string]string{}, map[string]*conn{}
+	for _, w := range []struct{ name, token string }{{"bea", bea}, {"ann", ann}} {
+		h := hello{device: "phone of " + w.name, scopes: allScopes, token: w.token}
+		if got := h.verdict(t, d); got != "PAIRING_REQUIRED" {
+			t.Fatal(got)
+		}
+		ids := pending(owner)
+		if len(ids) != 1 {
+			t.Fatal(ids)
+		}
+		if other := conns["bea"]; other != nil {
+			if seen := pending(other); len(seen) != 0 {
+				t.Errorf("the device of beta is shown %v", seen)
+			}
+			if failed := approve(other, ids[0]); failed != "unknown requestId" {
+				t.Errorf("the device of beta approves: %q", failed)
+			}
+		}
+		if failed := approve(owner, ids[0]); failed != "" {
+			t.Fatal(failed)
+		}
+		tokens[w.name], conns[w.name] = paired(h)
+	}
+	// A node of acme over the older protocol: who administers for acme lets it in, and it is acme's.
+	h := hello{id: "node-host", mode: "node", role: "node", device: "host of ann", token: ann}
+	if got := h.verdict(t, d); got != "PAIRING_REQUIRED" {
+		t.Fatal(got)
+	}
+	if ids := pending(conns["ann"]); len(ids) != 1 || approve(conns["ann"], ids[0]) != "" {
+		t.Fatal(ids)
+	}
+	paired(h)
+	node := "acme/" + identity.DeviceID(keyOf("host of ann").Public().(ed25519.PublicKey))
+
+	remote, err := grpc.NewClient("passthrough:///"+d.GRPCAddress(), grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{InsecureSkipVerify: true})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = remote.Close() })
+	byGRPC := nodesv1.NewNodeServiceClient(remote)
+	as := func(name string) context.Context {
+		return metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+tokens[name])
+	}
+	all := []string{"acme/one", "beta/two", "ours", node}
+	for name, want := range map[string][]string{"ann": {"acme/one", "ours", node}, "bea": {"beta/two", "ours"}} {
+		legacy, _ := conns[name].call(t, "node.list", map[string]any{})
+		_, rest := ask(t, d, "GET", "/v1/nodes", "", bearer(tokens[name]))
+		out, err := byGRPC.ListNodes(as(name), &nodesv1.ListNodesRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var remote []string
+		for _, n := range out.GetNodes() {
+			remote = append(remote, n.GetNodeId())
+		}
+		_, audit := ask(t, d, "GET", "/v1/audit", "", bearer(tokens[name]))
+		for _, id := range all {
+			sees := slices.Contains(want, id)
+			if strings.Contains(string(legacy), `"`+id+`"`) != sees || strings.Contains(rest, `"`+id+`"`) != sees || slices.Contains(remote, id) != sees {
+				t.Errorf("%s, %s: seen must be %v\n%s\n%s\n%v", name, id, sees, legacy, rest, remote)
+			}
+			if !sees && strings.Contains(audit, id) {
+				t.Errorf("%s finds %s in the audit log", name, id)
+			}
+		}
+		for _, o := range []string{"ann", "bea"} {
+			device := identity.DeviceID(keyOf("phone of " + o).Public().(ed25519.PublicKey))
+			devices, _ := conns[name].call(t, "device.pair.list", map[string]any{})
+			_, byREST := ask(t, d, "GET", "/v1/devices", "", bearer(tokens[name]))
+			if strings.Contains(string(devices), device) != (o == name) || strings.Contains(byREST, device) != (o == name) {
+				t.Errorf("%s, the device of %s:\n%s\n%s", name, o, devices, byREST)
+			}
+			if o != name && strings.Contains(audit, device) {
+				t.Errorf("%s finds the device of %s in the audit log", name, o)
+			}
+		}
+	}
+	// What is another's is refused in the words of what is not there.
+	words := func(id string) []string {
+		_, legacy := conns["bea"].call(t, "node.invoke", map[string]any{"nodeId": id, "command": "status.get", "idempotencyKey": id})
+		r, rest := ask(t, d, "POST", "/v1/nodes/"+strings.ReplaceAll(id, "/", "%2F")+"/invoke", `{"command":"status.get"}`, bearer(tokens["bea"]), "Content-Type: application/json")
+		_, err := byGRPC.Invoke(as("bea"), &nodesv1.InvokeRequest{NodeId: id, Command: "status.get"})
+		_, shown := byGRPC.GetNode(as("bea"), &nodesv1.GetNodeRequest{NodeId: id})
+		out := []string{legacy, fmt.Sprint(r.StatusCode, rest), fmt.Sprint(err), fmt.Sprint(shown)}
+		for i := range out {
+			if out[i] == "" || out[i] == fmt.Sprint(nil) {
+				t.Errorf("%s is reached, %d", id, i)
+			}
+			out[i] = strings.ReplaceAll(out[i], id, "ID")
+		}
+		return out
+	}
+	for _, id := range []string{"acme/one", node} {
+		if a, b := words(id), words("acme/nothing"); !slices.Equal(a, b) {
+			t.Errorf("%q\nbut of none %q", a, b)
+		}
+	}
+	device := identity.DeviceID(keyOf("phone of ann").Public().(ed25519.PublicKey))
+	for _, method := range []string{"device.token.rotate", "device.token.revoke"} {
+		if _, failed := conns["bea"].call(t, method, map[string]any{"deviceId": device, "role": "operator"}); failed != "unknown deviceId/role" {
+			t.Errorf("%s: %q", method, failed)
+		}
+	}
+	if _, failed := conns["bea"].call(t, "device.pair.remove", map[string]any{"deviceId": device}); failed != "unknown deviceId" {
+		t.Errorf("removed: %q", failed)
+	}
+	// The same device with the token of another organisation is not let in, and the shared token does not widen it.
+	if got := (hello{device: "phone of ann", scopes: allScopes, token: bea}).verdict(t, d); !strings.Contains(got, "another organisation") {
+		t.Error(got)
+	}
+	wide := hello{device: "phone of ann", scopes: allScopes, token: d.Token}.connect(t, d)
+	if out, _ := wide.call(t, "node.list", map[string]any{}); strings.Contains(string(out), "beta/two") {
+		t.Errorf("%s", out)
+	}
+}
+
+func keyOf(device string) ed25519.PrivateKey {
+	seed := sha256.Sum256([]byte(device))
+	return ed25519.NewKeyFromSeed(seed[:])
 }
