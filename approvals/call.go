@@ -249,7 +249,7 @@ const maxCallMembers = 256
 
 // attempt is the call as grants know it; rules are asked by callRule.
 func (c *call) attempt(nodeID string, by identity.Caller) attempt {
-	t := attempt{argv: c.argv, text: policy.FormatArgv(c.argv), nodeID: nodeID, cwd: c.cwd, by: partyOf(by)}
+	t := attempt{argv: c.argv, text: policy.FormatArgv(c.argv), nodeID: nodeID, cwd: c.cwd, by: partyOf(by), tenant: by.Tenant}
 	t.envHash, _ = policy.EnvHash(c.env)
 	return t
 }

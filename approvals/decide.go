@@ -84,7 +84,7 @@ func (s *Service) query(t attempt) policy.Query {
 
 // attemptOf is the run that an approval is about.
 func attemptOf(a Approval, by Party) attempt {
-	t := attempt{argv: argvOf(a), text: a.Command, nodeID: text(a.NodeID), agent: a.AgentID, session: a.SessionKey, cwd: a.Cwd, by: by}
+	t := attempt{argv: argvOf(a), text: a.Command, nodeID: text(a.NodeID), agent: a.AgentID, session: a.SessionKey, cwd: a.Cwd, by: by, tenant: a.Requester.Tenant}
 	if a.Binding != nil {
 		t.envHash = a.Binding.EnvHash
 	}
@@ -194,7 +194,7 @@ func (s *Service) guardUnclaimed(ctx context.Context, c identity.Caller, nodeID 
 	if len(cmd.Argv) == 0 || !s.ruled() && !s.granted(nodeID) {
 		return nil, nil, false, nil
 	}
-	t := attempt{argv: cmd.Argv, text: cmd.Text, nodeID: nodeID, by: partyOf(c)}
+	t := attempt{argv: cmd.Argv, text: cmd.Text, nodeID: nodeID, by: partyOf(c), tenant: c.Tenant}
 	for key, to := range map[string]**string{"cwd": &t.cwd, "agentId": &t.agent, "sessionKey": &t.session} {
 		if v, ok := p.text(key); ok {
 			*to = &v

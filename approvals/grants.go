@@ -55,6 +55,9 @@ type Grant struct {
 	// Requester is the subject that may use it, unless AnyRequester.
 	Requester    string
 	AnyRequester bool
+	// Tenant is the only organisation whose runs it covers; empty for a grant of the gateway's owner, which covers
+	// those of all that it names.
+	Tenant string
 
 	// MaxUses is 0 and Until zero for no such limit.
 	MaxUses    int
@@ -205,8 +208,11 @@ type GrantOut struct {
 // GrantChanged is the payload of the event grant.changed: a grant was made, used or ended.
 type GrantChanged struct{ Grant GrantOut }
 
-// Concerns implements events.Concerning.
-func (g GrantChanged) Concerns() string { return g.Grant.Grant.NodeID }
+// BelongsTo implements events.Belonging.
+func (g GrantChanged) BelongsTo() string { return g.Grant.Grant.tenant() }
+
+// tenant is whose a grant is: that of the node, else, on what all have, its own.
+func (g Grant) tenant() string { return cmp.Or(identity.NodeTenant(g.NodeID), g.Tenant) }
 
 // grantBook is the live grants in memory; the store is the truth. The service's mu guards it.
 type grantBook struct {
@@ -311,7 +317,7 @@ func (s *Service) CreateGrant(ctx context.Context, c identity.Caller, in CreateG
 	hash, _ := policy.EnvHash(in.Env)
 	g := Grant{
 		ID: newGrantID(), NodeID: strings.TrimSpace(in.NodeID), AgentID: in.AgentID, AnyAgent: in.AnyAgent, SessionKey: in.SessionKey,
-		Cwd: in.Cwd, AnyCwd: in.AnyCwd, EnvHash: hash, Requester: in.Requester, AnyRequester: in.AnyRequester,
+		Cwd: in.Cwd, AnyCwd: in.AnyCwd, EnvHash: hash, Requester: in.Requester, AnyRequester: in.AnyRequester, Tenant: c.Tenant,
 		MaxUses: in.MaxUses, Until: in.Until, CreatedAt: s.now(), CreatedBy: c.Subject(), CreatedByName: c.Name(),
 		Makers: []Party{partyOf(c)}, Note: in.Note,
 	}
@@ -393,7 +399,7 @@ func (s *Service) GetGrant(_ context.Context, c identity.Caller, id string) (Gra
 		return GrantOut{}, ErrGrantID
 	}
 	g, err := s.store.Grant(id)
-	if err == nil && !c.SeesNode(g.NodeID) {
+	if err == nil && !c.Decides(g.tenant()) {
 		err = ErrUnknownGrant
 	}
 	if err != nil {
@@ -422,7 +428,7 @@ func (s *Service) ListGrants(_ context.Context, c identity.Caller, in ListGrants
 	for _, g := range slices.Backward(all) {
 		switch {
 		case in.Before != "" && g.ID >= in.Before,
-			in.NodeID != "" && g.NodeID != in.NodeID, !c.SeesNode(g.NodeID),
+			in.NodeID != "" && g.NodeID != in.NodeID, !c.Decides(g.tenant()),
 			!in.All && g.State(out.Now) != GrantLive:
 			continue
 		}
@@ -490,7 +496,7 @@ func (s *Service) WatchGrants(_ context.Context, c identity.Caller) (live []Gran
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, g := range s.grants.all {
-		if g.State(now) == GrantLive && c.SeesNode(g.NodeID) {
+		if g.State(now) == GrantLive && c.Decides(g.tenant()) {
 			live = append(live, GrantOut{g, GrantLive})
 		}
 	}
@@ -508,6 +514,7 @@ type attempt struct {
 	cwd     *string
 	envHash *string
 	by      Party
+	tenant  string // of who runs it
 
 	keyed           bool // key and keyRefused are there
 	key, keyRefused string
@@ -538,6 +545,7 @@ func (t *attempt) suspicious() []string {
 func (g Grant) covers(t *attempt) bool {
 	switch {
 	case g.NodeID != t.nodeID,
+		g.Tenant != "" && g.Tenant != t.tenant,
 		!g.AnyRequester && g.Requester != t.by.subject(),
 		!g.AnyAgent && !same(g.AgentID, t.agent),
 		!g.AnyCwd && !same(g.Cwd, t.cwd),
@@ -639,9 +647,12 @@ func (s *Service) take(tx Tx, id string, now time.Time) (Grant, error) {
 func (s *Service) grantFor(c identity.Caller, a Approval, in GrantIn, makers []Party) (Grant, error) {
 	g := Grant{
 		ID: newGrantID(), Command: a.Command, AgentID: a.AgentID, AnyAgent: in.AnyAgent, Cwd: a.Cwd, AnyCwd: in.AnyCwd,
-		Requester: a.Requester.party().subject(), AnyRequester: in.AnyRequester, MaxUses: in.MaxUses, Until: in.Until,
+		Requester: a.Requester.party().subject(), AnyRequester: in.AnyRequester, Tenant: a.Requester.Tenant, MaxUses: in.MaxUses, Until: in.Until,
 		CreatedAt: s.now(), CreatedBy: c.Subject(), CreatedByName: c.Name(), Makers: makers,
 		ApprovalID: a.ID, Rule: a.Rule, Note: in.Note,
+	}
+	if in.AnyRequester && g.Tenant == "" {
+		g.Tenant = c.Tenant // nobody lets others run what is not of his organisation
 	}
 	if a.Binding != nil {
 		g.EnvHash = a.Binding.EnvHash

@@ -24,6 +24,7 @@ type grantRecord struct {
 	EnvHash       *string       `json:"env_hash,omitzero"`
 	Requester     string        `json:"requester,omitzero"`
 	AnyRequester  bool          `json:"any_requester,omitzero"`
+	Tenant        string        `json:"tenant,omitzero"` // since schema 6
 	MaxUses       int           `json:"max_uses,omitzero"`
 	Until         time.Time     `json:"until,omitzero"`
 	Uses          int           `json:"uses,omitzero"`
@@ -55,7 +56,7 @@ type partyRecord struct {
 func encodeGrant(g approvals.Grant) ([]byte, error) {
 	rec := grantRecord{
 		Key: g.Key, Pattern: g.Pattern, Command: g.Command, NodeID: g.NodeID, AgentID: g.AgentID, AnyAgent: g.AnyAgent,
-		SessionKey: g.SessionKey, Cwd: g.Cwd, AnyCwd: g.AnyCwd, EnvHash: g.EnvHash, Requester: g.Requester, AnyRequester: g.AnyRequester,
+		SessionKey: g.SessionKey, Cwd: g.Cwd, AnyCwd: g.AnyCwd, EnvHash: g.EnvHash, Requester: g.Requester, AnyRequester: g.AnyRequester, Tenant: g.Tenant,
 		MaxUses: g.MaxUses, Until: utc(g.Until), Uses: g.Uses, LastUsedAt: utc(g.LastUsedAt),
 		CreatedAt: utc(g.CreatedAt), CreatedBy: g.CreatedBy, CreatedByName: g.CreatedByName,
 		ApprovalID: g.ApprovalID, Rule: g.Rule, Note: g.Note, RevokedAt: utc(g.RevokedAt), RevokedBy: g.RevokedBy,
@@ -79,7 +80,7 @@ func decodeGrant(id, value []byte) (approvals.Grant, error) {
 	}
 	g := approvals.Grant{
 		ID: string(id), Key: rec.Key, Pattern: rec.Pattern, Command: rec.Command, NodeID: rec.NodeID, AgentID: rec.AgentID, AnyAgent: rec.AnyAgent,
-		SessionKey: rec.SessionKey, Cwd: rec.Cwd, AnyCwd: rec.AnyCwd, EnvHash: rec.EnvHash, Requester: rec.Requester, AnyRequester: rec.AnyRequester,
+		SessionKey: rec.SessionKey, Cwd: rec.Cwd, AnyCwd: rec.AnyCwd, EnvHash: rec.EnvHash, Requester: rec.Requester, AnyRequester: rec.AnyRequester, Tenant: rec.Tenant,
 		MaxUses: rec.MaxUses, Until: utc(rec.Until), Uses: rec.Uses, LastUsedAt: utc(rec.LastUsedAt),
 		CreatedAt: utc(rec.CreatedAt), CreatedBy: rec.CreatedBy, CreatedByName: rec.CreatedByName,
 		ApprovalID: rec.ApprovalID, Rule: rec.Rule, Note: rec.Note, RevokedAt: utc(rec.RevokedAt), RevokedBy: rec.RevokedBy,
