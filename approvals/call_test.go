@@ -8,6 +8,7 @@ import (
 	"github.com/hanzoai/hanzod/approvals"
 	"github.com/hanzoai/hanzod/approvals/policy"
 	"github.com/hanzoai/hanzod/errs"
+	"github.com/hanzoai/hanzod/events"
 	"github.com/hanzoai/hanzod/identity"
 )
 
@@ -216,6 +217,42 @@ func TestApprovalsOfTenants(t *testing.T) {
 	}
 	if _, err := w.svc.CreateGrant(ctx, other, approvals.CreateGrantIn{NodeID: node, Argv: []string{"ls"}, MaxUses: 1}); errs.ClassOf(err) != errs.NotFound {
 		t.Errorf("a grant for it: %v", err)
+	}
+}
+
+// On a node that all have, questions and grants are of who asked and made them.
+func TestTenantsShareNodes(t *testing.T) {
+	w := newWorld(t)
+	mine, other, all := writer("a"), writer("b"), ann
+	mine.Tenant, other.Tenant = "acme", "beta"
+	mine.Scopes, other.Scopes = identity.AllOperatorScopes, identity.AllOperatorScopes
+	ctx := context.Background()
+	a := w.askCall(mine, "n1", "exec.run", `{"command":"ls"}`)
+	own := w.askCall(all, "n1", "exec.run", `{"command":"pwd"}`)
+	for c, want := range map[*identity.Caller]int{&mine: 1, &other: 0, &all: 2} {
+		if got, err := w.svc.List(ctx, *c, approvals.ListIn{}); err != nil || len(got) != want {
+			t.Errorf("%q sees %d questions (%v)", c.Tenant, len(got), err)
+		}
+	}
+	for _, id := range []string{a.ID, own.ID} {
+		if _, err := w.svc.Resolve(ctx, other, approvals.ResolveIn{ID: id, Decision: approvals.AllowOnce}); errs.ClassOf(err) != errs.NotFound {
+			t.Errorf("answered for others: %v", err)
+		}
+	}
+	if events.Concerns(other, approvals.Requested{Approval: a}) || !events.Concerns(mine, approvals.Requested{Approval: a}) || !events.Concerns(all, approvals.Requested{Approval: a}) {
+		t.Error("told who is not asked, or not told who is")
+	}
+	g, err := w.svc.CreateGrant(ctx, mine, approvals.CreateGrantIn{NodeID: "n1", Argv: []string{"ls"}, MaxUses: 1, AnyRequester: true, AnyAgent: true, AnyCwd: true})
+	if err != nil || g.Grant.Tenant != "acme" {
+		t.Fatalf("%+v, %v", g, err)
+	}
+	for c, want := range map[*identity.Caller]int{&mine: 1, &other: 0, &all: 1} {
+		if got, err := w.svc.ListGrants(ctx, *c, approvals.ListGrantsIn{}); err != nil || len(got.Grants) != want {
+			t.Errorf("%q sees %d grants (%v)", c.Tenant, len(got.Grants), err)
+		}
+	}
+	if _, err := w.svc.RevokeGrant(ctx, other, g.Grant.ID); errs.ClassOf(err) != errs.NotFound {
+		t.Errorf("revoked by another: %v", err)
 	}
 }
 

@@ -123,27 +123,36 @@ func (d *Door) deliver(e events.Event) {
 		d.cfg.Log.Error("an event has no legacy form", "event", e.Name)
 		return
 	}
-	text := wire.AppendEvent(nil, e.Name, payload, wire.Opt[uint64]{}, wire.Opt[wire.StateVersion]{})
-	r := &rendered{
-		head: append(text[:len(text)-1], `,"seq":`...), tail: []byte{'}'}, droppable: events.Droppable(e.Name),
-	}
-	if v, ok := versionsOf(e); ok {
-		withState := wire.AppendEvent(nil, "", nil, wire.Opt[uint64]{}, wire.Some(wire.StateVersion(v)))
-		r.tail = withState[len(`{"type":"event","event":""`):]
-	}
-	r.text = events.NewShared(cap(r.head) + cap(r.tail))
+	r := render(e, payload)
 	var bare *rendered // the same for subscribed nodes, which get it a second time without a number
 	if nodes.Copied(e.Name) {
 		bare = &rendered{head: wire.AppendEvent(nil, e.Name, payload, wire.Opt[uint64]{}, wire.Opt[wire.StateVersion]{}), droppable: true}
 		bare.text = events.NewShared(cap(bare.head))
 	}
+	_, tailored := e.Payload.(events.Tailored)
+	var parts map[string]*rendered // by tenant
 	due := make([]*conn, 0, len(d.conns))
 	audience := events.AudienceOf(e.Name)
 	for c := range d.conns {
 		if !audience.Sees(c.caller) || !events.Concerns(c.caller, e.Payload) {
 			continue
 		}
-		mine := c.event(r)
+		part := r
+		if tailored && c.caller.Tenant != "" {
+			if part, ok = parts[c.caller.Tenant]; !ok {
+				own := e.For(c.caller)
+				payload, ok := Payload(own)
+				if !ok {
+					continue
+				}
+				if parts == nil {
+					parts = map[string]*rendered{}
+				}
+				part = render(own, payload)
+				parts[c.caller.Tenant] = part
+			}
+		}
+		mine := c.event(part)
 		if bare != nil && c.caller.Role == identity.RoleNode && d.cfg.Nodes.Subscribed(c.caller.NodeID, "") {
 			mine = c.copyEvent(bare) || mine
 		}
@@ -160,6 +169,20 @@ func (d *Door) deliver(e events.Event) {
 			}
 		})
 	}
+}
+
+// render writes an event once for all who are sent it.
+func render(e events.Event, payload []byte) *rendered {
+	text := wire.AppendEvent(nil, e.Name, payload, wire.Opt[uint64]{}, wire.Opt[wire.StateVersion]{})
+	r := &rendered{
+		head: append(text[:len(text)-1], `,"seq":`...), tail: []byte{'}'}, droppable: events.Droppable(e.Name),
+	}
+	if v, ok := versionsOf(e); ok {
+		withState := wire.AppendEvent(nil, "", nil, wire.Opt[uint64]{}, wire.Some(wire.StateVersion(v)))
+		r.tail = withState[len(`{"type":"event","event":""`):]
+	}
+	r.text = events.NewShared(cap(r.head) + cap(r.tail))
+	return r
 }
 
 // sharers is how many goroutines write one event, and minShare how many clients are worth one.

@@ -235,7 +235,7 @@ func (c *conn) admitted(id string, p connectParams, role identity.Role, adm iden
 		ConnID: c.id, DeviceID: adm.DeviceID, InstanceID: instance, ClientID: c.dialect.ClientID, Mode: p.Client.Mode,
 		DisplayName: c.caller.DisplayName, Version: p.Client.Version, Platform: adm.Platform,
 		DeviceFamily: adm.DeviceFamily, ModelIdentifier: p.Client.ModelIdentifier.Or(""), IP: c.peer.reported,
-		Role: role, Scopes: c.caller.Scopes,
+		Role: role, Scopes: c.caller.Scopes, Tenant: adm.Tenant,
 	})
 	hello, err := c.hello(id, adm)
 	if err != nil {
@@ -363,7 +363,7 @@ type helloOK struct {
 // else is a node's business.
 func (c *conn) seen(all []system.Presence) []system.Presence {
 	if c.caller.Role != identity.RoleNode {
-		return all
+		return system.Shown(c.caller, all)
 	}
 	var out []system.Presence
 	for _, p := range all {

@@ -108,6 +108,20 @@ type Belonging interface {
 	BelongsTo() (tenant string)
 }
 
+// Tailored is a payload of which who has a tenant is shown a part.
+type Tailored interface {
+	// For is the payload for the caller.
+	For(c identity.Caller) any
+}
+
+// For is the event as a caller is shown it.
+func (e Event) For(c identity.Caller) Event {
+	if t, ok := e.Payload.(Tailored); ok && c.Tenant != "" {
+		e.Payload = t.For(c)
+	}
+	return e
+}
+
 // Concerns reports whether the payload of an event is for the caller: what is about a node of another
 // tenant is not, nor what another tenant or the owner has to itself.
 func Concerns(c identity.Caller, payload any) bool {

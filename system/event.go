@@ -46,7 +46,7 @@ var (
 // SendEvent tells of something that happened: it brings the sender's presence up to date and, unless the text
 // is a beacon that says nothing new, queues a system event for the main session (control-plane.md §3). Presence
 // is announced when it returns; the event is on disk by then.
-func (s *Service) SendEvent(ctx context.Context, _ identity.Caller, in EventIn) (EventOut, error) {
+func (s *Service) SendEvent(ctx context.Context, c identity.Caller, in EventIn) (EventOut, error) {
 	in.Text = strings.TrimSpace(strings.ToValidUTF8(in.Text, "\uFFFD"))
 	if in.Text == "" {
 		return EventOut{}, ErrEventText
@@ -54,7 +54,7 @@ func (s *Service) SendEvent(ctx context.Context, _ identity.Caller, in EventIn) 
 	if !in.fits() {
 		return EventOut{}, ErrEventTooLong
 	}
-	note := s.cfg.Presence.Note(in)
+	note := s.cfg.Presence.Note(c.Tenant, in)
 	line, of := in.Text, ""
 	if strings.HasPrefix(in.Text, "Node:") {
 		s.mu.Lock()
@@ -138,8 +138,8 @@ type Noted struct {
 	other bool
 }
 
-// Note brings the entry that a system event speaks of up to date, or makes it. No connection stands under it.
-func (t *PresenceTable) Note(in EventIn) Noted {
+// Note brings the entry that a system event of a tenant speaks of up to date, or makes it. No connection stands under it.
+func (t *PresenceTable) Note(tenant string, in EventIn) Noted {
 	host, ip := in.read()
 	key := Key(trimmed(in.DeviceID), trimmed(in.InstanceID), host)
 	if key == "" {
@@ -147,6 +147,7 @@ func (t *PresenceTable) Note(in EventIn) Noted {
 			key = firstUnits(in.Text, keyUnits)
 		}
 	}
+	key = identity.QualifiedNode(tenant, key)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.version++
@@ -176,7 +177,7 @@ func (t *PresenceTable) Note(in EventIn) Noted {
 	}
 	p.Roles = firstOf(identity.Union(p.Roles, trimList(in.Roles)), maxNoteList)
 	p.Scopes = firstOf(identity.Union(p.Scopes, trimList(in.Scopes)), maxNoteList)
-	p.Text, p.At, p.Rev, p.Key = in.Text, now, t.version, key
+	p.Text, p.At, p.Rev, p.Key, p.Tenant = in.Text, now, t.version, key, tenant
 	t.touch(e)
 	n.after = *p
 	return n

@@ -57,6 +57,7 @@ type Party struct {
 	ClientID, Mode, DisplayName, Version        string
 	Platform, DeviceFamily, ModelIdentifier, IP string
 	Role                                        identity.Role
+	Tenant                                      string
 	Scopes                                      []identity.Scope
 }
 
@@ -69,7 +70,7 @@ func (t *PresenceTable) Join(p Party) (key string) {
 	e := Presence{
 		Host: p.DisplayName, IP: p.IP, Version: p.Version, Platform: p.Platform, DeviceFamily: p.DeviceFamily,
 		ModelIdentifier: p.ModelIdentifier, Mode: p.Mode, Reason: "connect", DeviceID: p.DeviceID,
-		Roles: []identity.Role{p.Role}, Scopes: p.Scopes, InstanceID: p.DeviceID,
+		Roles: []identity.Role{p.Role}, Scopes: p.Scopes, InstanceID: p.DeviceID, Tenant: p.Tenant,
 	}
 	if e.Host == "" {
 		e.Host = p.ClientID
@@ -80,9 +81,32 @@ func (t *PresenceTable) Join(p Party) (key string) {
 	if e.InstanceID == "" {
 		e.InstanceID = p.InstanceID
 	}
-	key = Key(p.DeviceID, p.InstanceID, p.ConnID)
+	key = identity.QualifiedNode(p.Tenant, Key(p.DeviceID, p.InstanceID, p.ConnID))
 	t.Put(key, e)
 	return key
+}
+
+// shownTo reports whether a caller is shown an entry: who has a tenant sees its own, and the gateway.
+func (p Presence) shownTo(c identity.Caller) bool { return p.Key == "" || c.Decides(p.Tenant) }
+
+// For implements events.Tailored.
+func (e PresenceChanged) For(c identity.Caller) any {
+	e.Entries = Shown(c, e.Entries)
+	return e
+}
+
+// Shown is the part of a list that a caller is shown. The list stays as it is.
+func Shown(c identity.Caller, all []Presence) []Presence {
+	if c.Tenant == "" {
+		return all
+	}
+	out := make([]Presence, 0, len(all))
+	for _, p := range all {
+		if p.shownTo(c) {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // Put brings in what is known of a party that has connected; one Leave follows each. Roles and

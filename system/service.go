@@ -209,7 +209,7 @@ func (s *Service) Versions() Versions {
 // Uptime is the time since the start.
 func (s *Service) Uptime() time.Duration { return s.cfg.Now().Sub(s.started) }
 
-// Presence lists who was seen, newest first.
-func (s *Service) Presence(context.Context, identity.Caller) ([]Presence, error) {
-	return s.cfg.Presence.List(), nil
+// Presence lists who was seen, newest first: of its tenant, for a caller with one.
+func (s *Service) Presence(_ context.Context, c identity.Caller) ([]Presence, error) {
+	return Shown(c, s.cfg.Presence.List()), nil
 }

@@ -128,6 +128,8 @@ type Presence struct {
 	InstanceID       string
 	Text             string
 	At               time.Time
+	// Tenant is the organisation of who was seen, empty for the gateway's own.
+	Tenant string
 	// Key is what the entry stands under, "" for the gateway itself.
 	Key string
 	// Rev is new with each change of the entry, so that its text can be kept; 0 for the gateway

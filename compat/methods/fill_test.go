@@ -122,7 +122,7 @@ func TestToLegacyCarriesEveryField(t *testing.T) {
 	// decision, or are for the audit log.
 	asked := []string{
 		"State", "Decision", "ResolvedAt", "ResolvedBy", "ResolvedBySubject", "Uses", "LastUsedAt",
-		"Requester.DeviceID", "Requester.ConnID", "Requester.Principal", "Requester.ClientID", "Requester.Paired",
+		"Requester.DeviceID", "Requester.ConnID", "Requester.Principal", "Requester.ClientID", "Requester.Paired", "Requester.Tenant",
 	}
 	// What the original does not know: it is shown by the other doors.
 	var ours []string
@@ -139,7 +139,7 @@ func TestToLegacyCarriesEveryField(t *testing.T) {
 	asked = slices.Concat(asked, ours, votes)
 	resolved := []string{
 		"State", "CreatedAt", "ExpiresAt", "ResolvedBySubject", "Uses", "LastUsedAt",
-		"Requester.DeviceID", "Requester.ConnID", "Requester.Principal", "Requester.ClientID", "Requester.Paired",
+		"Requester.DeviceID", "Requester.ConnID", "Requester.Principal", "Requester.ClientID", "Requester.Paired", "Requester.Tenant",
 	}
 	resolved = slices.Concat(resolved, ours, votes)
 	// What else is known of a session is told by sessions.patch.
@@ -181,10 +181,10 @@ func TestToLegacyCarriesEveryField(t *testing.T) {
 		to("exec.approval.changed", ApprovalChangedToLegacy, prefixed("Approval.", changed...)...),
 		to("exec.approval.resolved", ApprovalResolvedToLegacy, prefixed("Approval.", resolved...)...),
 		to("exec.approvals", PolicyFileToLegacy),
-		to("device.pair.requested", PairingRequestedToLegacy), to("device.pair.resolved", PairingResolvedToLegacy),
+		to("device.pair.requested", PairingRequestedToLegacy, "Pairing.Tenant"), to("device.pair.resolved", PairingResolvedToLegacy, "Tenant"),
 		// Neither what bounds rotation nor the tokens are shown; one that has a name is never silent.
-		to("device.pair.list", DeviceListToLegacy, "Devices[0].ApprovedScopes[0]"),
-		to("device.pair.approve", DeviceApproveToLegacy, "Device.ApprovedScopes[0]"),
+		to("device.pair.list", DeviceListToLegacy, "Devices[0].ApprovedScopes[0]", "Devices[0].Tenant", "Pending[0].Tenant"),
+		to("device.pair.approve", DeviceApproveToLegacy, "Device.ApprovedScopes[0]", "Device.Tenant"),
 		to("device.pair.reject", DeviceRejectToLegacy), to("device.pair.remove", DeviceRemoveToLegacy),
 		to("device.token.rotate", TokenRotateToLegacy), to("device.token.revoke", TokenRevokeToLegacy),
 		// Health says the path and the count of the default agent once more.
@@ -197,8 +197,8 @@ func TestToLegacyCarriesEveryField(t *testing.T) {
 			"Agents[0].Heartbeat.Target", "Agents[0].Heartbeat.Model", "Agents[0].Heartbeat.AckMaxChars"),
 		to("secrets.reload", SecretsReloadToLegacy), to("secrets.resolve", SecretsResolveToLegacy),
 		to("wizard.start", WizardStartToLegacy, "Step*.Key"), to("wizard.next", WizardNextToLegacy, "SessionID", "Step*.Key"), to("wizard.status", WizardStatusToLegacy),
-		to("system-presence", PresenceToLegacy, "[0].Rev", "[0].Key"),
-		to("presence", PresenceChangedToLegacy, "Entries[0].Rev", "Entries[0].Key", "Versions.Presence", "Versions.Health"),
+		to("system-presence", PresenceToLegacy, "[0].Rev", "[0].Key", "[0].Tenant"),
+		to("presence", PresenceChangedToLegacy, "Entries[0].Rev", "Entries[0].Key", "Entries[0].Tenant", "Versions.Presence", "Versions.Health"),
 		to("channels.status", ChannelsStatusToLegacy), to("channels.logout", ChannelsLogoutToLegacy), to("web.login.start", WebLoginStartToLegacy),
 		to("web.login.wait", WebLoginWaitToLegacy), to("send", SendToLegacy), to("poll", PollToLegacy),
 		to("chat.send", ChatSendToLegacy), to("chat.abort", ChatAbortToLegacy), to("agent", AgentToLegacy), to("agent.wait", AgentWaitToLegacy),

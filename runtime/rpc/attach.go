@@ -172,7 +172,7 @@ func (l *link) register(ctx context.Context, c identity.Caller, r *nodesv1.NodeR
 	key := d.Presence.Join(system.Party{
 		ConnID: l.id, DeviceID: adm.DeviceID, InstanceID: instance, ClientID: r.GetClientId(),
 		Mode: r.GetClientMode(), DisplayName: l.caller.DisplayName, Version: r.GetVersion(), Platform: adm.Platform,
-		DeviceFamily: adm.DeviceFamily, ModelIdentifier: r.GetModelIdentifier(), IP: ip, Role: identity.RoleNode,
+		DeviceFamily: adm.DeviceFamily, ModelIdentifier: r.GetModelIdentifier(), IP: ip, Role: identity.RoleNode, Tenant: adm.Tenant,
 	})
 	l.release(welcome(l, node, adm, d.Version))
 	l.greet(ctx)

@@ -68,7 +68,7 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 		out("secrets.ListOut", listSecretsToProto), out("secrets.ReloadOut", reloadSecretsToProto), out("secrets.ResolveOut", resolveSecretsToProto),
 		out("wizard.StepOut", startWizardToProto), out("wizard.StepOut next", nextStepToProto, "SessionID"),
 		out("wizard.StatusOut", cancelWizardToProto), out("wizard.StatusOut get", getWizardToProto),
-		out("tunnel.OpenOut", openTerminalToProto), out("tunnel.ListOut", listTerminalsToProto), out("tunnel.WriteOut", writeTerminalToProto),
+		out("tunnel.OpenOut", openTerminalToProto, "Terminal.Record.Tenant"), out("tunnel.ListOut", listTerminalsToProto, "Terminals[0].Record.Tenant"), out("tunnel.WriteOut", writeTerminalToProto),
 		out("tunnel.ResizeOut", resizeTerminalToProto), out("tunnel.CloseOut", closeTerminalToProto),
 		out("files.Entry", func(e files.Entry) (*tunnelv1.FileEntry, error) { return fileEntryToProto(e), nil }),
 		out("checkpoints.ListOut", checkpointListToProto), out("checkpoints.PruneOut", checkpointPruneToProto),
@@ -100,12 +100,12 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 			"Plan.Argv[0]", "Plan.Cwd", "Plan.RawCommand", "Plan.AgentID", "Plan.SessionKey", "Plan",
 			"TurnSource.Channel", "TurnSource.To", "TurnSource.AccountID", "TurnSource.ThreadID",
 			// requested_by is the strongest of these.
-			"Requester.ConnID", "Requester.Principal", "Requester.ClientID", "Requester.Paired",
+			"Requester.ConnID", "Requester.Principal", "Requester.ClientID", "Requester.Paired", "Requester.Tenant",
 			"Votes[0].Party.DeviceID", "Votes[0].Party.Principal", "Votes[0].Party.Paired",
 			"ResolvedBySubject", "Uses", "LastUsedAt"),
 		out("approvals.GrantOut", func(g approvals.GrantOut) (*approvalsv1.Grant, error) { return s.grantToProto(g), nil },
 			// Who agreed is in the audit log.
-			"Grant.Makers[0].DeviceID", "Grant.Makers[0].Principal", "Grant.Makers[0].Paired"),
+			"Grant.Makers[0].DeviceID", "Grant.Makers[0].Principal", "Grant.Makers[0].Paired", "Grant.Tenant"),
 		out("approvals.AuditEntry", func(e approvals.AuditEntry) (*auditv1.Row, error) { return s.auditToProto(e), nil }),
 		out("approvals.AuditEnds", auditHeadToProto),
 		out("audit.Report", func(r audit.Report) (*auditv1.Report, error) { return reportToProto(r), nil }),
@@ -132,7 +132,9 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 			// The first and the last role, for legacy clients; nobody asks about what is silent.
 			"Pending[0].Role", "Pending[0].Silent", "Devices[0].Role",
 			// What bounds rotation is not shown.
-			"Devices[0].ApprovedScopes[0]"),
+			"Devices[0].ApprovedScopes[0]",
+			// Who has a tenant is shown its own alone.
+			"Pending[0].Tenant", "Devices[0].Tenant"),
 		out("identity.RejectOut", rejectPairingToProto, "RequestID"),
 		out("identity.RotateOut", rotateTokenToProto, "DeviceID", "Role"),
 		out("identity.RevokeOut", revokeTokenToProto, "DeviceID", "Role"),
@@ -155,7 +157,7 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 			// The key names the agent; whether a total is fresh is told once.
 			"At", "Admin", "Agents[0].Name", "Agents[0].Default", "Agents[0].Recent[0].AgentID", "Agents[0].Recent[0].TotalFresh")...),
 		// Rev is for keeping encoded rows.
-		out("[]system.Presence", presenceToProto, "[0].Rev", "[0].Key"),
+		out("[]system.Presence", presenceToProto, "[0].Rev", "[0].Key", "[0].Tenant"),
 		out("*heartbeat.Report", func(r heartbeat.Report) (*systemv1.GetLastHeartbeatResponse, error) { return lastHeartbeatToProto(&r) }),
 		out("channels.StatusOut", channelsToProto), out("channels.LogoutOut", logoutToProto), out("channels.StartLoginOut", startLoginToProto),
 		out("channels.WaitLoginOut", waitLoginToProto), out("channels.SendOut", sendToProto), out("channels.PollOut", pollToProto),

@@ -124,7 +124,7 @@ func (y *systemServer) WatchEvents(req *systemv1.WatchEventsRequest, stream syst
 	return forward(ctx, sub, lost, func(e events.Event) error {
 		out := &systemv1.WatchEventsResponse{Seq: seq, Name: e.Name, At: timeToProto(e.At), Dropped: dropped}
 		if e.Name != "" {
-			text, ok := y.s.d.Render(e)
+			text, ok := y.s.d.Render(e.For(c))
 			if !ok {
 				return nil
 			}

@@ -342,6 +342,14 @@ func TestTenantsAreApartByDevices(t *testing.T) {
 			}
 		}
 	}
+	for name, sees := range map[string]bool{"ann": true, "bea": false} {
+		host := strings.TrimPrefix(node, "acme/")
+		legacy, _ := conns[name].call(t, "system-presence", map[string]any{})
+		_, rest := ask(t, d, "GET", "/v1/presence", "", bearer(tokens[name]))
+		if strings.Contains(string(legacy), host) != sees || strings.Contains(rest, host) != sees || !strings.Contains(rest, "gateway") {
+			t.Errorf("%s, who is there:\n%s\n%s", name, legacy, rest)
+		}
+	}
 	// What is another's is refused in the words of what is not there.
 	words := func(id string) []string {
 		_, legacy := conns["bea"].call(t, "node.invoke", map[string]any{"nodeId": id, "command": "status.get", "idempotencyKey": id})
