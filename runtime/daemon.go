@@ -677,7 +677,10 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if a, o, on := d.announcement(); on {
 		wg.Go(func() { discover.Advertise(announcing, a, o) })
 	}
-	settle := time.AfterFunc(settleTime, debug.FreeOSMemory)
+	settle := time.AfterFunc(settleTime, func() {
+		debug.FreeOSMemory()
+		forgetStart()
+	})
 	defer settle.Stop()
 
 	var failure error

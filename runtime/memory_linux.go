@@ -1,12 +1,63 @@
 package runtime
 
 import (
+	"bufio"
+	"io"
 	"math"
 	"os"
 	"path"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
+
+// forgetStart lets go of the pages of the program itself: most of what was read to start is not read again, and
+// what is comes back from the cache of the system at its next use.
+func forgetStart() {
+	exe, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return
+	}
+	f, err := os.Open("/proc/self/smaps")
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	for _, r := range programRanges(f, exe) {
+		// The kernel knows the range by number; it fails where that is not ours any more.
+		_, _, _ = unix.Syscall(unix.SYS_MADVISE, uintptr(r.from), uintptr(r.to-r.from), unix.MADV_DONTNEED)
+	}
+}
+
+type addresses struct{ from, to uint64 }
+
+// programRanges finds the mappings of a file in a text as smaps has it that hold nothing but the file: not
+// writable, and no page of them changed, as those of a program that was moved at its start are.
+func programRanges(smaps io.Reader, file string) []addresses {
+	var out []addresses
+	var last *addresses
+	for lines := bufio.NewScanner(smaps); lines.Scan(); {
+		fields := strings.Fields(lines.Text())
+		switch {
+		case len(fields) == 3 && fields[0] == "Anonymous:" && last != nil:
+			if fields[1] == "0" {
+				out = append(out, *last)
+			}
+			last = nil
+		case len(fields) >= 6 && strings.Contains(fields[0], "-") && !strings.HasSuffix(fields[0], ":"):
+			last = nil
+			from, to, _ := strings.Cut(fields[0], "-")
+			a, errA := strconv.ParseUint(from, 16, 64)
+			b, errB := strconv.ParseUint(to, 16, 64)
+			mode := fields[1]
+			if errA == nil && errB == nil && len(mode) == 4 && mode[1] == '-' && mode[3] == 'p' && strings.Join(fields[5:], " ") == file {
+				last = &addresses{a, b}
+			}
+		}
+	}
+	return out
+}
 
 // groupLimit is the memory that the control group of this process, or one above it, may use. It is
 // false without a limit, and where it cannot be known.

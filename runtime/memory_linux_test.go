@@ -3,6 +3,7 @@ package runtime
 import (
 	"math"
 	"runtime/debug"
+	"strings"
 	"testing"
 
 	"github.com/hanzoai/hanzod/events"
@@ -44,5 +45,28 @@ func TestFitMemory(t *testing.T) {
 		if got := fitMemory(); got > want+1<<20 || got < want-1<<20 {
 			t.Errorf("of %d bytes %d may wait; want about %d", limit, got, want)
 		}
+	}
+}
+
+func TestProgramRanges(t *testing.T) {
+	const smaps = `00400000-01200000 r-xp 00000000 fe:00 12  /usr/bin/a program
+Size:              14336 kB
+Anonymous:             0 kB
+VmFlags: rd ex mr mw me
+01200000-01300000 r--p 00e00000 fe:00 12  /usr/bin/a program
+Anonymous:            12 kB
+01300000-01400000 rw-p 00f00000 fe:00 12  /usr/bin/a program
+Anonymous:             0 kB
+7f0000000000-7f0000001000 r--p 00000000 fe:00 99  /usr/bin/other
+Anonymous:             0 kB
+7f0000002000-7f0000003000 r--s 00000000 fe:00 12  /usr/bin/a program
+Anonymous:             0 kB
+c000000000-c000400000 rw-p 00000000 00:00 0
+Anonymous:             0 kB
+7ffd-8 nonsense
+`
+	got := programRanges(strings.NewReader(smaps), "/usr/bin/a program")
+	if len(got) != 1 || got[0] != (addresses{0x400000, 0x1200000}) {
+		t.Errorf("got %x", got)
 	}
 }

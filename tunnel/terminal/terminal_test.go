@@ -131,8 +131,8 @@ func TestTerminalIsOne(t *testing.T) {
 		t.Fatalf("the list says %+v", i)
 	}
 	began := time.Now()
-	typed(t, term, "sleep 60\n")
-	s.until(`sleep 60\r\n`)
+	typed(t, term, "sh -c 'echo sleeps; exec sleep 60'\n")
+	s.until(`sleeps\r\n`) // before that, the signal would be the shell's
 	typed(t, term, "\x03")
 	s.until(`\$ `)
 	if took := time.Since(began); took > 5*time.Second {
