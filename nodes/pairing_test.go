@@ -307,3 +307,45 @@ func TestLastConnected(t *testing.T) {
 		}
 	})
 }
+
+// What who has a tenant pairs is of that tenant, and of other tenants' it finds and decides nothing.
+func TestPairingOfTenants(t *testing.T) {
+	w := newPairWorld(t)
+	ctx := context.Background()
+	acme, beta := pairer, pairer
+	acme.Tenant, beta.Tenant = "acme", "beta"
+	w.ask(t, "ipad")
+	out, err := w.RequestPairing(ctx, acme, RequestPairingIn{Info: PairingInfo{NodeID: "ipad"}})
+	if err != nil || !out.Created || out.Request.Info.NodeID != "acme/ipad" {
+		t.Fatalf("%+v %v", out, err)
+	}
+	id := out.Request.RequestID
+	for c, want := range map[*identity.Caller]int{&acme: 1, &beta: 0, &pairer: 2} {
+		if l, err := w.ListPairings(ctx, *c, ListPairingsIn{}); err != nil || len(l.Pending) != want {
+			t.Errorf("%q: %+v %v", c.Tenant, l, err)
+		}
+		for _, payload := range w.told() {
+			if events.Concerns(beta, payload) {
+				t.Errorf("beta is told %+v", payload)
+			}
+		}
+	}
+	if _, err := w.RejectPairing(ctx, beta, DecidePairingIn{RequestID: id}); !errors.Is(err, ErrRequestUnknown) {
+		t.Error(err)
+	}
+	if _, err := w.ApprovePairing(ctx, beta, DecidePairingIn{RequestID: id}); !errors.Is(err, ErrRequestUnknown) {
+		t.Error(err)
+	}
+	ok, err := w.ApprovePairing(ctx, acme, DecidePairingIn{RequestID: id})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for c, want := range map[*identity.Caller]bool{&acme: true, &beta: false} {
+		if v, err := w.VerifyPairing(ctx, *c, VerifyPairingIn{NodeID: "ipad", Token: ok.Node.Token}); err != nil || v.OK != want {
+			t.Errorf("%q: %+v %v", c.Tenant, v, err)
+		}
+		if l, _ := w.ListPairings(ctx, *c, ListPairingsIn{}); (len(l.Paired) == 1) != want {
+			t.Errorf("%q: %+v", c.Tenant, l.Paired)
+		}
+	}
+}

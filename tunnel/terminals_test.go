@@ -256,6 +256,7 @@ func TestTerminalOwners(t *testing.T) {
 		"another":       {caller("iam:bob", "", identity.ScopeWrite), tunnel.ErrForeign},
 		"an admin":      {caller("iam:root", "", identity.ScopeAdmin), nil},
 		"without name":  {caller("", "", identity.ScopeWrite), tunnel.ErrForeign},
+		"a tenant's":    {caller("iam:eve", "acme", identity.ScopeAdmin), tunnel.ErrUnknown},
 		"only a reader": {caller("iam:eve", "", identity.ScopeRead), tunnel.ErrForeign},
 	} {
 		v, err := w.Attach(t.Context(), c.who, tunnel.AttachIn{ID: term.ID, Record: true})
