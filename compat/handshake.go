@@ -143,7 +143,7 @@ func (c *conn) connect(req wire.Request) *refusal {
 		return refuse("invalid role")
 	}
 	browser := p.controlUI() || p.webchat()
-	if !c.peer.originAllowed(browser, c.dialect.OwnOrigin()) && !(c.peer.script && c.dialect.Script()) {
+	if !c.peer.originAllowed(browser, c.dialect.OwnOrigin()) && (!c.peer.script || !c.dialect.Script()) {
 		return refuse("origin not allowed (open the Control UI from the gateway host or allow it in gateway.controlUi.allowedOrigins)")
 	}
 	ctx, cancel := context.WithTimeout(c.ctx, handshakeTimeout)

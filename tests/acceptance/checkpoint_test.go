@@ -211,7 +211,7 @@ func TestH17FileStoreAndKill(t *testing.T) {
 		}
 		t.Logf("killed after %d ms: %d checkpoints are listed", 150*(i+1), len(ids))
 	}
-	if cp, err = create(t, d, node); err != nil {
+	if _, err := create(t, d, node); err != nil {
 		t.Fatal(err)
 	}
 	if left, _ := os.ReadDir(filepath.Join(d.State, "checkpoints.tmp")); len(left) != 0 {

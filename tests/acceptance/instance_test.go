@@ -309,7 +309,7 @@ func replay(t *testing.T, process string, lines []recording) {
 	}
 	node := instance(t, env...)
 	c := r.next(20 * time.Second)
-	began := time.Now()
+	var began time.Time
 	got := c.hear(10*time.Second, "register", typed("register"))
 	if reg != nil {
 		same(t, lines[0].Note, want(reg, dir), plain(got))
