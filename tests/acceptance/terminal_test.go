@@ -160,7 +160,7 @@ func TestH13OutlivesTheDaemon(t *testing.T) {
 	accept(t, "H13")
 	d, node := terminalNode(t)
 	ctl := proc.Build(t, "hanzoctl", proc.Tested)
-	c := proc.Run(t, proc.Dir(t), ctl, nil, "--socket", d.Socket(), "terminal", "open", "box", "--", "sh", "-c", "stty raw; for i in $(seq 400); do echo line $i; sleep 0.01; done; exit 5")
+	c := proc.Run(t, proc.Dir(t), ctl, nil, "--socket", d.Socket(), "terminal", "open", "box", "--", "sh", "-c", "stty raw -echo; for i in $(seq 400); do echo line $i; sleep 0.01; done; exit 5")
 	proc.Until(t, "output", func() bool { return strings.Contains(c.Stdout.String(), "line 20\n") })
 	d.Kill()
 	d.Start()
