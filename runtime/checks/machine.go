@@ -197,7 +197,9 @@ func port(ctx context.Context, p Place) []doctor.Finding {
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "tcp", address)
 	if err != nil {
-		if running != nil {
+		// Another check may hold the lock for a moment, with the name of the last daemon in it: a daemon that runs
+		// has a socket.
+		if running != nil && !errors.Is(client.Answers(ctx, running.Socket), client.ErrNobody) {
 			return one("port", doctor.Error, fmt.Sprintf("the daemon runs, and nobody answers on %s: %v", address, err), "hanzod service restart, and see why with: hanzod service logs")
 		}
 		return ok("port", fmt.Sprintf("%d is free", number))
