@@ -83,7 +83,7 @@ var variables = []Variable{
 	{Name: "HANZOD_TUNNEL_URL", Older: []string{"TUNNEL_URL"}, Secret: true, Node: true, About: "ws(s)://[name:token@]host/v1/tunnel of a relay or of a hanzod that takes links: this machine is an instance there, in place of a node of a gateway. It counts where no gateway is named"},
 	{Name: "HANZOD_INSTANCE_ID", Older: []string{"INSTANCE_ID"}, Node: true, About: "for an instance: what it is called (host name and number of the process)"},
 	{Name: "HANZOD_APP_KIND", Older: []string{"APP_KIND"}, Node: true, About: "for an instance: dev, node, desktop, bot, extension, cloud or any other (dev)"},
-	{Name: "HANZOD_WORKSPACE_DIR", Older: []string{"WORKSPACE_DIR"}, Node: true, About: "for an instance: where commands run, and what checkpoints are of (the working directory)"},
+	{Name: "HANZOD_WORKSPACE_DIR", Older: []string{"WORKSPACE_DIR"}, Node: true, About: "where commands run that name no directory, and what checkpoints are of (the node's own; of an instance the working directory)"},
 	{Name: "HANZOD_RECONNECT", Node: true, About: "for an instance: false ends with the link (true)"},
 	{Name: "HANZOD_S3_ENDPOINT_URL", Older: []string{"S3_ENDPOINT_URL"}, Node: true, About: "where session.checkpoint keeps checkpoints (https://s3.hanzo.ai)"},
 	{Name: "HANZOD_S3_ACCESS_KEY", Older: []string{"S3_ACCESS_KEY"}, Secret: true, Node: true, About: "access key there"},

@@ -151,6 +151,9 @@ func nodeEnviron(o *runtime.NodeOptions, out, errOut io.Writer, flags func(name 
 
 // tunnelEnviron makes the node an instance where a relay is named and no gateway is.
 func tunnelEnviron(o *runtime.NodeOptions, flags func(name string) bool) error {
+	if o.Workspace == "" { // of every node (tunnel.md §1.15)
+		o.Workspace = environ.Value("HANZOD_WORKSPACE_DIR")
+	}
 	gateway := flags("host") || flags("port") || flags("grpc-port") || o.Enroll != "" || environ.Value("HANZOD_GATEWAY") != ""
 	if o.Tunnel == nil {
 		o.Tunnel = &runtime.TunnelOptions{}
@@ -176,9 +179,6 @@ func tunnelEnviron(o *runtime.NodeOptions, flags func(name string) bool) error {
 	t.InstanceID = environ.Value("HANZOD_INSTANCE_ID")
 	if t.AppKind == "" {
 		t.AppKind = environ.Value("HANZOD_APP_KIND")
-	}
-	if o.Workspace == "" {
-		o.Workspace = environ.Value("HANZOD_WORKSPACE_DIR")
 	}
 	if !flags("no-reconnect") && environ.Value("HANZOD_RECONNECT") != "" {
 		on, err := environ.Bool("HANZOD_RECONNECT")

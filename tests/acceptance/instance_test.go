@@ -588,14 +588,65 @@ func TestH26(t *testing.T) {
 	}
 }
 
+// bare is a relay that sees an instance which runs as uid 1001, from variables alone.
+func bare(t *testing.T, c *relayConn, dir string) {
+	t.Helper()
+	if f := c.registered(); f["instance_id"] != "pod-8" || f["cwd"] != dir {
+		t.Errorf("it registers as %v", f)
+	}
+	got, _ := c.do("1", "exec.run", map[string]any{"command": "id -u; echo kept > note; cat note"})["data"].(map[string]any)
+	if got["stdout"] != "1001\nkept\n" {
+		t.Errorf("a command there answers %v", got)
+	}
+}
+
+// The user of the image has no name, no home and nothing to write but the workspace.
+func TestH26User(t *testing.T) {
+	accept(t, "H26")
+	const setpriv = "/usr/bin/setpriv"
+	if _, err := os.Stat(setpriv); err != nil || os.Geteuid() != 0 {
+		notHere(t, "H26", "running as uid 1001 needs root and setpriv")
+	}
+	open, err := os.MkdirTemp("", "hanzod-user-") // other users cannot look into the directories of tests
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(open) })
+	dir, program := filepath.Join(open, "workspace"), filepath.Join(open, "hanzod")
+	text, err := os.ReadFile(proc.Build(t, "hanzod", proc.Shipped))
+	if err != nil {
+		t.Fatal(err)
+	}
+	syscall.ForkLock.RLock() // no program that starts meanwhile keeps it open for writing
+	err = errors.Join(os.WriteFile(program, text, 0o700), os.Mkdir(dir, 0o700), os.Chown(dir, 1001, 1001), os.Chmod(open, 0o755), os.Chmod(program, 0o755))
+	syscall.ForkLock.RUnlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newRelay(t, nil)
+	node := proc.Run(t, proc.Dir(t), setpriv, []string{"HOME=/nonexistent", "TUNNEL_URL=" + r.url, "INSTANCE_ID=pod-8", "APP_KIND=cloud", "WORKSPACE_DIR=" + dir},
+		"--reuid", "1001", "--regid", "1001", "--clear-groups", program, "node")
+	bare(t, r.next(20*time.Second), dir)
+	node.Signal(syscall.SIGTERM)
+	node.Wait(t, 10*time.Second)
+}
+
 func TestH26Image(t *testing.T) {
 	accept(t, "H26")
-	for _, runtime := range []string{"docker", "podman", "buildah"} {
-		if _, err := exec.LookPath(runtime); err == nil {
-			t.Skipf("%s is here: tests/deploy builds the image", runtime)
-		}
+	if exec.Command("docker", "info").Run() != nil {
+		notHere(t, "H26", "building the image needs docker with a running engine; tests/deploy reads the Containerfile without one, and TestH26User runs as its user would")
 	}
-	notHere(t, "H26", "building the image needs docker, podman or buildah")
+	image, err := exec.Command("docker", "build", "-q", "--target", "node", proc.Root(t)).Output()
+	if err != nil {
+		t.Fatalf("build the image: %v", err)
+	}
+	r := newRelay(t, nil)
+	dir := "/tmp"
+	node := proc.Run(t, proc.Dir(t), "docker", nil, "run", "--rm", "--network", "host", "--user", "1001", "-e", "TUNNEL_URL="+r.url, "-e", "INSTANCE_ID=pod-8",
+		"-e", "WORKSPACE_DIR="+dir, "-w", dir, strings.TrimSpace(string(image)))
+	bare(t, r.next(30*time.Second), dir)
+	node.Signal(syscall.SIGTERM)
+	node.Wait(t, 20*time.Second)
 }
 
 // A swarm is one process with many instances, which end together.
