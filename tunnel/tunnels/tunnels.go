@@ -1,0 +1,318 @@
+// Package tunnels is the server's end of carriers (tunnel.md §4): sessions with their carriers and bindings, who
+// may have them, how they park and resume, and how they end. Streams are of package mux, what visitors reach is of
+// package bindings.
+//
+// It imports errs, identity and packages of tunnel. A Service owns a goroutine for each carrier, which runs in
+// Serve, one for each stream that a client opened, and one that looks at the time; Close waits for them.
+package tunnels
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/hanzoai/hanzod/errs"
+	"github.com/hanzoai/hanzod/identity"
+	"github.com/hanzoai/hanzod/tunnel/mux"
+)
+
+// Limits that nothing changes.
+const (
+	// HelloTime is how long a carrier may wait with its first frame (tunnel.md §4.6).
+	HelloTime = 5 * time.Second
+	// MaxSilent is how many carriers may be before it.
+	MaxSilent = 32
+	// DefaultGrace is how long a kill lets streams finish, MaxGrace the longest (tunnel.md §4.8).
+	DefaultGrace = 50 * time.Millisecond
+	MaxGrace     = 5 * time.Second
+	// MaxConnections bounds the carriers of one tunnel.
+	MaxConnections = 16
+	// PingEvery and PongTime are of the server's PING.
+	PingEvery = 20 * time.Second
+	PongTime  = 60 * time.Second
+	// TicketTime is how long a ticket admits a carrier.
+	TicketTime = 30 * time.Second
+	// DialTime is how long a stream waits for what it is to reach.
+	DialTime = 10 * time.Second
+)
+
+// The errors of this package.
+var (
+	ErrUnknown  = errs.Define(errs.NotFound, "tunnels.unknown", "no such tunnel; list them to see which there are")
+	ErrGrace    = errs.Define(errs.Invalid, "tunnels.grace", "the grace is 0 to 5000 milliseconds")
+	ErrDenied   = errs.Define(errs.Denied, "tunnels.denied", "that takes the scope operator.admin: the tunnel is somebody else's")
+	ErrScope    = errs.Define(errs.Denied, "tunnels.scope", "a tunnel takes an operator with the scope operator.write, or the credential of a node")
+	ErrRead     = errs.Define(errs.Denied, "tunnels.read", "tunnels are shown to operators with the scope operator.read")
+	ErrReach    = errs.Define(errs.Denied, "tunnels.reach", "what this machine reaches is for operators with the scope operator.admin")
+	ErrTarget   = errs.Define(errs.Invalid, "tunnels.target", "name a host, and a port from 1 to 65535")
+	ErrSilent   = errs.Define(errs.Exhausted, "tunnels.silent", "too many carriers have not said HELLO; come again")
+	ErrSessions = errs.Define(errs.Exhausted, "tunnels.sessions", "the session limit is reached; end a tunnel, or come again")
+	ErrWatchers = errs.Define(errs.Exhausted, "tunnels.watchers", "too many watch tunnels; end one")
+	ErrNoNode   = errs.Define(errs.Unavailable, "tunnels.no_node", "the node is not linked; come again when it is")
+	ErrGrants   = errs.Define(errs.Exhausted, "tunnels.grants", "too many ways to nodes are open; close some")
+	ErrStopping = errs.Define(errs.Unavailable, "tunnels.stopping", "the daemon stops; come again")
+)
+
+// Settings are what the configuration says.
+type Settings struct {
+	// MaxTunnels bounds all tunnels, MaxPerTenant those of one organisation, or of the gateway's owner.
+	MaxTunnels, MaxPerTenant int
+	// MaxStreams bounds the streams of a tunnel, Connections its carriers, 1 to MaxConnections.
+	MaxStreams, Connections int
+	// Grace is how long a tunnel whose carrier was lost keeps its bindings; 0 does not park.
+	Grace time.Duration
+	// Idle is how long a tunnel without streams and bindings is kept.
+	Idle time.Duration
+}
+
+// Conn is what a stream that a client opened is joined to: a connection, or a stream of another carrier.
+type Conn interface {
+	Read([]byte) (int, error)
+	Write([]byte) (int, error)
+	CloseWrite() error
+	Close() error
+}
+
+// AuditRow is what is recorded of tunnels.
+type AuditRow struct {
+	// Action is opened, closed, killed, binding-created, binding-deleted, binding-refused, dial or dial-refused.
+	Action string
+	// TunnelID, NodeID and Detail say of what.
+	TunnelID string
+	NodeID   string
+	Detail   string
+	// Reason is the code of a refusal, or why something ended.
+	Reason string
+}
+
+// Nodes runs commands on nodes: Invoke as the caller may, InvokeInternal for the daemon.
+type Nodes interface {
+	// Linked returns the registry's id of a node as the caller names it, and whether it is linked. Those that the
+	// caller does not see are unknown.
+	Linked(ctx context.Context, c identity.Caller, nodeID string) (id string, linked bool, err error)
+	Invoke(ctx context.Context, c identity.Caller, nodeID, command string, params []byte) ([]byte, error)
+	InvokeInternal(ctx context.Context, nodeID, command string, params []byte) ([]byte, error)
+}
+
+// Config of New. Fields are required unless they say otherwise.
+type Config struct {
+	Settings func() Settings
+	// Authenticate proves the credential of an older driver, which is in HELLO.
+	Authenticate func(ctx context.Context, token, peerAddr string) (identity.Caller, error)
+	Nodes        Nodes
+	// Reach opens a connection from this machine for a caller that may; nil opens none.
+	Reach func(ctx context.Context, host string, port int) (Conn, string, error)
+	// Audit records what happened. It may wait for the disk.
+	Audit func(ctx context.Context, c identity.Caller, row AuditRow) error
+	Now   func() time.Time
+	Log   *slog.Logger
+}
+
+// Service holds the tunnels. Its methods are safe for concurrent use.
+type Service struct{ cfg Config }
+
+// New returns a service without tunnels.
+func New(cfg Config) *Service { return &Service{cfg: cfg} }
+
+// CarrierIn is a carrier that somebody opened.
+type CarrierIn struct {
+	// Version is the subprotocol, wire.V1 or wire.V2.
+	Version  string
+	PeerAddr string
+	Carrier  mux.Carrier
+}
+
+// Serve runs one carrier until it ends, and closes it. A caller without a role has proved nothing at the door, and
+// has to do so in HELLO. It returns nil when the carrier ended as carriers do, and else why it was turned away.
+func (s *Service) Serve(ctx context.Context, c identity.Caller, in CarrierIn) error {
+	_ = in.Carrier.Close(1013, "")
+	return ErrStopping
+}
+
+// Tunnel is a session. Rates are of Watch.
+type Tunnel struct {
+	// ID is S- and a UUID.
+	ID string
+	// Tenant is the organisation whose it is, Subject who opened it, NodeID the node that did, if one did.
+	Tenant, Subject, NodeID string
+	Version                 string
+	PeerAddr                string
+	CreatedAt               time.Time
+	// Parked tunnels have lost their carriers, at ParkedAt.
+	Parked   bool
+	ParkedAt time.Time
+	// Granted is how many carriers it may have, Carriers how many it has.
+	Granted, Carriers int
+	// Streams are open now.
+	Streams, MaxStreams int
+	// Permits are the descriptors it uses, of PermitLimit.
+	Permits, PermitLimit int
+	// BytesIn came from the client, BytesOut went to it; the rates are in bytes a second.
+	BytesIn, BytesOut uint64
+	RateIn, RateOut   float64
+	Bindings          []Binding
+}
+
+// Binding is one of a tunnel.
+type Binding struct {
+	TunnelID string
+	ID       int
+	// Kind is http or tcp, Mode expose, pull or dial.
+	Kind, Mode string
+	// Host and Port are where it listens or, of a dial, what it reaches, as NodeID when not empty.
+	Host      string
+	Port      int
+	NodeID    string
+	Label     string
+	PublicURL string
+	Access    string
+	CreatedAt time.Time
+	Streams   int
+	BytesIn   uint64
+	BytesOut  uint64
+	RateIn    float64
+	RateOut   float64
+}
+
+// Permits are the descriptors that tunnels may use.
+type Permits struct{ Used, Limit int }
+
+// ListIn and ListOut are the arguments and the result of List.
+type (
+	ListIn struct {
+		// NodeID confines it to the tunnels of a node when not empty.
+		NodeID string
+	}
+	ListOut struct {
+		Tunnels []Tunnel
+		Permits Permits
+	}
+)
+
+// List returns the tunnels in the order of their creation: those of its tenant for a caller with one.
+func (s *Service) List(_ context.Context, c identity.Caller, in ListIn) (ListOut, error) {
+	if !c.Has(identity.ScopeRead) {
+		return ListOut{}, ErrRead
+	}
+	return ListOut{Tunnels: []Tunnel{}}, nil
+}
+
+// GetIn names a tunnel.
+type GetIn struct{ ID string }
+
+// Get returns one tunnel.
+func (s *Service) Get(_ context.Context, c identity.Caller, in GetIn) (Tunnel, error) {
+	if !c.Has(identity.ScopeRead) {
+		return Tunnel{}, ErrRead
+	}
+	return Tunnel{}, ErrUnknown
+}
+
+// KillIn and KillOut are the arguments and the result of Kill.
+type (
+	KillIn struct {
+		ID string
+		// Grace is how long its streams may go on, DefaultGrace when nil.
+		Grace *time.Duration
+	}
+	KillOut struct{ ID string }
+)
+
+// Kill ends a tunnel for good: its own with operator.write, another's with operator.admin. It returns when the
+// GOAWAY is on its way; the tunnel is gone from lists after the grace.
+func (s *Service) Kill(ctx context.Context, c identity.Caller, in KillIn) (KillOut, error) {
+	return KillOut{}, ErrUnknown
+}
+
+// WatchIn says how often to look.
+type WatchIn struct {
+	// Every is the time between snapshots: 250 ms to a minute, a second when 0.
+	Every time.Duration
+	// NodeID confines it to the tunnels of a node when not empty.
+	NodeID string
+}
+
+// Snapshot is what Watch tells.
+type Snapshot struct {
+	At      time.Time
+	Tunnels []Tunnel
+	Permits Permits
+}
+
+// Watch tells the tunnels now and then, with rates since the last time. It ends with ctx or an error of send, which
+// may take its time: what happened meanwhile comes in one.
+func (s *Service) Watch(ctx context.Context, c identity.Caller, in WatchIn, send func(Snapshot) error) error {
+	return ErrStopping
+}
+
+// BindKind names the bindings, and streams, that are counted together.
+type BindKind struct{ Kind, Mode string }
+
+// StreamResult names the streams that are counted together: Result is ok, reset or refused.
+type StreamResult struct{ Kind, Result string }
+
+// Stats are what metrics and health show. All totals are since the start.
+type Stats struct {
+	// Sessions are the tunnels with a carrier, Parked those without.
+	Sessions, Parked int
+	// Bindings are those there now, Streams those open now by kind.
+	Bindings map[BindKind]int
+	Streams  map[string]int
+	Permits  Permits
+	// StreamsTotal are the streams that ended.
+	StreamsTotal map[StreamResult]uint64
+	// BytesIn came from clients, BytesOut went to them.
+	BytesIn, BytesOut uint64
+	// Stall is how long senders waited for windows.
+	Stall time.Duration
+	// Resumes is by result: resumed, expired, unknown.
+	Resumes   map[string]uint64
+	Takeovers uint64
+	Kills     uint64
+	// Rejected is by the code of BIND_ERR.
+	Rejected map[string]uint64
+}
+
+// Stats returns the figures.
+func (s *Service) Stats() Stats { return Stats{} }
+
+// GrantIn names what a node is to reach.
+type GrantIn struct {
+	NodeID string
+	Host   string
+	Port   int
+}
+
+// Grant asks a node to reach a host and a port for the caller, with the command tunnel.open and all that the
+// command takes, and returns a way there. It stays until it is closed, and is asked for again, without the caller,
+// when the node comes back.
+func (s *Service) Grant(ctx context.Context, c identity.Caller, in GrantIn) (*Grant, error) {
+	return nil, ErrNoNode
+}
+
+// Grant is a way to one host and port of a node. Its methods are safe for concurrent use.
+type Grant struct {
+	// ID is what tunnel.open named it, NodeID the registry's id of the node.
+	ID     int
+	NodeID string
+	Host   string
+	Port   int
+}
+
+// Open opens a stream there. It waits DialTime at most, for the node's carrier too.
+func (g *Grant) Open(ctx context.Context, remoteAddr string) (Conn, error) { return nil, ErrNoNode }
+
+// Close takes the grant back.
+func (g *Grant) Close() {}
+
+// NodeCame and NodeLeft are told of nodes. They do not block.
+func (s *Service) NodeCame(nodeID string) {}
+
+// NodeLeft is told of a node whose link has ended.
+func (s *Service) NodeLeft(nodeID string) {}
+
+// Revoke ends the carriers of callers that have lost their credential: for whom gone is true.
+func (s *Service) Revoke(gone func(identity.Caller) bool) {}
+
+// Close says GOAWAY to all, ends them within a second, and waits for the goroutines.
+func (s *Service) Close() {}
