@@ -57,7 +57,7 @@ func (g *Gate) Admit(c identity.Caller, op *ops.Operation) error {
 	if c.Role != identity.RoleOperator && c.Role != identity.RoleNode && role != identity.RoleInvited {
 		return ErrRole.With("role", string(c.Role))
 	}
-	if role == ops.AnyRole {
+	if role == ops.AnyRole || op != nil && op.OrNode && c.Role == identity.RoleNode {
 		return nil
 	}
 	if c.Role != role {

@@ -63,7 +63,9 @@ type Operation struct {
 	Role   identity.Role
 	Scope  identity.Scope
 	// OrScope does as well as Scope, when it is not empty: whose the thing is decides on the rest.
-	OrScope  identity.Scope
+	OrScope identity.Scope
+	// OrNode lets nodes in beside operators, whatever the scope.
+	OrNode   bool
 	Delivery Delivery
 	Audit    bool
 	Rate     Rate
@@ -109,6 +111,8 @@ var files = []protoreflect.FileDescriptor{
 	secretsv1.File_hanzo_secrets_v1_secrets_proto,
 	wizardv1.File_hanzo_wizard_v1_wizard_proto,
 	tunnelv1.File_hanzo_tunnel_v1_checkpoints_proto,
+	tunnelv1.File_hanzo_tunnel_v1_tunnels_proto,
+	tunnelv1.File_hanzo_tunnel_v1_discovery_proto,
 }
 
 // Load builds the catalogue. It fails when an RPC lacks its option or a name stands twice; the
@@ -204,6 +208,7 @@ func fromDescriptor(m protoreflect.MethodDescriptor) (*Operation, error) {
 		Role:     role,
 		Scope:    scope,
 		OrScope:  scopes[opt.GetOrScope()],
+		OrNode:   opt.GetOrNode(),
 		Delivery: delivery,
 		Audit:    opt.GetAudit(),
 		Rate:     rate,

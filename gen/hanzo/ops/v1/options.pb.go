@@ -259,7 +259,9 @@ type Operation struct {
 	// Legacy names of the events a successful call may cause.
 	Emits []string `protobuf:"bytes,7,rep,name=emits,proto3" json:"emits,omitempty"`
 	// Another scope that does as well, for operations that look at whose the thing is.
-	OrScope       Scope `protobuf:"varint,8,opt,name=or_scope,json=orScope,proto3,enum=hanzo.ops.v1.Scope" json:"or_scope,omitempty"`
+	OrScope Scope `protobuf:"varint,8,opt,name=or_scope,json=orScope,proto3,enum=hanzo.ops.v1.Scope" json:"or_scope,omitempty"`
+	// Nodes may call it beside the operators of role and scope.
+	OrNode        bool `protobuf:"varint,9,opt,name=or_node,json=orNode,proto3" json:"or_node,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -350,6 +352,13 @@ func (x *Operation) GetOrScope() Scope {
 	return Scope_SCOPE_UNSPECIFIED
 }
 
+func (x *Operation) GetOrNode() bool {
+	if x != nil {
+		return x.OrNode
+	}
+	return false
+}
+
 var file_hanzo_ops_v1_options_proto_extTypes = []protoimpl.ExtensionInfo{
 	{
 		ExtendedType:  (*descriptorpb.MethodOptions)(nil),
@@ -373,7 +382,7 @@ var File_hanzo_ops_v1_options_proto protoreflect.FileDescriptor
 
 const file_hanzo_ops_v1_options_proto_rawDesc = "" +
 	"\n" +
-	"\x1ahanzo/ops/v1/options.proto\x12\fhanzo.ops.v1\x1a google/protobuf/descriptor.proto\"\xc0\x02\n" +
+	"\x1ahanzo/ops/v1/options.proto\x12\fhanzo.ops.v1\x1a google/protobuf/descriptor.proto\"\xd9\x02\n" +
 	"\tOperation\x12#\n" +
 	"\rlegacy_method\x18\x01 \x01(\tR\flegacyMethod\x12&\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x12.hanzo.ops.v1.RoleR\x04role\x12)\n" +
@@ -382,7 +391,8 @@ const file_hanzo_ops_v1_options_proto_rawDesc = "" +
 	"\x05audit\x18\x05 \x01(\bR\x05audit\x12+\n" +
 	"\x04rate\x18\x06 \x01(\x0e2\x17.hanzo.ops.v1.RateClassR\x04rate\x12\x14\n" +
 	"\x05emits\x18\a \x03(\tR\x05emits\x12.\n" +
-	"\bor_scope\x18\b \x01(\x0e2\x13.hanzo.ops.v1.ScopeR\aorScope*^\n" +
+	"\bor_scope\x18\b \x01(\x0e2\x13.hanzo.ops.v1.ScopeR\aorScope\x12\x17\n" +
+	"\aor_node\x18\t \x01(\bR\x06orNode*^\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bROLE_ANY\x10\x01\x12\x11\n" +
