@@ -1,7 +1,7 @@
 // Package bindings gives addresses to what linked nodes expose (tunnel.md §1.12). Visitors of an address are
 // told to come again until a carrier of the node is there.
 //
-// It imports errs and identity. A Service owns a goroutine for each tcp binding; Close waits for them.
+// It imports errs, identity and tunnel/wire. A Service owns a goroutine for each tcp binding; Close waits for them.
 package bindings
 
 import (
@@ -9,7 +9,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"log/slog"
 	"net"
+	"net/http"
+	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
@@ -71,6 +74,20 @@ type Binding struct {
 	Subdomain string
 	URL       string
 	CreatedAt time.Time
+	// Access says who may visit it.
+	Access Access
+	// TunnelID, BindID, Kind, Mode, Host, Port and Label are of bindings of tunnels (see BindIn), which have no
+	// LocalAddr. Host and Port are where it listens, for tcp of nodes too.
+	TunnelID string
+	BindID   int
+	Kind     string
+	Mode     string
+	Host     string
+	Port     int
+	Label    string
+	// Parked says that visitors are told to come again, Streams is how many they have open.
+	Parked  bool
+	Streams int
 }
 
 // Config of New. Fields are required unless they say otherwise.
@@ -87,6 +104,37 @@ type Config struct {
 	// Changed is told the bindings of a node whenever they change. It does not call back.
 	Changed func(nodeID string, all []Binding)
 	Now     func() time.Time
+
+	// The rest is optional.
+
+	// Upstreams returns where the visitors of what a linked node exposes go: nil, or ErrNoCarrier from Open, while
+	// it has no carrier. Streams are KindTCP with Host and Port.
+	Upstreams func(nodeID string) Upstream
+	// Admit asks a node, in the name of an operator, to serve what a binding names, and returns where its visitors
+	// go. It is called before the binding is made; without it operators make none.
+	Admit func(ctx context.Context, c identity.Caller, b Binding) (Upstream, error)
+	// Settings are in force when they are needed; the zero value is the default.
+	Settings func() Settings
+	// Own reports whether a port is the daemon's.
+	Own func(port int) bool
+	// Authenticate proves who visits a binding with the access Operator; nil lets nobody in.
+	Authenticate func(*http.Request) (identity.Caller, error)
+	// Trusted reports whether the X-Forwarded headers of a peer count.
+	Trusted func(netip.Addr) bool
+	Log     *slog.Logger
+}
+
+// Settings is the configuration of what tunnels bind.
+type Settings struct {
+	// ExposeBind is the address on which exposed ports listen; 127.0.0.1 when empty.
+	ExposeBind string
+	// PrivilegedExpose and PrivilegedPull allow ports from 80 to 1023.
+	PrivilegedExpose bool
+	PrivilegedPull   bool
+	// Permits is how many descriptors exposures may hold, PermitsPerTunnel how many those of one tunnel may; 0 for
+	// the default (tunnel.md §4.10).
+	Permits          int
+	PermitsPerTunnel int
 }
 
 // Service holds the bindings. Its methods are safe for concurrent use.
@@ -120,13 +168,27 @@ func New(cfg Config) *Service {
 // CreateIn and CreateOut are the arguments and the result of Create.
 type (
 	CreateIn struct {
-		Name      string
+		Name string
+		// LocalAddr is host:port as the node sees it.
 		LocalAddr string
 		Protocol  Protocol
 		// Subdomain is chosen when it is empty.
 		Subdomain string
+		// The rest is for operators. NodeID is whose LocalAddr is exposed. Port is where a tcp binding listens, 0
+		// for any; a http binding listens on none but that of the daemon unless Listens is set.
+		NodeID  string
+		Port    int
+		Listens bool
+		// Access is Token for operators and Public for nodes when it is empty. Secret is the token, made when it is
+		// empty.
+		Access Access
+		Secret string
 	}
-	CreateOut struct{ Binding Binding }
+	CreateOut struct {
+		Binding Binding
+		// Secret is the token to visit with. It is a secret, and nothing keeps it.
+		Secret string
+	}
 )
 
 var label = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
