@@ -26,6 +26,14 @@ type Carrier interface {
 	RemoteAddr() string
 }
 
+// BufferReader is of carriers that can read a message into memory of the caller, which saves a copy of each.
+type BufferReader interface {
+	// ReadBuffer is Read, except that the message is in the memory that alloc returned for its size in bytes, or
+	// for a larger one, and belongs to the caller. alloc is called once for each message with wire.MaxMessage at most,
+	// and its memory is given back by the caller also when ReadBuffer fails.
+	ReadBuffer(ctx context.Context, alloc func(n int) []byte) ([]byte, error)
+}
+
 // CloseError is how the other end closed a carrier: with the code of a WebSocket, 1005 when it gave none.
 type CloseError struct {
 	Code   int
