@@ -35,6 +35,8 @@ const (
 	// HTTP/1.1, HTTP/2 and WebSocket.
 	BindingKind_BINDING_KIND_HTTP BindingKind = 1
 	BindingKind_BINDING_KIND_TCP  BindingKind = 2
+	// The same as HTTP, with ws and wss in its address.
+	BindingKind_BINDING_KIND_WEB_SOCKET BindingKind = 3
 )
 
 // Enum value maps for BindingKind.
@@ -43,11 +45,13 @@ var (
 		0: "BINDING_KIND_UNSPECIFIED",
 		1: "BINDING_KIND_HTTP",
 		2: "BINDING_KIND_TCP",
+		3: "BINDING_KIND_WEB_SOCKET",
 	}
 	BindingKind_value = map[string]int32{
 		"BINDING_KIND_UNSPECIFIED": 0,
 		"BINDING_KIND_HTTP":        1,
 		"BINDING_KIND_TCP":         2,
+		"BINDING_KIND_WEB_SOCKET":  3,
 	}
 )
 
@@ -138,12 +142,13 @@ func (BindingMode) EnumDescriptor() ([]byte, []int) {
 type BindingAccess int32
 
 const (
-	// The one of the configuration.
+	// The default: token for what operators expose, public for what tunnels and nodes do.
 	BindingAccess_BINDING_ACCESS_UNSPECIFIED BindingAccess = 0
-	BindingAccess_BINDING_ACCESS_PUBLIC      BindingAccess = 1
-	// Who has the token of the binding.
+	// Everybody who reaches the address.
+	BindingAccess_BINDING_ACCESS_PUBLIC BindingAccess = 1
+	// Who shows the secret of the binding.
 	BindingAccess_BINDING_ACCESS_TOKEN BindingAccess = 2
-	// Operators of this daemon.
+	// Operators of this daemon who may read.
 	BindingAccess_BINDING_ACCESS_OPERATOR BindingAccess = 3
 )
 
@@ -410,38 +415,37 @@ func (*CarryResponse_Close) isCarryResponse_Message() {}
 
 // Binding is something that can be reached through a tunnel.
 type Binding struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	BindingId string                 `protobuf:"bytes,1,opt,name=binding_id,json=bindingId,proto3" json:"binding_id,omitempty"`
-	// The tunnel that carries it; empty while there is none.
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What DeleteBinding takes; empty for those of mode dial, which end with their tunnel.
+	BindingId string `protobuf:"bytes,1,opt,name=binding_id,json=bindingId,proto3" json:"binding_id,omitempty"`
+	// The tunnel that it belongs to, and its number there; empty and 0 for what a node exposes.
 	TunnelId string `protobuf:"bytes,2,opt,name=tunnel_id,json=tunnelId,proto3" json:"tunnel_id,omitempty"`
-	// Its number within the tunnel; 0 without one.
-	BindId uint32 `protobuf:"varint,3,opt,name=bind_id,json=bindId,proto3" json:"bind_id,omitempty"`
-	// The node that it is of; empty for clients.
+	BindId   uint32 `protobuf:"varint,3,opt,name=bind_id,json=bindId,proto3" json:"bind_id,omitempty"`
+	// The node whose target it is; empty where the client or the daemon reaches it.
 	NodeId string `protobuf:"bytes,4,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	Tenant string `protobuf:"bytes,5,opt,name=tenant,proto3" json:"tenant,omitempty"`
-	// Who asked for it.
-	Owner string `protobuf:"bytes,6,opt,name=owner,proto3" json:"owner,omitempty"`
 	// What people call it.
-	Name string      `protobuf:"bytes,7,opt,name=name,proto3" json:"name,omitempty"`
-	Kind BindingKind `protobuf:"varint,8,opt,name=kind,proto3,enum=hanzo.tunnel.v1.BindingKind" json:"kind,omitempty"`
-	Mode BindingMode `protobuf:"varint,9,opt,name=mode,proto3,enum=hanzo.tunnel.v1.BindingMode" json:"mode,omitempty"`
-	// Where it listens; 0 and empty where visitors come by a name or a path alone.
-	Port        uint32 `protobuf:"varint,10,opt,name=port,proto3" json:"port,omitempty"`
-	BindAddress string `protobuf:"bytes,11,opt,name=bind_address,json=bindAddress,proto3" json:"bind_address,omitempty"`
-	// Where streams end, host:port; empty where only the client knows.
-	Target    string `protobuf:"bytes,12,opt,name=target,proto3" json:"target,omitempty"`
-	Subdomain string `protobuf:"bytes,13,opt,name=subdomain,proto3" json:"subdomain,omitempty"`
+	Name string      `protobuf:"bytes,6,opt,name=name,proto3" json:"name,omitempty"`
+	Kind BindingKind `protobuf:"varint,7,opt,name=kind,proto3,enum=hanzo.tunnel.v1.BindingKind" json:"kind,omitempty"`
+	Mode BindingMode `protobuf:"varint,8,opt,name=mode,proto3,enum=hanzo.tunnel.v1.BindingMode" json:"mode,omitempty"`
+	// Where it listens; empty and 0 where visitors come by a name or a path alone, and for mode dial.
+	Host string `protobuf:"bytes,9,opt,name=host,proto3" json:"host,omitempty"`
+	Port uint32 `protobuf:"varint,10,opt,name=port,proto3" json:"port,omitempty"`
+	// What it reaches, as host:port; empty where only the client knows.
+	Target    string `protobuf:"bytes,11,opt,name=target,proto3" json:"target,omitempty"`
+	Subdomain string `protobuf:"bytes,12,opt,name=subdomain,proto3" json:"subdomain,omitempty"`
 	// Empty when visitors have no address but the port.
-	PublicUrl string        `protobuf:"bytes,14,opt,name=public_url,json=publicUrl,proto3" json:"public_url,omitempty"`
-	Access    BindingAccess `protobuf:"varint,15,opt,name=access,proto3,enum=hanzo.tunnel.v1.BindingAccess" json:"access,omitempty"`
+	PublicUrl string        `protobuf:"bytes,13,opt,name=public_url,json=publicUrl,proto3" json:"public_url,omitempty"`
+	Access    BindingAccess `protobuf:"varint,14,opt,name=access,proto3,enum=hanzo.tunnel.v1.BindingAccess" json:"access,omitempty"`
 	// Nobody carries it at the moment: visitors are told to come again.
-	Parked        bool                   `protobuf:"varint,16,opt,name=parked,proto3" json:"parked,omitempty"`
-	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
-	ActiveStreams uint32                 `protobuf:"varint,18,opt,name=active_streams,json=activeStreams,proto3" json:"active_streams,omitempty"`
-	TotalStreams  uint64                 `protobuf:"varint,19,opt,name=total_streams,json=totalStreams,proto3" json:"total_streams,omitempty"`
-	// Payload of streams, from and to the visitors.
-	BytesIn       uint64 `protobuf:"varint,20,opt,name=bytes_in,json=bytesIn,proto3" json:"bytes_in,omitempty"`
-	BytesOut      uint64 `protobuf:"varint,21,opt,name=bytes_out,json=bytesOut,proto3" json:"bytes_out,omitempty"`
+	Parked        bool                   `protobuf:"varint,15,opt,name=parked,proto3" json:"parked,omitempty"`
+	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	ActiveStreams uint32                 `protobuf:"varint,17,opt,name=active_streams,json=activeStreams,proto3" json:"active_streams,omitempty"`
+	// Payload of the streams of a tunnel's binding, from its client and to it, and in bytes a second (by Watch).
+	BytesIn       uint64  `protobuf:"varint,18,opt,name=bytes_in,json=bytesIn,proto3" json:"bytes_in,omitempty"`
+	BytesOut      uint64  `protobuf:"varint,19,opt,name=bytes_out,json=bytesOut,proto3" json:"bytes_out,omitempty"`
+	RateIn        float64 `protobuf:"fixed64,20,opt,name=rate_in,json=rateIn,proto3" json:"rate_in,omitempty"`
+	RateOut       float64 `protobuf:"fixed64,21,opt,name=rate_out,json=rateOut,proto3" json:"rate_out,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -511,13 +515,6 @@ func (x *Binding) GetTenant() string {
 	return ""
 }
 
-func (x *Binding) GetOwner() string {
-	if x != nil {
-		return x.Owner
-	}
-	return ""
-}
-
 func (x *Binding) GetName() string {
 	if x != nil {
 		return x.Name
@@ -539,18 +536,18 @@ func (x *Binding) GetMode() BindingMode {
 	return BindingMode_BINDING_MODE_UNSPECIFIED
 }
 
+func (x *Binding) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
 func (x *Binding) GetPort() uint32 {
 	if x != nil {
 		return x.Port
 	}
 	return 0
-}
-
-func (x *Binding) GetBindAddress() string {
-	if x != nil {
-		return x.BindAddress
-	}
-	return ""
 }
 
 func (x *Binding) GetTarget() string {
@@ -602,13 +599,6 @@ func (x *Binding) GetActiveStreams() uint32 {
 	return 0
 }
 
-func (x *Binding) GetTotalStreams() uint64 {
-	if x != nil {
-		return x.TotalStreams
-	}
-	return 0
-}
-
 func (x *Binding) GetBytesIn() uint64 {
 	if x != nil {
 		return x.BytesIn
@@ -623,10 +613,25 @@ func (x *Binding) GetBytesOut() uint64 {
 	return 0
 }
 
+func (x *Binding) GetRateIn() float64 {
+	if x != nil {
+		return x.RateIn
+	}
+	return 0
+}
+
+func (x *Binding) GetRateOut() float64 {
+	if x != nil {
+		return x.RateOut
+	}
+	return 0
+}
+
 // Tunnel is a session with its carriers and bindings.
 type Tunnel struct {
-	state    protoimpl.MessageState `protogen:"open.v1"`
-	TunnelId string                 `protobuf:"bytes,1,opt,name=tunnel_id,json=tunnelId,proto3" json:"tunnel_id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "S-" and a UUID.
+	TunnelId string `protobuf:"bytes,1,opt,name=tunnel_id,json=tunnelId,proto3" json:"tunnel_id,omitempty"`
 	// The node whose it is; empty for clients.
 	NodeId string `protobuf:"bytes,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	Tenant string `protobuf:"bytes,3,opt,name=tenant,proto3" json:"tenant,omitempty"`
@@ -636,31 +641,24 @@ type Tunnel struct {
 	Protocol string `protobuf:"bytes,5,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	// The address of the other end of the primary carrier.
 	PeerAddress string `protobuf:"bytes,6,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"`
-	// "websocket" or "grpc".
-	Carrier string `protobuf:"bytes,7,opt,name=carrier,proto3" json:"carrier,omitempty"`
 	// Carriers that are there, and how many there may be.
-	Connections        uint32                 `protobuf:"varint,8,opt,name=connections,proto3" json:"connections,omitempty"`
-	ConnectionsGranted uint32                 `protobuf:"varint,9,opt,name=connections_granted,json=connectionsGranted,proto3" json:"connections_granted,omitempty"`
-	CreatedAt          *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
-	// The primary carrier was lost; the tunnel is kept until parked_until.
-	Parked      bool                   `protobuf:"varint,11,opt,name=parked,proto3" json:"parked,omitempty"`
-	ParkedUntil *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=parked_until,json=parkedUntil,proto3" json:"parked_until,omitempty"`
-	// It takes no new streams.
-	Closing       bool   `protobuf:"varint,13,opt,name=closing,proto3" json:"closing,omitempty"`
-	ActiveStreams uint32 `protobuf:"varint,14,opt,name=active_streams,json=activeStreams,proto3" json:"active_streams,omitempty"`
-	MaxStreams    uint32 `protobuf:"varint,15,opt,name=max_streams,json=maxStreams,proto3" json:"max_streams,omitempty"`
-	TotalStreams  uint64 `protobuf:"varint,16,opt,name=total_streams,json=totalStreams,proto3" json:"total_streams,omitempty"`
+	Connections        uint32                 `protobuf:"varint,7,opt,name=connections,proto3" json:"connections,omitempty"`
+	ConnectionsGranted uint32                 `protobuf:"varint,8,opt,name=connections_granted,json=connectionsGranted,proto3" json:"connections_granted,omitempty"`
+	CreatedAt          *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	// It has lost its primary carrier, at parked_at, and is kept for a while.
+	Parked        bool                   `protobuf:"varint,10,opt,name=parked,proto3" json:"parked,omitempty"`
+	ParkedAt      *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=parked_at,json=parkedAt,proto3" json:"parked_at,omitempty"`
+	ActiveStreams uint32                 `protobuf:"varint,12,opt,name=active_streams,json=activeStreams,proto3" json:"active_streams,omitempty"`
+	MaxStreams    uint32                 `protobuf:"varint,13,opt,name=max_streams,json=maxStreams,proto3" json:"max_streams,omitempty"`
 	// Descriptors of its share that are in use.
-	PermitsUsed  uint32 `protobuf:"varint,17,opt,name=permits_used,json=permitsUsed,proto3" json:"permits_used,omitempty"`
-	PermitsLimit uint32 `protobuf:"varint,18,opt,name=permits_limit,json=permitsLimit,proto3" json:"permits_limit,omitempty"`
-	// Payload of streams, from and to the other end, and as bytes a second of the last interval of a watch.
-	BytesIn  uint64  `protobuf:"varint,19,opt,name=bytes_in,json=bytesIn,proto3" json:"bytes_in,omitempty"`
-	BytesOut uint64  `protobuf:"varint,20,opt,name=bytes_out,json=bytesOut,proto3" json:"bytes_out,omitempty"`
-	RateIn   float64 `protobuf:"fixed64,21,opt,name=rate_in,json=rateIn,proto3" json:"rate_in,omitempty"`
-	RateOut  float64 `protobuf:"fixed64,22,opt,name=rate_out,json=rateOut,proto3" json:"rate_out,omitempty"`
-	// How long streams waited for credit.
-	Stalled       *durationpb.Duration `protobuf:"bytes,23,opt,name=stalled,proto3" json:"stalled,omitempty"`
-	Bindings      []*Binding           `protobuf:"bytes,24,rep,name=bindings,proto3" json:"bindings,omitempty"`
+	PermitsUsed  uint32 `protobuf:"varint,14,opt,name=permits_used,json=permitsUsed,proto3" json:"permits_used,omitempty"`
+	PermitsLimit uint32 `protobuf:"varint,15,opt,name=permits_limit,json=permitsLimit,proto3" json:"permits_limit,omitempty"`
+	// Payload of streams, from the client and to it, and in bytes a second (by Watch).
+	BytesIn       uint64     `protobuf:"varint,16,opt,name=bytes_in,json=bytesIn,proto3" json:"bytes_in,omitempty"`
+	BytesOut      uint64     `protobuf:"varint,17,opt,name=bytes_out,json=bytesOut,proto3" json:"bytes_out,omitempty"`
+	RateIn        float64    `protobuf:"fixed64,18,opt,name=rate_in,json=rateIn,proto3" json:"rate_in,omitempty"`
+	RateOut       float64    `protobuf:"fixed64,19,opt,name=rate_out,json=rateOut,proto3" json:"rate_out,omitempty"`
+	Bindings      []*Binding `protobuf:"bytes,20,rep,name=bindings,proto3" json:"bindings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -737,13 +735,6 @@ func (x *Tunnel) GetPeerAddress() string {
 	return ""
 }
 
-func (x *Tunnel) GetCarrier() string {
-	if x != nil {
-		return x.Carrier
-	}
-	return ""
-}
-
 func (x *Tunnel) GetConnections() uint32 {
 	if x != nil {
 		return x.Connections
@@ -772,18 +763,11 @@ func (x *Tunnel) GetParked() bool {
 	return false
 }
 
-func (x *Tunnel) GetParkedUntil() *timestamppb.Timestamp {
+func (x *Tunnel) GetParkedAt() *timestamppb.Timestamp {
 	if x != nil {
-		return x.ParkedUntil
+		return x.ParkedAt
 	}
 	return nil
-}
-
-func (x *Tunnel) GetClosing() bool {
-	if x != nil {
-		return x.Closing
-	}
-	return false
 }
 
 func (x *Tunnel) GetActiveStreams() uint32 {
@@ -796,13 +780,6 @@ func (x *Tunnel) GetActiveStreams() uint32 {
 func (x *Tunnel) GetMaxStreams() uint32 {
 	if x != nil {
 		return x.MaxStreams
-	}
-	return 0
-}
-
-func (x *Tunnel) GetTotalStreams() uint64 {
-	if x != nil {
-		return x.TotalStreams
 	}
 	return 0
 }
@@ -849,13 +826,6 @@ func (x *Tunnel) GetRateOut() float64 {
 	return 0
 }
 
-func (x *Tunnel) GetStalled() *durationpb.Duration {
-	if x != nil {
-		return x.Stalled
-	}
-	return nil
-}
-
 func (x *Tunnel) GetBindings() []*Binding {
 	if x != nil {
 		return x.Bindings
@@ -863,15 +833,16 @@ func (x *Tunnel) GetBindings() []*Binding {
 	return nil
 }
 
-// TunnelTotals are sums over the tunnels that the caller may see, and the permits of the daemon.
+// TunnelTotals are sums over the tunnels of the answer, and the permits of the daemon.
 type TunnelTotals struct {
-	state            protoimpl.MessageState `protogen:"open.v1"`
-	Tunnels          uint32                 `protobuf:"varint,1,opt,name=tunnels,proto3" json:"tunnels,omitempty"`
-	Parked           uint32                 `protobuf:"varint,2,opt,name=parked,proto3" json:"parked,omitempty"`
-	Bindings         uint32                 `protobuf:"varint,3,opt,name=bindings,proto3" json:"bindings,omitempty"`
-	ActiveStreams    uint32                 `protobuf:"varint,4,opt,name=active_streams,json=activeStreams,proto3" json:"active_streams,omitempty"`
-	PermitsUsed      uint32                 `protobuf:"varint,5,opt,name=permits_used,json=permitsUsed,proto3" json:"permits_used,omitempty"`
-	PermitsAvailable uint32                 `protobuf:"varint,6,opt,name=permits_available,json=permitsAvailable,proto3" json:"permits_available,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Tunnels uint32                 `protobuf:"varint,1,opt,name=tunnels,proto3" json:"tunnels,omitempty"`
+	// How many of them are parked.
+	Parked           uint32 `protobuf:"varint,2,opt,name=parked,proto3" json:"parked,omitempty"`
+	Bindings         uint32 `protobuf:"varint,3,opt,name=bindings,proto3" json:"bindings,omitempty"`
+	ActiveStreams    uint32 `protobuf:"varint,4,opt,name=active_streams,json=activeStreams,proto3" json:"active_streams,omitempty"`
+	PermitsUsed      uint32 `protobuf:"varint,5,opt,name=permits_used,json=permitsUsed,proto3" json:"permits_used,omitempty"`
+	PermitsAvailable uint32 `protobuf:"varint,6,opt,name=permits_available,json=permitsAvailable,proto3" json:"permits_available,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -955,17 +926,17 @@ type CreateBindingRequest struct {
 	Target string `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
 	// HTTP when unspecified.
 	Kind BindingKind `protobuf:"varint,3,opt,name=kind,proto3,enum=hanzo.tunnel.v1.BindingKind" json:"kind,omitempty"`
-	// EXPOSE when unspecified, or PULL.
-	Mode BindingMode `protobuf:"varint,4,opt,name=mode,proto3,enum=hanzo.tunnel.v1.BindingMode" json:"mode,omitempty"`
-	// What people call it; made from the target when empty.
-	Name string `protobuf:"bytes,5,opt,name=name,proto3" json:"name,omitempty"`
-	// The port at which to listen; chosen when 0.
-	Port uint32 `protobuf:"varint,6,opt,name=port,proto3" json:"port,omitempty"`
-	// The host name wanted, as one DNS label; chosen when empty.
+	// What people call it; the target when empty.
+	Name string `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	// The port at which a binding of tcp listens; chosen when 0.
+	Port uint32 `protobuf:"varint,5,opt,name=port,proto3" json:"port,omitempty"`
+	// Whether one of http listens at a port of its own too.
+	Listens bool `protobuf:"varint,6,opt,name=listens,proto3" json:"listens,omitempty"`
+	// The host name or path wanted, as one DNS label; chosen when empty.
 	Subdomain string        `protobuf:"bytes,7,opt,name=subdomain,proto3" json:"subdomain,omitempty"`
 	Access    BindingAccess `protobuf:"varint,8,opt,name=access,proto3,enum=hanzo.tunnel.v1.BindingAccess" json:"access,omitempty"`
-	// The loopback address of PULL: 127.0.0.1 when empty, or ::1.
-	Host          string `protobuf:"bytes,9,opt,name=host,proto3" json:"host,omitempty"`
+	// What visitors show where access is TOKEN, 16 to 256 characters; made when empty.
+	Token         string `protobuf:"bytes,9,opt,name=token,proto3" json:"token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1021,13 +992,6 @@ func (x *CreateBindingRequest) GetKind() BindingKind {
 	return BindingKind_BINDING_KIND_UNSPECIFIED
 }
 
-func (x *CreateBindingRequest) GetMode() BindingMode {
-	if x != nil {
-		return x.Mode
-	}
-	return BindingMode_BINDING_MODE_UNSPECIFIED
-}
-
 func (x *CreateBindingRequest) GetName() string {
 	if x != nil {
 		return x.Name
@@ -1040,6 +1004,13 @@ func (x *CreateBindingRequest) GetPort() uint32 {
 		return x.Port
 	}
 	return 0
+}
+
+func (x *CreateBindingRequest) GetListens() bool {
+	if x != nil {
+		return x.Listens
+	}
+	return false
 }
 
 func (x *CreateBindingRequest) GetSubdomain() string {
@@ -1056,9 +1027,9 @@ func (x *CreateBindingRequest) GetAccess() BindingAccess {
 	return BindingAccess_BINDING_ACCESS_UNSPECIFIED
 }
 
-func (x *CreateBindingRequest) GetHost() string {
+func (x *CreateBindingRequest) GetToken() string {
 	if x != nil {
-		return x.Host
+		return x.Token
 	}
 	return ""
 }
@@ -1066,7 +1037,7 @@ func (x *CreateBindingRequest) GetHost() string {
 type CreateBindingResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Binding *Binding               `protobuf:"bytes,1,opt,name=binding,proto3" json:"binding,omitempty"`
-	// What visitors present where access is TOKEN. It is shown this once.
+	// What visitors show where access is TOKEN. It is told this once.
 	Token         string `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1569,8 +1540,10 @@ func (*TunnelServiceKillResponse) Descriptor() ([]byte, []int) {
 
 type TunnelServiceWatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 1 s when absent; 100 ms to 60 s.
-	Interval      *durationpb.Duration `protobuf:"bytes,1,opt,name=interval,proto3" json:"interval,omitempty"`
+	// 1 s when absent; 250 ms to a minute.
+	Interval *durationpb.Duration `protobuf:"bytes,1,opt,name=interval,proto3" json:"interval,omitempty"`
+	// Those of one node; all when empty.
+	NodeId        string `protobuf:"bytes,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1610,6 +1583,13 @@ func (x *TunnelServiceWatchRequest) GetInterval() *durationpb.Duration {
 		return x.Interval
 	}
 	return nil
+}
+
+func (x *TunnelServiceWatchRequest) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
 }
 
 type TunnelServiceWatchResponse struct {
@@ -1862,78 +1842,74 @@ const file_hanzo_tunnel_v1_tunnels_proto_rawDesc = "" +
 	"\rCarryResponse\x12\x18\n" +
 	"\x06frames\x18\x01 \x01(\fH\x00R\x06frames\x123\n" +
 	"\x05close\x18\x02 \x01(\v2\x1b.hanzo.tunnel.v1.CarryCloseH\x00R\x05closeB\t\n" +
-	"\amessage\"\xb8\x05\n" +
+	"\amessage\"\xa2\x05\n" +
 	"\aBinding\x12\x1d\n" +
 	"\n" +
 	"binding_id\x18\x01 \x01(\tR\tbindingId\x12\x1b\n" +
 	"\ttunnel_id\x18\x02 \x01(\tR\btunnelId\x12\x17\n" +
 	"\abind_id\x18\x03 \x01(\rR\x06bindId\x12\x17\n" +
 	"\anode_id\x18\x04 \x01(\tR\x06nodeId\x12\x16\n" +
-	"\x06tenant\x18\x05 \x01(\tR\x06tenant\x12\x14\n" +
-	"\x05owner\x18\x06 \x01(\tR\x05owner\x12\x12\n" +
-	"\x04name\x18\a \x01(\tR\x04name\x120\n" +
-	"\x04kind\x18\b \x01(\x0e2\x1c.hanzo.tunnel.v1.BindingKindR\x04kind\x120\n" +
-	"\x04mode\x18\t \x01(\x0e2\x1c.hanzo.tunnel.v1.BindingModeR\x04mode\x12\x12\n" +
+	"\x06tenant\x18\x05 \x01(\tR\x06tenant\x12\x12\n" +
+	"\x04name\x18\x06 \x01(\tR\x04name\x120\n" +
+	"\x04kind\x18\a \x01(\x0e2\x1c.hanzo.tunnel.v1.BindingKindR\x04kind\x120\n" +
+	"\x04mode\x18\b \x01(\x0e2\x1c.hanzo.tunnel.v1.BindingModeR\x04mode\x12\x12\n" +
+	"\x04host\x18\t \x01(\tR\x04host\x12\x12\n" +
 	"\x04port\x18\n" +
-	" \x01(\rR\x04port\x12!\n" +
-	"\fbind_address\x18\v \x01(\tR\vbindAddress\x12\x16\n" +
-	"\x06target\x18\f \x01(\tR\x06target\x12\x1c\n" +
-	"\tsubdomain\x18\r \x01(\tR\tsubdomain\x12\x1d\n" +
+	" \x01(\rR\x04port\x12\x16\n" +
+	"\x06target\x18\v \x01(\tR\x06target\x12\x1c\n" +
+	"\tsubdomain\x18\f \x01(\tR\tsubdomain\x12\x1d\n" +
 	"\n" +
-	"public_url\x18\x0e \x01(\tR\tpublicUrl\x126\n" +
-	"\x06access\x18\x0f \x01(\x0e2\x1e.hanzo.tunnel.v1.BindingAccessR\x06access\x12\x16\n" +
-	"\x06parked\x18\x10 \x01(\bR\x06parked\x129\n" +
+	"public_url\x18\r \x01(\tR\tpublicUrl\x126\n" +
+	"\x06access\x18\x0e \x01(\x0e2\x1e.hanzo.tunnel.v1.BindingAccessR\x06access\x12\x16\n" +
+	"\x06parked\x18\x0f \x01(\bR\x06parked\x129\n" +
 	"\n" +
-	"created_at\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12%\n" +
-	"\x0eactive_streams\x18\x12 \x01(\rR\ractiveStreams\x12#\n" +
-	"\rtotal_streams\x18\x13 \x01(\x04R\ftotalStreams\x12\x19\n" +
-	"\bbytes_in\x18\x14 \x01(\x04R\abytesIn\x12\x1b\n" +
-	"\tbytes_out\x18\x15 \x01(\x04R\bbytesOut\"\xd0\x06\n" +
+	"created_at\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12%\n" +
+	"\x0eactive_streams\x18\x11 \x01(\rR\ractiveStreams\x12\x19\n" +
+	"\bbytes_in\x18\x12 \x01(\x04R\abytesIn\x12\x1b\n" +
+	"\tbytes_out\x18\x13 \x01(\x04R\bbytesOut\x12\x17\n" +
+	"\arate_in\x18\x14 \x01(\x01R\x06rateIn\x12\x19\n" +
+	"\brate_out\x18\x15 \x01(\x01R\arateOut\"\xbc\x05\n" +
 	"\x06Tunnel\x12\x1b\n" +
 	"\ttunnel_id\x18\x01 \x01(\tR\btunnelId\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x16\n" +
 	"\x06tenant\x18\x03 \x01(\tR\x06tenant\x12\x14\n" +
 	"\x05owner\x18\x04 \x01(\tR\x05owner\x12\x1a\n" +
 	"\bprotocol\x18\x05 \x01(\tR\bprotocol\x12!\n" +
-	"\fpeer_address\x18\x06 \x01(\tR\vpeerAddress\x12\x18\n" +
-	"\acarrier\x18\a \x01(\tR\acarrier\x12 \n" +
-	"\vconnections\x18\b \x01(\rR\vconnections\x12/\n" +
-	"\x13connections_granted\x18\t \x01(\rR\x12connectionsGranted\x129\n" +
+	"\fpeer_address\x18\x06 \x01(\tR\vpeerAddress\x12 \n" +
+	"\vconnections\x18\a \x01(\rR\vconnections\x12/\n" +
+	"\x13connections_granted\x18\b \x01(\rR\x12connectionsGranted\x129\n" +
 	"\n" +
-	"created_at\x18\n" +
-	" \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x16\n" +
-	"\x06parked\x18\v \x01(\bR\x06parked\x12=\n" +
-	"\fparked_until\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\vparkedUntil\x12\x18\n" +
-	"\aclosing\x18\r \x01(\bR\aclosing\x12%\n" +
-	"\x0eactive_streams\x18\x0e \x01(\rR\ractiveStreams\x12\x1f\n" +
-	"\vmax_streams\x18\x0f \x01(\rR\n" +
-	"maxStreams\x12#\n" +
-	"\rtotal_streams\x18\x10 \x01(\x04R\ftotalStreams\x12!\n" +
-	"\fpermits_used\x18\x11 \x01(\rR\vpermitsUsed\x12#\n" +
-	"\rpermits_limit\x18\x12 \x01(\rR\fpermitsLimit\x12\x19\n" +
-	"\bbytes_in\x18\x13 \x01(\x04R\abytesIn\x12\x1b\n" +
-	"\tbytes_out\x18\x14 \x01(\x04R\bbytesOut\x12\x17\n" +
-	"\arate_in\x18\x15 \x01(\x01R\x06rateIn\x12\x19\n" +
-	"\brate_out\x18\x16 \x01(\x01R\arateOut\x123\n" +
-	"\astalled\x18\x17 \x01(\v2\x19.google.protobuf.DurationR\astalled\x124\n" +
-	"\bbindings\x18\x18 \x03(\v2\x18.hanzo.tunnel.v1.BindingR\bbindings\"\xd3\x01\n" +
+	"created_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x16\n" +
+	"\x06parked\x18\n" +
+	" \x01(\bR\x06parked\x127\n" +
+	"\tparked_at\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\bparkedAt\x12%\n" +
+	"\x0eactive_streams\x18\f \x01(\rR\ractiveStreams\x12\x1f\n" +
+	"\vmax_streams\x18\r \x01(\rR\n" +
+	"maxStreams\x12!\n" +
+	"\fpermits_used\x18\x0e \x01(\rR\vpermitsUsed\x12#\n" +
+	"\rpermits_limit\x18\x0f \x01(\rR\fpermitsLimit\x12\x19\n" +
+	"\bbytes_in\x18\x10 \x01(\x04R\abytesIn\x12\x1b\n" +
+	"\tbytes_out\x18\x11 \x01(\x04R\bbytesOut\x12\x17\n" +
+	"\arate_in\x18\x12 \x01(\x01R\x06rateIn\x12\x19\n" +
+	"\brate_out\x18\x13 \x01(\x01R\arateOut\x124\n" +
+	"\bbindings\x18\x14 \x03(\v2\x18.hanzo.tunnel.v1.BindingR\bbindings\"\xd3\x01\n" +
 	"\fTunnelTotals\x12\x18\n" +
 	"\atunnels\x18\x01 \x01(\rR\atunnels\x12\x16\n" +
 	"\x06parked\x18\x02 \x01(\rR\x06parked\x12\x1a\n" +
 	"\bbindings\x18\x03 \x01(\rR\bbindings\x12%\n" +
 	"\x0eactive_streams\x18\x04 \x01(\rR\ractiveStreams\x12!\n" +
 	"\fpermits_used\x18\x05 \x01(\rR\vpermitsUsed\x12+\n" +
-	"\x11permits_available\x18\x06 \x01(\rR\x10permitsAvailable\"\xbd\x02\n" +
+	"\x11permits_available\x18\x06 \x01(\rR\x10permitsAvailable\"\xa7\x02\n" +
 	"\x14CreateBindingRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x120\n" +
-	"\x04kind\x18\x03 \x01(\x0e2\x1c.hanzo.tunnel.v1.BindingKindR\x04kind\x120\n" +
-	"\x04mode\x18\x04 \x01(\x0e2\x1c.hanzo.tunnel.v1.BindingModeR\x04mode\x12\x12\n" +
-	"\x04name\x18\x05 \x01(\tR\x04name\x12\x12\n" +
-	"\x04port\x18\x06 \x01(\rR\x04port\x12\x1c\n" +
+	"\x04kind\x18\x03 \x01(\x0e2\x1c.hanzo.tunnel.v1.BindingKindR\x04kind\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\x12\x12\n" +
+	"\x04port\x18\x05 \x01(\rR\x04port\x12\x18\n" +
+	"\alistens\x18\x06 \x01(\bR\alistens\x12\x1c\n" +
 	"\tsubdomain\x18\a \x01(\tR\tsubdomain\x126\n" +
-	"\x06access\x18\b \x01(\x0e2\x1e.hanzo.tunnel.v1.BindingAccessR\x06access\x12\x12\n" +
-	"\x04host\x18\t \x01(\tR\x04host\"a\n" +
+	"\x06access\x18\b \x01(\x0e2\x1e.hanzo.tunnel.v1.BindingAccessR\x06access\x12\x14\n" +
+	"\x05token\x18\t \x01(\tR\x05token\"a\n" +
 	"\x15CreateBindingResponse\x122\n" +
 	"\abinding\x18\x01 \x01(\v2\x18.hanzo.tunnel.v1.BindingR\abinding\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\tR\x05token\"5\n" +
@@ -1959,9 +1935,10 @@ const file_hanzo_tunnel_v1_tunnels_proto_rawDesc = "" +
 	"\ttunnel_id\x18\x01 \x01(\tR\btunnelId\x12\x1e\n" +
 	"\bgrace_ms\x18\x02 \x01(\x03H\x00R\agraceMs\x88\x01\x01B\v\n" +
 	"\t_grace_ms\"\x1b\n" +
-	"\x19TunnelServiceKillResponse\"R\n" +
+	"\x19TunnelServiceKillResponse\"k\n" +
 	"\x19TunnelServiceWatchRequest\x125\n" +
-	"\binterval\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\binterval\"\xb2\x01\n" +
+	"\binterval\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\binterval\x12\x17\n" +
+	"\anode_id\x18\x02 \x01(\tR\x06nodeId\"\xb2\x01\n" +
 	"\x1aTunnelServiceWatchResponse\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x121\n" +
 	"\atunnels\x18\x02 \x03(\v2\x17.hanzo.tunnel.v1.TunnelR\atunnels\x125\n" +
@@ -1983,11 +1960,12 @@ const file_hanzo_tunnel_v1_tunnels_proto_rawDesc = "" +
 	" \x01(\tR\x02ip\x12\x1d\n" +
 	"\n" +
 	"user_agent\x18\v \x01(\tR\tuserAgent\x125\n" +
-	"\x06totals\x18\f \x01(\v2\x1d.hanzo.tunnel.v1.TunnelTotalsR\x06totals*X\n" +
+	"\x06totals\x18\f \x01(\v2\x1d.hanzo.tunnel.v1.TunnelTotalsR\x06totals*u\n" +
 	"\vBindingKind\x12\x1c\n" +
 	"\x18BINDING_KIND_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11BINDING_KIND_HTTP\x10\x01\x12\x14\n" +
-	"\x10BINDING_KIND_TCP\x10\x02*r\n" +
+	"\x10BINDING_KIND_TCP\x10\x02\x12\x1b\n" +
+	"\x17BINDING_KIND_WEB_SOCKET\x10\x03*r\n" +
 	"\vBindingMode\x12\x1c\n" +
 	"\x18BINDING_MODE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13BINDING_MODE_EXPOSE\x10\x01\x12\x15\n" +
@@ -2064,47 +2042,45 @@ var file_hanzo_tunnel_v1_tunnels_proto_depIdxs = []int32{
 	2,  // 4: hanzo.tunnel.v1.Binding.access:type_name -> hanzo.tunnel.v1.BindingAccess
 	25, // 5: hanzo.tunnel.v1.Binding.created_at:type_name -> google.protobuf.Timestamp
 	25, // 6: hanzo.tunnel.v1.Tunnel.created_at:type_name -> google.protobuf.Timestamp
-	25, // 7: hanzo.tunnel.v1.Tunnel.parked_until:type_name -> google.protobuf.Timestamp
-	26, // 8: hanzo.tunnel.v1.Tunnel.stalled:type_name -> google.protobuf.Duration
-	6,  // 9: hanzo.tunnel.v1.Tunnel.bindings:type_name -> hanzo.tunnel.v1.Binding
-	0,  // 10: hanzo.tunnel.v1.CreateBindingRequest.kind:type_name -> hanzo.tunnel.v1.BindingKind
-	1,  // 11: hanzo.tunnel.v1.CreateBindingRequest.mode:type_name -> hanzo.tunnel.v1.BindingMode
-	2,  // 12: hanzo.tunnel.v1.CreateBindingRequest.access:type_name -> hanzo.tunnel.v1.BindingAccess
-	6,  // 13: hanzo.tunnel.v1.CreateBindingResponse.binding:type_name -> hanzo.tunnel.v1.Binding
-	6,  // 14: hanzo.tunnel.v1.ListBindingsResponse.bindings:type_name -> hanzo.tunnel.v1.Binding
-	7,  // 15: hanzo.tunnel.v1.TunnelServiceListResponse.tunnels:type_name -> hanzo.tunnel.v1.Tunnel
-	8,  // 16: hanzo.tunnel.v1.TunnelServiceListResponse.totals:type_name -> hanzo.tunnel.v1.TunnelTotals
-	7,  // 17: hanzo.tunnel.v1.TunnelServiceGetResponse.tunnel:type_name -> hanzo.tunnel.v1.Tunnel
-	26, // 18: hanzo.tunnel.v1.TunnelServiceWatchRequest.interval:type_name -> google.protobuf.Duration
-	25, // 19: hanzo.tunnel.v1.TunnelServiceWatchResponse.at:type_name -> google.protobuf.Timestamp
-	7,  // 20: hanzo.tunnel.v1.TunnelServiceWatchResponse.tunnels:type_name -> hanzo.tunnel.v1.Tunnel
-	8,  // 21: hanzo.tunnel.v1.TunnelServiceWatchResponse.totals:type_name -> hanzo.tunnel.v1.TunnelTotals
-	25, // 22: hanzo.tunnel.v1.TunnelServiceHealthResponse.built_at:type_name -> google.protobuf.Timestamp
-	25, // 23: hanzo.tunnel.v1.TunnelServiceHealthResponse.started_at:type_name -> google.protobuf.Timestamp
-	8,  // 24: hanzo.tunnel.v1.TunnelServiceHealthResponse.totals:type_name -> hanzo.tunnel.v1.TunnelTotals
-	4,  // 25: hanzo.tunnel.v1.TunnelService.Carry:input_type -> hanzo.tunnel.v1.CarryRequest
-	9,  // 26: hanzo.tunnel.v1.TunnelService.CreateBinding:input_type -> hanzo.tunnel.v1.CreateBindingRequest
-	11, // 27: hanzo.tunnel.v1.TunnelService.DeleteBinding:input_type -> hanzo.tunnel.v1.DeleteBindingRequest
-	13, // 28: hanzo.tunnel.v1.TunnelService.ListBindings:input_type -> hanzo.tunnel.v1.ListBindingsRequest
-	15, // 29: hanzo.tunnel.v1.TunnelService.List:input_type -> hanzo.tunnel.v1.TunnelServiceListRequest
-	17, // 30: hanzo.tunnel.v1.TunnelService.Get:input_type -> hanzo.tunnel.v1.TunnelServiceGetRequest
-	19, // 31: hanzo.tunnel.v1.TunnelService.Kill:input_type -> hanzo.tunnel.v1.TunnelServiceKillRequest
-	21, // 32: hanzo.tunnel.v1.TunnelService.Watch:input_type -> hanzo.tunnel.v1.TunnelServiceWatchRequest
-	23, // 33: hanzo.tunnel.v1.TunnelService.Health:input_type -> hanzo.tunnel.v1.TunnelServiceHealthRequest
-	5,  // 34: hanzo.tunnel.v1.TunnelService.Carry:output_type -> hanzo.tunnel.v1.CarryResponse
-	10, // 35: hanzo.tunnel.v1.TunnelService.CreateBinding:output_type -> hanzo.tunnel.v1.CreateBindingResponse
-	12, // 36: hanzo.tunnel.v1.TunnelService.DeleteBinding:output_type -> hanzo.tunnel.v1.DeleteBindingResponse
-	14, // 37: hanzo.tunnel.v1.TunnelService.ListBindings:output_type -> hanzo.tunnel.v1.ListBindingsResponse
-	16, // 38: hanzo.tunnel.v1.TunnelService.List:output_type -> hanzo.tunnel.v1.TunnelServiceListResponse
-	18, // 39: hanzo.tunnel.v1.TunnelService.Get:output_type -> hanzo.tunnel.v1.TunnelServiceGetResponse
-	20, // 40: hanzo.tunnel.v1.TunnelService.Kill:output_type -> hanzo.tunnel.v1.TunnelServiceKillResponse
-	22, // 41: hanzo.tunnel.v1.TunnelService.Watch:output_type -> hanzo.tunnel.v1.TunnelServiceWatchResponse
-	24, // 42: hanzo.tunnel.v1.TunnelService.Health:output_type -> hanzo.tunnel.v1.TunnelServiceHealthResponse
-	34, // [34:43] is the sub-list for method output_type
-	25, // [25:34] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	25, // 7: hanzo.tunnel.v1.Tunnel.parked_at:type_name -> google.protobuf.Timestamp
+	6,  // 8: hanzo.tunnel.v1.Tunnel.bindings:type_name -> hanzo.tunnel.v1.Binding
+	0,  // 9: hanzo.tunnel.v1.CreateBindingRequest.kind:type_name -> hanzo.tunnel.v1.BindingKind
+	2,  // 10: hanzo.tunnel.v1.CreateBindingRequest.access:type_name -> hanzo.tunnel.v1.BindingAccess
+	6,  // 11: hanzo.tunnel.v1.CreateBindingResponse.binding:type_name -> hanzo.tunnel.v1.Binding
+	6,  // 12: hanzo.tunnel.v1.ListBindingsResponse.bindings:type_name -> hanzo.tunnel.v1.Binding
+	7,  // 13: hanzo.tunnel.v1.TunnelServiceListResponse.tunnels:type_name -> hanzo.tunnel.v1.Tunnel
+	8,  // 14: hanzo.tunnel.v1.TunnelServiceListResponse.totals:type_name -> hanzo.tunnel.v1.TunnelTotals
+	7,  // 15: hanzo.tunnel.v1.TunnelServiceGetResponse.tunnel:type_name -> hanzo.tunnel.v1.Tunnel
+	26, // 16: hanzo.tunnel.v1.TunnelServiceWatchRequest.interval:type_name -> google.protobuf.Duration
+	25, // 17: hanzo.tunnel.v1.TunnelServiceWatchResponse.at:type_name -> google.protobuf.Timestamp
+	7,  // 18: hanzo.tunnel.v1.TunnelServiceWatchResponse.tunnels:type_name -> hanzo.tunnel.v1.Tunnel
+	8,  // 19: hanzo.tunnel.v1.TunnelServiceWatchResponse.totals:type_name -> hanzo.tunnel.v1.TunnelTotals
+	25, // 20: hanzo.tunnel.v1.TunnelServiceHealthResponse.built_at:type_name -> google.protobuf.Timestamp
+	25, // 21: hanzo.tunnel.v1.TunnelServiceHealthResponse.started_at:type_name -> google.protobuf.Timestamp
+	8,  // 22: hanzo.tunnel.v1.TunnelServiceHealthResponse.totals:type_name -> hanzo.tunnel.v1.TunnelTotals
+	4,  // 23: hanzo.tunnel.v1.TunnelService.Carry:input_type -> hanzo.tunnel.v1.CarryRequest
+	9,  // 24: hanzo.tunnel.v1.TunnelService.CreateBinding:input_type -> hanzo.tunnel.v1.CreateBindingRequest
+	11, // 25: hanzo.tunnel.v1.TunnelService.DeleteBinding:input_type -> hanzo.tunnel.v1.DeleteBindingRequest
+	13, // 26: hanzo.tunnel.v1.TunnelService.ListBindings:input_type -> hanzo.tunnel.v1.ListBindingsRequest
+	15, // 27: hanzo.tunnel.v1.TunnelService.List:input_type -> hanzo.tunnel.v1.TunnelServiceListRequest
+	17, // 28: hanzo.tunnel.v1.TunnelService.Get:input_type -> hanzo.tunnel.v1.TunnelServiceGetRequest
+	19, // 29: hanzo.tunnel.v1.TunnelService.Kill:input_type -> hanzo.tunnel.v1.TunnelServiceKillRequest
+	21, // 30: hanzo.tunnel.v1.TunnelService.Watch:input_type -> hanzo.tunnel.v1.TunnelServiceWatchRequest
+	23, // 31: hanzo.tunnel.v1.TunnelService.Health:input_type -> hanzo.tunnel.v1.TunnelServiceHealthRequest
+	5,  // 32: hanzo.tunnel.v1.TunnelService.Carry:output_type -> hanzo.tunnel.v1.CarryResponse
+	10, // 33: hanzo.tunnel.v1.TunnelService.CreateBinding:output_type -> hanzo.tunnel.v1.CreateBindingResponse
+	12, // 34: hanzo.tunnel.v1.TunnelService.DeleteBinding:output_type -> hanzo.tunnel.v1.DeleteBindingResponse
+	14, // 35: hanzo.tunnel.v1.TunnelService.ListBindings:output_type -> hanzo.tunnel.v1.ListBindingsResponse
+	16, // 36: hanzo.tunnel.v1.TunnelService.List:output_type -> hanzo.tunnel.v1.TunnelServiceListResponse
+	18, // 37: hanzo.tunnel.v1.TunnelService.Get:output_type -> hanzo.tunnel.v1.TunnelServiceGetResponse
+	20, // 38: hanzo.tunnel.v1.TunnelService.Kill:output_type -> hanzo.tunnel.v1.TunnelServiceKillResponse
+	22, // 39: hanzo.tunnel.v1.TunnelService.Watch:output_type -> hanzo.tunnel.v1.TunnelServiceWatchResponse
+	24, // 40: hanzo.tunnel.v1.TunnelService.Health:output_type -> hanzo.tunnel.v1.TunnelServiceHealthResponse
+	32, // [32:41] is the sub-list for method output_type
+	23, // [23:32] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_hanzo_tunnel_v1_tunnels_proto_init() }
