@@ -37,6 +37,7 @@ type login struct {
 	hard    bool            // there is a key that only hardware can use
 	locked  *client.Error   // what a person would have had to be asked for
 	agent   net.Conn
+	stop    func() bool // ends the watch over agent
 }
 
 // methods are the ways to prove it, in their order.
@@ -61,6 +62,7 @@ func (l *login) methods() []ssh.AuthMethod {
 
 func (l *login) close() {
 	if l.agent != nil {
+		l.stop()
 		_ = l.agent.Close() // nothing is lost with it
 	}
 }
@@ -160,7 +162,7 @@ func (l *login) held() []ssh.Signer {
 	}
 	// To sign may take a person who touches a key.
 	_ = conn.SetDeadline(time.Now().Add(askTime)) // it worked before
-	l.agent = conn
+	l.agent, l.stop = conn, context.AfterFunc(l.ctx, func() { _ = conn.Close() })
 	return keys
 }
 

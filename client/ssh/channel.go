@@ -12,6 +12,9 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
+// errEnded says that a link ended while something was asked for by it.
+var errEnded = errors.New("it has ended")
+
 // channel opens a channel within ctx. One that opens later is closed again.
 func (h *Host) channel(ctx context.Context, l *link, kind string, data []byte) (ssh.Channel, <-chan *ssh.Request, error) {
 	ctx, cancel := context.WithTimeout(ctx, openTime)
@@ -21,26 +24,67 @@ func (h *Host) channel(ctx context.Context, l *link, kind string, data []byte) (
 		reqs <-chan *ssh.Request
 		err  error
 	}
-	done := make(chan opened, 1)
-	l.spawn(func() {
+	answer, left, over := make(chan opened), make(chan struct{}), make(chan struct{})
+	defer close(left)
+	go func() {
+		defer close(over)
 		ch, reqs, err := l.OpenChannel(kind, data)
-		if err == nil && ctx.Err() != nil {
-			go ssh.DiscardRequests(reqs)
-			err = errors.Join(ctx.Err(), ch.Close())
-		}
-		done <- opened{ch, reqs, err}
-	})
-	select {
-	case o := <-done:
-		return o.ch, o.reqs, o.err
-	case <-ctx.Done():
 		select {
-		case o := <-done: // it came at the last moment
-			return o.ch, o.reqs, o.err
-		default:
-			return nil, nil, ctx.Err()
+		case answer <- opened{ch, reqs, err}:
+		case <-left:
+			if err == nil {
+				l.spawn(func() { ssh.DiscardRequests(reqs) })
+				_ = ch.Close() // nobody waits for it any more
+			}
 		}
+	}()
+	l.spawn(func() { l.outlast(over) })
+	select {
+	case o := <-answer:
+		return o.ch, o.reqs, o.err
+	case <-l.gone:
+		return nil, nil, errEnded
+	case <-ctx.Done():
+		return nil, nil, ctx.Err()
 	}
+}
+
+// outlast waits until something is over, and not much longer than the link: the library may lose a request
+// for a channel that meets the end of the connection, and then never answers it (see meter.refuse).
+func (l *link) outlast(over <-chan struct{}) {
+	select {
+	case <-over:
+		return
+	case <-l.gone:
+	}
+	t := time.NewTimer(closeTime)
+	defer t.Stop()
+	select {
+	case <-over:
+	case <-t.C:
+	}
+}
+
+// limit closes a channel when ctx ends. Who waits for something on the channel is not free before the machine
+// has closed it too, so a machine that does not within deafTime loses the link. It returns a function that
+// ends the limit and says whether that was in time; it may be called again.
+func (l *link) limit(ctx context.Context, ch io.Closer) func() bool {
+	over := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		l.spawn(func() { _ = ch.Close() }) // the link may be gone
+		t := time.NewTimer(deafTime)
+		defer t.Stop()
+		select {
+		case <-over:
+		case <-l.gone:
+		case <-t.C:
+			_ = l.base.Close() // it is of no use
+		}
+	})
+	return sync.OnceValue(func() bool {
+		close(over)
+		return stop()
+	})
 }
 
 // address is an end of a connection that has no address of the network.

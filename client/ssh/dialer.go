@@ -138,6 +138,7 @@ func (d *dialer) link(ctx context.Context) (*link, error) {
 			}
 			return nil, err
 		}
+		last.carry(c)
 		if i == len(d.plan.hops)-1 {
 			l.Client = c
 		} else {
@@ -172,7 +173,7 @@ func (l *link) beat(m *meter, every time.Duration) {
 				asked = time.Now()
 				l.spawn(func() {
 					// Servers answer also what they do not know. A write to a dead link blocks until it is closed.
-					_, _, _ = l.SendRequest("keepalive@openssh.com", true, nil)
+					_, _, _ = l.SendRequest(keepalive, true, nil)
 				})
 			}
 		}
@@ -186,10 +187,45 @@ func (l *link) beat(m *meter, every time.Duration) {
 	}
 }
 
-// meter notes when something came.
+// keepalive is a request that asks for nothing.
+const keepalive = "keepalive@openssh.com"
+
+// meter notes when something came, and ends what the connection carries as a whole.
 type meter struct {
 	net.Conn
-	at atomic.Pointer[time.Time]
+	at     atomic.Pointer[time.Time]
+	failed atomic.Bool                // nothing can be read any more
+	top    atomic.Pointer[ssh.Client] // what it carries
+}
+
+// carry tells what the connection carries, once its handshake is done.
+func (m *meter) carry(c *ssh.Client) {
+	m.top.Store(c)
+	if m.failed.Load() {
+		m.refuse()
+	}
+}
+
+// refuse makes what the connection carries refuse every write. The library does that by itself only after it
+// has told all that wait for a channel that the connection has ended, and who asks for a channel in between
+// waits for ever. So one write has to fail before the library hears that nothing can be read.
+func (m *meter) refuse() {
+	c := m.top.Load()
+	if c == nil {
+		return // nobody asks it for channels yet
+	}
+	failed := make(chan struct{})
+	go func() {
+		defer close(failed)
+		_ = m.Conn.Close() // nothing comes from there any more
+		_, _, _ = c.SendRequest(keepalive, false, nil)
+	}()
+	t := time.NewTimer(closeTime)
+	defer t.Stop()
+	select {
+	case <-failed:
+	case <-t.C: // a key exchange is under way, and holds it until the caller has returned
+	}
 }
 
 func (m *meter) mark() {
@@ -203,6 +239,10 @@ func (m *meter) Read(p []byte) (int, error) {
 	n, err := m.Conn.Read(p)
 	if n > 0 {
 		m.mark()
+	}
+	if err != nil {
+		m.failed.Store(true)
+		m.refuse()
 	}
 	return n, err
 }

@@ -46,24 +46,24 @@ func TestFigureAttach(t *testing.T) {
 		}
 		start := time.Now()
 		h := w.connectTo(o)
-		c, err := client.Dial(t.Context(), client.Options{Via: h})
+		c, err := client.Dial(soon(t), client.Options{Via: h})
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close()
-		if _, err := c.System.GetHealth(t.Context(), &systemv1.GetHealthRequest{}); err != nil {
+		defer closes(t, c)
+		if _, err := c.System.GetHealth(soon(t), &systemv1.GetHealthRequest{}); err != nil {
 			t.Fatal(err)
 		}
 		return in.Load().Sub(start), time.Since(*in.Load())
 	}
 	local := func() time.Duration {
 		start := time.Now()
-		c, err := client.Dial(t.Context(), client.Options{Socket: w.daemon.Socket()})
+		c, err := client.Dial(soon(t), client.Options{Socket: w.daemon.Socket()})
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close()
-		if _, err := c.System.GetHealth(t.Context(), &systemv1.GetHealthRequest{}); err != nil {
+		defer closes(t, c)
+		if _, err := c.System.GetHealth(soon(t), &systemv1.GetHealthRequest{}); err != nil {
 			t.Fatal(err)
 		}
 		return time.Since(start)
@@ -123,6 +123,7 @@ func pour(t testing.TB) int {
 func rate(t testing.TB, conn net.Conn, how byte) float64 {
 	t.Helper()
 	defer conn.Close()
+	defer time.AfterFunc(limit, func() { conn.Close() }).Stop() // neither end has deadlines
 	if _, err := conn.Write([]byte{how}); err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +199,7 @@ func TestFigureStream(t *testing.T) {
 		name := map[byte]string{'d': "from", 'u': "to"}[how]
 		var us, them, best float64
 		for i := range streamRounds {
-			conn, err := h.DialPort(t.Context(), port)
+			conn, err := h.DialPort(soon(t), port)
 			if err != nil {
 				t.Fatal(err)
 			}

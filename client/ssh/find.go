@@ -105,7 +105,7 @@ func (h *Host) run(ctx context.Context, command, input string) ([]byte, error) {
 		ssh.DiscardRequests(reqs)
 	})
 	l.spawn(func() { _, _ = io.Copy(io.Discard, ch.Stderr()) }) // what a login shell says there is of no use
-	stop := context.AfterFunc(ctx, func() { _ = ch.Close() })
+	stop := l.limit(ctx, ch)
 	defer func() {
 		stop()
 		_ = ch.Close() // it has ended

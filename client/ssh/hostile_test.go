@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -33,7 +34,7 @@ func hostile(t *testing.T, serve func(net.Conn)) (o ssh.Options) {
 	ended := make(chan struct{})
 	t.Cleanup(func() {
 		l.Close()
-		<-ended
+		_ = within(t, "the server", func() error { <-ended; return nil })
 	})
 	go func() {
 		defer close(ended)
@@ -90,7 +91,7 @@ func failsWithin(t *testing.T, o ssh.Options, ctxTime, most time.Duration) *clie
 	start := time.Now()
 	h, err := ssh.Connect(ctx, o)
 	if err == nil {
-		h.Close()
+		closes(t, h)
 		t.Fatal("it connects")
 	}
 	if took := time.Since(start); took > most {
@@ -220,7 +221,7 @@ func TestUnreadDataIsBounded(t *testing.T) {
 	runtime.ReadMemStats(&before)
 	const streams = 8
 	for range streams {
-		conn, err := h.DialPort(t.Context(), port)
+		conn, err := h.DialPort(soon(t), port)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -247,7 +248,7 @@ func TestCloseWhileBusy(t *testing.T) {
 	h := w.connect()
 	read := make(chan error, 4)
 	for range 4 {
-		conn, err := h.DialPort(t.Context(), port)
+		conn, err := h.DialPort(soon(t), port)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -260,18 +261,21 @@ func TestCloseWhileBusy(t *testing.T) {
 		}()
 	}
 	w.server.Freeze()
-	done := make(chan error, 1)
-	go func() { done <- h.Close() }()
-	select {
-	case err := <-done:
-		if err != nil {
-			t.Fatal(err)
-		}
-	case <-time.After(limit):
-		t.Fatal("it does not close")
-	}
+	closes(t, h)
 	for range 4 {
-		<-read
+		_ = within(t, "reading", func() error { return <-read })
+	}
+}
+
+// A program of the user's may leave behind others that hold its output.
+func TestProgramThatLeavesOthersBehind(t *testing.T) {
+	t.Parallel()
+	w := machine(t, sshtest.Options{})
+	w.configure(w.server.HostBlock("box", "ProxyCommand false"))
+	o := w.options("ssh://box")
+	o.Program = os.Args[0] // see TestMain
+	if e := failsWithin(t, o, time.Second, 15*time.Second); e.Code != client.CodeTimeout {
+		t.Fatal(e)
 	}
 }
 

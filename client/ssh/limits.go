@@ -17,6 +17,8 @@ const (
 	// Heartbeat is how long a connection may be silent before it is asked for a sign of life. One that is
 	// silent for two heartbeats is dead, and ends.
 	Heartbeat = 5 * time.Second
+	// deafTime bounds how long a machine may take to close a channel that was closed here.
+	deafTime = 2 * Heartbeat
 	// retryPause is how long after an attempt to connect that failed nobody tries again, and
 	// refusedPause the same after a refusal, which a server may count and lock us out for.
 	retryPause   = time.Second
@@ -24,7 +26,8 @@ const (
 	// readyTime is how long the channel that Connect opened is kept for the first Dial. The daemon ends
 	// connections that say nothing for longer.
 	readyTime = 3 * time.Second
-	// closeTime bounds how long a program may take to end once its input has ended.
+	// closeTime bounds how long a program may take to end once its input has ended, and what a link carries
+	// once its connection has.
 	closeTime = 2 * time.Second
 
 	// maxJumps bounds a chain of jump hosts, which may have been written as a circle.

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -27,10 +29,48 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "connect" { // taken for hanzod, because its daemon runs in here
 		os.Exit(127)
 	}
+	if len(os.Args) > 1 && os.Args[1] == "-T" { // taken for ssh by TestProgramThatLeavesOthersBehind
+		cmd := exec.Command("sleep", "25")
+		cmd.Stdout = os.Stdout
+		_ = cmd.Run() // it goes on when this process is killed
+		os.Exit(1)
+	}
 	proc.Main(m)
 }
 
+// limit is how long one step of a test may take.
 const limit = 30 * time.Second
+
+// soon is a context that ends when a step has taken too long.
+func soon(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// within demands that a step ends, and shows what everybody waits for when it does not.
+func within(t testing.TB, what string, f func() error) error {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(limit):
+		stacks := make([]byte, 1<<20)
+		t.Fatalf("%s takes more than %s\n%s", what, limit, stacks[:runtime.Stack(stacks, true)])
+		return nil
+	}
+}
+
+// closes demands that something closes.
+func closes(t testing.TB, c io.Closer) {
+	t.Helper()
+	if err := within(t, "closing", c.Close); err != nil {
+		t.Error(err)
+	}
+}
 
 // world is a machine with an sshd and a daemon, and the home directory of whoever connects.
 type world struct {
@@ -101,7 +141,7 @@ func (w *world) connectTo(o ssh.Options) *ssh.Host {
 	if err != nil {
 		w.t.Fatalf("%v\n%s", err, w.progress())
 	}
-	w.t.Cleanup(func() { h.Close() })
+	w.t.Cleanup(func() { closes(w.t, h) })
 	return h
 }
 
@@ -112,7 +152,7 @@ func (w *world) refused(o ssh.Options, code string, says ...string) *client.Erro
 	defer cancel()
 	h, err := ssh.Connect(ctx, o)
 	if err == nil {
-		h.Close()
+		closes(w.t, h)
 		w.t.Fatalf("it connects\n%s", w.progress())
 	}
 	e, ok := errors.AsType[*client.Error](err)
@@ -136,7 +176,7 @@ func health(t testing.TB, h *ssh.Host) *client.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close() })
+	t.Cleanup(func() { closes(t, c) })
 	if _, err := c.System.GetHealth(ctx, &systemv1.GetHealthRequest{}); err != nil {
 		t.Fatal(err)
 	}
@@ -212,7 +252,11 @@ func exchange(t testing.TB, c io.ReadWriter, send, want string) {
 		t.Fatal(err)
 	}
 	got := make([]byte, len(want))
-	if _, err := io.ReadFull(c, got); err != nil || string(got) != want {
+	read := func() error {
+		_, err := io.ReadFull(c, got)
+		return err
+	}
+	if err := within(t, "the answer", read); err != nil || string(got) != want {
 		t.Fatalf("%q: %v", got, err)
 	}
 }

@@ -298,7 +298,8 @@ func (h *Host) greeted(ctx context.Context, l *link, ch ssh.Channel, reqs <-chan
 	})
 	wait, cancel := context.WithTimeout(ctx, openTime)
 	defer cancel()
-	defer context.AfterFunc(wait, func() { _ = ch.Close() })()
+	stop := l.limit(wait, ch)
+	defer stop()
 	ok, err := ch.SendRequest("exec", true, ssh.Marshal(struct{ Command string }{line}))
 	if err == nil && !ok {
 		err = errors.New("the machine runs no programs for us")
@@ -306,10 +307,13 @@ func (h *Host) greeted(ctx context.Context, l *link, ch ssh.Channel, reqs <-chan
 	if err == nil {
 		err = greet(ch, greeting)
 	}
-	if err == nil && wait.Err() == nil {
+	if err == nil && stop() {
 		return &conn{Reader: ch, w: ch, half: ch.CloseWrite, to: string(RouteStdio), done: ch.Close}, nil
 	}
-	_ = ch.Close() // it has failed
+	if err == nil {
+		err = wait.Err()
+	}
+	l.spawn(func() { _ = ch.Close() }) // it has failed
 	exit := -1
 	grace := time.NewTimer(closeTime)
 	defer grace.Stop()

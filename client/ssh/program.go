@@ -92,7 +92,7 @@ func (h *Host) openProgram(ctx context.Context, port *int) (net.Conn, error) {
 	}
 	wait, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	stop := context.AfterFunc(wait, p.kill)
+	stop := context.AfterFunc(wait, p.cut)
 	err = greet(out, greeting)
 	if stop() && err == nil {
 		go func() {
@@ -148,6 +148,12 @@ func (p *process) close() error {
 }
 
 func (p *process) kill() { _ = p.cmd.Process.Kill() } // it may have ended
+
+// cut kills the program and ends its output, which programs that it has started may hold open.
+func (p *process) cut() {
+	p.kill()
+	_ = p.out.Close() // it is not needed any more
+}
 
 // end lets the program end, and makes it.
 func (p *process) end() {

@@ -3,7 +3,6 @@
 package ssh_test
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"os"
@@ -33,7 +32,7 @@ func TestByKey(t *testing.T) {
 		t.Fatalf("it made %d connections", n)
 	}
 	// The account of the daemon needs no token to do what an operator does.
-	if _, err := c.System.GetStatus(t.Context(), &systemv1.GetStatusRequest{}); err != nil {
+	if _, err := c.System.GetStatus(soon(t), &systemv1.GetStatusRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	for _, step := range []ssh.Step{ssh.StepConfig, ssh.StepConnect, ssh.StepHostKey, ssh.StepAuth, ssh.StepFind, ssh.StepOpen} {
@@ -116,7 +115,7 @@ func TestKeyWithPassphrase(t *testing.T) {
 func again(t *testing.T, h *ssh.Host) {
 	t.Helper()
 	for deadline := time.Now().Add(limit); ; {
-		conn, err := h.Dial(t.Context())
+		conn, err := h.Dial(soon(t))
 		if err == nil {
 			conn.Close()
 			return
@@ -202,7 +201,7 @@ func TestChangedHost(t *testing.T) {
 	// The one that was connected does not take it either.
 	w.server.Cut()
 	for deadline := time.Now().Add(limit); ; {
-		_, err := h.Dial(t.Context())
+		_, err := h.Dial(soon(t))
 		if err != nil && strings.Contains(err.Error(), "HAS CHANGED") {
 			break
 		}
@@ -254,7 +253,7 @@ func TestPorts(t *testing.T) {
 	w.install()
 	ask := func(h *ssh.Host, port int) {
 		t.Helper()
-		conn, err := h.DialPort(t.Context(), port)
+		conn, err := h.DialPort(soon(t), port)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -269,14 +268,14 @@ func TestPorts(t *testing.T) {
 	ask(h, 0)
 	ask(h, port)
 	route(t, h, ssh.RouteForward)
-	if _, err := h.DialPort(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "port 1 ") {
+	if _, err := h.DialPort(soon(t), 1); err == nil || !strings.Contains(err.Error(), "port 1 ") {
 		t.Fatal(err)
 	}
 	w.server.Configure(sshtest.Options{Lines: []string{"AllowTcpForwarding no"}, Env: map[string]string{"HANZOD_STATE_DIR": w.daemon.StateDir}})
 	h = w.connect()
 	ask(h, 0)
 	ask(h, port)
-	if _, err := h.DialPort(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "port 1 ") {
+	if _, err := h.DialPort(soon(t), 1); err == nil || !strings.Contains(err.Error(), "port 1 ") {
 		t.Fatal(err)
 	}
 	route(t, h, ssh.RouteStdio) // OpenSSH takes it for sockets too
@@ -296,15 +295,13 @@ func TestByTheUsersProgram(t *testing.T) {
 		h := w.connect()
 		health(t, h)
 		route(t, h, ssh.RouteProgram)
-		conn, err := h.DialPort(t.Context(), 0)
+		conn, err := h.DialPort(soon(t), 0)
 		if err != nil {
 			t.Fatal(err)
 		}
 		exchange(t, conn, "GET /health HTTP/1.0\r\n\r\n", "HTTP/1.0 200 OK")
 		conn.Close()
-		if err := h.Close(); err != nil {
-			t.Fatal(err)
-		}
+		closes(t, h)
 	}
 	o := w.options("ssh://box")
 	o.Program = "no-such-ssh"
@@ -346,7 +343,7 @@ func TestNoDaemonThere(t *testing.T) {
 	if err := w.daemon.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	_, err := h.Dial(t.Context())
+	_, err := h.Dial(soon(t))
 	if err == nil || !strings.Contains(err.Error(), "no daemon answers") {
 		t.Fatal(err)
 	}
@@ -358,7 +355,7 @@ func TestMaxSessions(t *testing.T) {
 	w.install()
 	h := w.connect()
 	for range 4 {
-		conn, err := h.Dial(t.Context())
+		conn, err := h.Dial(soon(t))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -368,8 +365,7 @@ func TestMaxSessions(t *testing.T) {
 	if n := w.server.Accepted(); n != 4 {
 		t.Fatalf("four programs run on %d connections", n)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
-	defer cancel()
+	ctx := soon(t)
 	var last error
 	for range 8 {
 		conn, err := h.Dial(ctx)
@@ -393,16 +389,14 @@ func TestCutConnection(t *testing.T) {
 		answers(t, c)
 	}
 	w.server.Down()
-	_, err := c.System.GetHealth(t.Context(), &systemv1.GetHealthRequest{})
+	_, err := c.System.GetHealth(soon(t), &systemv1.GetHealthRequest{})
 	if err == nil {
 		t.Fatal("it answers")
 	}
 	w.server.Up()
 	answers(t, c)
-	if err := h.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := h.Dial(t.Context()); err == nil || !strings.Contains(err.Error(), "closed") {
+	closes(t, h)
+	if _, err := h.Dial(soon(t)); err == nil || !strings.Contains(err.Error(), "closed") {
 		t.Fatal(err)
 	}
 }
@@ -412,7 +406,7 @@ func answers(t *testing.T, c *client.Client) {
 	t.Helper()
 	var err error
 	for deadline := time.Now().Add(limit); time.Now().Before(deadline); {
-		if _, err = c.System.GetHealth(t.Context(), &systemv1.GetHealthRequest{}); err == nil {
+		if _, err = c.System.GetHealth(soon(t), &systemv1.GetHealthRequest{}); err == nil {
 			return
 		}
 		<-time.After(50 * time.Millisecond)
@@ -426,7 +420,7 @@ func TestSilentLink(t *testing.T) {
 	w := machine(t, sshtest.Options{})
 	w.configure(w.server.HostBlock("box", "ServerAliveInterval 1"))
 	h := w.connect()
-	conn, err := h.Dial(t.Context())
+	conn, err := h.Dial(soon(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -467,7 +461,7 @@ func TestCertificates(t *testing.T) {
 	dir := w.server.Dir
 	sign := func(args ...string) {
 		t.Helper()
-		if out, err := exec.Command("ssh-keygen", append([]string{"-q", "-s", filepath.Join(dir, "ca"), "-I", "test"}, args...)...).CombinedOutput(); err != nil {
+		if out, err := exec.CommandContext(soon(t), "ssh-keygen", append([]string{"-q", "-s", filepath.Join(dir, "ca"), "-I", "test"}, args...)...).CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
 	}

@@ -441,7 +441,7 @@ func Agent(t testing.TB, keys ...string) string {
 	for _, key := range keys {
 		ctx, cancel := context.WithTimeout(context.Background(), stepTime)
 		add := exec.CommandContext(ctx, "ssh-add", "-q", key)
-		add.Env = append(os.Environ(), "SSH_AUTH_SOCK="+socket)
+		add.Env, add.WaitDelay = append(os.Environ(), "SSH_AUTH_SOCK="+socket), time.Second
 		text, err := add.CombinedOutput()
 		cancel()
 		if err != nil {

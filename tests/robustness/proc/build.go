@@ -128,7 +128,7 @@ func build(name string, race bool) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), buildTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "go", append(args, target)...)
-	cmd.Dir, cmd.Env = root, env
+	cmd.Dir, cmd.Env, cmd.WaitDelay = root, env, buildWait
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build %s: %w\n%s", target, err, text)
 	}

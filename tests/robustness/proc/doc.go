@@ -11,6 +11,8 @@ import "time"
 const (
 	// buildTimeout bounds building a program from a cold cache on a slow machine.
 	buildTimeout = 5 * time.Minute
+	// buildWait bounds the wait for what a build that was given up has left behind.
+	buildWait = time.Second
 	// Patience is how long a test waits for something that happens soon on any machine.
 	Patience = 20 * time.Second
 	// pollEvery is how often a process is looked at.
