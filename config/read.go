@@ -48,11 +48,25 @@ func (l *loader) fillTyped(tree *json5.Node) {
 	audit.integer("maxRows", 1000, 10_000_000, &c.Audit.MaxRows)
 	audit.integer("maxBytes", 1<<20, 4<<30, &c.Audit.MaxBytes)
 	audit.strict()
-	c.Tunnel = Tunnel{SessionURL: DefaultSessionURL, MaxPerTenant: 1000}
+	c.Tunnel = Tunnel{
+		SessionURL: DefaultSessionURL, MaxPerTenant: 1000, MaxTunnels: 256, MaxTunnelsPerTenant: 32, MaxStreams: 256, Connections: 4, GraceSeconds: 60,
+		IdleSeconds: 120, HelloCredentials: true,
+	}
 	tunnel := root.object("tunnel")
 	tunnel.str("sessionUrl", &c.Tunnel.SessionURL)
 	tunnel.int("maxPerTenant", 1, 10_000, &c.Tunnel.MaxPerTenant)
 	tunnel.str("publicUrlPattern", &c.Tunnel.PublicURLPattern)
+	tunnel.int("maxTunnels", 1, 10_000, &c.Tunnel.MaxTunnels)
+	tunnel.int("maxTunnelsPerTenant", 1, 10_000, &c.Tunnel.MaxTunnelsPerTenant)
+	tunnel.int("maxStreams", 1, 100_000, &c.Tunnel.MaxStreams)
+	tunnel.int("connections", 1, 16, &c.Tunnel.Connections)
+	tunnel.int("graceSeconds", 0, 3600, &c.Tunnel.GraceSeconds)
+	tunnel.int("idleSeconds", 1, 86_400, &c.Tunnel.IdleSeconds)
+	privileged := tunnel.object("allowPrivilegedPorts")
+	privileged.bool("expose", &c.Tunnel.PrivilegedExpose)
+	privileged.bool("pull", &c.Tunnel.PrivilegedPull)
+	privileged.strict()
+	tunnel.bool("helloCredentials", &c.Tunnel.HelloCredentials)
 	tunnel.strict()
 	l.checkpoints(root.object("checkpoints"), &c.Checkpoints)
 	l.agents(root.object("agents"), &c.Agents)

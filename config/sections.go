@@ -152,6 +152,18 @@ type Tunnel struct {
 	MaxPerTenant int
 	// PublicURLPattern is the address of what instances expose; empty for a path of this gateway.
 	PublicURLPattern string
+	// MaxTunnels bounds all tunnels, MaxTunnelsPerTenant those of one organisation or of the gateway's owner:
+	// 1..10,000; 256 and 32 by default.
+	MaxTunnels, MaxTunnelsPerTenant int
+	// MaxStreams bounds the streams of a tunnel: 1..100,000, 256 by default; Connections its carriers: 1..16, 4.
+	MaxStreams, Connections int
+	// GraceSeconds is how long a tunnel whose carrier was lost keeps its bindings: 0..3600, 60 by default, 0 ends
+	// it at once. IdleSeconds is how long one without streams and bindings is kept: 1..86400, 120.
+	GraceSeconds, IdleSeconds int
+	// PrivilegedExpose and PrivilegedPull allow bindings the ports 80 to 1023.
+	PrivilegedExpose, PrivilegedPull bool
+	// HelloCredentials lets carriers connect that show their credential in HELLO: true by default.
+	HelloCredentials bool
 }
 
 // Agents is the section agents.
