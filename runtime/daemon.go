@@ -63,6 +63,7 @@ import (
 	"github.com/hanzoai/hanzod/tunnel"
 	"github.com/hanzoai/hanzod/tunnel/bindings"
 	"github.com/hanzoai/hanzod/tunnel/checkpoints"
+	"github.com/hanzoai/hanzod/tunnel/tunnels"
 	"github.com/hanzoai/hanzod/tunnel/uplinks"
 	"github.com/hanzoai/hanzod/wizard"
 )
@@ -176,6 +177,7 @@ type Daemon struct {
 	door      *compat.Door
 	links     *hanzotunnel.Door
 	bindings  *bindings.Service
+	tunnels   *tunnels.Service
 	terminals *tunnel.Service
 	uplinks   *uplinks.Service
 	routes    *swapped
@@ -726,6 +728,7 @@ func (d *Daemon) stop(work context.Context, cancel context.CancelFunc, wg *sync.
 	d.nodes.Stop()
 	var doors sync.WaitGroup
 	doors.Go(func() { d.door.Close(deadline) })
+	doors.Go(d.tunnels.Close)
 	doors.Go(func() { d.links.Close(deadline) })
 	doors.Go(func() { d.routes.close(deadline) })
 	doors.Go(func() {

@@ -38,6 +38,7 @@ func (d *Daemon) makeLinks() error {
 		Changed: func(id string, all []bindings.Binding) { d.nodes.SetExposed(id, hanzotunnel.Exposed(all)) },
 		Now:     d.now,
 	})
+	d.makeTunnels(memory)
 	d.links = hanzotunnel.New(hanzotunnel.Config{
 		Identity: d.identity, Nodes: d.nodes, Memory: memory, Bindings: d.bindings, Bus: d.bus, Peers: d.peers, Log: log,
 		Settings: func() hanzotunnel.Settings {

@@ -103,6 +103,16 @@ func (m *Memory) Dropped(nodeID string) {
 	}
 }
 
+// Credential is what let a node in last, "" when it is not known.
+func (m *Memory) Credential(nodeID string) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if l := m.links[nodeID]; l != nil {
+		return l.Credential
+	}
+	return ""
+}
+
 // Lost returns the one link with a credential and an address that was dropped of late; it is false when there is
 // none, and when there are several, of which nobody can say which one comes back.
 func (m *Memory) Lost(credential, address string) (Link, bool) {

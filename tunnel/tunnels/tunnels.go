@@ -13,6 +13,7 @@ import (
 
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/identity"
+	"github.com/hanzoai/hanzod/tunnel/bindings"
 	"github.com/hanzoai/hanzod/tunnel/mux"
 )
 
@@ -97,9 +98,12 @@ type Nodes interface {
 // Config of New. Fields are required unless they say otherwise.
 type Config struct {
 	Settings func() Settings
-	// Authenticate proves the credential of an older driver, which is in HELLO.
-	Authenticate func(ctx context.Context, token, peerAddr string) (identity.Caller, error)
-	Nodes        Nodes
+	// Standing returns nil as long as what let a caller in still does.
+	Standing func(c identity.Caller) error
+	Bindings *bindings.Service
+	Nodes    Nodes
+	// Credential is the principal that the link of a node was let in with, "" when it is not known.
+	Credential func(nodeID string) string
 	// Reach opens a connection from this machine for a caller that may; nil opens none.
 	Reach func(ctx context.Context, host string, port int) (Conn, string, error)
 	// Audit records what happened. It may wait for the disk.
@@ -119,7 +123,12 @@ type CarrierIn struct {
 	// Version is the subprotocol, wire.V1 or wire.V2.
 	Version  string
 	PeerAddr string
-	Carrier  mux.Carrier
+	// Transport is websocket or grpc: for people.
+	Transport string
+	Carrier   mux.Carrier
+	// Authenticate proves the credential that older drivers have in HELLO; nil takes none there. It knows from
+	// where the carrier came.
+	Authenticate func(ctx context.Context, token string) (identity.Caller, error)
 }
 
 // Serve runs one carrier until it ends, and closes it. A caller without a role has proved nothing at the door, and
@@ -138,19 +147,26 @@ type Tunnel struct {
 	Version                 string
 	PeerAddr                string
 	CreatedAt               time.Time
-	// Parked tunnels have lost their carriers, at ParkedAt.
-	Parked   bool
-	ParkedAt time.Time
+	// Transport is what CarrierIn said of the primary carrier.
+	Transport string
+	// Parked tunnels have lost their carriers, and are kept until ParkedUntil.
+	Parked      bool
+	ParkedUntil time.Time
+	// Closing tunnels take no new streams: they were killed.
+	Closing bool
 	// Granted is how many carriers it may have, Carriers how many it has.
 	Granted, Carriers int
-	// Streams are open now.
+	// Streams are open now, StreamsTotal were since the beginning.
 	Streams, MaxStreams int
+	StreamsTotal        uint64
 	// Permits are the descriptors it uses, of PermitLimit.
 	Permits, PermitLimit int
 	// BytesIn came from the client, BytesOut went to it; the rates are in bytes a second.
 	BytesIn, BytesOut uint64
 	RateIn, RateOut   float64
-	Bindings          []Binding
+	// Stalled is how long streams waited for windows.
+	Stalled  time.Duration
+	Bindings []Binding
 }
 
 // Binding is one of a tunnel.
@@ -290,7 +306,8 @@ func (s *Service) Grant(ctx context.Context, c identity.Caller, in GrantIn) (*Gr
 	return nil, ErrNoNode
 }
 
-// Grant is a way to one host and port of a node. Its methods are safe for concurrent use.
+// Grant is a way to one host and port of a node, and the upstream of bindings that expose it. Its methods are safe
+// for concurrent use.
 type Grant struct {
 	// ID is what tunnel.open named it, NodeID the registry's id of the node.
 	ID     int
@@ -299,11 +316,21 @@ type Grant struct {
 	Port   int
 }
 
-// Open opens a stream there. It waits DialTime at most, for the node's carrier too.
-func (g *Grant) Open(ctx context.Context, remoteAddr string) (Conn, error) { return nil, ErrNoNode }
+// Open opens a stream there, of which only RemoteAddr counts. It waits DialTime at most, for the node's carrier
+// too.
+func (g *Grant) Open(ctx context.Context, in bindings.OpenIn) (bindings.Stream, error) {
+	return nil, bindings.ErrNoCarrier
+}
+
+// Raw implements bindings.Upstream: nodes give bytes.
+func (g *Grant) Raw() bool { return true }
 
 // Close takes the grant back.
-func (g *Grant) Close() {}
+func (g *Grant) Close() error { return nil }
+
+// Upstream is where the visitors of what a linked node exposes go: the carriers that the node, or its credential,
+// has opened.
+func (s *Service) Upstream(nodeID string) bindings.Upstream { return nil }
 
 // NodeCame and NodeLeft are told of nodes. They do not block.
 func (s *Service) NodeCame(nodeID string) {}
