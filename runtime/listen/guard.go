@@ -266,6 +266,10 @@ func (gc *GuardedConn) ReadFrom(r io.Reader) (int64, error) {
 	return io.Copy(struct{ io.Writer }{gc.Conn}, r)
 }
 
+// WriteBuffers writes what lies in several places with one call of the system where it can. It takes what is written
+// out of b.
+func (gc *GuardedConn) WriteBuffers(b *net.Buffers) (int64, error) { return b.WriteTo(gc.Conn) }
+
 // Guarded returns the guarded connection beneath c, which may be TLS over one.
 func Guarded(c net.Conn) (*GuardedConn, bool) {
 	if over, ok := c.(interface{ NetConn() net.Conn }); ok {

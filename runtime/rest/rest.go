@@ -78,6 +78,8 @@ type Deps struct {
 	Legacy http.Handler
 	// Links takes the upgrades of instances (tunnel.md §1.1); nil leaves them to Legacy.
 	Links http.Handler
+	// Carriers takes the upgrades of tunnels (tunnel.md §4.2); nil leaves them to Legacy.
+	Carriers http.Handler
 	// Visited reports whether a request, by its host name and its path as it was sent, is for something that a
 	// node exposes, and whether that is known; nil for none.
 	Visited func(host, path string) (ours, known bool)

@@ -7,9 +7,11 @@ import (
 	"strings"
 
 	"github.com/hanzoai/hanzod/compat/hanzotunnel"
+	"github.com/hanzoai/hanzod/compat/hoody"
 	"github.com/hanzoai/hanzod/compat/web"
 	"github.com/hanzoai/hanzod/identity/peer"
 	"github.com/hanzoai/hanzod/tunnel/bindings"
+	"github.com/hanzoai/hanzod/tunnel/wire"
 )
 
 // route lists what answers a request that is no upgrade; the first that matches does. The order is
@@ -36,6 +38,9 @@ func (s *server) route() []web.Stage {
 	}
 	if s.d.Links != nil {
 		add(web.Stage{Match: hanzotunnel.Serves, Serve: upgradeRequired}, true)
+	}
+	if s.d.Carriers != nil {
+		add(web.Stage{Match: anyOf([]string{hoody.Path}), Serve: carrierRequired}, true)
 	}
 	add(web.Stage{Match: isFileRoute, Serve: s.contents}, true)
 	add(web.Stage{Match: func(path string) bool { return attaches(path) != "" }, Serve: attachRequired}, true)
@@ -77,6 +82,10 @@ func (s *server) upgrade(w http.ResponseWriter, r *http.Request, scoped bool) {
 		if web.CheckUpgrade(w, r) {
 			s.d.Links.ServeHTTP(w, r)
 		}
+	case s.d.Carriers != nil && r.URL.EscapedPath() == hoody.Path:
+		if web.CheckUpgrade(w, r) {
+			s.d.Carriers.ServeHTTP(w, r)
+		}
 	case attaches(r.URL.EscapedPath()) != "":
 		if web.CheckUpgrade(w, r) {
 			s.attach(w, r, attaches(r.URL.EscapedPath()))
@@ -111,13 +120,22 @@ func (s *server) visited(w http.ResponseWriter, r *http.Request) bool {
 
 // upgradeRequired answers a request that is no upgrade where instances link.
 func upgradeRequired(w http.ResponseWriter, r *http.Request) {
+	wantUpgrade(w, r, "instances link here with a WebSocket")
+}
+
+// carrierRequired answers a request that is no upgrade where carriers are opened.
+func carrierRequired(w http.ResponseWriter, r *http.Request) {
+	wantUpgrade(w, r, "carriers are opened here with a WebSocket of the subprotocol "+wire.V2+" or "+wire.V1)
+}
+
+func wantUpgrade(w http.ResponseWriter, r *http.Request, why string) {
 	w.Header()["Cache-Control"] = noStore
 	if !reads(w, r) {
 		return
 	}
 	w.Header().Set("Upgrade", "websocket")
 	w.Header().Set("Connection", "Upgrade")
-	text(w, http.StatusUpgradeRequired, "Upgrade Required: instances link here with a WebSocket")
+	text(w, http.StatusUpgradeRequired, "Upgrade Required: "+why)
 }
 
 func (s *server) live(w http.ResponseWriter, r *http.Request) {

@@ -57,13 +57,7 @@ func attaches(path string) string {
 
 // attachRequired answers a request that is no upgrade where terminals are attached.
 func attachRequired(w http.ResponseWriter, r *http.Request) {
-	w.Header()["Cache-Control"] = noStore
-	if !reads(w, r) {
-		return
-	}
-	w.Header().Set("Upgrade", "websocket")
-	w.Header().Set("Connection", "Upgrade")
-	text(w, http.StatusUpgradeRequired, "Upgrade Required: a terminal is attached with a WebSocket of the subprotocol "+terminalProtocol)
+	wantUpgrade(w, r, "a terminal is attached with a WebSocket of the subprotocol "+terminalProtocol)
 }
 
 // attach joins a terminal over a WebSocket (tunnel.md §5.3 row 12): binary messages are bytes, text messages the
