@@ -5,10 +5,10 @@ type (
 	// HelloBody opens a connection.
 	HelloBody struct {
 		Version        string     `json:"version"`
+		Auth           *HelloAuth `json:"auth,omitempty"`
 		Capabilities   []string   `json:"capabilities"`
 		Resume         *Resume    `json:"resume,omitempty"`
 		MaxConnections int        `json:"maxConnections,omitempty"`
-		Auth           *HelloAuth `json:"auth,omitempty"`
 	}
 	// Resume names the session to go on with.
 	Resume struct {
@@ -104,16 +104,25 @@ type (
 	}
 	// StreamOpenBody opens a stream: kind http with Method, Target, Headers and IsUpgrade; tcp; of hanzod's own
 	// peers dial with Host and Port. BindID and RemoteAddr are hanzod's.
+	// What is empty is left out, except that kind http always has its four.
 	StreamOpenBody struct {
-		Kind       string
-		Method     string
-		Target     string
-		Headers    [][2]string
-		IsUpgrade  bool
-		BindID     int
-		RemoteAddr string
-		Host       string
-		Port       int
+		Kind       string      `json:"kind"`
+		Method     string      `json:"method"`
+		Target     string      `json:"target"`
+		Headers    [][2]string `json:"headers"`
+		IsUpgrade  bool        `json:"isUpgrade"`
+		BindID     int         `json:"bindId"`
+		RemoteAddr string      `json:"remoteAddr"`
+		Host       string      `json:"host"`
+		Port       int         `json:"port"`
+	}
+	// StreamAcceptBody answers a stream of kind dial with the address that was reached.
+	StreamAcceptBody struct {
+		PeerAddr string `json:"peerAddr,omitempty"`
+	}
+	// BindingsBody is the full list of a tunnel's bindings, after somebody else changed it.
+	BindingsBody struct {
+		Bindings []ResumedBind `json:"bindings"`
 	}
 	// ResponseHeadBody answers a stream of kind http. A Final that is false announces another one.
 	ResponseHeadBody struct {

@@ -7,6 +7,7 @@ package wire
 import (
 	"encoding/binary"
 	"errors"
+	"io"
 	"strconv"
 )
 
@@ -48,7 +49,8 @@ const (
 // Type is the kind of a frame.
 type Type uint8
 
-// The frames (tunnel.md §4.4, §4.13).
+// The frames (tunnel.md §4.4, §4.13). ShardMap and ReissueTicket are reserved names whose payload is not known: they
+// are skipped and never sent.
 const (
 	Hello         Type = 0x01
 	HelloOK       Type = 0x02
@@ -61,6 +63,8 @@ const (
 	Join          Type = 0x09
 	JoinOK        Type = 0x0A
 	JoinErr       Type = 0x0B
+	ShardMap      Type = 0x0C
+	ReissueTicket Type = 0x0D
 	StreamOpen    Type = 0x10
 	Data          Type = 0x12
 	EOF           Type = 0x13
@@ -84,22 +88,21 @@ type Code uint16
 
 // The codes.
 const (
-	CodeNone          Code = 0
-	CodeProtocol      Code = 1
-	CodeInternal      Code = 2
-	CodeFlowControl   Code = 3
-	CodeStreamClosed  Code = 4
-	CodeFrameSize     Code = 5
-	CodeRefused       Code = 6
-	CodeCancel        Code = 7
-	CodeCalm          Code = 8
-	CodeBind          Code = 9
-	CodeIdle          Code = 10
-	CodeAuth          Code = 11
-	CodeVersion       Code = 12
-	CodeTakeover      Code = 13
-	CodeExhausted     Code = 14
-	unknownCodePrefix      = "code "
+	CodeNone         Code = 0
+	CodeProtocol     Code = 1
+	CodeInternal     Code = 2
+	CodeFlowControl  Code = 3
+	CodeStreamClosed Code = 4
+	CodeFrameSize    Code = 5
+	CodeRefused      Code = 6
+	CodeCancel       Code = 7
+	CodeCalm         Code = 8
+	CodeBind         Code = 9
+	CodeIdle         Code = 10
+	CodeAuth         Code = 11
+	CodeVersion      Code = 12
+	CodeTakeover     Code = 13
+	CodeExhausted    Code = 14
 )
 
 var codeNames = [...]string{
@@ -111,7 +114,7 @@ func (c Code) String() string {
 	if int(c) < len(codeNames) {
 		return codeNames[c]
 	}
-	return unknownCodePrefix + strconv.Itoa(int(c))
+	return "code " + strconv.Itoa(int(c))
 }
 
 // The errors of reading a message.
@@ -157,4 +160,101 @@ func Next(message []byte) (f Frame, rest []byte, err error) {
 	}
 	end := HeaderSize + int(n)
 	return Frame{Type(message[0]), binary.BigEndian.Uint32(message[1:]), message[HeaderSize:end:end]}, message[end:], nil
+}
+
+// Reader takes the frames off one message and checks what can be checked without knowing the connection: sizes, how
+// many frames there are, types, which of them have a stream, the lengths of payloads. It does not allocate.
+type Reader struct {
+	rest    []byte
+	frames  int
+	hanzod1 bool
+}
+
+// Read returns a Reader of a message. Without hanzod1 all of the extension range but BIND_REVOKED is unknown, and
+// skipped by Next of the Reader.
+func Read(message []byte, hanzod1 bool) (Reader, error) {
+	if len(message) > MaxMessage {
+		return Reader{}, ErrSize
+	}
+	if len(message) == 0 {
+		return Reader{}, ErrFrames
+	}
+	return Reader{rest: message, hanzod1: hanzod1}, nil
+}
+
+// Next returns the next frame that is to be handled, and io.EOF behind the last one. The other errors are those of
+// this package, and CodeOf has their codes.
+func (r *Reader) Next() (Frame, error) {
+	for {
+		if len(r.rest) == 0 {
+			return Frame{}, io.EOF
+		}
+		if r.frames == MaxFrames {
+			return Frame{}, ErrFrames
+		}
+		r.frames++
+		f, rest, err := Next(r.rest)
+		if err != nil {
+			return Frame{}, err
+		}
+		r.rest = rest
+		skip, err := check(f, r.hanzod1)
+		if err != nil {
+			return Frame{}, err
+		}
+		if !skip {
+			return f, nil
+		}
+	}
+}
+
+// Rest returns the frames of the message that Next has not returned yet.
+func (r *Reader) Rest() []byte { return r.rest }
+
+// CodeOf is the code of GOAWAY for an error of this package.
+func CodeOf(err error) Code {
+	if errors.Is(err, ErrSize) {
+		return CodeFrameSize
+	}
+	return CodeProtocol
+}
+
+func check(f Frame, hanzod1 bool) (skip bool, err error) {
+	session, size := true, true
+	switch f.Type {
+	case Hello, HelloOK, Bind, BindOK, BindErr, Unbind, UnbindOK, UnbindErr, Join, JoinOK, JoinErr, GoAway, BindRevoked:
+	case ShardMap, ReissueTicket:
+		skip = true
+	case Ping, Pong:
+		size = len(f.Payload) == 8
+	case Window:
+		// On any stream. An increment of nothing is an error.
+		if len(f.Payload) != 4 || binary.BigEndian.Uint32(f.Payload) == 0 {
+			return false, ErrPayload
+		}
+		return false, nil
+	case StreamOpen, Data, ResponseHead:
+		session = false
+	case EOF:
+		session, size = false, len(f.Payload) == 0
+	case Reset:
+		session, size = false, len(f.Payload) >= 2
+	case StreamAccept, StreamControl, Bindings:
+		if !hanzod1 {
+			return true, nil
+		}
+		session, size = f.Type == Bindings, f.Type != StreamControl || len(f.Payload) <= MaxControl
+	default:
+		if f.Type >= FirstExtension && f.Type <= LastExtension {
+			return true, nil
+		}
+		return false, ErrUnknown
+	}
+	if session != (f.Stream == 0) {
+		return false, ErrStream
+	}
+	if !size {
+		return false, ErrPayload
+	}
+	return skip, nil
 }
