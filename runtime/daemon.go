@@ -34,6 +34,7 @@ import (
 	"github.com/hanzoai/hanzod/client/discover"
 	"github.com/hanzoai/hanzod/compat"
 	"github.com/hanzoai/hanzod/compat/hanzotunnel"
+	"github.com/hanzoai/hanzod/compat/hoody"
 	"github.com/hanzoai/hanzod/compat/web"
 	"github.com/hanzoai/hanzod/config"
 	"github.com/hanzoai/hanzod/config/live"
@@ -176,6 +177,7 @@ type Daemon struct {
 	rules     *approvals.PolicyService
 	door      *compat.Door
 	links     *hanzotunnel.Door
+	carriers  *hoody.Door
 	bindings  *bindings.Service
 	tunnels   *tunnels.Service
 	terminals *tunnel.Service
@@ -536,7 +538,7 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	d.tools = compat.NewTools(compat.ToolsConfig{Catalogue: catalogue, Gate: g, Sessions: d.sessions, Agents: late, Current: d.current})
 	d.hookRate = identity.NewLimiter(identity.HookRate, d.now)
 	deps := rest.Deps{
-		RPC: d.rpc, Legacy: d.door, Links: d.links, Visited: d.bindings.Visited, Metrics: d.metrics.Handler(), Bearer: d.identity.Bearer, Gate: g,
+		RPC: d.rpc, Legacy: d.door, Links: d.links, Carriers: d.carriers, Visited: d.bindings.Visited, Metrics: d.metrics.Handler(), Bearer: d.identity.Bearer, Gate: g,
 		TailnetName: tailnetName,
 		Ready:       d.State, Loopback: d.loopback, Hosts: d.peers.Names(),
 		ProxyNames: d.identity.Mode() != identity.AuthTrustedProxy, Peers: d.peers,
@@ -730,6 +732,7 @@ func (d *Daemon) stop(work context.Context, cancel context.CancelFunc, wg *sync.
 	doors.Go(func() { d.door.Close(deadline) })
 	doors.Go(d.tunnels.Close)
 	doors.Go(func() { d.links.Close(deadline) })
+	doors.Go(func() { d.carriers.Close(deadline) })
 	doors.Go(func() { d.routes.close(deadline) })
 	doors.Go(func() {
 		if err := d.http.Shutdown(deadline); err != nil {

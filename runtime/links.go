@@ -39,6 +39,7 @@ func (d *Daemon) makeLinks() error {
 		Now:     d.now,
 	})
 	d.makeTunnels(memory)
+	d.makeCarriers()
 	d.links = hanzotunnel.New(hanzotunnel.Config{
 		Identity: d.identity, Nodes: d.nodes, Memory: memory, Bindings: d.bindings, Bus: d.bus, Peers: d.peers, Log: log,
 		Settings: func() hanzotunnel.Settings {

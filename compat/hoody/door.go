@@ -21,6 +21,7 @@ import (
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/identity/peer"
 	"github.com/hanzoai/hanzod/tunnel/mux"
+	"github.com/hanzoai/hanzod/tunnel/tunnels"
 	"github.com/hanzoai/hanzod/tunnel/wire"
 )
 
@@ -42,9 +43,11 @@ const Unauthorized = "unauthorized"
 
 // DoorConfig is what NewDoor needs. Fields are required unless they say otherwise.
 type DoorConfig struct {
-	// Serve runs a carrier until it ends, and closes it. A caller without a role has proved nothing yet: the
-	// carrier has to begin with a HELLO that does.
-	Serve func(ctx context.Context, c identity.Caller, version, peerAddr string, carrier mux.Carrier) error
+	// Tunnels runs carriers. A caller without a role has proved nothing yet: the carrier has to begin with a HELLO
+	// that does.
+	Tunnels interface {
+		Serve(ctx context.Context, c identity.Caller, in tunnels.CarrierIn) error
+	}
 	// Authenticate finds whose token it is. An empty one is of who shows nothing: a caller without a role, and no
 	// error, where nothing else lets that one in.
 	Authenticate func(ctx context.Context, token string, from identity.Peer) (identity.Caller, error)
@@ -81,28 +84,6 @@ func NewDoor(cfg DoorConfig) *Door {
 	return d
 }
 
-// visitor is who opened a carrier.
-type visitor struct {
-	from   identity.Peer
-	proved func()
-}
-
-type visitorKey struct{}
-
-// From is where the carrier of ctx, which is that of Serve, comes from: for a HELLO with a credential.
-func From(ctx context.Context) identity.Peer {
-	v, _ := ctx.Value(visitorKey{}).(visitor)
-	return v.from
-}
-
-// Proved says that the HELLO of the carrier of ctx had a credential that counts: its connection is no stranger's
-// any more, and may last.
-func Proved(ctx context.Context) {
-	if v, ok := ctx.Value(visitorKey{}).(visitor); ok && v.proved != nil {
-		v.proved()
-	}
-}
-
 // ServeHTTP upgrades the request. It returns as soon as the carrier has its own goroutine, so that the server's
 // buffers are given back.
 func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -122,17 +103,19 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var caller identity.Caller
-	strict := d.cfg.RequireAuth != nil && d.cfg.RequireAuth()
-	if strict {
+	if d.strict() {
 		var err error
-		if caller, err = d.judge(r.Context(), token, presented, from); err != nil || caller.Role == "" {
+		if caller, err = d.judge(r.Context(), attempt{from: from, token: token, presented: presented}); err != nil || caller.Role == "" {
 			d.wg.Done()
 			w.Header().Set("WWW-Authenticate", "Bearer")
 			d.refuse(w, from, http.StatusUnauthorized, Unauthorized)
 			return
 		}
 	}
-	v := visitor{from, peer.Prover(r.Context())}
+	proved := peer.Prover(r.Context())
+	if proved == nil {
+		proved = func() {}
+	}
 	o := socket.Options{Subprotocols: Versions}
 	if from.Forwarded {
 		o.RemoteAddr = from.IP()
@@ -143,8 +126,11 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		d.cfg.Log.Debug("an upgrade failed", "error", err)
 		return
 	}
-	go d.serve(c, v, caller, token, presented)
+	go d.serve(c, attempt{from, token, presented, proved}, caller)
 }
+
+// strict says that the upgrade has to prove who opens the carrier.
+func (d *Door) strict() bool { return d.cfg.RequireAuth != nil && d.cfg.RequireAuth() }
 
 // enter counts a carrier, unless the door is closed.
 func (d *Door) enter() bool {
@@ -171,9 +157,17 @@ func offers(r *http.Request) bool {
 
 var errBusy = errs.Define(errs.Exhausted, "hoody.busy", "too many credentials are being judged; come again")
 
+// attempt is what an upgrade shows.
+type attempt struct {
+	from      identity.Peer
+	token     string
+	presented bool   // something was, also where it is no token
+	proved    func() // the connection is no stranger's any more
+}
+
 // judge finds the caller. What was presented and is no token counts as a wrong one.
-func (d *Door) judge(ctx context.Context, token string, presented bool, from identity.Peer) (identity.Caller, error) {
-	if presented && token == "" {
+func (d *Door) judge(ctx context.Context, a attempt) (identity.Caller, error) {
+	if a.presented && a.token == "" {
 		return identity.Caller{}, identity.ErrBearerNotAccepted
 	}
 	select {
@@ -184,41 +178,51 @@ func (d *Door) judge(ctx context.Context, token string, presented bool, from ide
 	}
 	ctx, cancel := context.WithTimeout(ctx, admitTime)
 	defer cancel()
-	return d.cfg.Authenticate(ctx, token, from)
+	return d.cfg.Authenticate(ctx, a.token, a.from)
 }
 
 // serve runs a carrier. A credential that is wrong is told by a GOAWAY and a close (tunnel.md §4.6).
-func (d *Door) serve(c *socket.Conn, v visitor, caller identity.Caller, token string, presented bool) {
+func (d *Door) serve(c *socket.Conn, a attempt, caller identity.Caller) {
 	defer d.wg.Done()
 	defer c.Close(0, "") // it was closed with a code where there is somebody to tell
 	if caller.Role == "" {
 		var err error
-		caller, err = d.judge(d.ctx, token, presented, v.from)
+		caller, err = d.judge(d.ctx, a)
 		switch {
 		case errors.Is(err, errBusy):
+			_ = c.Close(socket.CodeNone, "") // as above
 			return
 		case err != nil:
-			d.cfg.log(&d.refusals, v.from, err)
+			d.note(a.from, err)
 			turnAway(c)
 			return
 		}
 	}
-	if caller.Role != "" && v.proved != nil {
-		v.proved()
+	if caller.Role != "" {
+		a.proved()
 	}
-	ctx := context.WithValue(d.ctx, visitorKey{}, v)
-	if err := d.cfg.Serve(ctx, caller, c.Subprotocol(), c.RemoteAddr(), c); err != nil {
-		d.cfg.log(&d.refusals, v.from, err)
+	in := tunnels.CarrierIn{Version: c.Subprotocol(), PeerAddr: c.RemoteAddr(), Transport: "websocket", Carrier: c}
+	if !d.strict() {
+		in.Authenticate = func(ctx context.Context, token string) (identity.Caller, error) {
+			caller, err := d.judge(ctx, attempt{from: a.from, token: token, presented: true})
+			if err == nil {
+				a.proved()
+			}
+			return caller, err
+		}
+	}
+	if err := d.cfg.Tunnels.Serve(d.ctx, caller, in); err != nil {
+		d.note(a.from, err)
 	}
 }
 
-// log says why a carrier was turned away.
-func (c *DoorConfig) log(r *peer.Refusals, from identity.Peer, err error) {
+// note says why a carrier was turned away.
+func (d *Door) note(from identity.Peer, err error) {
 	text := err.Error()
 	if e, ok := errs.As(err); ok {
 		text = e.Text
 	}
-	r.Say(c.Log, "carriers", "a carrier was turned away", "reason", text, "ip", from.IP())
+	d.refusals.Say(d.cfg.Log, "carriers", "a carrier was turned away", "reason", text, "ip", from.IP())
 }
 
 // turnAway says GOAWAY with code 11 and closes.

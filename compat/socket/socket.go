@@ -254,7 +254,7 @@ func (c *Conn) Subprotocol() string { return c.subprotocol }
 func (c *Conn) RemoteAddr() string { return c.remote }
 
 // Close implements mux.Carrier: with a code it says so and returns, after CloseWait at most; the other end then has
-// CloseWait to close in turn. With 0 the connection is cut.
+// CloseWait to close in turn. With CodeNone the close has no code; with 0 the connection is cut.
 func (c *Conn) Close(code int, reason string) error {
 	if code == 0 {
 		c.abort()
@@ -262,6 +262,9 @@ func (c *Conn) Close(code int, reason string) error {
 	}
 	if !c.begin() {
 		return nil
+	}
+	if code == CodeNone {
+		code = 0
 	}
 	c.farewell(code, reason)
 	go c.linger()
