@@ -61,6 +61,9 @@ type Options struct {
 	Plain bool
 	// Grace is how long after a drop the session tries to come back; 0 is DefaultGrace, a negative one never tries.
 	Grace time.Duration
+	// MaxLocal and MaxTarget replace the constants of the same names when they are positive; MaxTarget is a quarter of
+	// MaxLocal when only that is. What finds no place waits for one, for ten seconds.
+	MaxLocal, MaxTarget int
 	// Local connects to local targets; a net.Dialer by default.
 	Local func(ctx context.Context, network, address string) (net.Conn, error)
 	// Serve admits the streams of kind dial that the server opens: what they name is connected to when it returns

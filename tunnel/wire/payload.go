@@ -2,7 +2,7 @@ package wire
 
 // The payloads, in the words of tunnel.md §4.5. Members that may be absent are pointers or omitted when empty.
 type (
-	// HelloBody opens a connection.
+	// HelloBody opens a connection. Its members are in the order in which published drivers write them.
 	HelloBody struct {
 		Version        string     `json:"version"`
 		Auth           *HelloAuth `json:"auth,omitempty"`
