@@ -56,7 +56,11 @@ func (s *Session) helloBody(resume string) wire.HelloBody {
 // first sends the first frame of a carrier and returns the first one of the other end that answers it, with what came
 // behind that in its message, which is valid until the next read.
 func first(ctx context.Context, c mux.Carrier, t wire.Type, body any, ok, no wire.Type) (f wire.Frame, rest []byte, err error) {
-	if err := c.Write(net.Buffers{wire.AppendBody(nil, t, 0, body)}); err != nil {
+	message, err := wire.AppendBody(nil, t, 0, body)
+	if err != nil {
+		return f, nil, err
+	}
+	if err := c.Write(net.Buffers{message}); err != nil {
 		return f, nil, fmt.Errorf("%w: %w", ErrBeforeHello, err)
 	}
 	var away *wire.GoAwayBody
