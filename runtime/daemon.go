@@ -180,6 +180,9 @@ type Daemon struct {
 	carriers  *hoody.Door
 	bindings  *bindings.Service
 	tunnels   *tunnels.Service
+	overview  *tunnel.Overview
+	neighbors *tunnel.Neighborhood
+	measured  measured
 	terminals *tunnel.Service
 	uplinks   *uplinks.Service
 	routes    *swapped
@@ -493,9 +496,14 @@ func (d *Daemon) listen(ctx context.Context) error {
 func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	g := gate.New()
 	d.openUplinks()
+	if err := d.makeLinks(); err != nil {
+		return err
+	}
+	d.makeOverview()
 	d.rpc = rpc.New(rpc.Deps{
 		Catalogue: catalogue, Gate: g, Nodes: d.nodes, Approvals: d.approvals, Policy: d.rules, Runs: d.runs, Terminals: d.terminals, Uplinks: d.uplinks, System: d.system, Sessions: d.sessions, Usage: d.usage, Heartbeat: d.heartbeat, Channels: d.channels, Talk: d.talk, Config: d.live, Devices: d.identity,
 		Secrets: d.secrets, Wizard: d.wizard, Checkpoints: d.checkpoints,
+		Tunnels: d.tunnels, Bindings: d.bindings, Overview: d.overview, Neighborhood: d.neighbors,
 		Cron:   d.cron,
 		Files:  tunnel.NewFiles(FileNodes{d.nodes}),
 		Agents: d.agents, Skills: d.skills, Models: d.models,
@@ -532,9 +540,6 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 		Canvas: d.canvasOn(), Peers: d.peers,
 		Now: d.now,
 	})
-	if err := d.makeLinks(); err != nil {
-		return err
-	}
 	d.tools = compat.NewTools(compat.ToolsConfig{Catalogue: catalogue, Gate: g, Sessions: d.sessions, Agents: late, Current: d.current})
 	d.hookRate = identity.NewLimiter(identity.HookRate, d.now)
 	deps := rest.Deps{

@@ -98,6 +98,8 @@ func (s *server) gateway() (*gwruntime.ServeMux, error) {
 		tunnelv1.RegisterFileServiceHandlerClient(ctx, mux, s.files),
 		tunnelv1.RegisterCheckpointServiceHandlerClient(ctx, mux, tunnelv1.NewCheckpointServiceClient(conn)),
 		tunnelv1.RegisterUplinkServiceHandlerClient(ctx, mux, tunnelv1.NewUplinkServiceClient(conn)),
+		tunnelv1.RegisterTunnelServiceHandlerClient(ctx, mux, tunnelv1.NewTunnelServiceClient(conn)),
+		tunnelv1.RegisterDiscoveryServiceHandlerClient(ctx, mux, tunnelv1.NewDiscoveryServiceClient(conn)),
 	)
 }
 

@@ -108,6 +108,7 @@ func pairingToProto(p identity.Pairing) *devicesv1.PairingRequest {
 		Repair:       p.Repair,
 		RequestedAt:  timeToProto(p.At),
 		ExpiresAt:    timeToProto(p.At.Add(identity.PendingTTL)),
+		Tenant:       cleanText(p.Tenant),
 	}
 }
 
@@ -126,6 +127,7 @@ func deviceToProto(d identity.Device, connections map[string]int) *devicesv1.Dev
 		CreatedAt:    timeToProto(d.CreatedAt),
 		ApprovedAt:   timeToProto(d.ApprovedAt),
 		Connections:  clampInt32(connections[d.ID]),
+		Tenant:       cleanText(d.Tenant),
 	}
 	for _, role := range slices.Sorted(maps.Keys(d.Tokens)) {
 		t := d.Tokens[role]

@@ -38,8 +38,10 @@ import (
 	"github.com/hanzoai/hanzod/runs"
 	"github.com/hanzoai/hanzod/sessions"
 	"github.com/hanzoai/hanzod/tunnel"
+	"github.com/hanzoai/hanzod/tunnel/bindings"
 	"github.com/hanzoai/hanzod/tunnel/checkpoints"
 	"github.com/hanzoai/hanzod/tunnel/files"
+	"github.com/hanzoai/hanzod/tunnel/tunnels"
 	"github.com/hanzoai/hanzod/wizard"
 )
 
@@ -76,6 +78,15 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 		out("checkpoints.Restored", func(r checkpoints.Restored) (*tunnelv1.CheckpointRestored, error) {
 			return checkpointRestoredToProto(r), nil
 		}),
+		// The words are few; TestBindingWords has them. What stands in another place too is told once.
+		out("tunnels.ListOut", listTunnelsToProto, "Tunnels[0].Bindings[0].TunnelID", "Tunnels[0].Bindings[0].Kind", "Tunnels[0].Bindings[0].Access",
+			"Tunnels[0].Bindings[0].NodeID"),
+		out("tunnels.Snapshot", func(s tunnels.Snapshot) (*tunnelv1.TunnelServiceWatchResponse, error) { return snapshotToProto(s), nil },
+			"Tunnels[0].Bindings[0].TunnelID", "Tunnels[0].Bindings[0].Kind", "Tunnels[0].Bindings[0].Access", "Tunnels[0].Bindings[0].NodeID"),
+		out("bindings.CreateOut", createBindingToProto, "Binding.Kind", "Binding.Protocol", "Binding.Label"),
+		out("tunnel.ListBindingsOut", listBindingsToProto, "Bindings[0].Binding.Kind", "Bindings[0].Binding.Protocol",
+			"Bindings[0].Binding.Label", "Bindings[0].Binding.LocalAddr"),
+		out("tunnel.HealthOut", tunnelHealthToProto), out("tunnel.PeersOut", listPeersToProto),
 		out("files.ListOut", fileListToProto), out("files.ReadOut", func(o files.ReadOut) (*tunnelv1.FileContent, error) { return fileContentToProto(o), nil }),
 		out("nodes.ListOut", listNodesToProto, "At"),
 		out("nodes.DescribeOut", getNodeToProto, "At"),
@@ -132,9 +143,7 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 			// The first and the last role, for legacy clients; nobody asks about what is silent.
 			"Pending[0].Role", "Pending[0].Silent", "Devices[0].Role",
 			// What bounds rotation is not shown.
-			"Devices[0].ApprovedScopes[0]",
-			// Who has a tenant is shown its own alone.
-			"Pending[0].Tenant", "Devices[0].Tenant"),
+			"Devices[0].ApprovedScopes[0]"),
 		out("identity.RejectOut", rejectPairingToProto, "RequestID"),
 		out("identity.RotateOut", rotateTokenToProto, "DeviceID", "Role"),
 		out("identity.RevokeOut", revokeTokenToProto, "DeviceID", "Role"),
@@ -265,6 +274,9 @@ func fill(t *testing.T, v reflect.Value, path string, n *int) {
 		return
 	case v.Type() == reflect.TypeFor[runs.State]():
 		v.SetString(string(runs.Denied))
+		return
+	case v.Type() == reflect.TypeFor[bindings.Access]():
+		v.SetString(string(bindings.Operator))
 		return
 	case v.Type() == reflect.TypeFor[files.Kind]():
 		v.SetString(string(files.Link))
@@ -458,6 +470,8 @@ func TestInboundCarriesEveryField(t *testing.T) {
 		in("RevokeTokenRequest", revokeTokenFromProto),
 		in("CreateInviteRequest", createInviteFromProto),
 		in("EnrollRequest", enrollFromProto),
+		in("TunnelServiceWatchRequest", watchTunnelsFromProto), in("ListPeersRequest", listPeersFromProto),
+		in("TunnelServiceKillRequest", killTunnelFromProto), in("CreateBindingRequest", createBindingFromProto, "kind"), // the first is the default
 		in("GetUplinkRequest", getUplinkFromProto), in("StartUplinkRequest", startUplinkFromProto), in("StopUplinkRequest", stopUplinkFromProto),
 		in("CreateLinkKeyRequest", createLinkKeyFromProto), in("RevokeLinkKeyRequest", revokeLinkKeyFromProto),
 		in("TailLogsRequest", tailFromProto),
@@ -651,6 +665,44 @@ func TestUplinkPhases(t *testing.T) {
 	for _, p := range []uplinks.Phase{uplinks.Stopped, uplinks.Connecting, uplinks.Connected, uplinks.Waiting, uplinks.Failed} {
 		if got := uplinkToProto(uplinks.State{Phase: p}).GetPhase().String(); got != "UPLINK_PHASE_"+strings.ToUpper(string(p)) {
 			t.Errorf("%s is told as %s", p, got)
+		}
+	}
+}
+
+// What a binding is called at the doors (tunnel.md §4.3): what a node exposes has a protocol in place of the two.
+func TestBindingWords(t *testing.T) {
+	type words struct {
+		kind   tunnelv1.BindingKind
+		mode   tunnelv1.BindingMode
+		access tunnelv1.BindingAccess
+	}
+	for _, c := range []struct {
+		b    bindings.Binding
+		want words
+	}{
+		{bindings.Binding{Kind: "http", Mode: "expose", Access: "public"}, words{tunnelv1.BindingKind_BINDING_KIND_HTTP, tunnelv1.BindingMode_BINDING_MODE_EXPOSE, tunnelv1.BindingAccess_BINDING_ACCESS_PUBLIC}},
+		{bindings.Binding{Kind: "tcp", Mode: "pull", Access: "token"}, words{tunnelv1.BindingKind_BINDING_KIND_TCP, tunnelv1.BindingMode_BINDING_MODE_PULL, tunnelv1.BindingAccess_BINDING_ACCESS_TOKEN}},
+		{bindings.Binding{Kind: "tcp", Mode: "dial"}, words{kind: tunnelv1.BindingKind_BINDING_KIND_TCP, mode: tunnelv1.BindingMode_BINDING_MODE_DIAL}},
+		{bindings.Binding{Protocol: bindings.HTTP, Access: "operator"}, words{tunnelv1.BindingKind_BINDING_KIND_HTTP, tunnelv1.BindingMode_BINDING_MODE_EXPOSE, tunnelv1.BindingAccess_BINDING_ACCESS_OPERATOR}},
+		{bindings.Binding{Protocol: bindings.WebSocket}, words{kind: tunnelv1.BindingKind_BINDING_KIND_WEB_SOCKET, mode: tunnelv1.BindingMode_BINDING_MODE_EXPOSE}},
+		{bindings.Binding{Protocol: bindings.TCP}, words{kind: tunnelv1.BindingKind_BINDING_KIND_TCP, mode: tunnelv1.BindingMode_BINDING_MODE_EXPOSE}},
+	} {
+		b := bindingToProto(&tunnel.Bound{Binding: c.b})
+		if got := (words{b.GetKind(), b.GetMode(), b.GetAccess()}); got != c.want {
+			t.Errorf("%+v: %+v, want %+v", c.b, got, c.want)
+		}
+	}
+	for kind, want := range map[tunnelv1.BindingKind]bindings.Protocol{0: bindings.HTTP, 1: bindings.HTTP, 2: bindings.TCP, 3: bindings.WebSocket, 4: ""} {
+		for access, is := range map[tunnelv1.BindingAccess]bindings.Access{0: "", 1: bindings.Public, 2: bindings.Token, 3: bindings.Operator, 4: "-"} {
+			in, err := createBindingFromProto(&tunnelv1.CreateBindingRequest{Kind: kind, Access: access, Target: "a:1"})
+			if (err != nil) != (want == "" || is == "-") || err == nil && (in.Protocol != want || in.Access != is || in.Name != "a:1") {
+				t.Errorf("%v %v: %+v %v", kind, access, in, err)
+			}
+		}
+	}
+	for ms, good := range map[int64]bool{-1: false, 0: true, 5000: true, 5001: false} {
+		if in, err := killTunnelFromProto(&tunnelv1.TunnelServiceKillRequest{GraceMs: &ms}); (err == nil) != good || good && in.Grace.Milliseconds() != ms {
+			t.Errorf("%d: %+v %v", ms, in, err)
 		}
 	}
 }

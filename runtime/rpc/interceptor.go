@@ -15,6 +15,7 @@ import (
 
 	"github.com/hanzoai/hanzod/errs"
 	nodesv1 "github.com/hanzoai/hanzod/gen/hanzo/nodes/v1"
+	tunnelv1 "github.com/hanzoai/hanzod/gen/hanzo/tunnel/v1"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/ops"
 	"github.com/hanzoai/hanzod/runtime/listen"
@@ -71,6 +72,8 @@ func (s *Server) StreamInterceptor() grpc.StreamServerInterceptor {
 			kind = aLink
 		case nodesv1.NodeService_Channel_FullMethodName:
 			kind = aChannel
+		case tunnelv1.TunnelService_Carry_FullMethodName:
+			kind = aCarrier
 		}
 		live, err := s.live(ctx, c, kind)
 		if err != nil {

@@ -193,6 +193,11 @@ type Deps struct {
 	Bus       *events.Bus
 	// Checkpoints are of sessions of nodes.
 	Checkpoints Checkpoints
+	// Tunnels, Bindings and Overview are of carriers and what they carry.
+	Tunnels      Tunnels
+	Bindings     Bindings
+	Overview     Overview
+	Neighborhood Neighborhood
 	// DeviceConnections counts the connections of each device at the other doors.
 	DeviceConnections func() map[string]int
 	// Remote says where other machines reach this door.
@@ -261,6 +266,8 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	tunnelv1.RegisterFileServiceServer(r, &filesServer{s: s})
 	tunnelv1.RegisterCheckpointServiceServer(r, &checkpointsServer{s: s})
 	tunnelv1.RegisterUplinkServiceServer(r, &uplinksServer{s: s})
+	tunnelv1.RegisterTunnelServiceServer(r, &tunnelsServer{s: s})
+	tunnelv1.RegisterDiscoveryServiceServer(r, &discoveryServer{s: s})
 }
 
 // GRPC returns a server with everything registered: hanzod's services, the standard health service

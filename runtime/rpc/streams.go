@@ -12,13 +12,18 @@ import (
 	"github.com/hanzoai/hanzod/nodes"
 )
 
+// maxCarriers bounds the carriers of tunnels, those before their HELLO among them: as many tunnels as may be
+// configured bring two each.
+const maxCarriers = 20_000
+
 // streams knows the open streams, so that they can be ended from outside.
 type streams struct {
 	mu      sync.Mutex
-	live    map[*liveStream]struct{} // at most MaxStreams, and maxLinks more for nodes, and the calls
+	live    map[*liveStream]struct{} // at most MaxStreams, and maxLinks more for nodes, and carriers, and the calls
 	links   int
 	chans   int
 	calls   int
+	carried int
 	each    map[string]int // streams and links by device
 	stopped error
 }
@@ -39,6 +44,7 @@ const (
 	aLink                      // of a node
 	aCall                      // a unary call that may last; other limits bound those
 	aChannel                   // beside the link of a node
+	aCarrier                   // of a tunnel
 )
 
 func (s *streams) add(ctx context.Context, c identity.Caller, kind streamKind) (*liveStream, error) {
@@ -64,7 +70,11 @@ func (s *streams) add(ctx context.Context, c identity.Caller, kind streamKind) (
 		return nil, nodes.ErrTooManyChannels
 	case kind == aChannel:
 		s.chans++
-	case len(s.live)-s.links-s.calls-s.chans >= MaxStreams:
+	case kind == aCarrier && s.carried >= maxCarriers:
+		return nil, errStreams
+	case kind == aCarrier:
+		s.carried++
+	case len(s.live)-s.links-s.calls-s.chans-s.carried >= MaxStreams:
 		return nil, errStreams
 	}
 	if l.owner != "" {
@@ -136,6 +146,8 @@ func (s *streams) remove(l *liveStream) {
 			s.calls--
 		case aChannel:
 			s.chans--
+		case aCarrier:
+			s.carried--
 		}
 		if l.owner != "" {
 			if s.each[l.owner]--; s.each[l.owner] == 0 {

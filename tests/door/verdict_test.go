@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -55,7 +56,9 @@ import (
 	"github.com/hanzoai/hanzod/system"
 	"github.com/hanzoai/hanzod/talk"
 	"github.com/hanzoai/hanzod/tunnel"
+	"github.com/hanzoai/hanzod/tunnel/bindings"
 	"github.com/hanzoai/hanzod/tunnel/checkpoints"
+	"github.com/hanzoai/hanzod/tunnel/tunnels"
 	"github.com/hanzoai/hanzod/tunnel/uplinks"
 	"github.com/hanzoai/hanzod/wizard"
 )
@@ -178,6 +181,20 @@ func newHouse(t *testing.T) *house {
 	t.Cleanup(func() { ended(); <-worked })
 	talks, costs := sessionsOf(t, st, bus, mo, current)
 	g := gate.New()
+	bound := bindings.New(bindings.Config{
+		Pattern: func() string { return "" }, Base: func() string { return "http://box" }, Host: func() string { return "box" },
+		Listen: func() (net.Listener, error) { return net.Listen("tcp", "127.0.0.1:0") }, Reserved: func(string) bool { return false },
+		Changed: func(string, []bindings.Binding) {}, Now: time.Now,
+	})
+	t.Cleanup(bound.Close)
+	carried := tunnels.New(tunnels.Config{
+		Settings: func() tunnels.Settings {
+			return tunnels.Settings{MaxTunnels: 1, MaxPerTenant: 1, MaxStreams: 1, Connections: 1, Idle: time.Minute}
+		},
+		Standing: id.Standing, Bindings: bound, Nodes: runtime.TunnelNodes{Service: ns}, Now: time.Now, Log: log,
+		Audit: func(context.Context, identity.Caller, tunnels.AuditRow) error { return nil },
+	})
+	t.Cleanup(carried.Close)
 	server := rpc.New(rpc.Deps{
 		Catalogue: catalogue, Gate: g, Nodes: ns, Approvals: app, Policy: rules, Runs: rs, System: sys, Heartbeat: beats, Channels: channels.New(time.Now), Talk: voice, Bus: bus, Render: compat.Payload,
 		Secrets: kept, Wizard: asks, Config: lv, Terminals: tunnel.New(tunnel.Config{Nodes: runtime.TerminalNodes{Nodes: func() *nodes.Service { return ns }}, Store: st, Now: time.Now}), Files: tunnel.NewFiles(runtime.FileNodes{Nodes: ns}),
@@ -191,7 +208,9 @@ func newHouse(t *testing.T) *house {
 			Nodes: runtime.CheckpointNodes{Service: ns}, Record: func(context.Context, identity.Caller, checkpoints.Act) error { return nil },
 			TempDir: filepath.Join(dir, "checkpoints.tmp"), Now: time.Now, Log: log,
 		}),
-		Sessions: talks, Usage: costs,
+		Tunnels: carried, Bindings: bound, Overview: &tunnel.Overview{Tunnels: carried, Bindings: bound, Process: func() tunnel.Process { return tunnel.Process{} }},
+		Neighborhood: tunnel.NewNeighborhood(func(context.Context) (tunnel.PeersOut, error) { return tunnel.PeersOut{}, nil }),
+		Sessions:     talks, Usage: costs,
 		Agents: ag, Skills: sk, Models: mo,
 		Cron:         jobs,
 		SharedSecret: func(identity.Caller) (string, string, error) { return "", "", system.ErrLocalOnly },
@@ -434,6 +453,16 @@ var missing = map[string]string{
 	"/hanzo.devices.v1.DeviceService/ListLinkKeys":       "the original lets every instance link",
 	"/hanzo.devices.v1.DeviceService/RevokeLinkKey":      "the original lets every instance link",
 	"/hanzo.devices.v1.DeviceService/Enroll":             "the original has no invites",
+	"/hanzo.tunnel.v1.TunnelService/Carry":               "a stream of frames: REST and legacy clients open the WebSocket /api/v1/tunnel/connect",
+	"/hanzo.tunnel.v1.TunnelService/CreateBinding":       "the original has no tunnels: /api/v1/tunnel has them",
+	"/hanzo.tunnel.v1.TunnelService/DeleteBinding":       "the original has no tunnels: /api/v1/tunnel has them",
+	"/hanzo.tunnel.v1.TunnelService/ListBindings":        "the original has no tunnels: /api/v1/tunnel has them",
+	"/hanzo.tunnel.v1.TunnelService/List":                "the original has no tunnels: /api/v1/tunnel has them",
+	"/hanzo.tunnel.v1.TunnelService/Get":                 "the original has no tunnels: /api/v1/tunnel has them",
+	"/hanzo.tunnel.v1.TunnelService/Kill":                "the original has no tunnels: /api/v1/tunnel has them",
+	"/hanzo.tunnel.v1.TunnelService/Watch":               "the original has no tunnels: /api/v1/tunnel has them",
+	"/hanzo.tunnel.v1.TunnelService/Health":              "the original has no tunnels: /api/v1/tunnel has them",
+	"/hanzo.tunnel.v1.DiscoveryService/ListPeers":        "the original does not tell who else is there",
 	"/hanzo.tunnel.v1.CheckpointService/Create":          "legacy clients invoke session.checkpoint",
 	"/hanzo.tunnel.v1.CheckpointService/Restore":         "legacy clients invoke session.restore",
 	"/hanzo.tunnel.v1.CheckpointService/List":            "legacy clients invoke session.list",

@@ -130,7 +130,9 @@ type Device struct {
 	CreatedAt    *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	ApprovedAt   *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=approved_at,json=approvedAt,proto3" json:"approved_at,omitempty"`
 	// Live connections of the device at this moment.
-	Connections   int32 `protobuf:"varint,14,opt,name=connections,proto3" json:"connections,omitempty"`
+	Connections int32 `protobuf:"varint,14,opt,name=connections,proto3" json:"connections,omitempty"`
+	// The organisation of who paired it; empty for the gateway's own.
+	Tenant        string `protobuf:"bytes,15,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -263,6 +265,13 @@ func (x *Device) GetConnections() int32 {
 	return 0
 }
 
+func (x *Device) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
 // PairingRequest is a device that waits for an answer.
 type PairingRequest struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
@@ -278,9 +287,11 @@ type PairingRequest struct {
 	Scopes       []string               `protobuf:"bytes,10,rep,name=scopes,proto3" json:"scopes,omitempty"`
 	RemoteIp     string                 `protobuf:"bytes,11,opt,name=remote_ip,json=remoteIp,proto3" json:"remote_ip,omitempty"`
 	// The device was paired before, with another key or with less.
-	Repair        bool                   `protobuf:"varint,12,opt,name=repair,proto3" json:"repair,omitempty"`
-	RequestedAt   *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=requested_at,json=requestedAt,proto3" json:"requested_at,omitempty"`
-	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	Repair      bool                   `protobuf:"varint,12,opt,name=repair,proto3" json:"repair,omitempty"`
+	RequestedAt *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=requested_at,json=requestedAt,proto3" json:"requested_at,omitempty"`
+	ExpiresAt   *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// The organisation of who asks; empty for the gateway's own.
+	Tenant        string `protobuf:"bytes,15,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -411,6 +422,13 @@ func (x *PairingRequest) GetExpiresAt() *timestamppb.Timestamp {
 		return x.ExpiresAt
 	}
 	return nil
+}
+
+func (x *PairingRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
 }
 
 type ListDevicesRequest struct {
@@ -1635,7 +1653,7 @@ const file_hanzo_devices_v1_devices_proto_rawDesc = "" +
 	"\n" +
 	"revoked_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\trevokedAt\x12<\n" +
 	"\flast_used_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"lastUsedAt\"\xfc\x03\n" +
+	"lastUsedAt\"\x94\x04\n" +
 	"\x06Device\x12\x1b\n" +
 	"\tdevice_id\x18\x01 \x01(\tR\bdeviceId\x12\x1d\n" +
 	"\n" +
@@ -1655,7 +1673,8 @@ const file_hanzo_devices_v1_devices_proto_rawDesc = "" +
 	"created_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12;\n" +
 	"\vapproved_at\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"approvedAt\x12 \n" +
-	"\vconnections\x18\x0e \x01(\x05R\vconnections\"\xea\x03\n" +
+	"\vconnections\x18\x0e \x01(\x05R\vconnections\x12\x16\n" +
+	"\x06tenant\x18\x0f \x01(\tR\x06tenant\"\x82\x04\n" +
 	"\x0ePairingRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x1b\n" +
@@ -1675,7 +1694,8 @@ const file_hanzo_devices_v1_devices_proto_rawDesc = "" +
 	"\x06repair\x18\f \x01(\bR\x06repair\x12=\n" +
 	"\frequested_at\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\vrequestedAt\x129\n" +
 	"\n" +
-	"expires_at\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"\x14\n" +
+	"expires_at\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x16\n" +
+	"\x06tenant\x18\x0f \x01(\tR\x06tenant\"\x14\n" +
 	"\x12ListDevicesRequest\"\x85\x01\n" +
 	"\x13ListDevicesResponse\x12:\n" +
 	"\apending\x18\x01 \x03(\v2 .hanzo.devices.v1.PairingRequestR\apending\x122\n" +

@@ -645,20 +645,28 @@ type Tunnel struct {
 	Connections        uint32                 `protobuf:"varint,7,opt,name=connections,proto3" json:"connections,omitempty"`
 	ConnectionsGranted uint32                 `protobuf:"varint,8,opt,name=connections_granted,json=connectionsGranted,proto3" json:"connections_granted,omitempty"`
 	CreatedAt          *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
-	// It has lost its primary carrier, at parked_at, and is kept for a while.
-	Parked        bool                   `protobuf:"varint,10,opt,name=parked,proto3" json:"parked,omitempty"`
-	ParkedAt      *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=parked_at,json=parkedAt,proto3" json:"parked_at,omitempty"`
-	ActiveStreams uint32                 `protobuf:"varint,12,opt,name=active_streams,json=activeStreams,proto3" json:"active_streams,omitempty"`
-	MaxStreams    uint32                 `protobuf:"varint,13,opt,name=max_streams,json=maxStreams,proto3" json:"max_streams,omitempty"`
+	// It has lost its carriers, and is kept until parked_until.
+	Parked      bool                   `protobuf:"varint,10,opt,name=parked,proto3" json:"parked,omitempty"`
+	ParkedUntil *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=parked_until,json=parkedUntil,proto3" json:"parked_until,omitempty"`
+	// It was killed and takes no new streams.
+	Closing       bool   `protobuf:"varint,12,opt,name=closing,proto3" json:"closing,omitempty"`
+	ActiveStreams uint32 `protobuf:"varint,13,opt,name=active_streams,json=activeStreams,proto3" json:"active_streams,omitempty"`
+	MaxStreams    uint32 `protobuf:"varint,14,opt,name=max_streams,json=maxStreams,proto3" json:"max_streams,omitempty"`
+	// Since the beginning.
+	TotalStreams uint64 `protobuf:"varint,15,opt,name=total_streams,json=totalStreams,proto3" json:"total_streams,omitempty"`
 	// Descriptors of its share that are in use.
-	PermitsUsed  uint32 `protobuf:"varint,14,opt,name=permits_used,json=permitsUsed,proto3" json:"permits_used,omitempty"`
-	PermitsLimit uint32 `protobuf:"varint,15,opt,name=permits_limit,json=permitsLimit,proto3" json:"permits_limit,omitempty"`
+	PermitsUsed  uint32 `protobuf:"varint,16,opt,name=permits_used,json=permitsUsed,proto3" json:"permits_used,omitempty"`
+	PermitsLimit uint32 `protobuf:"varint,17,opt,name=permits_limit,json=permitsLimit,proto3" json:"permits_limit,omitempty"`
 	// Payload of streams, from the client and to it, and in bytes a second (by Watch).
-	BytesIn       uint64     `protobuf:"varint,16,opt,name=bytes_in,json=bytesIn,proto3" json:"bytes_in,omitempty"`
-	BytesOut      uint64     `protobuf:"varint,17,opt,name=bytes_out,json=bytesOut,proto3" json:"bytes_out,omitempty"`
-	RateIn        float64    `protobuf:"fixed64,18,opt,name=rate_in,json=rateIn,proto3" json:"rate_in,omitempty"`
-	RateOut       float64    `protobuf:"fixed64,19,opt,name=rate_out,json=rateOut,proto3" json:"rate_out,omitempty"`
-	Bindings      []*Binding `protobuf:"bytes,20,rep,name=bindings,proto3" json:"bindings,omitempty"`
+	BytesIn  uint64  `protobuf:"varint,18,opt,name=bytes_in,json=bytesIn,proto3" json:"bytes_in,omitempty"`
+	BytesOut uint64  `protobuf:"varint,19,opt,name=bytes_out,json=bytesOut,proto3" json:"bytes_out,omitempty"`
+	RateIn   float64 `protobuf:"fixed64,20,opt,name=rate_in,json=rateIn,proto3" json:"rate_in,omitempty"`
+	RateOut  float64 `protobuf:"fixed64,21,opt,name=rate_out,json=rateOut,proto3" json:"rate_out,omitempty"`
+	// How long streams waited for credit.
+	Stalled *durationpb.Duration `protobuf:"bytes,22,opt,name=stalled,proto3" json:"stalled,omitempty"`
+	// What the primary carrier is: "websocket" or "grpc".
+	Carrier       string     `protobuf:"bytes,23,opt,name=carrier,proto3" json:"carrier,omitempty"`
+	Bindings      []*Binding `protobuf:"bytes,24,rep,name=bindings,proto3" json:"bindings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -763,11 +771,18 @@ func (x *Tunnel) GetParked() bool {
 	return false
 }
 
-func (x *Tunnel) GetParkedAt() *timestamppb.Timestamp {
+func (x *Tunnel) GetParkedUntil() *timestamppb.Timestamp {
 	if x != nil {
-		return x.ParkedAt
+		return x.ParkedUntil
 	}
 	return nil
+}
+
+func (x *Tunnel) GetClosing() bool {
+	if x != nil {
+		return x.Closing
+	}
+	return false
 }
 
 func (x *Tunnel) GetActiveStreams() uint32 {
@@ -780,6 +795,13 @@ func (x *Tunnel) GetActiveStreams() uint32 {
 func (x *Tunnel) GetMaxStreams() uint32 {
 	if x != nil {
 		return x.MaxStreams
+	}
+	return 0
+}
+
+func (x *Tunnel) GetTotalStreams() uint64 {
+	if x != nil {
+		return x.TotalStreams
 	}
 	return 0
 }
@@ -824,6 +846,20 @@ func (x *Tunnel) GetRateOut() float64 {
 		return x.RateOut
 	}
 	return 0
+}
+
+func (x *Tunnel) GetStalled() *durationpb.Duration {
+	if x != nil {
+		return x.Stalled
+	}
+	return nil
+}
+
+func (x *Tunnel) GetCarrier() string {
+	if x != nil {
+		return x.Carrier
+	}
+	return ""
 }
 
 func (x *Tunnel) GetBindings() []*Binding {
@@ -1868,7 +1904,7 @@ const file_hanzo_tunnel_v1_tunnels_proto_rawDesc = "" +
 	"\bbytes_in\x18\x12 \x01(\x04R\abytesIn\x12\x1b\n" +
 	"\tbytes_out\x18\x13 \x01(\x04R\bbytesOut\x12\x17\n" +
 	"\arate_in\x18\x14 \x01(\x01R\x06rateIn\x12\x19\n" +
-	"\brate_out\x18\x15 \x01(\x01R\arateOut\"\xbc\x05\n" +
+	"\brate_out\x18\x15 \x01(\x01R\arateOut\"\xd0\x06\n" +
 	"\x06Tunnel\x12\x1b\n" +
 	"\ttunnel_id\x18\x01 \x01(\tR\btunnelId\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x16\n" +
@@ -1881,18 +1917,22 @@ const file_hanzo_tunnel_v1_tunnels_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x16\n" +
 	"\x06parked\x18\n" +
-	" \x01(\bR\x06parked\x127\n" +
-	"\tparked_at\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\bparkedAt\x12%\n" +
-	"\x0eactive_streams\x18\f \x01(\rR\ractiveStreams\x12\x1f\n" +
-	"\vmax_streams\x18\r \x01(\rR\n" +
-	"maxStreams\x12!\n" +
-	"\fpermits_used\x18\x0e \x01(\rR\vpermitsUsed\x12#\n" +
-	"\rpermits_limit\x18\x0f \x01(\rR\fpermitsLimit\x12\x19\n" +
-	"\bbytes_in\x18\x10 \x01(\x04R\abytesIn\x12\x1b\n" +
-	"\tbytes_out\x18\x11 \x01(\x04R\bbytesOut\x12\x17\n" +
-	"\arate_in\x18\x12 \x01(\x01R\x06rateIn\x12\x19\n" +
-	"\brate_out\x18\x13 \x01(\x01R\arateOut\x124\n" +
-	"\bbindings\x18\x14 \x03(\v2\x18.hanzo.tunnel.v1.BindingR\bbindings\"\xd3\x01\n" +
+	" \x01(\bR\x06parked\x12=\n" +
+	"\fparked_until\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\vparkedUntil\x12\x18\n" +
+	"\aclosing\x18\f \x01(\bR\aclosing\x12%\n" +
+	"\x0eactive_streams\x18\r \x01(\rR\ractiveStreams\x12\x1f\n" +
+	"\vmax_streams\x18\x0e \x01(\rR\n" +
+	"maxStreams\x12#\n" +
+	"\rtotal_streams\x18\x0f \x01(\x04R\ftotalStreams\x12!\n" +
+	"\fpermits_used\x18\x10 \x01(\rR\vpermitsUsed\x12#\n" +
+	"\rpermits_limit\x18\x11 \x01(\rR\fpermitsLimit\x12\x19\n" +
+	"\bbytes_in\x18\x12 \x01(\x04R\abytesIn\x12\x1b\n" +
+	"\tbytes_out\x18\x13 \x01(\x04R\bbytesOut\x12\x17\n" +
+	"\arate_in\x18\x14 \x01(\x01R\x06rateIn\x12\x19\n" +
+	"\brate_out\x18\x15 \x01(\x01R\arateOut\x123\n" +
+	"\astalled\x18\x16 \x01(\v2\x19.google.protobuf.DurationR\astalled\x12\x18\n" +
+	"\acarrier\x18\x17 \x01(\tR\acarrier\x124\n" +
+	"\bbindings\x18\x18 \x03(\v2\x18.hanzo.tunnel.v1.BindingR\bbindings\"\xd3\x01\n" +
 	"\fTunnelTotals\x12\x18\n" +
 	"\atunnels\x18\x01 \x01(\rR\atunnels\x12\x16\n" +
 	"\x06parked\x18\x02 \x01(\rR\x06parked\x12\x1a\n" +
@@ -2042,45 +2082,46 @@ var file_hanzo_tunnel_v1_tunnels_proto_depIdxs = []int32{
 	2,  // 4: hanzo.tunnel.v1.Binding.access:type_name -> hanzo.tunnel.v1.BindingAccess
 	25, // 5: hanzo.tunnel.v1.Binding.created_at:type_name -> google.protobuf.Timestamp
 	25, // 6: hanzo.tunnel.v1.Tunnel.created_at:type_name -> google.protobuf.Timestamp
-	25, // 7: hanzo.tunnel.v1.Tunnel.parked_at:type_name -> google.protobuf.Timestamp
-	6,  // 8: hanzo.tunnel.v1.Tunnel.bindings:type_name -> hanzo.tunnel.v1.Binding
-	0,  // 9: hanzo.tunnel.v1.CreateBindingRequest.kind:type_name -> hanzo.tunnel.v1.BindingKind
-	2,  // 10: hanzo.tunnel.v1.CreateBindingRequest.access:type_name -> hanzo.tunnel.v1.BindingAccess
-	6,  // 11: hanzo.tunnel.v1.CreateBindingResponse.binding:type_name -> hanzo.tunnel.v1.Binding
-	6,  // 12: hanzo.tunnel.v1.ListBindingsResponse.bindings:type_name -> hanzo.tunnel.v1.Binding
-	7,  // 13: hanzo.tunnel.v1.TunnelServiceListResponse.tunnels:type_name -> hanzo.tunnel.v1.Tunnel
-	8,  // 14: hanzo.tunnel.v1.TunnelServiceListResponse.totals:type_name -> hanzo.tunnel.v1.TunnelTotals
-	7,  // 15: hanzo.tunnel.v1.TunnelServiceGetResponse.tunnel:type_name -> hanzo.tunnel.v1.Tunnel
-	26, // 16: hanzo.tunnel.v1.TunnelServiceWatchRequest.interval:type_name -> google.protobuf.Duration
-	25, // 17: hanzo.tunnel.v1.TunnelServiceWatchResponse.at:type_name -> google.protobuf.Timestamp
-	7,  // 18: hanzo.tunnel.v1.TunnelServiceWatchResponse.tunnels:type_name -> hanzo.tunnel.v1.Tunnel
-	8,  // 19: hanzo.tunnel.v1.TunnelServiceWatchResponse.totals:type_name -> hanzo.tunnel.v1.TunnelTotals
-	25, // 20: hanzo.tunnel.v1.TunnelServiceHealthResponse.built_at:type_name -> google.protobuf.Timestamp
-	25, // 21: hanzo.tunnel.v1.TunnelServiceHealthResponse.started_at:type_name -> google.protobuf.Timestamp
-	8,  // 22: hanzo.tunnel.v1.TunnelServiceHealthResponse.totals:type_name -> hanzo.tunnel.v1.TunnelTotals
-	4,  // 23: hanzo.tunnel.v1.TunnelService.Carry:input_type -> hanzo.tunnel.v1.CarryRequest
-	9,  // 24: hanzo.tunnel.v1.TunnelService.CreateBinding:input_type -> hanzo.tunnel.v1.CreateBindingRequest
-	11, // 25: hanzo.tunnel.v1.TunnelService.DeleteBinding:input_type -> hanzo.tunnel.v1.DeleteBindingRequest
-	13, // 26: hanzo.tunnel.v1.TunnelService.ListBindings:input_type -> hanzo.tunnel.v1.ListBindingsRequest
-	15, // 27: hanzo.tunnel.v1.TunnelService.List:input_type -> hanzo.tunnel.v1.TunnelServiceListRequest
-	17, // 28: hanzo.tunnel.v1.TunnelService.Get:input_type -> hanzo.tunnel.v1.TunnelServiceGetRequest
-	19, // 29: hanzo.tunnel.v1.TunnelService.Kill:input_type -> hanzo.tunnel.v1.TunnelServiceKillRequest
-	21, // 30: hanzo.tunnel.v1.TunnelService.Watch:input_type -> hanzo.tunnel.v1.TunnelServiceWatchRequest
-	23, // 31: hanzo.tunnel.v1.TunnelService.Health:input_type -> hanzo.tunnel.v1.TunnelServiceHealthRequest
-	5,  // 32: hanzo.tunnel.v1.TunnelService.Carry:output_type -> hanzo.tunnel.v1.CarryResponse
-	10, // 33: hanzo.tunnel.v1.TunnelService.CreateBinding:output_type -> hanzo.tunnel.v1.CreateBindingResponse
-	12, // 34: hanzo.tunnel.v1.TunnelService.DeleteBinding:output_type -> hanzo.tunnel.v1.DeleteBindingResponse
-	14, // 35: hanzo.tunnel.v1.TunnelService.ListBindings:output_type -> hanzo.tunnel.v1.ListBindingsResponse
-	16, // 36: hanzo.tunnel.v1.TunnelService.List:output_type -> hanzo.tunnel.v1.TunnelServiceListResponse
-	18, // 37: hanzo.tunnel.v1.TunnelService.Get:output_type -> hanzo.tunnel.v1.TunnelServiceGetResponse
-	20, // 38: hanzo.tunnel.v1.TunnelService.Kill:output_type -> hanzo.tunnel.v1.TunnelServiceKillResponse
-	22, // 39: hanzo.tunnel.v1.TunnelService.Watch:output_type -> hanzo.tunnel.v1.TunnelServiceWatchResponse
-	24, // 40: hanzo.tunnel.v1.TunnelService.Health:output_type -> hanzo.tunnel.v1.TunnelServiceHealthResponse
-	32, // [32:41] is the sub-list for method output_type
-	23, // [23:32] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	25, // 7: hanzo.tunnel.v1.Tunnel.parked_until:type_name -> google.protobuf.Timestamp
+	26, // 8: hanzo.tunnel.v1.Tunnel.stalled:type_name -> google.protobuf.Duration
+	6,  // 9: hanzo.tunnel.v1.Tunnel.bindings:type_name -> hanzo.tunnel.v1.Binding
+	0,  // 10: hanzo.tunnel.v1.CreateBindingRequest.kind:type_name -> hanzo.tunnel.v1.BindingKind
+	2,  // 11: hanzo.tunnel.v1.CreateBindingRequest.access:type_name -> hanzo.tunnel.v1.BindingAccess
+	6,  // 12: hanzo.tunnel.v1.CreateBindingResponse.binding:type_name -> hanzo.tunnel.v1.Binding
+	6,  // 13: hanzo.tunnel.v1.ListBindingsResponse.bindings:type_name -> hanzo.tunnel.v1.Binding
+	7,  // 14: hanzo.tunnel.v1.TunnelServiceListResponse.tunnels:type_name -> hanzo.tunnel.v1.Tunnel
+	8,  // 15: hanzo.tunnel.v1.TunnelServiceListResponse.totals:type_name -> hanzo.tunnel.v1.TunnelTotals
+	7,  // 16: hanzo.tunnel.v1.TunnelServiceGetResponse.tunnel:type_name -> hanzo.tunnel.v1.Tunnel
+	26, // 17: hanzo.tunnel.v1.TunnelServiceWatchRequest.interval:type_name -> google.protobuf.Duration
+	25, // 18: hanzo.tunnel.v1.TunnelServiceWatchResponse.at:type_name -> google.protobuf.Timestamp
+	7,  // 19: hanzo.tunnel.v1.TunnelServiceWatchResponse.tunnels:type_name -> hanzo.tunnel.v1.Tunnel
+	8,  // 20: hanzo.tunnel.v1.TunnelServiceWatchResponse.totals:type_name -> hanzo.tunnel.v1.TunnelTotals
+	25, // 21: hanzo.tunnel.v1.TunnelServiceHealthResponse.built_at:type_name -> google.protobuf.Timestamp
+	25, // 22: hanzo.tunnel.v1.TunnelServiceHealthResponse.started_at:type_name -> google.protobuf.Timestamp
+	8,  // 23: hanzo.tunnel.v1.TunnelServiceHealthResponse.totals:type_name -> hanzo.tunnel.v1.TunnelTotals
+	4,  // 24: hanzo.tunnel.v1.TunnelService.Carry:input_type -> hanzo.tunnel.v1.CarryRequest
+	9,  // 25: hanzo.tunnel.v1.TunnelService.CreateBinding:input_type -> hanzo.tunnel.v1.CreateBindingRequest
+	11, // 26: hanzo.tunnel.v1.TunnelService.DeleteBinding:input_type -> hanzo.tunnel.v1.DeleteBindingRequest
+	13, // 27: hanzo.tunnel.v1.TunnelService.ListBindings:input_type -> hanzo.tunnel.v1.ListBindingsRequest
+	15, // 28: hanzo.tunnel.v1.TunnelService.List:input_type -> hanzo.tunnel.v1.TunnelServiceListRequest
+	17, // 29: hanzo.tunnel.v1.TunnelService.Get:input_type -> hanzo.tunnel.v1.TunnelServiceGetRequest
+	19, // 30: hanzo.tunnel.v1.TunnelService.Kill:input_type -> hanzo.tunnel.v1.TunnelServiceKillRequest
+	21, // 31: hanzo.tunnel.v1.TunnelService.Watch:input_type -> hanzo.tunnel.v1.TunnelServiceWatchRequest
+	23, // 32: hanzo.tunnel.v1.TunnelService.Health:input_type -> hanzo.tunnel.v1.TunnelServiceHealthRequest
+	5,  // 33: hanzo.tunnel.v1.TunnelService.Carry:output_type -> hanzo.tunnel.v1.CarryResponse
+	10, // 34: hanzo.tunnel.v1.TunnelService.CreateBinding:output_type -> hanzo.tunnel.v1.CreateBindingResponse
+	12, // 35: hanzo.tunnel.v1.TunnelService.DeleteBinding:output_type -> hanzo.tunnel.v1.DeleteBindingResponse
+	14, // 36: hanzo.tunnel.v1.TunnelService.ListBindings:output_type -> hanzo.tunnel.v1.ListBindingsResponse
+	16, // 37: hanzo.tunnel.v1.TunnelService.List:output_type -> hanzo.tunnel.v1.TunnelServiceListResponse
+	18, // 38: hanzo.tunnel.v1.TunnelService.Get:output_type -> hanzo.tunnel.v1.TunnelServiceGetResponse
+	20, // 39: hanzo.tunnel.v1.TunnelService.Kill:output_type -> hanzo.tunnel.v1.TunnelServiceKillResponse
+	22, // 40: hanzo.tunnel.v1.TunnelService.Watch:output_type -> hanzo.tunnel.v1.TunnelServiceWatchResponse
+	24, // 41: hanzo.tunnel.v1.TunnelService.Health:output_type -> hanzo.tunnel.v1.TunnelServiceHealthResponse
+	33, // [33:42] is the sub-list for method output_type
+	24, // [24:33] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_hanzo_tunnel_v1_tunnels_proto_init() }
