@@ -113,6 +113,7 @@ type Client struct {
 	// Checkpoints are of sessions of nodes.
 	Checkpoints tunnelv1.CheckpointServiceClient
 	Uplinks     tunnelv1.UplinkServiceClient
+	Tunnels     tunnelv1.TunnelServiceClient
 
 	socket string
 	remote *remote // nil for the local socket
@@ -202,6 +203,7 @@ func Dial(_ context.Context, o Options) (*Client, error) {
 	c.Files = tunnelv1.NewFileServiceClient(conn)
 	c.Checkpoints = tunnelv1.NewCheckpointServiceClient(conn)
 	c.Uplinks = tunnelv1.NewUplinkServiceClient(conn)
+	c.Tunnels = tunnelv1.NewTunnelServiceClient(conn)
 	return c, nil
 }
 
