@@ -23,6 +23,7 @@ import (
 
 	"github.com/hanzoai/hanzod/approvals"
 	"github.com/hanzoai/hanzod/approvals/policy"
+	"github.com/hanzoai/hanzod/client/carrier"
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/events"
 	"github.com/hanzoai/hanzod/gate"
@@ -287,6 +288,7 @@ func (s *Server) GRPC(creds credentials.TransportCredentials) *grpc.Server {
 func (s *Server) options(creds credentials.TransportCredentials) []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.Creds(creds),
+		grpc.ForceServerCodecV2(carrier.Codec),
 		grpc.UnaryInterceptor(s.UnaryInterceptor()),
 		grpc.StreamInterceptor(s.StreamInterceptor()),
 		grpc.MaxRecvMsgSize(MaxMessage),

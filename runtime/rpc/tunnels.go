@@ -19,6 +19,7 @@ var errBindingKind = errs.Define(errs.Invalid, "rpc.binding_kind", "the kind of 
 
 // Tunnels is what the door needs of tunnels.Service.
 type Tunnels interface {
+	Serve(ctx context.Context, c identity.Caller, in tunnels.CarrierIn) error
 	List(context.Context, identity.Caller, tunnels.ListIn) (tunnels.ListOut, error)
 	Get(context.Context, identity.Caller, tunnels.GetIn) (tunnels.Tunnel, error)
 	Kill(context.Context, identity.Caller, tunnels.KillIn) (tunnels.KillOut, error)
