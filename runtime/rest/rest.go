@@ -80,9 +80,8 @@ type Deps struct {
 	Links http.Handler
 	// Carriers takes the upgrades of tunnels (tunnel.md §4.2); nil leaves them to Legacy.
 	Carriers http.Handler
-	// Visited reports whether a request, by its host name and its path as it was sent, is for something that a
-	// node exposes, and whether that is known; nil for none.
-	Visited func(host, path string) (ours, known bool)
+	// Visit serves a request for something that a node exposes, and reports whether it was one; nil for none.
+	Visit func(http.ResponseWriter, *http.Request) bool
 	// Web is the HTTP routes of the original; nil leaves them out.
 	Web *web.Web
 	// Metrics serves the metrics page to those who may read it.
@@ -219,15 +218,15 @@ var (
 const readers = "GET, HEAD"
 
 func (s *server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	if s.d.Visit != nil && s.d.Visit(rw, r) { // what it answers is not ours
+		return
+	}
 	h := rw.Header()
 	h["X-Content-Type-Options"] = nosniff
 	h["Referrer-Policy"] = noReferrer
 	h["Permissions-Policy"] = permissions
 	if s.hsts != nil {
 		h["Strict-Transport-Security"] = s.hsts
-	}
-	if s.visited(rw, r) {
-		return
 	}
 	r, scoped := web.Scoped(r)
 	if web.Upgrading(r) {

@@ -3,14 +3,11 @@ package rest
 import (
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/hanzoai/hanzod/compat/hanzotunnel"
 	"github.com/hanzoai/hanzod/compat/hoody"
 	"github.com/hanzoai/hanzod/compat/web"
-	"github.com/hanzoai/hanzod/identity/peer"
-	"github.com/hanzoai/hanzod/tunnel/bindings"
 	"github.com/hanzoai/hanzod/tunnel/wire"
 )
 
@@ -93,29 +90,6 @@ func (s *server) upgrade(w http.ResponseWriter, r *http.Request, scoped bool) {
 	case web.CheckUpgrade(w, r):
 		s.d.Legacy.ServeHTTP(w, r)
 	}
-}
-
-// visited answers who visits what a node exposes: no carrier of it is there (tunnel.md §1.12).
-func (s *server) visited(w http.ResponseWriter, r *http.Request) bool {
-	if s.d.Visited == nil {
-		return false
-	}
-	host, _ := peer.Hostname(r.Host)
-	ours, known := s.d.Visited(host, r.URL.EscapedPath())
-	if !ours {
-		return false
-	}
-	if r.ContentLength != 0 {
-		dismiss(w)
-	}
-	w.Header()["Cache-Control"] = noStore
-	if !known {
-		writeProblem(w, problem{Status: http.StatusNotFound, Detail: "nothing is exposed here", Code: "not_found"})
-		return true
-	}
-	w.Header().Set("Retry-After", strconv.Itoa(int(bindings.RetryAfter.Seconds())))
-	writeProblem(w, problem{Status: http.StatusServiceUnavailable, Detail: "the node that exposes this has no carrier yet; come again", Code: "no_carrier"})
-	return true
 }
 
 // upgradeRequired answers a request that is no upgrade where instances link.

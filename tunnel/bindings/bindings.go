@@ -9,6 +9,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -25,6 +26,7 @@ import (
 
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/identity"
+	"github.com/hanzoai/hanzod/tunnel/wire"
 )
 
 const (
@@ -119,6 +121,9 @@ type Config struct {
 	Own func(port int) bool
 	// Authenticate proves who visits a binding with the access Operator; nil lets nobody in.
 	Authenticate func(*http.Request) (identity.Caller, error)
+	// Proved is told of the request of a visitor of the daemon's own port that lasts: its connection may, too. It
+	// may be called at any time of the request.
+	Proved func(context.Context)
 	// Trusted reports whether the X-Forwarded headers of a peer count.
 	Trusted func(netip.Addr) bool
 	Log     *slog.Logger
@@ -139,30 +144,41 @@ type Settings struct {
 
 // Service holds the bindings. Its methods are safe for concurrent use.
 type Service struct {
-	cfg Config
+	cfg      Config
+	log      *slog.Logger
+	proxyLog *log.Logger
+	most     int
+	permits  *pool
 
-	mu     sync.Mutex
-	byNode map[string]map[string]*bound // by node and name
-	places map[string]*bound            // by what visitors come with: a host name, or a path below Base
-	subs   map[string]*bound            // by tenant and subdomain
-	count  int
-	gone   map[string]*time.Timer // nodes whose link has ended
-	closed bool
-	wg     sync.WaitGroup
-}
+	mu      sync.Mutex
+	byNode  map[string]map[string]*bound // by node and key
+	tunnels map[string]map[int]*bound    // by tunnel and number
+	places  map[string]*bound            // by what visitors come with: a host name, or a path below Base
+	subs    map[string]*bound            // by tenant and subdomain
+	slots   map[string]*slot             // by host and port
+	shares  map[string]*pool             // by tunnel, or by node behind a space
+	count   int                          // of nodes
+	bound   int                          // of tunnels
+	gone    map[string]*time.Timer       // nodes whose link has ended
+	ending  []ending
+	closed  bool
+	wg      sync.WaitGroup
 
-type bound struct {
-	Binding
-	place string
-	sub   string
-	tcp   net.Listener // nil for other protocols
+	figures figures
 }
 
 // New returns a service without bindings.
 func New(cfg Config) *Service {
-	return &Service{
-		cfg: cfg, byNode: map[string]map[string]*bound{}, places: map[string]*bound{}, subs: map[string]*bound{}, gone: map[string]*time.Timer{},
+	s := &Service{
+		cfg: cfg, log: cfg.Log, most: most(), byNode: map[string]map[string]*bound{}, tunnels: map[string]map[int]*bound{}, places: map[string]*bound{},
+		subs: map[string]*bound{}, slots: map[string]*slot{}, shares: map[string]*pool{}, gone: map[string]*time.Timer{},
 	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.proxyLog = logger(s.log)
+	s.permits = &pool{limit: s.limit}
+	return s
 }
 
 // CreateIn and CreateOut are the arguments and the result of Create.
@@ -193,10 +209,11 @@ type (
 
 var label = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
+func printable(s string) bool {
+	return s != "" && utf8.ValidString(s) && utf8.RuneCountInString(s) <= maxText && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
+}
+
 func (in CreateIn) check() error {
-	printable := func(s string) bool {
-		return s != "" && utf8.ValidString(s) && utf8.RuneCountInString(s) <= maxText && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
-	}
 	switch {
 	case !printable(in.Name):
 		return ErrName
@@ -212,43 +229,132 @@ func (in CreateIn) check() error {
 	return nil
 }
 
-// Create gives an address to something of the calling node. One of the same name takes the place of the older.
-func (s *Service) Create(_ context.Context, c identity.Caller, in CreateIn) (CreateOut, error) {
-	if c.Role != identity.RoleNode || c.NodeID == "" {
-		return CreateOut{}, ErrNoNode
+// Create gives an address to something: a node exposes what is its own, and operators what a node lets them reach.
+// One of the same name takes the place of the older.
+func (s *Service) Create(ctx context.Context, c identity.Caller, in CreateIn) (CreateOut, error) {
+	b, err := s.wanted(c, &in)
+	if err != nil {
+		return CreateOut{}, err
+	}
+	token, err := secret(b.Access, in.Secret)
+	if err != nil {
+		return CreateOut{}, err
+	}
+	b.secret = sha256.Sum256([]byte(token))
+	if b.operators {
+		up, err := s.cfg.Admit(ctx, c, b.Binding)
+		if err != nil {
+			return CreateOut{}, err
+		}
+		b.up.Store(&up)
+	}
+	if err := s.create(b, in); err != nil {
+		b.closeUpstream()
+		return CreateOut{}, err
+	}
+	return CreateOut{Binding: b.seen(), Secret: token}, nil
+}
+
+// wanted checks what somebody wants.
+func (s *Service) wanted(c identity.Caller, in *CreateIn) (*bound, error) {
+	node := c.NodeID
+	switch {
+	case c.Role == identity.RoleNode && node != "":
+		in.Port, in.Listens, in.Access, in.NodeID = 0, false, cmp.Or(in.Access, Public), node
+	case c.Role == identity.RoleOperator && in.NodeID != "" && s.cfg.Admit != nil:
+		node = in.NodeID
+		if in.Name == "" {
+			in.Name = in.LocalAddr
+		}
+		if in.Protocol == TCP {
+			in.Access = cmp.Or(in.Access, Public)
+		}
+		in.Access = cmp.Or(in.Access, Token)
+	default:
+		return nil, ErrNoNode
 	}
 	if err := in.check(); err != nil {
-		return CreateOut{}, err
+		return nil, err
 	}
+	if in.Protocol == TCP && in.Access != Public {
+		return nil, ErrAccess.WithText("a tcp binding has no way to show a token; its access is public, and it listens where the configuration says")
+	}
+	if in.Port != 0 {
+		if err := s.allowed(in.Port, s.settings().PrivilegedExpose); err != nil {
+			return nil, err
+		}
+	}
+	b := &bound{s: s, operators: c.Role == identity.RoleOperator, key: in.Name, ready: done}
+	if b.operators {
+		b.key = "\x00" + in.Name
+	}
+	b.Binding = Binding{
+		ID: id(node, b.key), NodeID: node, Tenant: c.Tenant, Name: in.Name, Protocol: in.Protocol, LocalAddr: in.LocalAddr,
+		Subdomain: in.Subdomain, CreatedAt: s.cfg.Now(), Access: in.Access,
+	}
+	host, port, _ := net.SplitHostPort(in.LocalAddr) // was checked
+	b.targetName, b.targetHost = in.LocalAddr, host
+	b.targetPort, _ = strconv.Atoi(port) // was checked
+	return b, nil
+}
+
+func (s *Service) create(b *bound, in CreateIn) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	old := s.byNode[c.NodeID][in.Name]
+	defer s.unlock()
+	old := s.byNode[b.NodeID][b.key]
 	switch {
 	case s.closed:
-		return CreateOut{}, ErrTooMany
-	case old == nil && (s.count >= maxBindings || len(s.byNode[c.NodeID]) >= maxPerNode):
-		return CreateOut{}, ErrTooMany
+		return ErrTooMany
+	case old == nil && (s.count >= maxBindings || len(s.byNode[b.NodeID]) >= maxPerNode):
+		return ErrTooMany
+	case old != nil && b.Tenant != "" && old.Tenant != b.Tenant:
+		return ErrTaken
 	}
-	b := &bound{Binding: Binding{
-		ID: id(c.NodeID, in.Name), NodeID: c.NodeID, Tenant: c.Tenant, Name: in.Name, Protocol: in.Protocol, LocalAddr: in.LocalAddr,
-		Subdomain: in.Subdomain, CreatedAt: s.cfg.Now(),
-	}}
-	if err := s.place(b, old); err != nil {
-		return CreateOut{}, err
+	b.share = s.share(" " + b.NodeID)
+	fresh, err := s.place(b, old, in)
+	if err != nil {
+		if len(s.byNode[b.NodeID]) == 0 {
+			delete(s.shares, " "+b.NodeID)
+		}
+		return err
 	}
+	s.enter(b)
 	if old != nil {
-		s.drop(old)
+		s.drop(old, wire.CodeBind)
+		s.shares[" "+b.NodeID] = b.share
 	}
-	if s.byNode[c.NodeID] == nil {
-		s.byNode[c.NodeID] = map[string]*bound{}
+	if s.byNode[b.NodeID] == nil {
+		s.byNode[b.NodeID] = map[string]*bound{}
 	}
-	s.byNode[c.NodeID][in.Name], s.places[b.place], s.subs[b.sub] = b, b, b
+	s.byNode[b.NodeID][b.key] = b
 	s.count++
-	if b.tcp != nil {
-		s.wg.Go(func() { refuse(b.tcp) })
+	if fresh {
+		b.slot.serve(b.Protocol != TCP)
 	}
-	s.changed(c.NodeID)
-	return CreateOut{Binding: b.Binding}, nil
+	s.changed(b.NodeID)
+	return nil
+}
+
+// enter makes a binding the one of its address.
+func (s *Service) enter(b *bound) {
+	if b.place != "" {
+		s.places[b.place] = b
+	}
+	if b.sub != "" {
+		s.subs[b.sub] = b
+	}
+	if b.slot != nil {
+		b.slot.cur.Store(b)
+		s.slots[b.slot.key] = b.slot
+	}
+}
+
+// share returns the permits of a tunnel, or of a node. The caller holds mu.
+func (s *Service) share(key string) *pool {
+	if s.shares[key] == nil {
+		s.shares[key] = &pool{limit: s.shareLimit}
+	}
+	return s.shares[key]
 }
 
 func id(node, name string) string {
@@ -256,9 +362,31 @@ func id(node, name string) string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// place finds the address. The caller holds mu.
-func (s *Service) place(b, old *bound) error {
+// place finds the address of something of a node. The caller holds mu. fresh says that its port is new.
+func (s *Service) place(b, old *bound, in CreateIn) (fresh bool, err error) {
 	pattern := s.cfg.Pattern()
+	if err := s.name(b, old, pattern); err != nil {
+		return false, err
+	}
+	if b.Protocol != TCP {
+		if err := s.address(b, pattern); err != nil {
+			return false, err
+		}
+		if pattern != "" {
+			_, rest, _ := strings.Cut(pattern, "://")
+			if authority, _, _ := strings.Cut(rest, "/"); !strings.Contains(authority, "{subdomain}") {
+				return false, ErrListen.WithText("tunnel.publicUrlPattern has no {subdomain} in its host name")
+			}
+		}
+		if !in.Listens && in.Port == 0 {
+			return false, nil
+		}
+	}
+	return s.open(b, old, in, pattern)
+}
+
+// name chooses a subdomain where none is wanted. The caller holds mu.
+func (s *Service) name(b, old *bound, pattern string) error {
 	scope := b.Tenant
 	if pattern != "" && !strings.Contains(pattern, "{tenant}") {
 		scope = "" // one address for all
@@ -270,15 +398,16 @@ func (s *Service) place(b, old *bound) error {
 		}
 		b.sub = scope + "/" + b.Subdomain
 		if other := s.subs[b.sub]; other == nil || other == old {
-			break
+			return nil
 		}
 		if wanted != "" || n > maxTries {
 			return ErrTaken
 		}
 	}
-	if b.Protocol == TCP {
-		return s.open(b, pattern)
-	}
+}
+
+// address finds where visitors come to: a path below Base without a pattern, and else a host name.
+func (s *Service) address(b *bound, pattern string) error {
 	scheme := ""
 	if b.Protocol == WebSocket {
 		scheme = "ws"
@@ -291,16 +420,16 @@ func (s *Service) place(b, old *bound) error {
 		b.URL, b.place = dressed(s.cfg.Base()+path+"/", scheme), path
 		return nil
 	}
-	b.URL = dressed(fill(pattern, b, ""), scheme)
+	port := ""
+	if b.Port != 0 {
+		port = strconv.Itoa(b.Port)
+	}
+	b.URL = dressed(fill(pattern, b, port), scheme)
 	u, err := url.Parse(b.URL)
 	if err != nil || u.Hostname() == "" {
 		return ErrListen.WithText("tunnel.publicUrlPattern makes no address of this binding")
 	}
 	b.place = strings.ToLower(u.Hostname())
-	_, rest, _ := strings.Cut(pattern, "://")
-	if authority, _, _ := strings.Cut(rest, "/"); !strings.Contains(authority, "{subdomain}") {
-		return ErrListen.WithText("tunnel.publicUrlPattern has no {subdomain} in its host name")
-	}
 	if s.cfg.Reserved(b.place) {
 		return ErrTaken // that is the daemon itself
 	}
@@ -334,19 +463,49 @@ func choose(name, id string, n int) string {
 	return text + id[:8] + "-" + strconv.Itoa(n)
 }
 
-// open opens the port of a tcp binding.
-func (s *Service) open(b *bound, pattern string) error {
-	l, err := s.cfg.Listen()
-	if err != nil {
-		return ErrListen.Wrap(err)
+// open opens the port of a binding of a node, or keeps that of the older one. The caller holds mu.
+func (s *Service) open(b, old *bound, in CreateIn, pattern string) (fresh bool, err error) {
+	if old != nil && old.slot != nil && (old.Protocol == TCP) == (b.Protocol == TCP) && (in.Port == 0 || in.Port == old.Port) {
+		if !s.both(b.share) {
+			return false, ErrBindCap
+		}
+		b.slot, b.Host, b.Port = old.slot, old.Host, old.Port
+	} else {
+		if !s.both(b.share) {
+			return false, ErrBindCap
+		}
+		l, host, err := s.listenFor(b, in.Port)
+		if err != nil {
+			s.giveBoth(b.share)
+			return false, err
+		}
+		b.Host, b.Port = host, l.Addr().(*net.TCPAddr).Port
+		b.slot, fresh = s.slot(l.Addr().String(), l), true
 	}
-	_, port, _ := net.SplitHostPort(l.Addr().String()) // a listener's
-	b.tcp, b.place = l, "tcp:"+port
+	if b.Protocol != TCP {
+		return fresh, nil
+	}
+	port := strconv.Itoa(b.Port)
 	b.URL = "tcp://" + net.JoinHostPort(s.cfg.Host(), port)
 	if strings.Contains(pattern, "{port}") {
 		b.URL = dressed(fill(pattern, b, port), "tcp")
 	}
-	return nil
+	return fresh, nil
+}
+
+// listenFor opens a port: for operators where the configuration says, for nodes where the daemon is reached.
+func (s *Service) listenFor(b *bound, port int) (net.Listener, string, error) {
+	if b.operators {
+		host := cmp.Or(s.settings().ExposeBind, loopback4)
+		l, _, err := s.listen(host, port, ModeExpose)
+		return l, host, err
+	}
+	l, err := s.cfg.Listen()
+	if err != nil {
+		return nil, "", ErrListen.Wrap(err)
+	}
+	host, _, _ := net.SplitHostPort(l.Addr().String()) // a listener's
+	return l, host, nil
 }
 
 func fill(pattern string, b *bound, port string) string {
@@ -365,22 +524,22 @@ func dressed(address, scheme string) string {
 	return scheme + "://" + rest
 }
 
-// refuse ends the connections of a port that has no carrier.
-func refuse(l net.Listener) {
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			return
+// drop takes a binding out. The caller holds mu, and ends the streams with unlock.
+func (s *Service) drop(b *bound, code wire.Code) {
+	if b.TunnelID == "" {
+		delete(s.byNode[b.NodeID], b.key)
+		if len(s.byNode[b.NodeID]) == 0 {
+			delete(s.byNode, b.NodeID)
+			delete(s.shares, " "+b.NodeID)
 		}
-		_ = c.Close() // the visitor comes again
-	}
-}
-
-// drop takes a binding out. The caller holds mu.
-func (s *Service) drop(b *bound) {
-	delete(s.byNode[b.NodeID], b.Name)
-	if len(s.byNode[b.NodeID]) == 0 {
-		delete(s.byNode, b.NodeID)
+		s.count--
+	} else {
+		delete(s.tunnels[b.TunnelID], b.BindID)
+		if len(s.tunnels[b.TunnelID]) == 0 {
+			delete(s.tunnels, b.TunnelID)
+			delete(s.shares, b.TunnelID)
+		}
+		s.bound--
 	}
 	if s.places[b.place] == b {
 		delete(s.places, b.place)
@@ -388,9 +547,30 @@ func (s *Service) drop(b *bound) {
 	if s.subs[b.sub] == b {
 		delete(s.subs, b.sub)
 	}
-	s.count--
-	if b.tcp != nil {
-		_ = b.tcp.Close() // nobody uses it
+	if b.slot != nil {
+		if b.slot.cur.Load() == b {
+			delete(s.slots, b.slot.key)
+			b.slot.close()
+		}
+		s.giveBoth(b.share)
+	}
+	s.ending = append(s.ending, ending{b, code})
+}
+
+// ending is a binding that has been taken out, and whose streams end when mu is free: streams and upstreams have
+// locks of their own.
+type ending struct {
+	b    *bound
+	code wire.Code
+}
+
+// unlock frees mu and ends what was taken out.
+func (s *Service) unlock() {
+	all := s.ending
+	s.ending = nil
+	s.mu.Unlock()
+	for _, e := range all {
+		e.b.end(e.code)
 	}
 }
 
@@ -400,7 +580,7 @@ func (s *Service) changed(nodeID string) { s.cfg.Changed(nodeID, s.of(nodeID)) }
 func (s *Service) of(nodeID string) []Binding {
 	out := make([]Binding, 0, len(s.byNode[nodeID]))
 	for _, b := range s.byNode[nodeID] {
-		out = append(out, b.Binding)
+		out = append(out, b.seen())
 	}
 	slices.SortFunc(out, func(a, b Binding) int { return cmp.Compare(a.Name, b.Name) })
 	return out
@@ -409,9 +589,9 @@ func (s *Service) of(nodeID string) []Binding {
 // Stop ends a binding of the calling node; one that is not there is no error.
 func (s *Service) Stop(c identity.Caller, name string) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	if b := s.byNode[c.NodeID][name]; b != nil {
-		s.drop(b)
+		s.drop(b, wire.CodeBind)
 		s.changed(c.NodeID)
 	}
 }
@@ -437,33 +617,42 @@ func (s *Service) Gone(nodeID string) {
 	var t *time.Timer
 	t = time.AfterFunc(Grace, func() {
 		s.mu.Lock()
-		defer s.mu.Unlock()
+		defer s.unlock()
 		if s.gone[nodeID] != t { // it came back
 			return
 		}
 		delete(s.gone, nodeID)
 		for _, b := range s.byNode[nodeID] {
-			s.drop(b)
+			if !b.operators { // theirs wait for the node
+				s.drop(b, wire.CodeBind)
+			}
 		}
 	})
 	s.gone[nodeID] = t
 }
 
-// Visited reports whether a request is for a binding, by its host name without port or its path as it was sent.
-// Known says that there is one.
-func (s *Service) Visited(host, path string) (ours, known bool) {
+// find returns the binding that a host name without port, or a path as it was sent, is of, with the part of the
+// path that is the daemon's; nil with ours true when there is none at a place where bindings are.
+func (s *Service) find(host, path string) (b *bound, prefix string, ours bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if b := s.places[strings.ToLower(host)]; b != nil && b.tcp == nil {
-		return true, true
+	if b := s.places[strings.ToLower(host)]; b != nil {
+		return b, "", true
 	}
 	rest, ok := strings.CutPrefix(path, "/exposed/")
 	if !ok {
-		return false, false
+		return nil, "", false
 	}
 	first, more, _ := strings.Cut(rest, "/")
 	second, _, _ := strings.Cut(more, "/")
-	return true, s.places["/exposed/"+first] != nil || second != "" && s.places["/exposed/"+first+"/"+second] != nil
+	if second != "" {
+		prefix = "/exposed/" + first + "/" + second
+		if b := s.places[prefix]; b != nil {
+			return b, prefix, true
+		}
+	}
+	prefix = "/exposed/" + first
+	return s.places[prefix], prefix, true
 }
 
 // ListIn and ListOut are the arguments and the result of List.
@@ -475,7 +664,7 @@ type (
 	ListOut struct{ Bindings []Binding }
 )
 
-// List returns the bindings, by node and name: those of its tenant and of the gateway's own for a caller with one.
+// List returns the bindings, by node, tunnel, and name or number: those of its tenant and of the gateway's own for a caller with one.
 func (s *Service) List(_ context.Context, c identity.Caller, in ListIn) (ListOut, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -487,7 +676,16 @@ func (s *Service) List(_ context.Context, c identity.Caller, in ListIn) (ListOut
 			}
 		}
 	}
-	slices.SortStableFunc(out.Bindings, func(a, b Binding) int { return cmp.Compare(a.NodeID, b.NodeID) })
+	for tunnel := range s.tunnels {
+		for _, b := range s.ofTunnel(tunnel) {
+			if (in.NodeID == "" || in.NodeID == b.NodeID) && visible(c, b) {
+				out.Bindings = append(out.Bindings, b)
+			}
+		}
+	}
+	slices.SortStableFunc(out.Bindings, func(a, b Binding) int {
+		return cmp.Or(cmp.Compare(a.NodeID, b.NodeID), cmp.Compare(a.TunnelID, b.TunnelID))
+	})
 	return out, nil
 }
 
@@ -504,17 +702,40 @@ type (
 // Delete ends a binding. Who belongs to a tenant ends those of that tenant.
 func (s *Service) Delete(_ context.Context, c identity.Caller, in DeleteIn) (DeleteOut, error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	for node, all := range s.byNode {
+	b := s.byID(in.ID)
+	if b == nil || c.Tenant != "" && c.Tenant != b.Tenant {
+		s.mu.Unlock()
+		return DeleteOut{}, ErrUnknown
+	}
+	out := DeleteOut{Binding: b.seen()}
+	s.drop(b, wire.CodeBind)
+	if b.TunnelID == "" {
+		s.changed(b.NodeID)
+	}
+	s.unlock()
+	if b.revoked != nil {
+		b.revoked("deleted")
+	}
+	return out, nil
+}
+
+// byID finds a binding. The caller holds mu.
+func (s *Service) byID(id string) *bound {
+	for _, all := range s.byNode {
 		for _, b := range all {
-			if b.ID == in.ID && (c.Tenant == "" || c.Tenant == b.Tenant) {
-				s.drop(b)
-				s.changed(node)
-				return DeleteOut{Binding: b.Binding}, nil
+			if b.ID == id {
+				return b
 			}
 		}
 	}
-	return DeleteOut{}, ErrUnknown
+	for _, all := range s.tunnels {
+		for _, b := range all {
+			if b.ID == id {
+				return b
+			}
+		}
+	}
+	return nil
 }
 
 // Close ends all bindings and waits for their goroutines.
@@ -527,9 +748,14 @@ func (s *Service) Close() {
 	clear(s.gone)
 	for _, all := range s.byNode {
 		for _, b := range all {
-			s.drop(b)
+			s.drop(b, wire.CodeCancel)
 		}
 	}
-	s.mu.Unlock()
+	for _, all := range s.tunnels {
+		for _, b := range all {
+			s.drop(b, wire.CodeCancel)
+		}
+	}
+	s.unlock()
 	s.wg.Wait()
 }

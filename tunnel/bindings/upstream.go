@@ -59,7 +59,7 @@ type Stream interface {
 	// CloseWrite says that no more bytes follow.
 	CloseWrite() error
 	// Reset ends both directions.
-	Reset(code wire.Code, reason string)
+	Reset(code wire.Code, reason string) error
 	// Head waits for the next head of a stream of KindHTTP.
 	Head(ctx context.Context) (wire.ResponseHeadBody, error)
 }
