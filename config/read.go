@@ -50,7 +50,7 @@ func (l *loader) fillTyped(tree *json5.Node) {
 	audit.strict()
 	c.Tunnel = Tunnel{
 		SessionURL: DefaultSessionURL, MaxPerTenant: 1000, MaxTunnels: 256, MaxTunnelsPerTenant: 32, MaxStreams: 256, Connections: 4, GraceSeconds: 60,
-		IdleSeconds: 120, HelloCredentials: true,
+		IdleSeconds: 120, PermitsPerTunnel: 100, HelloCredentials: true,
 	}
 	tunnel := root.object("tunnel")
 	tunnel.str("sessionUrl", &c.Tunnel.SessionURL)
@@ -62,6 +62,9 @@ func (l *loader) fillTyped(tree *json5.Node) {
 	tunnel.int("connections", 1, 16, &c.Tunnel.Connections)
 	tunnel.int("graceSeconds", 0, 3600, &c.Tunnel.GraceSeconds)
 	tunnel.int("idleSeconds", 1, 86_400, &c.Tunnel.IdleSeconds)
+	tunnel.str("exposeBind", &c.Tunnel.ExposeBind)
+	tunnel.int("permits", 0, 1_000_000, &c.Tunnel.Permits)
+	tunnel.int("permitsPerTunnel", 2, 1_000_000, &c.Tunnel.PermitsPerTunnel)
 	privileged := tunnel.object("allowPrivilegedPorts")
 	privileged.bool("expose", &c.Tunnel.PrivilegedExpose)
 	privileged.bool("pull", &c.Tunnel.PrivilegedPull)

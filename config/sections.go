@@ -160,6 +160,12 @@ type Tunnel struct {
 	// GraceSeconds is how long a tunnel whose carrier was lost keeps its bindings: 0..3600, 60 by default, 0 ends
 	// it at once. IdleSeconds is how long one without streams and bindings is kept: 1..86400, 120.
 	GraceSeconds, IdleSeconds int
+	// ExposeBind is the address on which exposed ports listen; 127.0.0.1 when empty.
+	ExposeBind string
+	// Permits is how many descriptors visitors and ports of bindings may hold, 16..1,000,000; 0 for 1024 or three
+	// quarters of what the process may open. PermitsPerTunnel is how many of them one tunnel may: 2..1,000,000, 100
+	// by default.
+	Permits, PermitsPerTunnel int
 	// PrivilegedExpose and PrivilegedPull allow bindings the ports 80 to 1023.
 	PrivilegedExpose, PrivilegedPull bool
 	// HelloCredentials lets carriers connect that show their credential in HELLO: true by default.

@@ -3,15 +3,18 @@ package runtime
 import (
 	"context"
 	"net"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/hanzoai/hanzod/compat/hanzotunnel"
+	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/identity/peer"
 	"github.com/hanzoai/hanzod/tunnel/bindings"
 	"github.com/hanzoai/hanzod/tunnel/links"
+	"github.com/hanzoai/hanzod/tunnel/tunnels"
 )
 
 // makeLinks makes the door for instances that link to this daemon, and what they expose.
@@ -37,6 +40,26 @@ func (d *Daemon) makeLinks() error {
 		},
 		Changed: func(id string, all []bindings.Binding) { d.nodes.SetExposed(id, hanzotunnel.Exposed(all)) },
 		Now:     d.now,
+		Settings: func() bindings.Settings {
+			t := d.current().Tunnel
+			return bindings.Settings{
+				ExposeBind: t.ExposeBind, PrivilegedExpose: t.PrivilegedExpose, PrivilegedPull: t.PrivilegedPull,
+				Permits: t.Permits, PermitsPerTunnel: t.PermitsPerTunnel,
+			}
+		},
+		Upstreams: func(id string) bindings.Upstream { return d.tunnels.Upstream(id) },
+		Admit: func(ctx context.Context, c identity.Caller, b bindings.Binding) (bindings.Upstream, error) {
+			host, port, err := net.SplitHostPort(b.LocalAddr)
+			if err != nil {
+				return nil, bindings.ErrLocalAddr
+			}
+			n, err := strconv.Atoi(port)
+			if err != nil {
+				return nil, bindings.ErrLocalAddr
+			}
+			return d.tunnels.Grant(ctx, c, tunnels.GrantIn{NodeID: b.NodeID, Host: host, Port: n})
+		},
+		Own: d.ownPort, Authenticate: d.visitor, Proved: peer.Proved, Trusted: d.peers.Trusts, Log: d.subsystem("bindings"),
 	})
 	d.makeTunnels(memory)
 	d.makeCarriers()
@@ -48,6 +71,28 @@ func (d *Daemon) makeLinks() error {
 		},
 	})
 	return nil
+}
+
+// visitor proves who visits something that is for operators, by a bearer token.
+func (d *Daemon) visitor(r *http.Request) (identity.Caller, error) {
+	from := d.peers.Peer(r)
+	kind, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(kind, "Bearer") || !d.peers.MayWrite(r, from) {
+		return identity.Caller{}, identity.ErrBearerRequired
+	}
+	return d.identity.Bearer(r.Context(), strings.TrimSpace(token), from)
+}
+
+// ownPort reports whether a port is the daemon's.
+func (d *Daemon) ownPort(port int) bool {
+	own := func(l net.Listener) bool {
+		if l == nil {
+			return false
+		}
+		a, ok := l.Addr().(*net.TCPAddr)
+		return ok && a.Port == port
+	}
+	return port == d.Port() || slices.ContainsFunc(d.tcp, own) || own(d.far)
 }
 
 // reachedAt is the name or the address under which others reach this machine.

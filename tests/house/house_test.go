@@ -160,6 +160,7 @@ var keepers = map[string][]string{
 	"charm.land/":                                   {"examples/...", "tests/..."},
 	"github.com/brutella/dnssd":                     {"client/tailnet", "tests/..."}, // in tests, another voice on the network
 	"golang.org/x/net/dns/dnsmessage":               {"client/discover"},
+	"golang.org/x/net/http/httpguts":                {"tunnel/bindings"},
 	"golang.org/x/net/ipv4":                         {"client/discover"},
 	"golang.org/x/net/ipv6":                         {"client/discover"},
 	"go.etcd.io/bbolt":                              {"store/...", "tests/..."},

@@ -44,13 +44,13 @@ func TestAddresses(t *testing.T) {
 		if err != nil || out.Binding.URL != c.url || len(shown["n"]) != 1 {
 			t.Errorf("%+v: %+v, %v", c.in, out, err)
 		}
-		if ours, known := s.Visited(c.host, c.path); !ours || !known {
-			t.Errorf("%s: its visitors are %v, %v", c.url, ours, known)
+		if b, _, ours := s.find(c.host, c.path); !ours || b == nil {
+			t.Errorf("%s: its visitors are %v, %v", c.url, ours, b)
 		}
-		if ours, _ := s.Visited("other.example.org", "/v1/nodes"); ours {
+		if _, _, ours := s.find("other.example.org", "/v1/nodes"); ours {
 			t.Error("everybody is a visitor")
 		}
-		if ours, known := s.Visited("box", "/exposed/none"); !ours || known {
+		if b, _, ours := s.find("box", "/exposed/none"); !ours || b != nil {
 			t.Error("what is not exposed is known")
 		}
 		s.Close()
