@@ -196,16 +196,6 @@ func (a *app) terminalOpen(cmd *cobra.Command, f *terminalFlags, args []string) 
 
 // openTerminal opens a terminal, asking for an approval where one is needed.
 func (a *app) openTerminal(ctx context.Context, c *client.Client, req *tunnelv1.TerminalServiceOpenRequest, node string, wait time.Duration) (*tunnelv1.Terminal, error) {
-	open := func() (*tunnelv1.Terminal, error) {
-		ctx, cancel := context.WithTimeout(ctx, openTimeout)
-		defer cancel()
-		out, err := c.Terminals.Open(ctx, req)
-		return out.GetTerminal(), err
-	}
-	t, err := open()
-	if e, ok := errors.AsType[*client.Error](err); !ok || e.Code != codeCallRequired {
-		return t, err
-	}
 	// What is asked for is what the daemon asks the node then.
 	params := map[string]any{"cols": req.GetCols(), "rows": req.GetRows()}
 	for name, text := range map[string]string{"shell": req.GetShell(), "cwd": req.GetCwd()} {
@@ -227,34 +217,65 @@ func (a *app) openTerminal(ctx context.Context, c *client.Client, req *tunnelv1.
 		}
 		params["env"] = env
 	}
-	value, err := structpb.NewValue(params)
-	if err != nil {
-		return nil, usage(err)
+	var out *tunnelv1.TerminalServiceOpenResponse
+	err := a.withApproval(ctx, c, call{node: req.GetNodeId(), label: node, command: "terminal.open", params: params, what: "open a terminal"}, wait, func() error {
+		ctx, cancel := context.WithTimeout(ctx, openTimeout)
+		defer cancel()
+		var err error
+		out, err = c.Terminals.Open(ctx, req)
+		return err
+	})
+	return out.GetTerminal(), err
+}
+
+// call is a command that a node is asked to do.
+type call struct {
+	// node is its id, label its name for people.
+	node, label, command string
+	params               map[string]any
+	// what is behind "waiting for approval to".
+	what string
+}
+
+// withApproval does something; where that takes an approval of a call, it asks for it, waits and does it again.
+func (a *app) withApproval(ctx context.Context, c *client.Client, q call, wait time.Duration, do func() error) error {
+	err := do()
+	if !needsApproval(err) || wait < 0 {
+		return err
 	}
-	id := req.GetNodeId()
-	ask := &approvalsv1.RequestApprovalRequest{NodeId: &id, Call: &approvalsv1.Call{Command: "terminal.open", Params: value}}
+	value, bad := structpb.NewValue(q.params)
+	if bad != nil {
+		return usage(bad)
+	}
+	ask := &approvalsv1.RequestApprovalRequest{NodeId: &q.node, Call: &approvalsv1.Call{Command: q.command, Params: value}}
 	if wait > 0 {
 		ask.Timeout = durationpb.New(wait)
 	}
 	got, err := c.Approvals.RequestApproval(ctx, ask)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	p := got.GetApproval()
-	fmt.Fprintf(a.stderr, "waiting for approval %s to open a terminal on %s\n", Text(p.GetId()), Text(node))
+	fmt.Fprintf(a.stderr, "waiting for approval %s to %s on %s\n", Text(p.GetId()), Text(q.what), Text(q.label))
 	fmt.Fprintf(a.stderr, "answer with: %s approve %s once\n", a.again(), Text(p.GetId()))
 	decided, err := c.Approvals.WaitApproval(ctx, &approvalsv1.WaitApprovalRequest{Id: p.GetId()})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	switch p = decided.GetApproval(); p.GetDecision() {
 	case approvalsv1.Decision_DECISION_ALLOW_ONCE, approvalsv1.Decision_DECISION_ALLOW_ALWAYS:
 		fmt.Fprintf(a.stderr, "allowed by %s\n", Text(p.GetResolvedBy()))
-		return open()
+		return do()
 	case approvalsv1.Decision_DECISION_DENY:
-		return nil, &codeError{code: exitDenied, text: "the terminal was denied by " + Text(p.GetResolvedBy())}
+		return &codeError{code: exitDenied, text: "it was denied to " + q.what + ", by " + Text(p.GetResolvedBy())}
 	}
-	return nil, &codeError{code: exitLater, text: fmt.Sprintf("nobody answered approval %s in time", Text(p.GetId()))}
+	return &codeError{code: exitLater, text: fmt.Sprintf("nobody answered approval %s in time", Text(p.GetId()))}
+}
+
+// needsApproval reports whether an error is the daemon's answer to what takes an approval.
+func needsApproval(err error) bool {
+	e, ok := errors.AsType[*client.Error](err)
+	return ok && e.Code == codeCallRequired
 }
 
 func (a *app) terminalAttachCmd() *cobra.Command {
