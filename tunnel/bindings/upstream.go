@@ -41,6 +41,8 @@ type OpenIn struct {
 	// Host and Port are what the binding exposes, where the binding and not the other end knows it.
 	Host string
 	Port int
+	// Name is that of the binding.
+	Name string
 }
 
 // Upstream is where the streams of a binding go. Its methods are safe for concurrent use. One that has a method

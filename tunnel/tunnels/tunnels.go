@@ -9,6 +9,8 @@ package tunnels
 import (
 	"context"
 	"log/slog"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hanzoai/hanzod/errs"
@@ -35,6 +37,8 @@ const (
 	TicketTime = 30 * time.Second
 	// DialTime is how long a stream waits for what it is to reach.
 	DialTime = 10 * time.Second
+	// byeTime is how long the end of the service may take.
+	byeTime = time.Second
 )
 
 // The errors of this package.
@@ -113,10 +117,38 @@ type Config struct {
 }
 
 // Service holds the tunnels. Its methods are safe for concurrent use.
-type Service struct{ cfg Config }
+type Service struct {
+	cfg    Config
+	times  times
+	silent atomic.Int32 // carriers before their first frame
+
+	over context.Context // ends with the service
+	stop context.CancelFunc
+
+	mu       sync.Mutex
+	closed   bool
+	tunnels  map[string]*tunnel
+	byOwner  map[string]int
+	ends     ends
+	grants   map[int]*Grant
+	came     map[string]chan struct{} // by node: closed when it has a carrier
+	watchers int
+	totals   totals
+	wg       sync.WaitGroup
+}
+
+// times are what tests make shorter.
+type times struct{ hello, ping, pong, ticket, dial, bye time.Duration }
 
 // New returns a service without tunnels.
-func New(cfg Config) *Service { return &Service{cfg: cfg} }
+func New(cfg Config) *Service {
+	s := &Service{
+		cfg: cfg, times: times{HelloTime, PingEvery, PongTime, TicketTime, DialTime, byeTime}, tunnels: map[string]*tunnel{}, byOwner: map[string]int{},
+		ends: newEnds(), grants: map[int]*Grant{}, came: map[string]chan struct{}{}, totals: newTotals(),
+	}
+	s.over, s.stop = context.WithCancel(context.Background())
+	return s
+}
 
 // CarrierIn is a carrier that somebody opened.
 type CarrierIn struct {
@@ -129,13 +161,6 @@ type CarrierIn struct {
 	// Authenticate proves the credential that older drivers have in HELLO; nil takes none there. It knows from
 	// where the carrier came.
 	Authenticate func(ctx context.Context, token string) (identity.Caller, error)
-}
-
-// Serve runs one carrier until it ends, and closes it. A caller without a role has proved nothing at the door, and
-// has to do so in HELLO. It returns nil when the carrier ended as carriers do, and else why it was turned away.
-func (s *Service) Serve(ctx context.Context, c identity.Caller, in CarrierIn) error {
-	_ = in.Carrier.Close(1013, "")
-	return ErrStopping
 }
 
 // Tunnel is a session. Rates are of Watch.
@@ -183,11 +208,12 @@ type Binding struct {
 	PublicURL string
 	Access    string
 	CreatedAt time.Time
-	Streams   int
-	BytesIn   uint64
-	BytesOut  uint64
-	RateIn    float64
-	RateOut   float64
+	// Streams are open now, StreamsTotal were since the beginning.
+	Streams      int
+	StreamsTotal uint64
+	// BytesIn came from the client, BytesOut went to it; the rates are in bytes a second.
+	BytesIn, BytesOut uint64
+	RateIn, RateOut   float64
 }
 
 // Permits are the descriptors that tunnels may use.
@@ -205,24 +231,8 @@ type (
 	}
 )
 
-// List returns the tunnels in the order of their creation: those of its tenant for a caller with one.
-func (s *Service) List(_ context.Context, c identity.Caller, in ListIn) (ListOut, error) {
-	if !c.Has(identity.ScopeRead) {
-		return ListOut{}, ErrRead
-	}
-	return ListOut{Tunnels: []Tunnel{}}, nil
-}
-
 // GetIn names a tunnel.
 type GetIn struct{ ID string }
-
-// Get returns one tunnel.
-func (s *Service) Get(_ context.Context, c identity.Caller, in GetIn) (Tunnel, error) {
-	if !c.Has(identity.ScopeRead) {
-		return Tunnel{}, ErrRead
-	}
-	return Tunnel{}, ErrUnknown
-}
 
 // KillIn and KillOut are the arguments and the result of Kill.
 type (
@@ -234,15 +244,9 @@ type (
 	KillOut struct{ ID string }
 )
 
-// Kill ends a tunnel for good: its own with operator.write, another's with operator.admin. It returns when the
-// GOAWAY is on its way; the tunnel is gone from lists after the grace.
-func (s *Service) Kill(ctx context.Context, c identity.Caller, in KillIn) (KillOut, error) {
-	return KillOut{}, ErrUnknown
-}
-
 // WatchIn says how often to look.
 type WatchIn struct {
-	// Every is the time between snapshots: 250 ms to a minute, a second when 0.
+	// Every is the time between snapshots: 100 ms to a minute, a second when 0.
 	Every time.Duration
 	// NodeID confines it to the tunnels of a node when not empty.
 	NodeID string
@@ -253,12 +257,6 @@ type Snapshot struct {
 	At      time.Time
 	Tunnels []Tunnel
 	Permits Permits
-}
-
-// Watch tells the tunnels now and then, with rates since the last time. It ends with ctx or an error of send, which
-// may take its time: what happened meanwhile comes in one.
-func (s *Service) Watch(ctx context.Context, c identity.Caller, in WatchIn, send func(Snapshot) error) error {
-	return ErrStopping
 }
 
 // BindKind names the bindings, and streams, that are counted together.
@@ -289,57 +287,9 @@ type Stats struct {
 	Rejected map[string]uint64
 }
 
-// Stats returns the figures.
-func (s *Service) Stats() Stats { return Stats{} }
-
 // GrantIn names what a node is to reach.
 type GrantIn struct {
 	NodeID string
 	Host   string
 	Port   int
 }
-
-// Grant asks a node to reach a host and a port for the caller, with the command tunnel.open and all that the
-// command takes, and returns a way there. It stays until it is closed, and is asked for again, without the caller,
-// when the node comes back.
-func (s *Service) Grant(ctx context.Context, c identity.Caller, in GrantIn) (*Grant, error) {
-	return nil, ErrNoNode
-}
-
-// Grant is a way to one host and port of a node, and the upstream of bindings that expose it. Its methods are safe
-// for concurrent use.
-type Grant struct {
-	// ID is what tunnel.open named it, NodeID the registry's id of the node.
-	ID     int
-	NodeID string
-	Host   string
-	Port   int
-}
-
-// Open opens a stream there, of which only RemoteAddr counts. It waits DialTime at most, for the node's carrier
-// too.
-func (g *Grant) Open(ctx context.Context, in bindings.OpenIn) (bindings.Stream, error) {
-	return nil, bindings.ErrNoCarrier
-}
-
-// Raw implements bindings.Upstream: nodes give bytes.
-func (g *Grant) Raw() bool { return true }
-
-// Close takes the grant back.
-func (g *Grant) Close() error { return nil }
-
-// Upstream is where the visitors of what a linked node exposes go: the carriers that the node, or its credential,
-// has opened.
-func (s *Service) Upstream(nodeID string) bindings.Upstream { return nil }
-
-// NodeCame and NodeLeft are told of nodes. They do not block.
-func (s *Service) NodeCame(nodeID string) {}
-
-// NodeLeft is told of a node whose link has ended.
-func (s *Service) NodeLeft(nodeID string) {}
-
-// Revoke ends the carriers of callers that have lost their credential: for whom gone is true.
-func (s *Service) Revoke(gone func(identity.Caller) bool) {}
-
-// Close says GOAWAY to all, ends them within a second, and waits for the goroutines.
-func (s *Service) Close() {}

@@ -27,7 +27,7 @@ type (
 		StreamWindow       uint32        `json:"streamWindow"`
 		SessionWindow      uint32        `json:"sessionWindow"`
 		ConnectionsGranted int           `json:"connectionsGranted,omitempty"`
-		JoinTickets        []JoinTicket  `json:"joinTickets,omitempty"`
+		JoinTickets        []JoinTicket  `json:"joinTickets,omitzero"`
 		Capabilities       []string      `json:"capabilities,omitempty"`
 		MaxStreams         int           `json:"maxStreams,omitempty"`
 		Limits             *Limits       `json:"limits,omitempty"`
