@@ -1,0 +1,119 @@
+package mux
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/hanzoai/hanzod/tunnel/wire"
+)
+
+// sizes are the memory that buffers come in: a header in front of what a frame holds, and a whole message.
+var sizes = [...]int{512, 4 << 10, 16 << 10, wire.HeaderSize + wire.MaxPayload, wire.MaxMessage}
+
+var pools [len(sizes)]sync.Pool
+
+// buffer is memory that goes back to its pool when the last one that holds it lets go.
+type buffer struct {
+	b     []byte
+	refs  atomic.Int32
+	class int
+}
+
+// newBuffer returns a buffer of n bytes or more, held once. n is at most wire.MaxMessage.
+func newBuffer(n int) *buffer {
+	class := 0
+	for sizes[class] < n {
+		class++
+	}
+	b, _ := pools[class].Get().(*buffer)
+	if b == nil {
+		b = &buffer{b: make([]byte, sizes[class]), class: class}
+	}
+	b.refs.Store(1)
+	return b
+}
+
+func (b *buffer) release() {
+	if b != nil && b.refs.Add(-1) == 0 {
+		pools[b.class].Put(b)
+	}
+}
+
+// chunk is bytes in a buffer: those that wait to be sent have room for a header in front.
+type chunk struct {
+	buf      *buffer
+	off, end int
+}
+
+func (c chunk) bytes() []byte { return c.buf.b[c.off:c.end] }
+func (c chunk) len() int      { return c.end - c.off }
+
+// queue is chunks in order.
+type queue struct {
+	list []chunk
+	head int
+}
+
+func (q *queue) empty() bool { return q.head == len(q.list) }
+
+func (q *queue) first() *chunk { return &q.list[q.head] }
+
+// last is the newest chunk, nil when there is none.
+func (q *queue) last() *chunk {
+	if q.empty() {
+		return nil
+	}
+	return &q.list[len(q.list)-1]
+}
+
+func (q *queue) push(c chunk) {
+	if q.head > 0 && len(q.list) == cap(q.list) {
+		n := copy(q.list, q.list[q.head:])
+		clear(q.list[n:])
+		q.list, q.head = q.list[:n], 0
+	}
+	q.list = append(q.list, c)
+}
+
+func (q *queue) pop() chunk {
+	c := q.list[q.head]
+	q.list[q.head] = chunk{}
+	q.head++
+	if q.empty() {
+		// A stream that was busy once does not keep a long list.
+		if cap(q.list) > 64 {
+			q.list = nil
+		}
+		q.list, q.head = q.list[:0], 0
+	}
+	return c
+}
+
+// drop empties the queue and returns how many bytes were in it.
+func (q *queue) drop() (n int) {
+	for !q.empty() {
+		c := q.pop()
+		n += c.len()
+		c.buf.release()
+	}
+	q.list = nil
+	return n
+}
+
+// fill appends bytes to the queue: into the last chunk where that has room, else into new ones with head bytes
+// of room in front.
+func (q *queue) fill(p []byte, head int) {
+	if c := q.last(); c != nil && c.buf.refs.Load() == 1 {
+		// A frame holds wire.MaxPayload bytes, and a chunk becomes one frame.
+		n := copy(c.buf.b[c.end:min(len(c.buf.b), c.off+wire.MaxPayload)], p)
+		c.end += n
+		p = p[n:]
+	}
+	for len(p) > 0 {
+		n := min(len(p), wire.MaxPayload)
+		buf := newBuffer(head + n)
+		copy(buf.b[head:], p[:n])
+		q.push(chunk{buf, head, head + n})
+		p = p[n:]
+	}
+}

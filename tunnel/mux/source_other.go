@@ -1,0 +1,12 @@
+//go:build !unix
+
+package mux
+
+import (
+	"io"
+	"syscall"
+)
+
+const canRead = false
+
+func readRaw(syscall.RawConn, int) (*buffer, int, error) { return nil, 0, io.ErrNoProgress }
