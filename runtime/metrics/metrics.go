@@ -16,7 +16,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/hanzoai/hanzod/ops"
 )
@@ -49,6 +48,7 @@ type Gauges struct {
 // Metrics is the set of the daemon's metrics.
 type Metrics struct {
 	registry *prometheus.Registry
+	tunnels  *prometheus.Registry // of tunnels alone
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 	dropped  *prometheus.CounterVec
@@ -78,6 +78,7 @@ type handles struct {
 func New(version string, catalogue *ops.Catalogue, g Gauges) *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
+		tunnels:  prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "hanzod_requests_total",
 			Help: "Requests answered, by door, operation and class of the outcome.",
@@ -197,11 +198,4 @@ func (m *Metrics) LogLine(level slog.Level) {
 }
 
 // Handler serves the page. It asks nobody who they are: the door in front of it does.
-func (m *Metrics) Handler() http.Handler {
-	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{
-		MaxRequestsInFlight: maxScrapes,
-		Timeout:             scrapeTimeout,
-		// A local page of some kilobytes: a compressor's buffers cost more than it saves.
-		DisableCompression: true,
-	})
-}
+func (m *Metrics) Handler() http.Handler { return page(m.registry) }
