@@ -70,6 +70,7 @@ func (l *loader) fillTyped(tree *json5.Node) {
 	privileged.bool("pull", &c.Tunnel.PrivilegedPull)
 	privileged.strict()
 	tunnel.bool("helloCredentials", &c.Tunnel.HelloCredentials)
+	tunnel.bool("metricsPublic", &c.Tunnel.MetricsPublic)
 	tunnel.strict()
 	l.checkpoints(root.object("checkpoints"), &c.Checkpoints)
 	l.agents(root.object("agents"), &c.Agents)

@@ -170,6 +170,8 @@ type Tunnel struct {
 	PrivilegedExpose, PrivilegedPull bool
 	// HelloCredentials lets carriers connect that show their credential in HELLO: true by default.
 	HelloCredentials bool
+	// MetricsPublic shows /api/v1/tunnel/metrics to everybody.
+	MetricsPublic bool
 }
 
 // Agents is the section agents.

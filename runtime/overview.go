@@ -5,12 +5,17 @@ import (
 	"net"
 	"os"
 	"runtime/debug"
-	"runtime/metrics"
+	samples "runtime/metrics"
 	"sync"
 	"time"
 
 	"github.com/hanzoai/hanzod/client/discover"
+	"github.com/hanzoai/hanzod/compat/hoody"
+	"github.com/hanzoai/hanzod/gate"
+	"github.com/hanzoai/hanzod/ops"
+	"github.com/hanzoai/hanzod/runtime/metrics"
 	"github.com/hanzoai/hanzod/tunnel"
+	"github.com/hanzoai/hanzod/tunnel/tunnels"
 )
 
 // makeOverview makes what doors tell of tunnels. Tunnels and bindings are there.
@@ -25,6 +30,31 @@ func (d *Daemon) makeOverview() {
 		}
 		return peersOf(found), nil
 	})
+	d.metrics.WatchTunnels(func() metrics.Tunnels { return figures(d.tunnels.Stats()) })
+}
+
+// makeEndpoints makes what is asked of tunnels over HTTP.
+func (d *Daemon) makeEndpoints(catalogue *ops.Catalogue, g *gate.Gate) *hoody.Endpoints {
+	return hoody.NewEndpoints(hoody.EndpointsConfig{
+		Tunnels: d.tunnels, Catalogue: catalogue, Gate: g, Process: d.process, Container: d.overview.Container,
+		Metrics: d.metrics.TunnelHandler(), MetricsPublic: func() bool { return d.current().Tunnel.MetricsPublic },
+	})
+}
+
+// figures are what the page of metrics shows of tunnels.
+func figures(s tunnels.Stats) metrics.Tunnels {
+	out := metrics.Tunnels{
+		Sessions: s.Sessions, Parked: s.Parked, Bindings: map[[2]string]int{}, PermitsUsed: s.Permits.Used, PermitsAvailable: max(0, s.Permits.Limit-s.Permits.Used),
+		Streams: s.Streams, StreamsTotal: map[[2]string]uint64{}, BytesIn: s.BytesIn, BytesOut: s.BytesOut, Stall: s.Stall, Resumes: s.Resumes,
+		Takeovers: s.Takeovers, Kills: s.Kills, Rejected: s.Rejected,
+	}
+	for k, n := range s.Bindings {
+		out.Bindings[[2]string{k.Kind, k.Mode}] = n
+	}
+	for k, n := range s.StreamsTotal {
+		out.StreamsTotal[[2]string{k.Kind, k.Result}] = n
+	}
+	return out
 }
 
 func peersOf(found discover.Result) tunnel.PeersOut {
@@ -63,20 +93,20 @@ func (m *measured) look() (rss, total, used uint64, descriptors int) {
 	defer m.mu.Unlock()
 	if now := time.Now(); m.at.IsZero() || now.Sub(m.at) >= measureEvery {
 		m.at = now
-		samples := make([]metrics.Sample, len(heapSamples))
+		heap := make([]samples.Sample, len(heapSamples))
 		for i, name := range heapSamples {
-			samples[i].Name = name
+			heap[i].Name = name
 		}
-		metrics.Read(samples)
+		samples.Read(heap)
 		m.total = 0
-		for _, s := range samples {
-			if s.Value.Kind() == metrics.KindUint64 {
+		for _, s := range heap {
+			if s.Value.Kind() == samples.KindUint64 {
 				m.total += s.Value.Uint64()
 			}
 		}
 		m.used = 0
-		if samples[0].Value.Kind() == metrics.KindUint64 {
-			m.used = samples[0].Value.Uint64()
+		if heap[0].Value.Kind() == samples.KindUint64 {
+			m.used = heap[0].Value.Uint64()
 		}
 		m.rss, m.descriptors = residentSize(), openDescriptors()
 	}

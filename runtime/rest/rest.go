@@ -34,6 +34,7 @@ import (
 	gwruntime "github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/grpc"
 
+	"github.com/hanzoai/hanzod/compat/hoody"
 	"github.com/hanzoai/hanzod/compat/web"
 	"github.com/hanzoai/hanzod/gate"
 	tunnelv1 "github.com/hanzoai/hanzod/gen/hanzo/tunnel/v1"
@@ -80,6 +81,8 @@ type Deps struct {
 	Links http.Handler
 	// Carriers takes the upgrades of tunnels (tunnel.md §4.2); nil leaves them to Legacy.
 	Carriers http.Handler
+	// Endpoints answer what else is asked of tunnels at /api/v1/tunnel; nil answers nothing.
+	Endpoints *hoody.Endpoints
 	// Visit serves a request for something that a node exposes, and reports whether it was one; nil for none.
 	Visit func(http.ResponseWriter, *http.Request) bool
 	// Web is the HTTP routes of the original; nil leaves them out.

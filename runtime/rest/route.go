@@ -36,6 +36,9 @@ func (s *server) route() []web.Stage {
 	if s.d.Links != nil {
 		add(web.Stage{Match: hanzotunnel.Serves, Serve: upgradeRequired}, true)
 	}
+	if e := s.d.Endpoints; e != nil {
+		add(web.Stage{Match: hoody.ServesEndpoint, Serve: func(w http.ResponseWriter, r *http.Request) { e.Serve(w, r, s.guard) }}, true)
+	}
 	if s.d.Carriers != nil {
 		add(web.Stage{Match: anyOf([]string{hoody.Path}), Serve: carrierRequired}, true)
 	}
