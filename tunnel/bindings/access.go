@@ -128,7 +128,7 @@ func (b *bound) tokened(w http.ResponseWriter, r *http.Request, prefix string) b
 		return true
 	}
 	secure := b.s.proto(r) == "https"
-	c := &http.Cookie{Name: b.cookie(), Value: token, Path: prefix + "/", MaxAge: cookieAge, HttpOnly: true, Secure: secure, SameSite: http.SameSiteLaxMode}
+	c := &http.Cookie{Name: b.cookie(), Value: token, Path: prefix + "/", MaxAge: cookieAge, HttpOnly: true, Secure: secure, SameSite: http.SameSiteLaxMode} //nolint:gosec // Secure where the visitor comes by https
 	if secure && prefix != "" {
 		c.SameSite = http.SameSiteNoneMode // a sandboxed page is another site than its own parts
 	}

@@ -337,7 +337,7 @@ func (s *Service) listen(host string, port int, mode string) (net.Listener, stri
 	random := port == 0 && mode == ModeExpose
 	for n := 0; ; n++ {
 		if random {
-			port = randomFrom + rand.IntN(randomTo-randomFrom+1)
+			port = randomFrom + rand.IntN(randomTo-randomFrom+1) //nolint:gosec // it is no secret
 			if s.cfg.Own != nil && s.cfg.Own(port) || s.held(port) {
 				continue
 			}

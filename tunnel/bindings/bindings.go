@@ -9,7 +9,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -144,11 +143,10 @@ type Settings struct {
 
 // Service holds the bindings. Its methods are safe for concurrent use.
 type Service struct {
-	cfg      Config
-	log      *slog.Logger
-	proxyLog *log.Logger
-	most     int
-	permits  *pool
+	cfg     Config
+	log     *slog.Logger
+	most    int
+	permits *pool
 
 	mu      sync.Mutex
 	byNode  map[string]map[string]*bound // by node and key
@@ -176,7 +174,6 @@ func New(cfg Config) *Service {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	s.proxyLog = logger(s.log)
 	s.permits = &pool{limit: s.limit}
 	return s
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -112,7 +111,7 @@ func (b *bound) proxies(prefix string) *httputil.ReverseProxy {
 		BufferPool:     bufferPool{},
 		ModifyResponse: func(r *http.Response) error { b.modify(r, prefix); return nil },
 		ErrorHandler:   b.failed,
-		ErrorLog:       b.s.proxyLog,
+		ErrorLog:       slog.NewLogLogger(b.s.log.Handler(), slog.LevelDebug),
 	}
 	p.CompareAndSwap(nil, made)
 	return p.Load()
@@ -183,6 +182,9 @@ func (b *bound) aim(in, out *http.Request, prefix string) {
 		}
 	}
 	out.URL, out.Host = u, b.targetName
+	if up := b.upstream(); up != nil && !up.Raw() {
+		out.Host = in.Host // a driver puts its own in its place
+	}
 }
 
 // proto is what the visitor speaks: what a trusted proxy says of it counts.
@@ -341,6 +343,3 @@ func (b *incoming) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
-
-// logger is for what httputil has to say.
-func logger(l *slog.Logger) *log.Logger { return slog.NewLogLogger(l.Handler(), slog.LevelDebug) }
