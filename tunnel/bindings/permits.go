@@ -92,6 +92,15 @@ func (s *Service) giveBoth(share *pool) {
 	share.give()
 }
 
+// Permit takes one of the process for a stream that is of no binding here; give gives it back, once. It is false when
+// there is none.
+func (s *Service) Permit() (give func(), ok bool) {
+	if !s.permits.try() {
+		return nil, false
+	}
+	return sync.OnceFunc(s.permits.give), true
+}
+
 // Permits returns those of the process.
 func (s *Service) Permits() Permits { return s.permits.state() }
 

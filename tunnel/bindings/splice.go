@@ -172,7 +172,7 @@ func (b *bound) permitted(ctx context.Context, in OpenIn) (*held, error) {
 	}
 	var st Stream
 	if err == nil {
-		in.BindID, in.Host, in.Port = b.BindID, b.targetHost, b.targetPort
+		in.BindID, in.Host, in.Port, in.Name = b.BindID, b.targetHost, b.targetPort, b.Name
 		st, err = up.Open(ctx, in)
 	}
 	if err != nil {

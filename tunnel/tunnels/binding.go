@@ -191,6 +191,16 @@ func (att *attachment) answer(in wire.BindBody, b *binding, err error) {
 		ok.PublicURL = &b.url
 	}
 	s.mu.Lock()
+	if t.att.Load() != att { // nobody hears of it
+		delete(t.binds, b.id)
+		s.mu.Unlock()
+		b.release()
+		if in.Mode != modeDial {
+			_ = s.cfg.Bindings.Unbind(t.id, b.id) // it may have ended
+		}
+		close(b.told)
+		return
+	}
 	att.say(wire.BindOK, ok)
 	close(b.told)
 	if b.revoked != nil {
@@ -339,7 +349,7 @@ func (att *attachment) open(ctx context.Context, body wire.StreamOpenBody) (*mux
 		return st, nil
 	case errors.Is(err, mux.ErrStreams):
 		return nil, bindings.ErrStreams
-	case errors.Is(err, mux.ErrClosed), errors.Is(err, mux.ErrCarrier):
+	case errors.Is(err, mux.ErrCarrier), att.sess.Err() != nil:
 		return nil, bindings.ErrParked
 	case ctx.Err() != nil:
 		return nil, ctx.Err()

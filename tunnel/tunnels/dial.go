@@ -196,7 +196,7 @@ func (att *attachment) opened(st *mux.Stream, body wire.StreamOpenBody) error {
 	s := t.s
 	s.mu.Lock()
 	b := t.dialled(body.BindID)
-	ok := b != nil && !t.ended && !t.closing && !s.closed
+	ok := b != nil && !b.ended && !t.ended && !t.closing && !s.closed
 	if ok {
 		s.wg.Add(1)
 	}
@@ -205,9 +205,16 @@ func (att *attachment) opened(st *mux.Stream, body wire.StreamOpenBody) error {
 		s.refused(kindDial)
 		return refusal("no binding of mode dial")
 	}
+	give, ok := s.cfg.Bindings.Permit()
+	if !ok {
+		s.wg.Done()
+		s.refused(kindDial)
+		return &mux.ResetError{Code: wire.CodeExhausted, Reason: "no descriptor is left"}
+	}
 	c := s.follow(st, kindDial, b)
 	go func() {
 		defer s.wg.Done()
+		defer give()
 		b.splice(att.over, c, body)
 	}()
 	return nil

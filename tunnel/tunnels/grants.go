@@ -53,10 +53,13 @@ type openParams struct {
 	ID   int    `json:"id"`
 	Host string `json:"host"`
 	Port int    `json:"port"`
+	// Approved says that the call was let through before: exactly this one, in the name of its caller.
+	Approved bool `json:"approved,omitempty"`
 }
 
-func (g *Grant) params() []byte {
-	b, err := json.Marshal(openParams{g.ID, g.Host, g.Port})
+// params are those of tunnel.open; again says that the node has admitted them before.
+func (g *Grant) params(again bool) []byte {
+	b, err := json.Marshal(openParams{g.ID, g.Host, g.Port, again && !g.own})
 	if err != nil {
 		panic("tunnels: " + err.Error()) // a struct of a string and two numbers
 	}
@@ -85,7 +88,7 @@ func (s *Service) Grant(ctx context.Context, c identity.Caller, in GrantIn) (*Gr
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.cfg.Nodes.Invoke(ctx, c, id, CommandOpen, g.params()); err != nil {
+	if _, err := s.cfg.Nodes.Invoke(ctx, c, id, CommandOpen, g.params(false)); err != nil {
 		s.forget(g)
 		return nil, err
 	}
@@ -208,7 +211,7 @@ func (g *Grant) carrier(ctx context.Context) (*attachment, error) {
 			return att, nil
 		case !asked:
 			// Carriers without streams end: the node opens another one when it is asked again.
-			if _, err := s.cfg.Nodes.InvokeInternal(ctx, g.NodeID, CommandOpen, g.params()); err != nil {
+			if _, err := s.cfg.Nodes.InvokeInternal(ctx, g.NodeID, CommandOpen, g.params(true)); err != nil {
 				if ctx.Err() != nil {
 					return nil, ctx.Err()
 				}
@@ -297,7 +300,7 @@ func (s *Service) NodeCame(nodeID string) {
 	s.mu.Unlock()
 	slices.SortFunc(again, func(a, b *Grant) int { return a.ID - b.ID })
 	for _, g := range again {
-		s.ask(nodeID, CommandOpen, g.params())
+		s.ask(nodeID, CommandOpen, g.params(true))
 	}
 }
 
@@ -367,7 +370,7 @@ func (s *Service) ownGrant(ctx context.Context, node string, to target) (*Grant,
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.cfg.Nodes.InvokeInternal(ctx, node, CommandOpen, g.params()); err != nil {
+	if _, err := s.cfg.Nodes.InvokeInternal(ctx, node, CommandOpen, g.params(false)); err != nil {
 		s.forget(g)
 		return nil, bindings.ErrNoCarrier.Wrap(err)
 	}

@@ -254,13 +254,12 @@ func countsOf(st mux.Stats) counts { return counts{st.In, st.Out, st.Opened, st.
 
 // totals are the figures of the service.
 type totals struct {
-	was       counts // of carriers that are gone
-	streams   map[string]int
-	ended     map[StreamResult]uint64
-	resumes   map[string]uint64
-	rejected  map[string]uint64
-	takeovers uint64
-	kills     uint64
+	was      counts // of carriers that are gone
+	streams  map[string]int
+	ended    map[StreamResult]uint64
+	resumes  map[string]uint64
+	rejected map[string]uint64
+	kills    uint64
 }
 
 func newTotals() totals {
@@ -284,7 +283,7 @@ func (s *Service) Stats() Stats {
 	s.mu.Lock()
 	out := Stats{
 		Bindings: map[BindKind]int{}, Streams: maps.Clone(s.totals.streams), StreamsTotal: maps.Clone(s.totals.ended),
-		Resumes: maps.Clone(s.totals.resumes), Rejected: maps.Clone(s.totals.rejected), Takeovers: s.totals.takeovers, Kills: s.totals.kills,
+		Resumes: maps.Clone(s.totals.resumes), Rejected: maps.Clone(s.totals.rejected), Kills: s.totals.kills,
 	}
 	n := s.totals.was
 	for _, t := range s.tunnels {
@@ -300,7 +299,8 @@ func (s *Service) Stats() Stats {
 	}
 	s.mu.Unlock()
 	out.BytesIn, out.BytesOut, out.Stall = n.in, n.out, n.stalled
-	out.Permits = Permits(s.cfg.Bindings.Permits())
+	of := s.cfg.Bindings.Stats()
+	out.Permits, out.Takeovers = Permits(of.Permits), of.Takeovers
 	return out
 }
 

@@ -414,9 +414,10 @@ func (s *Service) attach(t *tunnel, in CarrierIn, h wire.HelloBody, resumed bool
 	hanzod1 := slices.Contains(h.Capabilities, wire.Hanzod1)
 	if hanzod1 {
 		answer.Capabilities = append(answer.Capabilities, wire.Hanzod1)
+		answer.StreamWindow, answer.SessionWindow = mux.OwnStreamWindow, mux.OwnSessionWindow
 	}
 	att.sess = mux.New(mux.Config{
-		StreamWindow: wire.StreamWindow, SessionWindow: wire.SessionWindow, MaxStreams: set.MaxStreams, Hanzod1: hanzod1,
+		StreamWindow: answer.StreamWindow, SessionWindow: answer.SessionWindow, MaxStreams: set.MaxStreams, Hanzod1: hanzod1,
 		PingEvery: s.times.ping, PongWithin: s.times.pong,
 		Control: att.control, Open: att.opened, Lost: att.gone,
 	})
@@ -428,10 +429,7 @@ func (s *Service) attach(t *tunnel, in CarrierIn, h wire.HelloBody, resumed bool
 		return nil, errGone
 	}
 	if resumed {
-		for id, b := range t.binds {
-			answer.ResumedBinds = append(answer.ResumedBinds, wire.ResumedBind{BindID: id, Kind: b.kind, Mode: b.mode, ContainerPort: b.port})
-		}
-		slices.SortFunc(answer.ResumedBinds, func(a, b wire.ResumedBind) int { return a.BindID - b.BindID })
+		answer.ResumedBinds = t.list()
 	}
 	t.hanzod1, t.granted, t.peerAddr, t.transport = hanzod1, granted, in.PeerAddr, in.Transport
 	t.parkedUntil = time.Time{}
@@ -463,6 +461,7 @@ func (s *Service) run(ctx context.Context, att *attachment, c mux.Carrier, rest 
 		att.gone(0, err)
 	}
 	close(att.ready)
+	defer att.sess.Wait() // it is closed by then
 	s.arrived(t)
 	idle := newIdle(s.cfg.Settings().Idle)
 	defer idle.Stop()
