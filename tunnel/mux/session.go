@@ -621,6 +621,7 @@ func (s *Session) data(l *link, f wire.Frame, buf *buffer, at int) error {
 		return nil
 	}
 	st.recvLeft -= n
+	st.gotBytes += uint64(n)
 	code, reason := wire.CodeNone, ""
 	switch {
 	case st.recvEOF:

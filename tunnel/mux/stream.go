@@ -63,20 +63,21 @@ type Stream struct {
 	inBytes int64
 	// recvLeft is the credit that the other end has left, recvPend what it will get back, sendLeft the credit here.
 	recvLeft, recvPend, sendLeft int64
-	sentBytes                    uint64
+	// sentBytes and gotBytes are bytes of DATA.
+	sentBytes, gotBytes uint64
 
 	// opened is that the other end knows of the stream. sendClosed and recvEOF are ends of the directions.
 	opened, sendClosed, eofSent, recvEOF bool
 	// closed is that nobody here wants the stream, counted that it holds a place, gone that it is over on the wire.
 	closed, counted, gone bool
-	err      error
-	done     chan struct{}
-	linger   *time.Timer
-	heads    []wire.ResponseHeadBody
-	final    bool
-	accepted bool
-	peerAddr string
-	controls [][]byte
+	err                   error
+	done                  chan struct{}
+	linger                *time.Timer
+	heads                 []wire.ResponseHeadBody
+	final                 bool
+	accepted              bool
+	peerAddr              string
+	controls              [][]byte
 
 	readBy, writeBy deadline
 }
@@ -89,6 +90,13 @@ var (
 
 // ID is the stream's id.
 func (st *Stream) ID() uint32 { return st.id }
+
+// Counts are the bytes of DATA that came and went.
+func (st *Stream) Counts() (in, out uint64) {
+	st.s.mu.Lock()
+	defer st.s.mu.Unlock()
+	return st.gotBytes, st.sentBytes
+}
 
 // Index is the carrier that the stream is on.
 func (st *Stream) Index() int { return st.l.index }

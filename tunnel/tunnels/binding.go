@@ -366,9 +366,6 @@ type stream struct {
 	once sync.Once
 }
 
-// counting is a stream that knows what it has moved.
-type counting interface{ Counts() (in, out uint64) }
-
 // follow counts a stream until it is closed or reset.
 func (s *Service) follow(st *mux.Stream, kind string, b *binding) *stream {
 	c := &stream{Stream: st, s: s, kind: kind, b: b}
@@ -383,11 +380,8 @@ func (s *Service) follow(st *mux.Stream, kind string, b *binding) *stream {
 }
 
 func (c *stream) moved() counts {
-	if m, ok := any(c.Stream).(counting); ok {
-		in, out := m.Counts()
-		return counts{in: in, out: out}
-	}
-	return counts{}
+	in, out := c.Counts()
+	return counts{in: in, out: out}
 }
 
 // Close ends the stream.

@@ -33,7 +33,9 @@ func Suite(t *testing.T, pair Pair) {
 	t.Run("half close", func(t *testing.T) { halfClose(t, pair) })
 	t.Run("reset", func(t *testing.T) { reset(t, pair) })
 	t.Run("heads", func(t *testing.T) { heads(t, pair) })
-	t.Run("bulk", func(t *testing.T) { bulk(t, pair, mux.Config{Hanzod1: true, StreamWindow: mux.OwnStreamWindow, SessionWindow: mux.OwnSessionWindow}) })
+	t.Run("bulk", func(t *testing.T) {
+		bulk(t, pair, mux.Config{Hanzod1: true, StreamWindow: mux.OwnStreamWindow, SessionWindow: mux.OwnSessionWindow})
+	})
 	t.Run("small windows", func(t *testing.T) {
 		bulk(t, pair, mux.Config{StreamWindow: wire.MinStreamWindow, SessionWindow: wire.MinSessionWindow})
 	})
