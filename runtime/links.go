@@ -86,13 +86,10 @@ func (d *Daemon) visitor(r *http.Request) (identity.Caller, error) {
 // ownPort reports whether a port is the daemon's.
 func (d *Daemon) ownPort(port int) bool {
 	own := func(l net.Listener) bool {
-		if l == nil {
-			return false
-		}
 		a, ok := l.Addr().(*net.TCPAddr)
 		return ok && a.Port == port
 	}
-	return port == d.Port() || slices.ContainsFunc(d.tcp, own) || own(d.far)
+	return port == d.Port() || slices.ContainsFunc(d.tcp, own) || d.far != nil && own(d.far)
 }
 
 // reachedAt is the name or the address under which others reach this machine.

@@ -393,16 +393,12 @@ type visit struct {
 // The daemon hears what the recorded driver sent, and says what the driver took.
 func TestY6Recordings(t *testing.T) {
 	accept(t, "Y6")
-	daemons := map[string]*proc.Daemon{}
 	eachRun(t, func(t *testing.T, lines []carrierLine) {
 		_, _, token := helloOf(t, lines)
 		if token == "" {
 			token = proc.Token
 		}
-		if daemons[token] == nil {
-			daemons[token] = carrierDaemon(t, token, nil)
-		}
-		replayOut(t, daemons[token], token, lines)
+		replayOut(t, carrierDaemon(t, token, nil), token, lines)
 	})
 }
 
@@ -861,11 +857,14 @@ func replayIn(t *testing.T, lines []carrierLine) {
 	var s *driver.Session
 	var work sync.WaitGroup
 	defer work.Wait()
-	connected := make(chan error, 1)
+	type opening struct {
+		s   *driver.Session
+		err error
+	}
+	connected := make(chan opening, 1)
 	work.Go(func() {
-		var err error
-		s, err = driver.Connect(ctx, o)
-		connected <- err
+		opened, err := driver.Connect(ctx, o)
+		connected <- opening{opened, err}
 	})
 	next := func() *rawCarrier {
 		select {
@@ -877,8 +876,23 @@ func replayIn(t *testing.T, lines []carrierLine) {
 		}
 	}
 	socks := map[int]*rawCarrier{0: next()}
-	ready, bound := false, make(chan error, 16)
+	bound := make(chan error, 16)
+	wait := func(note string) {
+		t.Helper()
+		if s != nil {
+			return
+		}
+		select {
+		case o := <-connected:
+			if s = o.s; o.err != nil {
+				t.Fatalf("%s: %v", note, o.err)
+			}
+		case <-time.After(proc.Patience):
+			t.Fatalf("%s: no session", note)
+		}
+	}
 	defer func() {
+		cancel()
 		if s != nil {
 			_ = s.Close()
 		}
@@ -892,16 +906,12 @@ func replayIn(t *testing.T, lines []carrierLine) {
 			c.write(line.whole(t)...)
 			for _, f := range line.whole(t) {
 				switch f.typ {
-				case tHelloOK:
-					if err := <-connected; err != nil {
-						t.Fatalf("%s: %v", line.Note, err)
-					}
-					ready = true
 				case tBindOK, tBindErr:
 					if err := <-bound; (err != nil) != (f.typ == tBindErr) {
 						t.Errorf("%s: %v", line.Note, err)
 					}
 				case tGoAway:
+					wait(line.Note)
 					select {
 					case <-s.Done():
 					case <-time.After(proc.Patience):
@@ -920,9 +930,7 @@ func replayIn(t *testing.T, lines []carrierLine) {
 				}
 			case tBind:
 				b := f.json()
-				if !ready {
-					t.Fatalf("%s: a binding before the session", line.Note)
-				}
+				wait(line.Note)
 				work.Go(func() {
 					port, _ := b["containerPort"].(float64)
 					label, _ := b["label"].(string)
@@ -983,6 +991,7 @@ func replayIn(t *testing.T, lines []carrierLine) {
 			}
 		}
 	}
+	wait("the end")
 }
 
 func sameHead(t *testing.T, note string, got, want object) {
