@@ -109,6 +109,7 @@ type Client struct {
 	Usage     sessionsv1.UsageServiceClient
 	Wizard    wizardv1.WizardServiceClient
 	Terminals tunnelv1.TerminalServiceClient
+	Screens   tunnelv1.ScreenServiceClient
 	Files     tunnelv1.FileServiceClient
 	// Checkpoints are of sessions of nodes.
 	Checkpoints tunnelv1.CheckpointServiceClient
@@ -200,6 +201,7 @@ func Dial(_ context.Context, o Options) (*Client, error) {
 	c.Usage = sessionsv1.NewUsageServiceClient(conn)
 	c.Wizard = wizardv1.NewWizardServiceClient(conn)
 	c.Terminals = tunnelv1.NewTerminalServiceClient(conn)
+	c.Screens = tunnelv1.NewScreenServiceClient(conn)
 	c.Files = tunnelv1.NewFileServiceClient(conn)
 	c.Checkpoints = tunnelv1.NewCheckpointServiceClient(conn)
 	c.Uplinks = tunnelv1.NewUplinkServiceClient(conn)

@@ -92,6 +92,8 @@ var variables = []Variable{
 
 	{Name: "HANZOD_EXEC_SECURITY", Older: []string{"BOT_EXEC_SECURITY"}, Run: true, Node: true, About: "deny, allowlist or full, where file and configuration say nothing (allowlist)"},
 	{Name: "HANZOD_EXEC_ASK", Older: []string{"BOT_EXEC_ASK"}, Run: true, Node: true, About: "off, on-miss or always, likewise (on-miss)"},
+	{Name: "HANZOD_VNC_HOST", Older: []string{"BOT_VNC_HOST"}, Run: true, Node: true, About: "host of the VNC server of this machine (127.0.0.1); a node shows its screen when this or the port is set"},
+	{Name: "HANZOD_VNC_PORT", Older: []string{"BOT_VNC_PORT"}, Run: true, Node: true, About: "its port (5900)"},
 	{Name: "HANZOD_COMPANION", Run: true, Node: true, About: "auto, off, or how long to wait for the companion app (auto)"},
 	{Name: "HANZOD_LOG_LEVEL", Older: []string{"OPENCLAW_LOG_LEVEL"}, Run: true, Node: true, About: "silent, fatal, error, warn, info, debug or trace (info)"},
 	{Name: "HANZOD_LOG_FORMAT", Run: true, Node: true, About: "pretty, compact or json (pretty on a terminal, else json)"},
@@ -327,6 +329,12 @@ func (l *loader) environment() {
 	}
 	if port, ok := l.port("HANZOD_SSH_PORT"); ok {
 		c.Discovery.SSHPort = port
+	}
+	if _, v := l.variable("HANZOD_VNC_HOST"); v != "" {
+		c.Tunnel.Screen.Host = v
+	}
+	if port, ok := l.port("HANZOD_VNC_PORT"); ok {
+		c.Tunnel.Screen.Port = port
 	}
 	if l.toggle("HANZOD_DISABLE_MDNS") {
 		c.Discovery.MDNS = "off"

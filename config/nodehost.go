@@ -90,6 +90,12 @@ func (l *loader) nodeHost(o object, h *NodeHost) {
 		l.doubt("nodeHost.chat.command", "Expected a program, and the word {message} after it")
 	}
 	chat.strict()
+	if n := o.typed("screen", json5.String); n != nil {
+		h.Screen = n.Str
+		if _, _, ok := VNCAddress(n.Str); n.Str != "" && !ok {
+			l.fail("nodeHost.screen", n, "Expected host:port or a port")
+		}
+	}
 	points := o.object("checkpoints")
 	h.Checkpoints.MaxFileBytes, h.Checkpoints.MaxBytes = 1<<30, 1<<31
 	points.strs("protocols", &h.Checkpoints.Protocols)

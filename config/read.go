@@ -71,6 +71,7 @@ func (l *loader) fillTyped(tree *json5.Node) {
 	privileged.strict()
 	tunnel.bool("helloCredentials", &c.Tunnel.HelloCredentials)
 	tunnel.bool("metricsPublic", &c.Tunnel.MetricsPublic)
+	l.screen(tunnel.object("screen"), &c.Tunnel.Screen)
 	tunnel.strict()
 	l.checkpoints(root.object("checkpoints"), &c.Checkpoints)
 	l.agents(root.object("agents"), &c.Agents)

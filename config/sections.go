@@ -152,6 +152,8 @@ type Tunnel struct {
 	MaxPerTenant int
 	// PublicURLPattern is the address of what instances expose; empty for a path of this gateway.
 	PublicURLPattern string
+	// Screen is tunnel.screen.
+	Screen Screen
 	// MaxTunnels bounds all tunnels, MaxTunnelsPerTenant those of one organisation or of the gateway's owner:
 	// 1..10,000; 256 and 32 by default.
 	MaxTunnels, MaxTunnelsPerTenant int
@@ -276,6 +278,8 @@ type NodeHost struct {
 	Commands []NodeCommand
 	// Checkpoints are limits of what is saved of a workspace and restored.
 	Checkpoints NodeCheckpoints
+	// Screen is the VNC server whose screen is shown, host:port; empty for none.
+	Screen string
 }
 
 // Hooks is the section hooks, without gmail and internal.

@@ -98,6 +98,7 @@ var files = []protoreflect.FileDescriptor{
 	devicesv1.File_hanzo_devices_v1_devices_proto,
 	agentsv1.File_hanzo_agents_v1_agents_proto,
 	tunnelv1.File_hanzo_tunnel_v1_terminals_proto,
+	tunnelv1.File_hanzo_tunnel_v1_screens_proto,
 	tunnelv1.File_hanzo_tunnel_v1_uplinks_proto,
 	updatev1.File_hanzo_update_v1_update_proto,
 	configv1.File_hanzo_config_v1_config_proto,

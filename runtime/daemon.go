@@ -65,6 +65,7 @@ import (
 	"github.com/hanzoai/hanzod/tunnel/bindings"
 	"github.com/hanzoai/hanzod/tunnel/checkpoints"
 	"github.com/hanzoai/hanzod/tunnel/tunnels"
+	"github.com/hanzoai/hanzod/tunnel/screens"
 	"github.com/hanzoai/hanzod/tunnel/uplinks"
 	"github.com/hanzoai/hanzod/wizard"
 )
@@ -184,6 +185,7 @@ type Daemon struct {
 	neighbors *tunnel.Neighborhood
 	measured  measured
 	terminals *tunnel.Service
+	screens   *screens.Service
 	uplinks   *uplinks.Service
 	routes    *swapped
 
@@ -390,6 +392,7 @@ func (d *Daemon) makeDomains() error {
 	if err := d.makeTerminals(); err != nil {
 		return err
 	}
+	d.makeScreens()
 	d.approvals.SetNodes(d.nodes)
 	d.rules.SetNodes(d.nodes)
 	d.rules.SetCovering(d.approvals)
@@ -501,7 +504,7 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	}
 	d.makeOverview()
 	d.rpc = rpc.New(rpc.Deps{
-		Catalogue: catalogue, Gate: g, Nodes: d.nodes, Approvals: d.approvals, Policy: d.rules, Runs: d.runs, Terminals: d.terminals, Uplinks: d.uplinks, System: d.system, Sessions: d.sessions, Usage: d.usage, Heartbeat: d.heartbeat, Channels: d.channels, Talk: d.talk, Config: d.live, Devices: d.identity,
+		Catalogue: catalogue, Gate: g, Nodes: d.nodes, Approvals: d.approvals, Policy: d.rules, Runs: d.runs, Terminals: d.terminals, Screens: d.screens, Uplinks: d.uplinks, System: d.system, Sessions: d.sessions, Usage: d.usage, Heartbeat: d.heartbeat, Channels: d.channels, Talk: d.talk, Config: d.live, Devices: d.identity,
 		Secrets: d.secrets, Wizard: d.wizard, Checkpoints: d.checkpoints,
 		Tunnels: d.tunnels, Bindings: d.bindings, Overview: d.overview, Neighborhood: d.neighbors,
 		Cron:   d.cron,
@@ -751,6 +754,7 @@ func (d *Daemon) stop(work context.Context, cancel context.CancelFunc, wg *sync.
 	}
 	doors.Wait()
 	d.terminals.Stop()
+	d.screens.Stop()
 	d.rpc.Wait()
 	cancel()
 	wg.Wait()

@@ -26,6 +26,7 @@ import (
 	"github.com/hanzoai/hanzod/nodes/host"
 	"github.com/hanzoai/hanzod/nodes/host/agent"
 	hostfiles "github.com/hanzoai/hanzod/nodes/host/files"
+	hostscreens "github.com/hanzoai/hanzod/nodes/host/screens"
 	"github.com/hanzoai/hanzod/runtime/logs"
 	"github.com/hanzoai/hanzod/tunnel/checkpoint"
 	"github.com/hanzoai/hanzod/tunnel/files"
@@ -70,6 +71,9 @@ type NodeOptions struct {
 	// Files are the directories whose files are offered, of which one that ends in :ro is for reading only;
 	// else nodeHost.files.roots of the configuration says, else it is the workspace.
 	Files []string
+	// VNC is the VNC server of this machine whose screen is shown, host:port or a port; else nodeHost.screen of the
+	// configuration says, else no screen is shown.
+	VNC string
 	// Workspace is where the work on this machine is done; empty is that of the configuration's default agent,
 	// else workspace in StateDir.
 	Workspace string
@@ -383,6 +387,7 @@ type nodeHost struct {
 
 	offered *files.Files    // the files of this machine
 	session *checkpoint.Log // what was said and run here
+	screen  *hostscreens.Module
 	agent   *agent.Agent
 	host    *host.Host
 }
@@ -403,6 +408,9 @@ func (n *nodeHost) open() (err error) {
 		return err
 	}
 	n.offered = files.New(roots)
+	if n.screen, err = hostScreens(n.o, n.log); err != nil {
+		return err
+	}
 	if err := n.openAgent(); err != nil {
 		return err
 	}
@@ -531,7 +539,7 @@ func (n *nodeHost) legacy() (dial.NodeOptions, error) {
 
 // modules are what this machine offers beyond running commands.
 func (n *nodeHost) modules() []host.Module {
-	return []host.Module{n.agent, hostfiles.New(n.offered), n.checkpoints()}
+	return []host.Module{n.agent, hostfiles.New(n.offered), n.checkpoints(), n.screen}
 }
 
 // serve runs the node host until ctx ends.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -94,6 +95,9 @@ func nodeEnviron(o *runtime.NodeOptions, out, errOut io.Writer, flags func(name 
 	set(&o.Security, "HANZOD_EXEC_SECURITY")
 	set(&o.Ask, "HANZOD_EXEC_ASK")
 	set(&o.Companion, "HANZOD_COMPANION")
+	if host, port := environ.Value("HANZOD_VNC_HOST"), environ.Value("HANZOD_VNC_PORT"); o.VNC == "" && (host != "" || port != "") {
+		o.VNC = net.JoinHostPort(cmp.Or(host, config.DefaultVNCHost), cmp.Or(port, strconv.Itoa(config.DefaultVNCPort)))
+	}
 	o.Socket = environ.Value("HANZOD_SOCKET")
 	var err error
 	if !flags("log-level") {

@@ -164,6 +164,7 @@ environment".`,
 	f.IntVar(&o.Tunnel.Count, "count", 1, "for instances: how many; their ids end in their number")
 	f.BoolVar(&o.Tunnel.NoReconnect, "no-reconnect", false, "for an instance: end with the link")
 	f.StringVar(&o.Workspace, "workspace", "", "directory in which commands run that name none")
+	f.StringVar(&o.VNC, "vnc", "", "host:port of the VNC server of this machine: its screen is shown to who may see it (default nodeHost.screen of the configuration, then none)")
 	companionFlag(f, &o.Companion)
 	f.StringVar(&tokenFile, "token-file", "", "file that holds the gateway's token")
 	f.StringVar(&o.LogLevel, "log-level", "info", "error, warn, info or debug")

@@ -86,6 +86,7 @@ func (s *server) gateway() (*gwruntime.ServeMux, error) {
 		agentsv1.RegisterSkillServiceHandlerClient(ctx, mux, agentsv1.NewSkillServiceClient(conn)),
 		agentsv1.RegisterCatalogServiceHandlerClient(ctx, mux, agentsv1.NewCatalogServiceClient(conn)),
 		tunnelv1.RegisterTerminalServiceHandlerClient(ctx, mux, tunnelv1.NewTerminalServiceClient(conn)),
+		tunnelv1.RegisterScreenServiceHandlerClient(ctx, mux, tunnelv1.NewScreenServiceClient(conn)),
 		updatev1.RegisterUpdateServiceHandlerClient(ctx, mux, updatev1.NewUpdateServiceClient(conn)),
 		configv1.RegisterConfigServiceHandlerClient(ctx, mux, configv1.NewConfigServiceClient(conn)),
 		runsv1.RegisterRunServiceHandlerClient(ctx, mux, runsv1.NewRunServiceClient(conn)),

@@ -183,6 +183,7 @@ type Deps struct {
 	Secrets   Secrets
 	Wizard    Wizard
 	Terminals Terminals
+	Screens   Screens
 	Uplinks   Uplinks
 	Agents    Agents
 	Skills    Skills
@@ -257,6 +258,7 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	sessionsv1.RegisterUsageServiceServer(r, &usageServer{s: s})
 	configv1.RegisterConfigServiceServer(r, &configServer{s: s})
 	tunnelv1.RegisterTerminalServiceServer(r, &terminalsServer{s: s})
+	tunnelv1.RegisterScreenServiceServer(r, &screensServer{s: s})
 	updatev1.RegisterUpdateServiceServer(r, &updateServer{s: s})
 	auditv1.RegisterAuditServiceServer(r, &auditServer{s: s})
 	channelsv1.RegisterChannelServiceServer(r, &channelsServer{s: s})
