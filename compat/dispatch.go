@@ -200,6 +200,8 @@ func (d *Door) bind() map[string]binding {
 		"models.list":        unary(none, d.cfg.Models.List, methods.ModelsToLegacy),
 		"tools.catalog":      unary(methods.ToolsFromLegacy, d.cfg.Models.Tools, methods.ToolsToLegacy),
 
+		"screen.vnc": waiting(unary(methods.ScreenFromLegacy, d.cfg.Screens.Get, methods.ScreenToLegacy)),
+
 		"exec.approval.request":      waiting(binding{serve: d.requestApproval}),
 		"exec.approval.waitDecision": waiting(unary(methods.ApprovalWaitFromLegacy, a.Wait, methods.ApprovalDecidedToLegacy)),
 		"exec.approval.resolve":      waiting(unary(methods.ApprovalResolveFromLegacy, a.Resolve, methods.ApprovalResolveToLegacy)),

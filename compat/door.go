@@ -39,6 +39,7 @@ import (
 	"github.com/hanzoai/hanzod/sessions/usage"
 	"github.com/hanzoai/hanzod/system"
 	"github.com/hanzoai/hanzod/talk"
+	"github.com/hanzoai/hanzod/tunnel/screens"
 	"github.com/hanzoai/hanzod/wizard"
 )
 
@@ -66,6 +67,7 @@ type Config struct {
 	Skills    *skills.Service
 	Models    *models.Service
 	Talk      *talk.Service
+	Screens   *screens.Service
 	Presence  *system.PresenceTable
 	Bus       *events.Bus
 	Log       *slog.Logger

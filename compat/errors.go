@@ -28,6 +28,7 @@ import (
 	"github.com/hanzoai/hanzod/sessions"
 	"github.com/hanzoai/hanzod/sessions/usage"
 	"github.com/hanzoai/hanzod/system"
+	"github.com/hanzoai/hanzod/tunnel/screens"
 	"github.com/hanzoai/hanzod/tunnel/uplinks"
 	"github.com/hanzoai/hanzod/wizard"
 )
@@ -295,6 +296,7 @@ var words = map[string]wording{
 	identity.ErrTenantName.Code:     invalid("invalid tenant"),
 	identity.ErrTooManyKeys.Code:    unavailable("too many link keys"),
 	identity.ErrNoLinkKey.Code:      invalid("unknown link key"),
+	screens.ErrNodeUnknown.Code:     ownText,
 	uplinks.ErrUnknown.Code:         invalid("unknown uplink"),
 	uplinks.ErrClosed.Code:          unavailable("shutting down"),
 	uplinks.ErrTenant.Code:          invalid("uplinks of the gateway"),

@@ -90,11 +90,10 @@ func (l *loader) nodeHost(o object, h *NodeHost) {
 		l.doubt("nodeHost.chat.command", "Expected a program, and the word {message} after it")
 	}
 	chat.strict()
-	if n := o.typed("screen", json5.String); n != nil {
-		h.Screen = n.Str
-		if _, _, ok := VNCAddress(n.Str); n.Str != "" && !ok {
-			l.fail("nodeHost.screen", n, "Expected host:port or a port")
-		}
+	o.str("screen", &h.Screen)
+	if _, _, ok := VNCAddress(h.Screen); h.Screen != "" && !ok {
+		l.doubt("nodeHost.screen", "Expected host:port or a port; no screen is shown")
+		h.Screen = ""
 	}
 	points := o.object("checkpoints")
 	h.Checkpoints.MaxFileBytes, h.Checkpoints.MaxBytes = 1<<30, 1<<31

@@ -4,8 +4,6 @@ import (
 	"net"
 	"net/url"
 	"strconv"
-
-	"github.com/hanzoai/hanzod/config/json5"
 )
 
 // The VNC server of this machine where nothing else is said (tunnel.md §2.7).
@@ -30,10 +28,12 @@ func (l *loader) screen(o object, s *Screen) {
 	o.bool("enabled", &s.Enabled)
 	o.str("host", &s.Host)
 	o.int("port", 1, 65535, &s.Port)
-	if n := o.typed("url", json5.String); n != nil && n.Str != "" {
-		u, err := url.Parse(n.Str)
+	o.str("url", &s.URL)
+	if s.URL != "" {
+		u, err := url.Parse(s.URL)
 		if err != nil || u.Scheme != "ws" && u.Scheme != "wss" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Path != "" && u.Path != "/" {
-			l.fail("tunnel.screen.url", n, "Expected ws:// or wss:// with a host and a port")
+			l.doubt("tunnel.screen.url", "Expected ws:// or wss:// with a host and a port; it does not count")
+			s.URL = ""
 		} else {
 			s.URL = u.Scheme + "://" + u.Host
 		}

@@ -64,8 +64,8 @@ import (
 	"github.com/hanzoai/hanzod/tunnel"
 	"github.com/hanzoai/hanzod/tunnel/bindings"
 	"github.com/hanzoai/hanzod/tunnel/checkpoints"
-	"github.com/hanzoai/hanzod/tunnel/tunnels"
 	"github.com/hanzoai/hanzod/tunnel/screens"
+	"github.com/hanzoai/hanzod/tunnel/tunnels"
 	"github.com/hanzoai/hanzod/tunnel/uplinks"
 	"github.com/hanzoai/hanzod/wizard"
 )
@@ -530,7 +530,7 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	late := d.agents.Late()
 	d.door = compat.New(compat.Config{
 		Catalogue: catalogue, Gate: g, Identity: d.identity, Nodes: d.nodes, Approvals: d.approvals,
-		System: d.system, Sessions: d.sessions, Heartbeat: d.heartbeat, Channels: d.channels, Talk: d.talk, Config: d.live, Chat: d.chat, Presence: d.presence, Bus: d.bus, Log: d.subsystem("gateway"), Metrics: d.metrics,
+		System: d.system, Sessions: d.sessions, Heartbeat: d.heartbeat, Channels: d.channels, Talk: d.talk, Screens: d.screens, Config: d.live, Chat: d.chat, Presence: d.presence, Bus: d.bus, Log: d.subsystem("gateway"), Metrics: d.metrics,
 		Usage:   d.usage,
 		Cron:    d.cron,
 		Secrets: d.secrets, Wizard: d.wizard,
@@ -546,7 +546,7 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	d.tools = compat.NewTools(compat.ToolsConfig{Catalogue: catalogue, Gate: g, Sessions: d.sessions, Agents: late, Current: d.current})
 	d.hookRate = identity.NewLimiter(identity.HookRate, d.now)
 	deps := rest.Deps{
-		RPC: d.rpc, Legacy: d.door, Links: d.links, Carriers: d.carriers, Endpoints: d.makeEndpoints(catalogue, g), Visit: d.bindings.Visit, Metrics: d.metrics.Handler(), Bearer: d.identity.Bearer, Gate: g,
+		RPC: d.rpc, Legacy: d.door, Links: d.links, Carriers: d.carriers, Endpoints: d.makeEndpoints(catalogue, g), Visit: d.bindings.Visit, Screens: d.screens, Metrics: d.metrics.Handler(), Bearer: d.identity.Bearer, Gate: g,
 		TailnetName: tailnetName,
 		Ready:       d.State, Loopback: d.loopback, Hosts: d.peers.Names(),
 		ProxyNames: d.identity.Mode() != identity.AuthTrustedProxy, Peers: d.peers,

@@ -9,8 +9,7 @@ import (
 	"github.com/hanzoai/hanzod/identity"
 )
 
-// VNC stands where the original relays VNC to whoever asks (protocol.md §1.8). Nothing is relayed:
-// a screen is not shown to strangers.
+// VNC stands where the original relays VNC to whoever asks (protocol.md §1.8), for a handler that shows no screens.
 func (w *Web) VNC() Stage {
 	return Stage{IsVNC, RefuseVNC}
 }
@@ -22,7 +21,7 @@ func IsVNC(path string) bool {
 
 // RefuseVNC answers a request for a VNC relay, an upgrade too.
 func RefuseVNC(rw http.ResponseWriter, _ *http.Request) {
-	text(rw, http.StatusForbidden, "VNC is not relayed here: this path takes connections without authentication in the original gateway.")
+	text(rw, http.StatusForbidden, "No screen is shown here.")
 }
 
 // Plugins guards /api/channels: nobody gets to what channels serve there without the gateway's

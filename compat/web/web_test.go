@@ -211,8 +211,32 @@ func TestRouteTable(t *testing.T) {
 		}
 		return 401
 	}
+	// Screens and all that shows them take the gateway's credentials, from a page of this gateway too.
+	screen := func(found int) verdict {
+		return func(method, caller string) int {
+			switch {
+			case !reads(method):
+				return 405
+			case caller == "page":
+				return 403
+			case caller != "gateway":
+				return 401
+			}
+			return found
+		}
+	}
+	queryless := func(found int) verdict {
+		return func(method, _ string) int {
+			if reads(method) {
+				return found
+			}
+			return 405
+		}
+	}
 	for path, want := range map[string]verdict{
-		"/vnc": always(403), "/vnc-viewer?nodeId=x": always(403), "/vnc-tunnel": always(403),
+		"/vnc": screen(426), "/vnc-viewer?nodeId=x": screen(200), "/vnc-viewer/viewer.js": screen(200), "/vnc-viewer/novnc/core/rfb.js": screen(200),
+		"/vnc-viewer/nope": screen(404), "/vnc-viewer/": screen(404), "/vnc-tunnel": always(404), "/vnc-tunnel?tunnelId=x": always(426),
+		"/vnc-viewer?token=x": queryless(400),
 		"/hooks": hook(404), "/hooks/": hook(404), "/hooks/wake": hook(400), "/hooks/agent": hook(400), "/hooks/nope": hook(404),
 		"/hooks/wake?token=x":           always(400),
 		"/hooksx":                       always(404),
@@ -399,11 +423,13 @@ func TestUpgrades(t *testing.T) {
 		{"capability malformed", "GET", "/__openclaw__/cap/", upgrade(), 401, ""},
 		{"capability without end", "GET", "/__openclaw__/cap/abc", upgrade(), 401, ""},
 		{"capability blank", "GET", "/__bot__/cap/%20/x", upgrade(), 401, ""},
-		{"VNC", "GET", "/vnc", upgrade(), 403, ""},
-		{"VNC of a node", "GET", "/vnc?nodeId=n", upgrade(), 403, ""},
+		{"VNC", "GET", "/vnc", upgrade(), 401, ""},
+		{"VNC of a node", "GET", "/vnc?nodeId=n", upgrade(), 401, ""},
+		{"VNC with a token in the address", "GET", "/vnc?token=" + hanzodtest.Token, upgrade(), 400, ""},
+		{"VNC tunnel without a token", "GET", "/vnc-tunnel", upgrade(), 404, ""},
 		{"VNC tunnel", "GET", "/vnc-tunnel?tunnelId=x", upgrade(), 403, ""},
 		{"VNC under a capability", "GET", "/__openclaw__/cap/abc/vnc", upgrade(), 403, ""},
-		{"VNC comes first", "POST", "/vnc", upgrade("Upgrade: x"), 403, ""},
+		{"VNC by another protocol", "POST", "/vnc", upgrade("Upgrade: x"), 405, ""},
 		{"live reload from afar", "GET", "/__openclaw__/ws", append(upgrade(), "X-Forwarded-For: 203.0.113.7"), 401, ""},
 		{"live reload, bad capability", "GET", "/__bot__/cap/abc/__bot__/ws", append(upgrade(), "X-Forwarded-For: 203.0.113.7"), 401, ""},
 		{"live reload of a foreign page", "GET", "/__openclaw__/ws", append(upgrade(), "Origin: https://evil.example"), 401, ""},
@@ -775,7 +801,7 @@ func TestSlowBodies(t *testing.T) {
 		{"POST /hooks/wake?token=x HTTP/1.1\r\nHost: x\r\nContent-Length: 100", 400},
 		{"POST /tools/invoke HTTP/1.1\r\nHost: x\r\nContent-Length: 100", 401},
 		{"GET /tools/invoke HTTP/1.1\r\nHost: x\r\nContent-Length: 100", 405},
-		{"POST /vnc HTTP/1.1\r\nHost: x\r\nContent-Length: 100", 403},
+		{"POST /vnc HTTP/1.1\r\nHost: x\r\nContent-Length: 100", 405},
 		{"POST /__openclaw__/cap/ HTTP/1.1\r\nHost: x\r\nContent-Length: 100", 401},
 		{"POST /nope HTTP/1.1\r\nHost: x\r\nContent-Length: 100", 404},
 		{"POST /v1/nope HTTP/1.1\r\nHost: x\r\nContent-Length: 100", 404},

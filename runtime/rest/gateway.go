@@ -55,6 +55,7 @@ func (s *server) gateway() (*gwruntime.ServeMux, error) {
 	conn := opened{channel}
 	s.files = tunnelv1.NewFileServiceClient(conn)
 	s.terminals = tunnelv1.NewTerminalServiceClient(channel)
+	s.screens = tunnelv1.NewScreenServiceClient(channel)
 
 	none := func(string) (string, bool) { return "", false }
 	mux := gwruntime.NewServeMux(

@@ -24,14 +24,8 @@ var (
 // guard says who is calling. It refuses first what a browser may have been tricked into.
 func (s *server) guard(r *http.Request) (identity.Caller, error) {
 	from := s.d.Peers.Peer(r)
-	if from.Member != nil && !s.knownHost(r.Host) && !s.tailnetHost(r.Host) {
-		return identity.Caller{}, errHost
-	}
-	if s.d.Loopback && from.Member == nil && !s.knownHost(r.Host) && (!s.d.ProxyNames || !from.Trusted || !from.Forwarded) {
-		return identity.Caller{}, errHost
-	}
-	if !s.d.Peers.MayWrite(r, from) {
-		return identity.Caller{}, errOrigin
+	if err := s.site(r, from); err != nil {
+		return identity.Caller{}, err
 	}
 	if carriesToken(r.URL.RawQuery) {
 		return identity.Caller{}, errQueryToken
@@ -50,6 +44,21 @@ func (s *server) guard(r *http.Request) (identity.Caller, error) {
 	peer.Proved(r.Context())
 	c.Door, c.RemoteIP, c.Local = identity.DoorREST, from.IP(), false
 	return c, nil
+}
+
+// site refuses what a browser may have been tricked into: by a name of another site that leads here, or by a page of
+// one.
+func (s *server) site(r *http.Request, from identity.Peer) error {
+	if from.Member != nil && !s.knownHost(r.Host) && !s.tailnetHost(r.Host) {
+		return errHost
+	}
+	if s.d.Loopback && from.Member == nil && !s.knownHost(r.Host) && (!s.d.ProxyNames || !from.Trusted || !from.Forwarded) {
+		return errHost
+	}
+	if !s.d.Peers.MayWrite(r, from) {
+		return errOrigin
+	}
+	return nil
 }
 
 // knownHost reports whether the Host header names this machine: a loopback address, localhost, a name

@@ -85,6 +85,8 @@ type Deps struct {
 	Endpoints *hoody.Endpoints
 	// Visit serves a request for something that a node exposes, and reports whether it was one; nil for none.
 	Visit func(http.ResponseWriter, *http.Request) bool
+	// Screens lets viewers in; nil refuses them all.
+	Screens Screens
 	// Web is the HTTP routes of the original; nil leaves them out.
 	Web *web.Web
 	// Metrics serves the metrics page to those who may read it.
@@ -118,6 +120,7 @@ type server struct {
 	mux       *gwruntime.ServeMux
 	files     tunnelv1.FileServiceClient
 	terminals tunnelv1.TerminalServiceClient
+	screens   tunnelv1.ScreenServiceClient
 	stages    []web.Stage
 	hsts      []string
 	hosts     map[string]bool
@@ -231,7 +234,12 @@ func (s *server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	if s.hsts != nil {
 		h["Strict-Transport-Security"] = s.hsts
 	}
+	asked := r.URL.EscapedPath()
 	r, scoped := web.Scoped(r)
+	if isScreen(r.URL.EscapedPath()) && !isScreen(asked) {
+		web.RefuseVNC(rw, r) // a capability for the canvas is none for a screen
+		return
+	}
 	if web.Upgrading(r) {
 		s.upgrade(rw, r, scoped)
 		return

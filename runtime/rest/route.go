@@ -8,6 +8,7 @@ import (
 	"github.com/hanzoai/hanzod/compat/hanzotunnel"
 	"github.com/hanzoai/hanzod/compat/hoody"
 	"github.com/hanzoai/hanzod/compat/web"
+	"github.com/hanzoai/hanzod/tunnel/screens"
 	"github.com/hanzoai/hanzod/tunnel/wire"
 )
 
@@ -24,8 +25,11 @@ func (s *server) route() []web.Stage {
 	own := func(serve http.HandlerFunc, paths ...string) {
 		add(web.Stage{Match: anyOf(paths), Serve: serve}, true)
 	}
+	add(web.Stage{Match: isScreen, Serve: s.screen}, s.d.Screens != nil)
 	if w := s.d.Web; w != nil {
-		add(w.VNC(), true)
+		if s.d.Screens == nil {
+			add(w.VNC(), true)
+		}
 		add(w.Hooks())
 		add(w.Tools(), true)
 		// Slack over HTTP comes with the channels.
@@ -73,7 +77,15 @@ func (s *server) upgrade(w http.ResponseWriter, r *http.Request, scoped bool) {
 		dismiss(w)
 	}
 	switch {
-	case web.IsVNC(r.URL.EscapedPath()):
+	case s.d.Screens == nil && web.IsVNC(r.URL.EscapedPath()):
+		web.RefuseVNC(w, r)
+	case s.d.Screens != nil && r.URL.EscapedPath() == screens.CallPath:
+		s.calledBack(w, r)
+	case s.d.Screens != nil && r.URL.EscapedPath() == screens.SocketPath:
+		if web.CheckUpgrade(w, r) {
+			s.screenSocket(w, r)
+		}
+	case s.d.Screens != nil && isScreen(r.URL.EscapedPath()):
 		web.RefuseVNC(w, r)
 	case !scoped:
 		web.RefuseUpgrade(w)

@@ -19,6 +19,9 @@ var (
 	errScreenData = errs.Define(errs.Invalid, "rpc.screen_data", "more than 256 KiB came at once; send it in pieces")
 )
 
+// CodeStopping is the code of what ends because the daemon does.
+var CodeStopping = errStopping.Code
+
 // Screens is what the door needs of screens.Service.
 type Screens interface {
 	Get(context.Context, identity.Caller, screens.GetIn) (screens.GetOut, error)
@@ -39,8 +42,8 @@ func (x *screensServer) CreateToken(ctx context.Context, req *tunnelv1.ScreenSer
 	return call(ctx, req, screenTokenFromProto, lasting(x.s, x.s.d.Screens.CreateToken), screenTokenToProto)
 }
 
-// Connect carries the bytes of one viewer. One goroutine hands on what the viewer sends; the handler sends what the
-// VNC server says, and HTTP/2 stops it when the viewer does not read.
+// Connect carries the bytes of one viewer. One goroutine hands on what the viewer sends, and one sends what the VNC
+// server says; HTTP/2 stops it when the viewer does not read.
 func (x *screensServer) Connect(stream tunnelv1.ScreenService_ConnectServer) error {
 	ctx, cancel := context.WithCancelCause(stream.Context())
 	defer cancel(nil)
@@ -64,22 +67,29 @@ func (x *screensServer) Connect(stream tunnelv1.ScreenService_ConnectServer) err
 		return err
 	}
 	defer v.Close(nil)
-	over := context.AfterFunc(ctx, func() {
-		why := context.Cause(ctx)
-		if errors.Is(why, errGoodbye) || errors.Is(why, context.Canceled) {
-			why = nil
-		}
-		v.Close(why)
-	})
-	defer over()
 	if err := stream.Send(&tunnelv1.ScreenServiceConnectResponse{Message: &tunnelv1.ScreenServiceConnectResponse_Connected{
 		Connected: &tunnelv1.ScreenConnected{NodeId: cleanText(v.NodeID())},
 	}}); err != nil {
 		return err
 	}
-	x.s.links.wg.Go(func() { // ends with the stream
-		cancel(pointed(stream, v))
-	})
+	// Both end with the stream, which ends with this function: a viewer that takes nothing holds up neither it nor the
+	// end of the screen.
+	x.s.links.wg.Go(func() { cancel(pointed(stream, v)) })
+	x.s.links.wg.Go(func() { cancel(shown(stream, v)) })
+	select {
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	case <-v.Done():
+		err = v.Why()
+	}
+	if errors.Is(err, errGoodbye) || errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+// shown sends what the VNC server says, in order, until it has ended.
+func shown(stream tunnelv1.ScreenService_ConnectServer, v *screens.Screen) error {
 	buf := make([]byte, screenPiece)
 	for {
 		n, err := v.Read(buf)
@@ -88,15 +98,7 @@ func (x *screensServer) Connect(stream tunnelv1.ScreenService_ConnectServer) err
 				return err
 			}
 		}
-		switch {
-		case errors.Is(err, io.EOF):
-			return nil
-		case err != nil && ctx.Err() != nil:
-			if err = context.Cause(ctx); errors.Is(err, errGoodbye) || errors.Is(err, io.EOF) {
-				return nil
-			}
-			return err
-		case err != nil:
+		if err != nil {
 			return err
 		}
 	}

@@ -58,6 +58,7 @@ import (
 	"github.com/hanzoai/hanzod/tunnel"
 	"github.com/hanzoai/hanzod/tunnel/bindings"
 	"github.com/hanzoai/hanzod/tunnel/checkpoints"
+	"github.com/hanzoai/hanzod/tunnel/screens"
 	"github.com/hanzoai/hanzod/tunnel/tunnels"
 	"github.com/hanzoai/hanzod/tunnel/uplinks"
 	"github.com/hanzoai/hanzod/wizard"
@@ -195,8 +196,15 @@ func newHouse(t *testing.T) *house {
 		Audit: func(context.Context, identity.Caller, tunnels.AuditRow) error { return nil },
 	})
 	t.Cleanup(carried.Close)
+	shown := screens.New(screens.Config{
+		Settings: func() screens.Settings { return screens.Settings{Enabled: true, Host: "127.0.0.1", Port: 1} },
+		Nodes: runtime.ScreenNodes{
+			Service: func() *nodes.Service { return ns }, Denied: func() bool { return false }, Back: func(nodes.Node) string { return "ws://127.0.0.1:1" },
+		},
+		Audit: func(context.Context, screens.Row) error { return nil }, Standing: func(identity.Caller) error { return nil }, Now: time.Now,
+	})
 	server := rpc.New(rpc.Deps{
-		Catalogue: catalogue, Gate: g, Nodes: ns, Approvals: app, Policy: rules, Runs: rs, System: sys, Heartbeat: beats, Channels: channels.New(time.Now), Talk: voice, Bus: bus, Render: compat.Payload,
+		Catalogue: catalogue, Gate: g, Nodes: ns, Approvals: app, Policy: rules, Runs: rs, System: sys, Heartbeat: beats, Channels: channels.New(time.Now), Talk: voice, Screens: shown, Bus: bus, Render: compat.Payload,
 		Secrets: kept, Wizard: asks, Config: lv, Terminals: tunnel.New(tunnel.Config{Nodes: runtime.TerminalNodes{Nodes: func() *nodes.Service { return ns }}, Store: st, Now: time.Now}), Files: tunnel.NewFiles(runtime.FileNodes{Nodes: ns}),
 		Uplinks: uplinks.New(uplinks.Config{
 			List: func() map[string]uplinks.Entry { return nil }, Run: func(context.Context, string, func(uplinks.Report)) error { return nil },
@@ -224,7 +232,7 @@ func newHouse(t *testing.T) *house {
 	server.Register(h.channel)
 	h.remote = openRemote(t, server)
 	legacyDoor := compat.New(compat.Config{
-		Catalogue: catalogue, Gate: g, Identity: id, Nodes: ns, Approvals: app, System: sys, Heartbeat: beats, Channels: channels.New(time.Now), Talk: voice, Secrets: kept, Wizard: asks, Presence: presence, Bus: bus,
+		Catalogue: catalogue, Gate: g, Identity: id, Nodes: ns, Approvals: app, System: sys, Heartbeat: beats, Channels: channels.New(time.Now), Talk: voice, Screens: shown, Secrets: kept, Wizard: asks, Presence: presence, Bus: bus,
 		Sessions: talks, Usage: costs,
 		Defaults: func() compat.SessionDefaults { return compat.SessionDefaults{MainKey: "main", DefaultAgent: "main"} },
 		Log:      log, Version: "1", Now: time.Now, Cron: jobs,
@@ -442,6 +450,8 @@ var missing = map[string]string{
 	"/hanzo.nodes.v1.NodeService/Run":                    "the original has no runs, and the legacy protocol no streams",
 	"/hanzo.nodes.v1.NodeService/Attach":                 "a link of its own: the legacy one is the connection",
 	"/hanzo.nodes.v1.NodeService/Channel":                "the links of the original carry no bytes",
+	"/hanzo.tunnel.v1.ScreenService/CreateToken":         "the original shows screens to whoever asks",
+	"/hanzo.tunnel.v1.ScreenService/Connect":             "the original has a WebSocket at /vnc",
 	"/hanzo.tunnel.v1.TerminalService/Open":              "the original invokes terminal.* on the node",
 	"/hanzo.tunnel.v1.TerminalService/Write":             "the original invokes terminal.* on the node",
 	"/hanzo.tunnel.v1.TerminalService/Resize":            "the original invokes terminal.* on the node",

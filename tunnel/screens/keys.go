@@ -148,9 +148,9 @@ func (s *Service) Enter(c identity.Caller, nodeID string) (session string, err e
 	return s.keys.add(s.keys.sessions, key{caller: c, node: nodeID, ends: now.Add(SessionTime)}, MaxSessions, MaxOwnSessions, now)
 }
 
-// Entered returns whom the session of a browser stands for, and lets it go on. With any, the screen does not count:
+// Entered returns whom the session of a browser stands for, and lets it go on. With anyScreen, the screen does not count:
 // the files of the viewer are the same for all.
-func (s *Service) Entered(session, nodeID string, any bool) (identity.Caller, error) {
+func (s *Service) Entered(session, nodeID string, anyScreen bool) (identity.Caller, error) {
 	h := sha256.Sum256([]byte(session))
 	now := s.c.Now()
 	s.keys.mu.Lock()
@@ -160,7 +160,7 @@ func (s *Service) Entered(session, nodeID string, any bool) (identity.Caller, er
 		k = nil
 	}
 	s.keys.mu.Unlock()
-	if k == nil || !any && !s.same(k, nodeID) {
+	if k == nil || !anyScreen && !s.same(k, nodeID) {
 		return identity.Caller{}, ErrSession
 	}
 	if err := s.c.Standing(k.caller); err != nil {

@@ -59,7 +59,7 @@ func (s *Service) Connect(ctx context.Context, c identity.Caller, in ConnectIn) 
 		return nil, err
 	}
 	defer left()
-	v := &Screen{s: s, id: uuid.NewString(), node: node.ID, subject: c.Subject()}
+	v := &Screen{s: s, id: uuid.NewString(), node: node.ID, subject: c.Subject(), over: make(chan struct{})}
 	if err := s.c.Audit(ctx, s.row(v, "opened", "")); err != nil {
 		return nil, err
 	}
@@ -181,6 +181,7 @@ type Screen struct {
 	reading   atomic.Int64 // when the viewer began to take what was read, since began; -1 while the server is waited for
 	writing   atomic.Int64 // when a write to the server began; -1 without one
 	once      sync.Once
+	over      chan struct{} // closed by Close
 	mu        sync.Mutex
 	why       error
 	done      bool
@@ -271,6 +272,16 @@ func (v *Screen) end(err error) error {
 	return err
 }
 
+// Done is closed when somebody has closed the screen, and Why says then why; nil that a side has left.
+func (v *Screen) Done() <-chan struct{} { return v.over }
+
+// Why is as Done says.
+func (v *Screen) Why() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.why
+}
+
 // Close ends the screen and writes its row; err says why, nil that a side has left.
 func (v *Screen) Close(err error) {
 	v.once.Do(func() {
@@ -280,6 +291,7 @@ func (v *Screen) Close(err error) {
 			v.timer.Stop()
 		}
 		v.mu.Unlock()
+		close(v.over)
 		v.s.mu.Lock()
 		delete(v.s.open, v)
 		v.s.mu.Unlock()
