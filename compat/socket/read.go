@@ -65,6 +65,9 @@ type reader struct {
 
 // Read implements mux.Carrier. It may be broken off and begun again; what came is not lost.
 func (c *Conn) Read(ctx context.Context) ([]byte, error) {
+	if c.ending() {
+		return nil, net.ErrClosed // while linger reads
+	}
 	c.read.mu.Lock()
 	defer c.read.mu.Unlock()
 	if err := c.watch(ctx); err != nil {
