@@ -191,6 +191,12 @@ func (c *Carrier) RemoteAddr() string { return c.remote }
 
 // Read implements mux.Carrier. A context that ends meanwhile cuts the carrier.
 func (c *Carrier) Read(ctx context.Context) ([]byte, error) {
+	c.state.Lock()
+	closing := c.closing
+	c.state.Unlock()
+	if closing {
+		return nil, net.ErrClosed // while Close reads
+	}
 	c.read.Lock()
 	defer c.read.Unlock()
 	if err := c.watch(ctx); err != nil {
@@ -199,7 +205,7 @@ func (c *Carrier) Read(ctx context.Context) ([]byte, error) {
 	message, err := c.next()
 	c.state.Lock()
 	c.reading = false
-	closing := c.closing
+	closing = c.closing
 	c.state.Unlock()
 	switch {
 	case closing:

@@ -70,7 +70,7 @@ func Dial(ctx context.Context, server, credential, version string, o DialOptions
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
-	c, answer, err := socket.Dial(ctx, u.String(), socket.Options{
+	c, answer, err := socket.Dial(ctx, u.String(), socket.Options{ //nolint:bodyclose // there is nothing left to close
 		Subprotocols: []string{version}, Header: header,
 		Client: &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 	})

@@ -55,7 +55,7 @@ type Options struct {
 	// Subprotocols are those that are spoken, the best first. Accept takes the first that the client offers, Dial
 	// offers all.
 	Subprotocols []string
-	// MaxMessage is the largest message that is read in bytes; 0 means wire.MaxMessage.
+	// MaxMessage is the largest message in bytes, either way; 0 means wire.MaxMessage.
 	MaxMessage int
 	// Stall is how long the other end may leave a message lying; then it counts as gone. 0 means a minute.
 	Stall time.Duration
@@ -204,7 +204,7 @@ func Dial(ctx context.Context, url string, o Options) (*Conn, *http.Response, er
 		t.next = http.DefaultTransport
 	}
 	client.Transport = t
-	ws, answer, err := websocket.Dial(ctx, url, &websocket.DialOptions{ //nolint:bodyclose // the library closes it
+	ws, answer, err := websocket.Dial(ctx, url, &websocket.DialOptions{
 		HTTPClient: &client, HTTPHeader: o.Header, CompressionMode: websocket.CompressionDisabled, Subprotocols: o.Subprotocols,
 	})
 	if err != nil {

@@ -2,6 +2,7 @@ package socket
 
 import (
 	"encoding/binary"
+	"errors"
 	"math/bits"
 	"net"
 	"sync"
@@ -13,6 +14,8 @@ import (
 
 // whole are buffers for messages with their heads.
 var whole = sync.Pool{New: func() any { b := make([]byte, wire.MaxMessage+maxHead); return &b }}
+
+var errLarge = errors.New("a message is larger than the other end takes")
 
 // lazy is how old the deadline of a write may be before it is set anew.
 const lazy = time.Second
@@ -71,6 +74,9 @@ func (c *Conn) Write(parts net.Buffers) error {
 	n := 0
 	for _, p := range parts {
 		n += len(p)
+	}
+	if n > c.limit {
+		return errLarge
 	}
 	c.write.Lock()
 	defer c.write.Unlock()

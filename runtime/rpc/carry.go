@@ -73,7 +73,8 @@ func (t *tunnelsServer) Carry(stream tunnelv1.TunnelService_CarryServer) error {
 	late := time.NewTimer(carrierWait)
 	defer late.Stop()
 	select {
-	case <-served:
+	case err := <-served:
+		t.s.d.Log.Debug("a carrier ended with its stream", "error", err)
 	case <-over:
 	case <-late.C:
 	}
