@@ -156,7 +156,7 @@ type Stream interface {
 	RecvMsg(m any) error
 }
 
-// Carrier implements mux.Carrier. It owns a goroutine after a close alone, for a second at most.
+// Carrier implements mux.Carrier. It owns no goroutine.
 type Carrier struct {
 	stream Stream
 	// ended ends what this end sends: that of clients.
@@ -377,17 +377,15 @@ func (c *Carrier) Close(code int, reason string) error {
 		c.abort()
 		return nil
 	}
-	go func() { // ends with the stream
-		defer late.Stop()
-		c.read.Lock()
-		defer c.read.Unlock()
-		for {
-			c.last.reset()
-			if c.stream.RecvMsg(&c.last) != nil {
-				c.abort()
-				return
-			}
+	// What was sent is on its way for sure when the other end has ended the stream: the program may end then.
+	defer late.Stop()
+	c.read.Lock()
+	defer c.read.Unlock()
+	for {
+		c.last.reset()
+		if c.stream.RecvMsg(&c.last) != nil {
+			c.abort()
+			return nil
 		}
-	}()
-	return nil
+	}
 }

@@ -397,6 +397,9 @@ func (s *Session) Close() error {
 	s.cancel()
 	<-s.done
 	s.wg.Wait()
+	if l != nil {
+		l.m.Wait() // the server knows then, or does not listen
+	}
 	return nil
 }
 
