@@ -115,6 +115,7 @@ type Client struct {
 	Checkpoints tunnelv1.CheckpointServiceClient
 	Uplinks     tunnelv1.UplinkServiceClient
 	Tunnels     tunnelv1.TunnelServiceClient
+	Discovery   tunnelv1.DiscoveryServiceClient
 
 	socket string
 	remote *remote // nil for the local socket
@@ -206,6 +207,7 @@ func Dial(_ context.Context, o Options) (*Client, error) {
 	c.Checkpoints = tunnelv1.NewCheckpointServiceClient(conn)
 	c.Uplinks = tunnelv1.NewUplinkServiceClient(conn)
 	c.Tunnels = tunnelv1.NewTunnelServiceClient(conn)
+	c.Discovery = tunnelv1.NewDiscoveryServiceClient(conn)
 	return c, nil
 }
 

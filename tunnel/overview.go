@@ -89,6 +89,7 @@ type Bound struct {
 	bindings.Binding
 	// Target is what it reaches, as host:port, where the daemon knows.
 	Target            string
+	StreamsTotal      uint64
 	BytesIn, BytesOut uint64
 	RateIn, RateOut   float64
 }
@@ -103,10 +104,13 @@ func BoundOf(t *tunnels.Tunnel, b tunnels.Binding) Bound {
 			NodeID: t.NodeID, Tenant: t.Tenant, Name: b.Label, URL: b.PublicURL, CreatedAt: b.CreatedAt, Access: bindings.Access(b.Access),
 			TunnelID: t.ID, BindID: b.ID, Kind: b.Kind, Mode: b.Mode, Host: b.Host, Port: b.Port, Label: b.Label, Parked: t.Parked, Streams: b.Streams,
 		},
-		BytesIn: b.BytesIn, BytesOut: b.BytesOut, RateIn: b.RateIn, RateOut: b.RateOut,
+		StreamsTotal: b.StreamsTotal, BytesIn: b.BytesIn, BytesOut: b.BytesOut, RateIn: b.RateIn, RateOut: b.RateOut,
 	}
 	if b.Mode == ModeDial {
-		out.NodeID, out.Target, out.Host, out.Port = b.NodeID, net.JoinHostPort(b.Host, strconv.Itoa(b.Port)), "", 0
+		out.NodeID, out.Host, out.Port = b.NodeID, "", 0
+		if b.Port != 0 { // else each stream names its own
+			out.Target = net.JoinHostPort(b.Host, strconv.Itoa(b.Port))
+		}
 	}
 	return out
 }
@@ -146,7 +150,7 @@ func (o *Overview) ListBindings(ctx context.Context, c identity.Caller, in ListB
 		bound := Bound{Binding: b, Target: b.LocalAddr}
 		at := place{b.TunnelID, b.BindID}
 		if t, ok := counted[at]; ok && b.TunnelID != "" {
-			bound.BytesIn, bound.BytesOut, bound.RateIn, bound.RateOut = t.BytesIn, t.BytesOut, t.RateIn, t.RateOut
+			bound.StreamsTotal, bound.BytesIn, bound.BytesOut, bound.RateIn, bound.RateOut = t.StreamsTotal, t.BytesIn, t.BytesOut, t.RateIn, t.RateOut
 			bound.NodeID = cmp.Or(b.NodeID, t.NodeID)
 			delete(counted, at)
 		}

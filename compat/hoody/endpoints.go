@@ -254,7 +254,7 @@ func fail(w http.ResponseWriter, err error) {
 		if s, ok := statuses[e.Class]; ok {
 			status, text = s, e.Text
 		}
-		if ms, err := strconv.ParseInt(e.Field("retryAfterMs"), 10, 64); err == nil && ms > 0 {
+		if ms, ok := e.Fields["retryAfterMs"].(int64); ok && ms > 0 {
 			w.Header().Set("Retry-After", strconv.FormatInt((ms+999)/1000, 10))
 		}
 	}

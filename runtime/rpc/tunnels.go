@@ -180,7 +180,7 @@ func bindingToProto(b *tunnel.Bound) *tunnelv1.Binding {
 		BindingId: b.ID, TunnelId: b.TunnelID, BindId: nonNegative(b.BindID), NodeId: cleanText(b.NodeID), Tenant: cleanText(b.Tenant), Name: cleanText(name),
 		Kind: bindingKinds[kind], Mode: bindingModes[mode], Host: cleanText(b.Host), Port: nonNegative(b.Port), Target: cleanText(target), Subdomain: cleanText(b.Subdomain),
 		PublicUrl: cleanText(b.URL), Access: bindingAccesses[b.Access], Parked: b.Parked, CreatedAt: timeToProto(b.CreatedAt), ActiveStreams: nonNegative(b.Streams),
-		BytesIn: b.BytesIn, BytesOut: b.BytesOut, RateIn: b.RateIn, RateOut: b.RateOut,
+		TotalStreams: b.StreamsTotal, BytesIn: b.BytesIn, BytesOut: b.BytesOut, RateIn: b.RateIn, RateOut: b.RateOut,
 	}
 }
 

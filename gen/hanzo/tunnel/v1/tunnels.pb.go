@@ -442,10 +442,12 @@ type Binding struct {
 	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	ActiveStreams uint32                 `protobuf:"varint,17,opt,name=active_streams,json=activeStreams,proto3" json:"active_streams,omitempty"`
 	// Payload of the streams of a tunnel's binding, from its client and to it, and in bytes a second (by Watch).
-	BytesIn       uint64  `protobuf:"varint,18,opt,name=bytes_in,json=bytesIn,proto3" json:"bytes_in,omitempty"`
-	BytesOut      uint64  `protobuf:"varint,19,opt,name=bytes_out,json=bytesOut,proto3" json:"bytes_out,omitempty"`
-	RateIn        float64 `protobuf:"fixed64,20,opt,name=rate_in,json=rateIn,proto3" json:"rate_in,omitempty"`
-	RateOut       float64 `protobuf:"fixed64,21,opt,name=rate_out,json=rateOut,proto3" json:"rate_out,omitempty"`
+	BytesIn  uint64  `protobuf:"varint,18,opt,name=bytes_in,json=bytesIn,proto3" json:"bytes_in,omitempty"`
+	BytesOut uint64  `protobuf:"varint,19,opt,name=bytes_out,json=bytesOut,proto3" json:"bytes_out,omitempty"`
+	RateIn   float64 `protobuf:"fixed64,20,opt,name=rate_in,json=rateIn,proto3" json:"rate_in,omitempty"`
+	RateOut  float64 `protobuf:"fixed64,21,opt,name=rate_out,json=rateOut,proto3" json:"rate_out,omitempty"`
+	// Since the beginning, of a tunnel's binding.
+	TotalStreams  uint64 `protobuf:"varint,22,opt,name=total_streams,json=totalStreams,proto3" json:"total_streams,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -623,6 +625,13 @@ func (x *Binding) GetRateIn() float64 {
 func (x *Binding) GetRateOut() float64 {
 	if x != nil {
 		return x.RateOut
+	}
+	return 0
+}
+
+func (x *Binding) GetTotalStreams() uint64 {
+	if x != nil {
+		return x.TotalStreams
 	}
 	return 0
 }
@@ -1878,7 +1887,7 @@ const file_hanzo_tunnel_v1_tunnels_proto_rawDesc = "" +
 	"\rCarryResponse\x12\x18\n" +
 	"\x06frames\x18\x01 \x01(\fH\x00R\x06frames\x123\n" +
 	"\x05close\x18\x02 \x01(\v2\x1b.hanzo.tunnel.v1.CarryCloseH\x00R\x05closeB\t\n" +
-	"\amessage\"\xa2\x05\n" +
+	"\amessage\"\xc7\x05\n" +
 	"\aBinding\x12\x1d\n" +
 	"\n" +
 	"binding_id\x18\x01 \x01(\tR\tbindingId\x12\x1b\n" +
@@ -1904,7 +1913,8 @@ const file_hanzo_tunnel_v1_tunnels_proto_rawDesc = "" +
 	"\bbytes_in\x18\x12 \x01(\x04R\abytesIn\x12\x1b\n" +
 	"\tbytes_out\x18\x13 \x01(\x04R\bbytesOut\x12\x17\n" +
 	"\arate_in\x18\x14 \x01(\x01R\x06rateIn\x12\x19\n" +
-	"\brate_out\x18\x15 \x01(\x01R\arateOut\"\xd0\x06\n" +
+	"\brate_out\x18\x15 \x01(\x01R\arateOut\x12#\n" +
+	"\rtotal_streams\x18\x16 \x01(\x04R\ftotalStreams\"\xd0\x06\n" +
 	"\x06Tunnel\x12\x1b\n" +
 	"\ttunnel_id\x18\x01 \x01(\tR\btunnelId\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x16\n" +
