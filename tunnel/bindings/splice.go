@@ -78,7 +78,7 @@ func (b *bound) splice(ctx context.Context, c net.Conn) {
 		wg    sync.WaitGroup
 	)
 	wg.Go(func() {
-		_, err := io.Copy(st, c)
+		_, err := st.ReadFrom(c)
 		if err != nil {
 			_ = st.Reset(wire.CodeCancel, "the visitor has gone")
 			return
@@ -98,7 +98,7 @@ func (b *bound) splice(ctx context.Context, c net.Conn) {
 	if !st.raw {
 		w = &noticing{c, func() { once.Do(func() { close(first) }) }}
 	}
-	_, err = io.Copy(w, st)
+	_, err = st.WriteTo(w)
 	once.Do(func() { close(first) })
 	if err != nil {
 		_ = st.Reset(wire.CodeCancel, "the visitor has gone") // or the stream has ended already

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http/httpguts"
@@ -34,20 +35,27 @@ var (
 	errTooLarge = errors.New("the head of the request is too large for the tunnel")
 )
 
-// trip is the way of a request to what is exposed. A request that a takeover has cut off before its response goes
-// to the new owner.
+// trip is the way of a request to what is exposed. A request that a takeover has cut off before its response, and
+// before any of its body was read, goes to the new owner.
 type trip struct{ b *bound }
 
 // RoundTrip implements http.RoundTripper.
 func (t trip) RoundTrip(r *http.Request) (*http.Response, error) {
 	b := t.b
+	var body *untouched
+	if r.Body != nil && r.Body != http.NoBody {
+		body = &untouched{Reader: r.Body}
+		copied := *r
+		copied.Body = body
+		r = &copied
+	}
 	for {
 		res, err := b.once(r)
 		if err == nil {
 			return res, nil
 		}
 		next := b.successor()
-		if next == b || r.Body != nil && r.Body != http.NoBody || r.Context().Err() != nil {
+		if next == b || body != nil && body.touched.Load() || r.Context().Err() != nil {
 			return nil, err
 		}
 		b = next
@@ -56,6 +64,19 @@ func (t trip) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 	}
 }
+
+// untouched knows whether a body was read. Its owner closes it.
+type untouched struct {
+	io.Reader
+	touched atomic.Bool
+}
+
+func (u *untouched) Read(p []byte) (int, error) {
+	u.touched.Store(true)
+	return u.Reader.Read(p)
+}
+
+func (u *untouched) Close() error { return nil }
 
 func (b *bound) once(r *http.Request) (*http.Response, error) {
 	up := b.upstream()

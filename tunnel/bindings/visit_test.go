@@ -224,6 +224,35 @@ func TestUpgrades(t *testing.T) {
 	})
 }
 
+// TestHTTP2 checks that a port speaks it too, to visitors who know beforehand.
+func TestHTTP2(t *testing.T) {
+	bothPeers(t, func(t *testing.T, p *peerOf) {
+		s := tunnels(t, nil)
+		out := bindHTTP(t, s, p, nil)
+		tr := &http.Transport{Protocols: new(http.Protocols)}
+		tr.Protocols.SetUnencryptedHTTP2(true)
+		defer tr.CloseIdleConnections()
+		c := &http.Client{Transport: tr, Timeout: 20 * time.Second}
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Go(func() {
+				res, err := c.Post(out.url("/echo/"), "text/plain", strings.NewReader("hello"))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer res.Body.Close()
+				if got, err := io.ReadAll(res.Body); err != nil || string(got) != "hello" || res.ProtoMajor != 2 {
+					t.Errorf("%s %q %v", res.Proto, got, err)
+				}
+			})
+		}
+		wg.Wait()
+		tr.CloseIdleConnections()
+		eventually(t, "the permits are back", func() bool { s.evict(s.share("S-1")); return s.Permits().Used == 1 })
+	})
+}
+
 func TestAnswersOfTheTable(t *testing.T) {
 	bothPeers(t, func(t *testing.T, p *peerOf) {
 		s := tunnels(t, nil)
