@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -130,6 +131,15 @@ type Channel interface {
 	Close(err error) error
 }
 
+// Carrier takes binary messages to the gateway and from it, beside the link: mux.Carrier of tunnel/mux, which says
+// what its methods do.
+type Carrier interface {
+	Read(ctx context.Context) ([]byte, error)
+	Write(parts net.Buffers) error
+	Close(code int, reason string) error
+	RemoteAddr() string
+}
+
 // MaxChannelWrite is how many bytes travel as one piece on a Channel.
 const MaxChannelWrite = 256 << 10
 
@@ -172,6 +182,9 @@ type Request struct {
 	// Channel opens the channel that the gateway named in the parameter "channel" of this request. It is nil
 	// on links that have none: what is large goes in pieces then.
 	Channel func(ctx context.Context, name string) (Channel, error)
+	// Carry opens a carrier for tunnels of a version to the gateway of this link, which knows the node by it. It is
+	// nil on links that have none.
+	Carry func(ctx context.Context, version string) (Carrier, error)
 	// Exact says that the answer is compared with that of the original: it holds no member that the original
 	// does not have.
 	Exact bool

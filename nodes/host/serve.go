@@ -82,6 +82,13 @@ type Channeler interface {
 	Channel(ctx context.Context, name string) (Channel, error)
 }
 
+// Carrying is a Link whose gateway takes carriers for tunnels.
+type Carrying interface {
+	// Carry opens one, of a version of the protocol that the carrier speaks. ctx covers the opening alone; the
+	// carrier may outlive the link.
+	Carry(ctx context.Context, version string) (Carrier, error)
+}
+
 // Connector makes links to one gateway.
 type Connector interface {
 	// Connect returns when the gateway has let the node in; ctx covers that alone. An error of the class
@@ -259,6 +266,9 @@ func (s *session) invoke(l Link, r Request) {
 	r.Send, r.Ended = l.Emit, l.Done()
 	if c, ok := l.(Channeler); ok {
 		r.Channel = c.Channel
+	}
+	if c, ok := l.(Carrying); ok {
+		r.Carry = c.Carry
 	}
 	wait, done := s.line(s.host.sequence(r))
 	s.wg.Go(func() {
