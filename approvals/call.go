@@ -71,7 +71,8 @@ func readCall(command string, params []byte) (call, error) {
 	// How long it may take is none of what is approved.
 	sorted := slices.DeleteFunc(slices.Clone(c.params), func(m member) bool {
 		return m.name == "timeout_ms" && (command == "system.run" || command == "exec.run") ||
-			m.name == "window" && command == "terminal.open" // how much output the gateway takes at once; it puts that in
+			m.name == "window" && command == "terminal.open" || // how much output the gateway takes at once; it puts that in
+			(m.name == "id" || m.name == "carrier") && command == "tunnel.open" // its names for the target and for the carrier, likewise; the latter is a secret
 	})
 	slices.SortFunc(sorted, func(a, b member) int { return strings.Compare(a.name, b.name) })
 	sum := sha256.New()

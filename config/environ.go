@@ -85,6 +85,7 @@ var variables = []Variable{
 	{Name: "HANZOD_APP_KIND", Older: []string{"APP_KIND"}, Node: true, About: "for an instance: dev, node, desktop, bot, extension, cloud or any other (dev)"},
 	{Name: "HANZOD_WORKSPACE_DIR", Older: []string{"WORKSPACE_DIR"}, Node: true, About: "where commands run that name no directory, and what checkpoints are of (the node's own; of an instance the working directory)"},
 	{Name: "HANZOD_RECONNECT", Node: true, About: "for an instance: false ends with the link (true)"},
+	{Name: "HANZOD_TUNNEL_ALLOW", Node: true, About: "what the gateway may reach through this node beside its loopback interface: host:port, host:*, *:port or *, with commas between them (nothing)"},
 	{Name: "HANZOD_S3_ENDPOINT_URL", Older: []string{"S3_ENDPOINT_URL"}, Node: true, About: "where session.checkpoint keeps checkpoints (https://s3.hanzo.ai)"},
 	{Name: "HANZOD_S3_ACCESS_KEY", Older: []string{"S3_ACCESS_KEY"}, Secret: true, Node: true, About: "access key there"},
 	{Name: "HANZOD_S3_SECRET_KEY", Older: []string{"S3_SECRET_KEY"}, Secret: true, Node: true, About: "secret key there"},

@@ -121,7 +121,7 @@ func (p *Policy) allows(c class, command string) bool {
 // (tunnel.md §2.3, §5.4).
 var reading = map[string]bool{
 	"status.get": true, "system.info": true, "terminal.list": true, "dev.status": true, "session.list": true,
-	"file.list": true, "file.stat": true,
+	"file.list": true, "file.stat": true, "tunnel.list": true,
 }
 
 // own are commands that the daemon alone asks for.

@@ -99,6 +99,9 @@ func nodeEnviron(o *runtime.NodeOptions, out, errOut io.Writer, flags func(name 
 		o.VNC = net.JoinHostPort(cmp.Or(host, config.DefaultVNCHost), cmp.Or(port, strconv.Itoa(config.DefaultVNCPort)))
 	}
 	o.Socket = environ.Value("HANZOD_SOCKET")
+	if len(o.TunnelAllow) == 0 {
+		o.TunnelAllow = environ.List("HANZOD_TUNNEL_ALLOW")
+	}
 	var err error
 	if !flags("log-level") {
 		if o.LogLevel, err = choice("HANZOD_LOG_LEVEL", o.LogLevel, "silent", "fatal", "error", "warn", "info", "debug", "trace"); err != nil {

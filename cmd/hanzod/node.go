@@ -165,6 +165,8 @@ environment".`,
 	f.BoolVar(&o.Tunnel.NoReconnect, "no-reconnect", false, "for an instance: end with the link")
 	f.StringVar(&o.Workspace, "workspace", "", "directory in which commands run that name none")
 	f.StringVar(&o.VNC, "vnc", "", "host:port of the VNC server of this machine: its screen is shown to who may see it (default nodeHost.screen of the configuration, then none)")
+	f.StringArrayVar(&o.TunnelAllow, "tunnel-allow", nil, "what the gateway may reach through this machine beside its loopback interface: host:port, host:*, *:port or * (several times; also HANZOD_TUNNEL_ALLOW)")
+	f.StringArrayVar(&o.Expose, "expose", nil, "for an instance: NAME=http:HOST:PORT, NAME=web_socket:HOST:PORT or NAME=tcp:HOST:PORT is exposed by the server (several times)")
 	companionFlag(f, &o.Companion)
 	f.StringVar(&tokenFile, "token-file", "", "file that holds the gateway's token")
 	f.StringVar(&o.LogLevel, "log-level", "info", "error, warn, info or debug")

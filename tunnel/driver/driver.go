@@ -52,8 +52,9 @@ type Options struct {
 	// MaxConnections is how many carriers to ask for with wire.V2, 1 to 16; 0 asks for none.
 	MaxConnections int
 	// Token goes into HELLO when it is not empty; otherwise what carries the carrier has proved the caller. It is a
-	// secret.
-	Token string
+	// secret. TokenKind is bearer when empty; nodes of ours show what their gateway gave them with tunnel.open, of the
+	// kind node.
+	Token, TokenKind string
 	// Resume is the session to go on with, "" for a new one.
 	Resume string
 	// Plain does not name the capability hanzod.1, as published drivers do not: bindings are then served by the

@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -48,7 +49,7 @@ func (s *Session) helloBody(resume string) wire.HelloBody {
 		h.Resume = &wire.Resume{SessionID: resume}
 	}
 	if s.o.Token != "" {
-		h.Auth = &wire.HelloAuth{Kind: "bearer", Token: s.o.Token}
+		h.Auth = &wire.HelloAuth{Kind: cmp.Or(s.o.TokenKind, "bearer"), Token: s.o.Token}
 	}
 	return h
 }

@@ -36,6 +36,12 @@ const (
 	idle = 120 * time.Second
 	// carryTime bounds the opening of a carrier: a call of tunnel.open waits for it.
 	carryTime = 10 * time.Second
+	// tokenKind is of the name, in the parameter carrier, by which the gateway knows a carrier as the node's.
+	tokenKind = "node"
+	// maxToken bounds it, in bytes.
+	maxToken = 256
+	// maxBefore is how many targets of former links are remembered.
+	maxBefore = 4 * MaxGrants
 	// maxID is the largest id of a grant.
 	maxID = 1<<31 - 1
 	// MaxAllow bounds the list of targets that are allowed beside loopback.
@@ -49,6 +55,9 @@ type Config struct {
 	Env func() []string
 	// Allow are the targets beside those of the loopback interface: host:port, host:*, *:port, or * for all.
 	Allow []string
+	// Exposed are targets that this node has exposed by itself, in the form of driver.Target: the gateway may reach
+	// them without asking.
+	Exposed []string
 	// Dial connects to a target; a net.Dialer when nil.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Idle replaces the 120 seconds after which a carrier that has no grants is closed, when it is positive.
@@ -60,10 +69,14 @@ type Config struct {
 type Module struct {
 	c     Config
 	allow []target
+	own   []target
 
-	mu    sync.Mutex
-	links map[<-chan struct{}]*link
-	wg    sync.WaitGroup
+	mu sync.Mutex
+	// before are the targets that were admitted, by id, also on links that are gone: a gateway that comes back asks for
+	// them again without the approval that they had.
+	before map[int]target
+	links  map[<-chan struct{}]*link
+	wg     sync.WaitGroup
 }
 
 // target is what may be reached; a host "" or a port 0 is any.
@@ -139,7 +152,7 @@ func New(c Config) (*Module, error) {
 	if c.Idle <= 0 {
 		c.Idle = idle
 	}
-	m := &Module{c: c, links: map[<-chan struct{}]*link{}}
+	m := &Module{c: c, links: map[<-chan struct{}]*link{}, before: map[int]target{}}
 	if len(c.Allow) > MaxAllow {
 		return nil, fmt.Errorf("more than %d targets are allowed", MaxAllow)
 	}
@@ -149,6 +162,13 @@ func New(c Config) (*Module, error) {
 			return nil, err
 		}
 		m.allow = append(m.allow, t)
+	}
+	for _, text := range c.Exposed {
+		h, port, err := driver.SplitTarget(text)
+		if err != nil {
+			return nil, err
+		}
+		m.own = append(m.own, target{fold(h), port})
 	}
 	return m, nil
 }
@@ -180,12 +200,13 @@ type params struct {
 	ID       *float64        `json:"id"`
 	Host     string          `json:"host"`
 	Port     *float64        `json:"port"`
+	Carrier  string          `json:"carrier"`
 	AgentID  *string         `json:"agentId"`
 	Approved json.RawMessage `json:"approved"`
 	Decision json.RawMessage `json:"approvalDecision"`
 }
 
-var names = []string{"id", "host", "port", "agentId", "approved", "approvalDecision"}
+var names = []string{"id", "host", "port", "carrier", "agentId", "approved", "approvalDecision"}
 
 func read(text *string) (p params, bad *host.Error) {
 	if text == nil {
@@ -261,6 +282,9 @@ func (m *Module) open(ctx context.Context, r host.Request, p params) (any, *host
 	if bad != nil {
 		return nil, bad
 	}
+	if len(p.Carrier) > maxToken {
+		return nil, invalid("carrier is too long")
+	}
 	name := p.Host
 	if ip := net.ParseIP(name); ip != nil && strings.Contains(name, ":") {
 		name = "[" + name + "]"
@@ -270,19 +294,16 @@ func (m *Module) open(ctx context.Context, r host.Request, p params) (any, *host
 		return nil, invalid("host is no host: " + err.Error())
 	}
 	t := target{p.Host, port}
-	if !m.allowed(target{fold(h), port}) {
+	where := target{fold(h), port}
+	text := net.JoinHostPort(h, strconv.Itoa(port))
+	if !m.allowed(where) {
 		return nil, &host.Error{Code: "DENIED", Message: fmt.Sprintf(
-			"this node reaches its own loopback interface alone; start it with --tunnel-allow %s, or HANZOD_TUNNEL_ALLOW, to allow this target", net.JoinHostPort(h, strconv.Itoa(port)))}
+			"this node reaches its own loopback interface alone; start it with --tunnel-allow %s, or HANZOD_TUNNEL_ALLOW, to allow this target", text)}
 	}
-	approved := string(p.Approved) == "true" || string(p.Decision) == `"allow-once"` || string(p.Decision) == `"allow-always"`
-	argv := []string{r.Command, net.JoinHostPort(h, strconv.Itoa(port))}
-	_, _, reason, message, err := m.c.Policy.Admit(p.AgentID, argv, "", pathOf(m.c.Env()), approved)
-	switch {
-	case reason != "":
-		return nil, &host.Error{Code: "DENIED", Message: message}
-	case err != nil:
-		return nil, &host.Error{Code: "DENIED", Message: "the exec approvals of this node cannot be read: " + err.Error()}
-	case r.Carry == nil:
+	if bad := m.admitted(p, id, where, text); bad != nil {
+		return nil, bad
+	}
+	if r.Carry == nil {
 		return nil, &host.Error{Code: "UNAVAILABLE", Message: "the link of this node has no carriers for tunnels"}
 	}
 	l := m.linkOf(r)
@@ -291,12 +312,16 @@ func (m *Module) open(ctx context.Context, r host.Request, p params) (any, *host
 	full := !again && len(l.grants) >= MaxGrants
 	if !full {
 		l.grants[id] = t
+		if len(m.before) >= maxBefore {
+			clear(m.before) // they are asked for with an approval then
+		}
+		m.before[id] = where
 	}
 	m.mu.Unlock()
 	if full {
 		return nil, &host.Error{Code: "UNAVAILABLE", Message: fmt.Sprintf("this node has %d targets open already; close some", MaxGrants)}
 	}
-	if err := l.carry(ctx, r); err != nil {
+	if err := l.carry(ctx, r, p.Carrier); err != nil {
 		m.mu.Lock()
 		if !again {
 			delete(l.grants, id)
@@ -305,9 +330,26 @@ func (m *Module) open(ctx context.Context, r host.Request, p params) (any, *host
 		return nil, &host.Error{Code: "UNAVAILABLE", Message: "the node could not open a carrier for tunnels: " + err.Error()}
 	}
 	if !again {
-		m.c.Log.Info("the gateway may reach a target through this node", "target", argv[1], "id", id)
+		m.c.Log.Info("the gateway may reach a target through this node", "target", text, "id", id)
 	}
 	return okAnswer{true}, nil
+}
+
+// admitted asks the policy of this machine, as for a program of that name with the target behind it: deny refuses, full
+// admits, and with allowlist it takes an approval. What this node exposes by itself was decided here.
+func (m *Module) admitted(p params, id int, where target, text string) *host.Error {
+	m.mu.Lock()
+	again := m.before[id] == where
+	m.mu.Unlock()
+	approved := again || slices.Contains(m.own, where) || string(p.Approved) == "true" || string(p.Decision) == `"allow-once"` || string(p.Decision) == `"allow-always"`
+	_, _, reason, message, err := m.c.Policy.Admit(p.AgentID, []string{"tunnel.open", text}, "", pathOf(m.c.Env()), approved)
+	switch {
+	case reason != "":
+		return &host.Error{Code: "DENIED", Message: message}
+	case err != nil:
+		return &host.Error{Code: "DENIED", Message: "the exec approvals of this node cannot be read: " + err.Error()}
+	}
+	return nil
 }
 
 // allowed reports whether the settings of this node let a target be reached.
@@ -337,6 +379,7 @@ func (m *Module) close(r host.Request, p params) (any, *host.Error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	delete(m.before, id)
 	if l := m.links[r.Ended]; l != nil {
 		delete(l.grants, id)
 		l.since = time.Now()
@@ -397,7 +440,7 @@ func (m *Module) linkOf(r host.Request) *link {
 }
 
 // carry makes sure that a carrier stands.
-func (l *link) carry(ctx context.Context, r host.Request) error {
+func (l *link) carry(ctx context.Context, r host.Request, token string) error {
 	l.opening.Lock()
 	defer l.opening.Unlock()
 	l.m.mu.Lock()
