@@ -17,6 +17,7 @@ import (
 	"github.com/hanzoai/hanzod/client"
 	"github.com/hanzoai/hanzod/compat/dial"
 	"github.com/hanzoai/hanzod/compat/hanzotunnel"
+	"github.com/hanzoai/hanzod/compat/hoody"
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/nodes/host"
 	"github.com/hanzoai/hanzod/nodes/host/agent"
@@ -169,6 +170,9 @@ func (n *nodeHost) instance(id string, log *slog.Logger) (*nodeHost, *hanzotunne
 	}
 	d, err := hanzotunnel.NewDialler(hanzotunnel.DialOptions{
 		URL: o.Tunnel.URL, Token: o.Token, AllowInsecure: insecure, Fingerprint: o.Fingerprint, TLS: tunnel, Log: log,
+		Carry: func(ctx context.Context, version string) (host.Carrier, error) {
+			return carryTo(ctx, o.Tunnel.URL, o.Token, version, hoody.DialOptions{AllowInsecure: insecure, Fingerprint: o.Fingerprint, TLS: tunnel})
+		},
 		Instance: hanzotunnel.Instance{
 			ID: id, AppKind: o.Tunnel.AppKind, DisplayName: o.DisplayName, Version: Version, Platform: agent.BridgePlatform(), Cwd: o.Workspace,
 			Capabilities: capsOf(o.Security),

@@ -77,6 +77,12 @@ type NodeOptions struct {
 	// Workspace is where the work on this machine is done; empty is that of the configuration's default agent,
 	// else workspace in StateDir.
 	Workspace string
+	// TunnelAllow are the targets beside those of the loopback interface that the gateway may reach through this
+	// machine: host:port, host:*, *:port or *.
+	TunnelAllow []string
+	// Expose are local services that an instance asks its server to expose, NAME=PROTOCOL:HOST:PORT with the protocol
+	// http, web_socket or tcp.
+	Expose []string
 	// Tunnel makes this machine an instance of a relay, or of a hanzod that takes links, in place of a node of a
 	// gateway. Nil does not.
 	Tunnel *TunnelOptions
@@ -534,6 +540,7 @@ func (n *nodeHost) legacy() (dial.NodeOptions, error) {
 		}
 		opts.Dial.TLS = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 	}
+	opts.Carry = n.carry(opts.Dial.TLS)
 	return opts, nil
 }
 
@@ -559,9 +566,14 @@ func (n *nodeHost) terminalDir() string {
 func (n *nodeHost) serveWith(ctx context.Context, o host.ServeOptions) error {
 	terminals, endTerminals := hostTerminals(n.file, n.terminalDir(), n.log)
 	defer endTerminals()
-	n.host = host.New(host.Config{Policy: n.file, Prompter: n.ask, Env: runEnv, Modules: append(n.modules(), terminals), Log: n.log})
+	tunnels, err := n.tunnels()
+	if err != nil {
+		return err
+	}
+	defer tunnels.Close()
+	n.host = host.New(host.Config{Policy: n.file, Prompter: n.ask, Env: runEnv, Modules: append(n.modules(), terminals, tunnels), Log: n.log})
 	o.Host, o.OnState, o.Log = n.host, n.o.OnState, n.log
-	err := host.Serve(ctx, o)
+	err = host.Serve(ctx, o)
 	if errors.Is(err, context.Canceled) {
 		return nil
 	}

@@ -366,6 +366,15 @@ func (l *rpcLink) Channel(ctx context.Context, name string) (host.Channel, error
 	return ch, nil
 }
 
+// Carry implements host.Carrying.
+func (l *rpcLink) Carry(ctx context.Context, version string) (host.Carrier, error) {
+	c, err := l.c.Carry(ctx, version)
+	if err != nil {
+		return nil, err // not a nil carrier in an interface
+	}
+	return c, nil
+}
+
 // Close implements host.Link.
 func (l *rpcLink) Close() error {
 	err := l.NodeLink.Close()

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hanzoai/hanzod/compat/dial"
 	"github.com/hanzoai/hanzod/compat/hanzotunnel"
+	"github.com/hanzoai/hanzod/compat/hoody"
 	"github.com/hanzoai/hanzod/config"
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/nodes/host"
@@ -92,6 +93,9 @@ func (d *Daemon) runUplink(ctx context.Context, name string, tell func(uplinks.R
 	}
 	dialler, err := hanzotunnel.NewDialler(hanzotunnel.DialOptions{
 		URL: u.URL, Token: u.Token.Reveal(), AllowInsecure: u.AllowInsecure, Fingerprint: u.Fingerprint, TLS: tls, Commands: u.Commands, Log: log,
+		Carry: func(ctx context.Context, version string) (host.Carrier, error) {
+			return carryTo(ctx, u.URL, u.Token.Reveal(), version, hoody.DialOptions{AllowInsecure: u.AllowInsecure, Fingerprint: u.Fingerprint, TLS: tls})
+		},
 		Instance: hanzotunnel.Instance{
 			ID: uplinkID(u), AppKind: u.AppKind, DisplayName: o.DisplayName, Version: Version, Platform: agent.BridgePlatform(), Cwd: o.Workspace,
 			Capabilities: capsOf(o.Security),

@@ -100,7 +100,11 @@ func nodeEnviron(o *runtime.NodeOptions, out, errOut io.Writer, flags func(name 
 	}
 	o.Socket = environ.Value("HANZOD_SOCKET")
 	if len(o.TunnelAllow) == 0 {
-		o.TunnelAllow = environ.List("HANZOD_TUNNEL_ALLOW")
+		for text := range strings.SplitSeq(environ.Value("HANZOD_TUNNEL_ALLOW"), ",") {
+			if text = strings.TrimSpace(text); text != "" {
+				o.TunnelAllow = append(o.TunnelAllow, text)
+			}
+		}
 	}
 	var err error
 	if !flags("log-level") {

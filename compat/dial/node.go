@@ -44,6 +44,9 @@ type NodeOptions struct {
 	Tokens *Tokens
 	// OnState, Wait and Rand are those of host.Serve.
 	OnState func(State)
+	// Carry opens a carrier for tunnels to the gateway of a link, with the device token that it has, "" without one. Nil
+	// opens none.
+	Carry func(ctx context.Context, deviceToken, version string) (host.Carrier, error)
 	// OnConn is told of each connection that is up; nil tells nobody.
 	OnConn func(*Conn)
 	Wait   func(ctx context.Context, d time.Duration)
@@ -105,7 +108,7 @@ func (n *Node) Connect(ctx context.Context, offer host.Offer, invoke func(host.L
 			n.o.Log.Debug("an invoke without id, node or command was ignored")
 			return
 		}
-		invoke(&nodeLink{c, gateway}, r)
+		invoke(n.link(c, gateway), r)
 	}
 	c, err := Dial(ctx, d)
 	if err != nil {
@@ -116,7 +119,31 @@ func (n *Node) Connect(ctx context.Context, offer host.Offer, invoke func(host.L
 	if n.o.OnConn != nil {
 		n.o.OnConn(c)
 	}
-	return &nodeLink{c, gateway}, nil
+	return n.link(c, gateway), nil
+}
+
+// link is a Conn as a node host sees it.
+func (n *Node) link(c *Conn, gateway string) host.Link {
+	l := &nodeLink{c, gateway}
+	if n.o.Carry == nil {
+		return l
+	}
+	return &carryingLink{l, n}
+}
+
+// carryingLink is a nodeLink whose gateway takes carriers.
+type carryingLink struct {
+	*nodeLink
+	n *Node
+}
+
+// Carry implements host.Carrying.
+func (l *carryingLink) Carry(ctx context.Context, version string) (host.Carrier, error) {
+	token := ""
+	if t := l.n.o.Tokens; t != nil {
+		token, _ = t.Get(identity.RoleNode) // the gateway decides about one without
+	}
+	return l.n.o.Carry(ctx, token, version)
 }
 
 // Absent reports whether an error of Connect says that no gateway speaks this dialect there, and not

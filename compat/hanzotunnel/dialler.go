@@ -65,6 +65,8 @@ type DialOptions struct {
 	Commands []string
 	// Open makes the carrier in place of dialling.
 	Open func(ctx context.Context) (Carrier, error)
+	// Carry opens a carrier for tunnels to the server; nil opens none.
+	Carry func(ctx context.Context, version string) (host.Carrier, error)
 	// OnRegistered is told of the answer to each register; nil tells nobody.
 	OnRegistered func(instanceID, sessionURL string)
 	Log          *slog.Logger
@@ -353,7 +355,23 @@ func (l *uplink) command(f *Command) {
 		})
 		return
 	}
-	l.invoke(l, r)
+	l.invoke(l.asLink(), r)
+}
+
+// asLink is the link as the host sees it: with carriers where there are some.
+func (l *uplink) asLink() host.Link {
+	if l.d.o.Carry == nil {
+		return l
+	}
+	return &carryingLink{l}
+}
+
+// carryingLink is an uplink whose server takes carriers.
+type carryingLink struct{ *uplink }
+
+// Carry implements host.Carrying.
+func (l *carryingLink) Carry(ctx context.Context, version string) (host.Carrier, error) {
+	return l.d.o.Carry(ctx, version)
 }
 
 // codeRaised is agent.CodeRaised: the handler of the bridge raised, and its failure has no data.

@@ -55,9 +55,9 @@ type Config struct {
 	Env func() []string
 	// Allow are the targets beside those of the loopback interface: host:port, host:*, *:port, or * for all.
 	Allow []string
-	// Exposed are targets that this node has exposed by itself, in the form of driver.Target: the gateway may reach
-	// them without asking.
-	Exposed []string
+	// Exposed are services that this node asks to be exposed on each link: the gateway may reach them without an
+	// approval.
+	Exposed []Exposure
 	// Dial connects to a target; a net.Dialer when nil.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Idle replaces the 120 seconds after which a carrier that has no grants is closed, when it is positive.
@@ -163,8 +163,8 @@ func New(c Config) (*Module, error) {
 		}
 		m.allow = append(m.allow, t)
 	}
-	for _, text := range c.Exposed {
-		h, port, err := driver.SplitTarget(text)
+	for _, x := range c.Exposed {
+		h, port, err := driver.SplitTarget(x.Address)
 		if err != nil {
 			return nil, err
 		}
@@ -354,7 +354,7 @@ func (m *Module) admitted(p params, id int, where target, text string) *host.Err
 
 // allowed reports whether the settings of this node let a target be reached.
 func (m *Module) allowed(t target) bool {
-	if driver.Loopback(t.host) {
+	if driver.Loopback(t.host) || slices.Contains(m.own, t) {
 		return true
 	}
 	return slices.ContainsFunc(m.allow, func(a target) bool {
