@@ -139,25 +139,20 @@ func refusal(away *wire.GoAwayBody, err error) error {
 
 // readHello checks HELLO_OK: windows that are no positive numbers are refused, absent ones are the defaults.
 func readHello(payload []byte) (h hello, err error) {
-	var windows struct {
-		Stream  json.RawMessage `json:"streamWindow"`
-		Session json.RawMessage `json:"sessionWindow"`
-	}
-	if err := json.Unmarshal(payload, &windows); err != nil {
+	var all map[string]json.RawMessage
+	if err := json.Unmarshal(payload, &all); err != nil {
 		return h, fmt.Errorf("%w: HELLO_OK is not understood", ErrProtocol)
 	}
-	if h.stream, err = window(windows.Stream, wire.StreamWindow); err != nil {
+	if h.stream, err = window(all["streamWindow"], wire.StreamWindow); err != nil {
 		return h, err
 	}
-	if h.session, err = window(windows.Session, wire.SessionWindow); err != nil {
+	if h.session, err = window(all["sessionWindow"], wire.SessionWindow); err != nil {
 		return h, err
 	}
 	// The windows were read; as other numbers than whole ones they must not spoil the rest.
-	var rest map[string]json.RawMessage
-	_ = json.Unmarshal(payload, &rest) // it was an object a moment ago
-	delete(rest, "streamWindow")
-	delete(rest, "sessionWindow")
-	clean, _ := json.Marshal(rest) // of JSON
+	delete(all, "streamWindow")
+	delete(all, "sessionWindow")
+	clean, _ := json.Marshal(all) // of JSON
 	if err := json.Unmarshal(clean, &h.HelloOKBody); err != nil || h.SessionID == "" {
 		return h, fmt.Errorf("%w: HELLO_OK is not understood", ErrProtocol)
 	}
