@@ -24,7 +24,7 @@ func (d *Daemon) makeTunnels(memory *links.Memory) {
 				Grace: time.Duration(t.GraceSeconds) * time.Second, Idle: time.Duration(t.IdleSeconds) * time.Second,
 			}
 		},
-		Standing: d.identity.Standing, Bindings: d.bindings, Nodes: TunnelNodes{d.nodes},
+		Standing: d.identity.Standing, Bindings: d.bindings, Nodes: TunnelNodes{d.nodes}, Unmarked: d.nodes.Configured,
 		Credential: memory.Credential, Reach: reach,
 		Audit: func(ctx context.Context, c identity.Caller, row tunnels.AuditRow) error {
 			return d.store.AppendAudit(ctx, approvals.Audit{

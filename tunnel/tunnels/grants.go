@@ -49,19 +49,21 @@ type Grant struct {
 	once sync.Once
 }
 
-type openParams struct {
-	ID   int    `json:"id"`
-	Host string `json:"host"`
-	Port int    `json:"port"`
-	// Approved says that the call was let through before: exactly this one, in the name of its caller.
-	Approved bool `json:"approved,omitempty"`
+// params are those of tunnel.open. again says that the daemon asks by itself for what a caller was let have.
+func (g *Grant) params(again bool) []byte {
+	g.s.mu.Lock()
+	p := map[string]any{"id": g.ID, "host": g.Host, "port": g.Port, "carrier": g.s.proof(g.NodeID)}
+	g.s.mu.Unlock()
+	if again && !g.own && (g.s.cfg.Unmarked == nil || !g.s.cfg.Unmarked(CommandOpen)) {
+		p["approved"] = true // by what let the caller have it
+	}
+	return encode(p)
 }
 
-// params are those of tunnel.open; again says that the node has admitted them before.
-func (g *Grant) params(again bool) []byte {
-	b, err := json.Marshal(openParams{g.ID, g.Host, g.Port, again && !g.own})
+func encode(params map[string]any) []byte {
+	b, err := json.Marshal(params)
 	if err != nil {
-		panic("tunnels: " + err.Error()) // a struct of a string and two numbers
+		panic("tunnels: " + err.Error()) // texts, numbers and booleans
 	}
 	return b
 }
@@ -259,15 +261,7 @@ func (g *Grant) Close() error {
 	g.once.Do(func() {
 		s := g.s
 		s.forget(g)
-		s.ask(g.NodeID, CommandClose, func() []byte {
-			b, err := json.Marshal(struct {
-				ID int `json:"id"`
-			}{g.ID})
-			if err != nil {
-				panic("tunnels: " + err.Error()) // a number
-			}
-			return b
-		}())
+		s.ask(g.NodeID, CommandClose, encode(map[string]any{"id": g.ID}))
 	})
 	return nil
 }
@@ -304,14 +298,20 @@ func (s *Service) NodeCame(nodeID string) {
 	}
 }
 
-// NodeLeft is told of a node whose link has ended: what it exposed by itself it will name again. Its carriers live
-// and end by themselves. It does not block.
+// NodeLeft is told of a node whose link has ended: what it exposed by itself it will name again. Its carriers end by
+// themselves, or here where only the link vouched for them. It does not block.
 func (s *Service) NodeLeft(nodeID string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.unprove(nodeID)
 	for id, g := range s.grants {
 		if g.own && g.NodeID == nodeID {
 			delete(s.grants, id)
+		}
+	}
+	for _, t := range s.tunnels {
+		if t.caller.Role == identity.RoleNode && t.caller.NodeID == nodeID && t.caller.Principal == "node:"+nodeID && !s.closed {
+			s.wg.Go(func() { s.end(t, ending{reason: "the link of the node ended"}) }) // nothing else proves it
 		}
 	}
 }
@@ -370,7 +370,7 @@ func (s *Service) ownGrant(ctx context.Context, node string, to target) (*Grant,
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.cfg.Nodes.InvokeInternal(ctx, node, CommandOpen, g.params(false)); err != nil {
+	if _, err := s.cfg.Nodes.InvokeInternal(ctx, node, CommandOpen, g.params(true)); err != nil {
 		s.forget(g)
 		return nil, bindings.ErrNoCarrier.Wrap(err)
 	}

@@ -228,8 +228,11 @@ func (s *Service) hello(ctx context.Context, c identity.Caller, in CarrierIn, pa
 // errGone is of a tunnel that ended before it was resumed.
 var errGone = errors.New(textExpired)
 
-// proved is who opens a tunnel: who came so to the door, or whom HELLO proves.
+// proved is who opens a tunnel: who came so to the door, whom HELLO proves, or the node whose proof is in it.
 func (s *Service) proved(ctx context.Context, c identity.Caller, in CarrierIn, h wire.HelloBody) (identity.Caller, error) {
+	if h.Auth != nil && h.Auth.Kind == ProofKind {
+		return s.proven(c, h.Auth.Token)
+	}
 	if c.Role == "" {
 		if h.Auth == nil || h.Auth.Kind != "bearer" || h.Auth.Token == "" || len(h.Auth.Token) > maxAuthText || in.Authenticate == nil {
 			return c, ErrScope

@@ -106,6 +106,9 @@ type Config struct {
 	Standing func(c identity.Caller) error
 	Bindings *bindings.Service
 	Nodes    Nodes
+	// Unmarked reports whether the configuration lets callers have a command of nodes, so that no call of it was
+	// approved. Nil says that it does not.
+	Unmarked func(command string) bool
 	// Credential is the principal that the link of a node was let in with, "" when it is not known.
 	Credential func(nodeID string) string
 	// Reach opens a connection from this machine for a caller that may; nil opens none.
@@ -131,6 +134,7 @@ type Service struct {
 	byOwner  map[string]int
 	ends     ends
 	grants   map[int]*Grant
+	proofs   proofs
 	came     map[string]chan struct{} // by node: closed when it has a carrier
 	watchers int
 	totals   totals
