@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"sync"
 	"time"
@@ -65,8 +64,8 @@ type reader struct {
 
 // Read implements mux.Carrier. It may be broken off and begun again; what came is not lost.
 func (c *Conn) Read(ctx context.Context) ([]byte, error) {
-	if c.ending() {
-		return nil, net.ErrClosed // while linger reads
+	if err := c.ended(); err != nil {
+		return nil, err // while linger reads
 	}
 	c.read.mu.Lock()
 	defer c.read.mu.Unlock()
@@ -95,16 +94,15 @@ func (c *Conn) Read(ctx context.Context) ([]byte, error) {
 			c.farewell(v.Code, v.Reason)
 			go c.linger()
 		}
-	case c.ending():
-		return nil, net.ErrClosed
-	case ctx.Err() != nil:
-		return nil, ctx.Err()
 	default:
-		c.abort()
-		if errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
+		if ended := c.ended(); ended != nil {
+			return nil, ended
 		}
-		return nil, fmt.Errorf("the connection was lost: %w", err)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		c.abort()
+		return nil, lostTo(err)
 	}
 	return nil, err
 }

@@ -80,6 +80,7 @@ type Conn struct {
 
 	state   sync.Mutex // guards what follows to the empty line, and the read deadline
 	closing bool
+	cause   error           // of a connection that was lost in a write
 	watched <-chan struct{} // the end of the context that reading stops with
 	unwatch func() bool
 
@@ -286,10 +287,25 @@ func (c *Conn) begin() bool {
 // past is a deadline that is over.
 var past = time.Unix(1, 0)
 
-func (c *Conn) ending() bool {
+// ended is what reading ends with, nil while the connection stands.
+func (c *Conn) ended() error {
 	c.state.Lock()
 	defer c.state.Unlock()
-	return c.closing
+	switch {
+	case c.cause != nil:
+		return lostTo(c.cause)
+	case c.closing:
+		return net.ErrClosed
+	}
+	return nil
+}
+
+// lostTo is the error of a connection that was lost.
+func lostTo(err error) error {
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return fmt.Errorf("the connection was lost: %w", err)
 }
 
 // linger waits until the other end has closed, and throws away what it still sends: what lies unread would make

@@ -128,6 +128,11 @@ func (c *Conn) put(b []byte) error {
 func (c *Conn) lost(err error) error {
 	if err != nil {
 		c.shut = true
+		c.state.Lock()
+		if !c.closing {
+			c.cause = err
+		}
+		c.state.Unlock()
 		c.abort()
 	}
 	return err
