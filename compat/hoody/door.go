@@ -184,7 +184,7 @@ func (d *Door) judge(ctx context.Context, a attempt) (identity.Caller, error) {
 // serve runs a carrier. A credential that is wrong is told by a GOAWAY and a close (tunnel.md §4.6).
 func (d *Door) serve(c *socket.Conn, a attempt, caller identity.Caller) {
 	defer d.wg.Done()
-	defer c.Close(0, "") // it was closed with a code where there is somebody to tell
+	defer c.Close(socket.CodeGoingAway, "") // it was closed, unless somebody forgot to
 	if caller.Role == "" {
 		var err error
 		caller, err = d.judge(d.ctx, a)
