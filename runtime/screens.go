@@ -39,7 +39,7 @@ func (d *Daemon) makeScreens() {
 				At: r.At, Kind: "screen." + r.Act, Subject: r.Subject, RequestID: r.ScreenID, NodeID: r.NodeID, Detail: r.Detail,
 			})
 		},
-		Standing: d.identity.Standing, Now: d.now, Log: d.subsystem("screens"),
+		Standing: d.identity.Standing, Base: d.base, Now: d.now, Log: d.subsystem("screens"),
 	})
 }
 

@@ -140,5 +140,5 @@ func screenTokenFromProto(r *tunnelv1.ScreenServiceCreateTokenRequest) (screens.
 }
 
 func screenTokenToProto(out screens.CreateTokenOut) (*tunnelv1.ScreenServiceCreateTokenResponse, error) {
-	return &tunnelv1.ScreenServiceCreateTokenResponse{Token: out.Token, ExpiresAt: timeToProto(out.Expires), ViewerPath: out.ViewerPath}, nil
+	return &tunnelv1.ScreenServiceCreateTokenResponse{Token: out.Token, ExpiresAt: timeToProto(out.Expires), ViewerPath: out.ViewerPath, ViewerUrl: out.ViewerURL}, nil
 }

@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -338,6 +339,16 @@ func TestV1Screens(t *testing.T) {
 				t.Errorf("%d %v", code, got)
 			}
 			snapshot(t, bridge(t, d.WS()+"/vnc"+c.query, bearer), c.paint)
+			// As people do it.
+			at := net.JoinHostPort("127.0.0.1", strconv.Itoa(proc.FreePort(t)))
+			args := []string{"screen", "--listen", at}
+			if c.node != "" {
+				args = append(args, "box")
+			}
+			ctl := d.Ctl(args...)
+			proc.Until(t, "the relay", func() bool { return strings.Contains(ctl.Stderr.String(), at) })
+			snapshot(t, at, c.paint)
+			ctl.End(syscall.SIGINT)
 
 			if ws, res, err := websocket.Dial(t.Context(), d.WS()+"/vnc"+c.query, nil); err == nil || res == nil || res.StatusCode != 401 {
 				if ws != nil {

@@ -75,6 +75,8 @@ type (
 		Expires time.Time
 		// ViewerPath is the page of the viewer, without the token.
 		ViewerPath string
+		// ViewerURL is the same with the address where this daemon listens before it, empty where none is known.
+		ViewerURL string
 	}
 )
 
@@ -99,6 +101,9 @@ func (s *Service) CreateToken(_ context.Context, c identity.Caller, in CreateTok
 	}
 	now := s.c.Now()
 	out := CreateTokenOut{Expires: now.Add(TokenTime), ViewerPath: path}
+	if s.c.Base != nil {
+		out.ViewerURL = s.c.Base() + path
+	}
 	s.keys.mu.Lock()
 	defer s.keys.mu.Unlock()
 	var err error

@@ -157,8 +157,10 @@ type Config struct {
 	Audit func(context.Context, Row) error
 	// Standing says whether what let a caller in still does.
 	Standing func(identity.Caller) error
-	Now      func() time.Time
-	Log      *slog.Logger
+	// Base is the address where this daemon listens, of no request; nil for none.
+	Base func() string
+	Now  func() time.Time
+	Log  *slog.Logger
 	// Idle, Stall and Wait replace IdleTime, StallTime and CallTime when they are positive.
 	Idle, Stall, Wait time.Duration
 }

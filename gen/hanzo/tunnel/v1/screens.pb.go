@@ -265,7 +265,9 @@ type ScreenServiceCreateTokenResponse struct {
 	Token     string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
 	// The viewer's page, below the address of the daemon, without the token.
-	ViewerPath    string `protobuf:"bytes,3,opt,name=viewer_path,json=viewerPath,proto3" json:"viewer_path,omitempty"`
+	ViewerPath string `protobuf:"bytes,3,opt,name=viewer_path,json=viewerPath,proto3" json:"viewer_path,omitempty"`
+	// The same below the address where the daemon listens; one behind a proxy has another one.
+	ViewerUrl     string `protobuf:"bytes,4,opt,name=viewer_url,json=viewerUrl,proto3" json:"viewer_url,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -317,6 +319,13 @@ func (x *ScreenServiceCreateTokenResponse) GetExpiresAt() *timestamppb.Timestamp
 func (x *ScreenServiceCreateTokenResponse) GetViewerPath() string {
 	if x != nil {
 		return x.ViewerPath
+	}
+	return ""
+}
+
+func (x *ScreenServiceCreateTokenResponse) GetViewerUrl() string {
+	if x != nil {
+		return x.ViewerUrl
 	}
 	return ""
 }
@@ -598,13 +607,15 @@ const file_hanzo_tunnel_v1_screens_proto_rawDesc = "" +
 	"\x18ScreenServiceGetResponse\x12/\n" +
 	"\x06screen\x18\x01 \x01(\v2\x17.hanzo.tunnel.v1.ScreenR\x06screen\":\n" +
 	"\x1fScreenServiceCreateTokenRequest\x12\x17\n" +
-	"\anode_id\x18\x01 \x01(\tR\x06nodeId\"\x94\x01\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\"\xb3\x01\n" +
 	" ScreenServiceCreateTokenResponse\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x129\n" +
 	"\n" +
 	"expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x1f\n" +
 	"\vviewer_path\x18\x03 \x01(\tR\n" +
-	"viewerPath\"z\n" +
+	"viewerPath\x12\x1d\n" +
+	"\n" +
+	"viewer_url\x18\x04 \x01(\tR\tviewerUrl\"z\n" +
 	"\x1bScreenServiceConnectRequest\x12:\n" +
 	"\aconnect\x18\x01 \x01(\v2\x1e.hanzo.tunnel.v1.ScreenConnectH\x00R\aconnect\x12\x14\n" +
 	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\t\n" +
