@@ -101,7 +101,7 @@ const ModeDial = "dial"
 func BoundOf(t *tunnels.Tunnel, b tunnels.Binding) Bound {
 	out := Bound{
 		Binding: bindings.Binding{
-			NodeID: t.NodeID, Tenant: t.Tenant, Name: b.Label, URL: b.PublicURL, CreatedAt: b.CreatedAt, Access: bindings.Access(b.Access),
+			NodeID: t.NodeID, Tenant: t.Tenant, Name: b.Label, URL: b.PublicURL, CreatedAt: b.CreatedAt, Owner: t.Subject, Access: bindings.Access(b.Access),
 			TunnelID: t.ID, BindID: b.ID, Kind: b.Kind, Mode: b.Mode, Host: b.Host, Port: b.Port, Label: b.Label, Parked: t.Parked, Streams: b.Streams,
 		},
 		StreamsTotal: b.StreamsTotal, BytesIn: b.BytesIn, BytesOut: b.BytesOut, RateIn: b.RateIn, RateOut: b.RateOut,

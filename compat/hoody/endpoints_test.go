@@ -89,18 +89,15 @@ func inOrder(want, got string) string {
 			}
 			switch v := tok.(type) {
 			case json.Delim:
-				switch {
-				case v == '{':
+				switch v {
+				case '{':
 					depth++
-					key = true
-				case v == '}':
+				case '}':
 					if depth--; depth == 0 {
 						return out
 					}
-					key = true
-				case v == ']':
-					key = true
 				}
+				key = true
 			case string:
 				if key && depth == 1 && dec.More() {
 					out = append(out, v)

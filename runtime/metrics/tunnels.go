@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"cmp"
+	"maps"
 	"net/http"
 	"slices"
 	"time"
@@ -117,9 +118,7 @@ func withZero[K comparable, V any](m map[K]V, keys ...K) map[K]V {
 		var zero V
 		out[k] = zero
 	}
-	for k, v := range m {
-		out[k] = v
-	}
+	maps.Copy(out, m)
 	return out
 }
 

@@ -178,7 +178,7 @@ func bindingToProto(b *tunnel.Bound) *tunnelv1.Binding {
 	}
 	return &tunnelv1.Binding{
 		BindingId: b.ID, TunnelId: b.TunnelID, BindId: nonNegative(b.BindID), NodeId: cleanText(b.NodeID), Tenant: cleanText(b.Tenant), Name: cleanText(name),
-		Kind: bindingKinds[kind], Mode: bindingModes[mode], Host: cleanText(b.Host), Port: nonNegative(b.Port), Target: cleanText(target), Subdomain: cleanText(b.Subdomain),
+		Kind: bindingKinds[kind], Mode: bindingModes[mode], Host: cleanText(b.Host), Port: nonNegative(b.Port), Target: cleanText(target), Subdomain: cleanText(b.Subdomain), Owner: cleanText(b.Owner),
 		PublicUrl: cleanText(b.URL), Access: bindingAccesses[b.Access], Parked: b.Parked, CreatedAt: timeToProto(b.CreatedAt), ActiveStreams: nonNegative(b.Streams),
 		TotalStreams: b.StreamsTotal, BytesIn: b.BytesIn, BytesOut: b.BytesOut, RateIn: b.RateIn, RateOut: b.RateOut,
 	}
@@ -269,7 +269,7 @@ func tunnelHealthToProto(out tunnel.HealthOut) (*tunnelv1.TunnelServiceHealthRes
 	}
 	return &tunnelv1.TunnelServiceHealthResponse{
 		Status: status, Service: tunnelServiceName, BuiltAt: timeToProto(p.Built), StartedAt: timeToProto(p.Started),
-		MemoryRss: int64(p.RSS), MemoryHeapTotal: int64(p.HeapTotal), MemoryHeapUsed: int64(p.HeapUsed), //nolint:gosec // bytes of this machine
+		MemoryRss: int64(p.RSS), MemoryHeapTotal: int64(p.HeapTotal), MemoryHeapUsed: int64(p.HeapUsed),
 		Fds: nonNegative(p.Descriptors), Pid: nonNegative(p.PID), Ip: p.Address, UserAgent: tunnelServiceName + "/" + p.Version, Totals: tunnelTotalsToProto(out.Totals),
 	}, nil
 }

@@ -36,6 +36,7 @@ import (
 	"github.com/hanzoai/hanzod/approvals/policy"
 	"github.com/hanzoai/hanzod/channels"
 	"github.com/hanzoai/hanzod/compat"
+	"github.com/hanzoai/hanzod/compat/hoody"
 	"github.com/hanzoai/hanzod/config"
 	"github.com/hanzoai/hanzod/config/live"
 	"github.com/hanzoai/hanzod/cron"
@@ -241,6 +242,9 @@ func newHouse(t *testing.T) *house {
 	handler, err := rest.New(rest.Deps{
 		RPC: server, Legacy: legacyDoor, Metrics: http.NotFoundHandler(), Bearer: id.Bearer, Gate: g,
 		Ready: func() string { return "ready" }, Loopback: true, Log: log,
+		Endpoints: hoody.NewEndpoints(hoody.EndpointsConfig{
+			Tunnels: carried, Catalogue: catalogue, Gate: g, Process: func() tunnel.Process { return tunnel.Process{Ready: true} }, Metrics: http.NotFoundHandler(),
+		}),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -544,6 +548,11 @@ func TestVerdicts(t *testing.T) {
 					got["remote"] = ask(bearer(k.token), t, h.remote.conn, op)
 					got["rest"] = h.byREST(t, k, op)
 				}
+				for _, asked := range atTunnels[op.Method] {
+					if v := h.byTunnels(t, k, asked); (v == allowed) != (want == allowed) {
+						t.Errorf("%s by %s as %s: %s, want %s", op.Name(), asked, k.name, v, want)
+					}
+				}
 				if op.Legacy != "" {
 					got["legacy"] = byLegacy(t, c, op)
 				}
@@ -573,6 +582,41 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
+// atTunnels are the endpoints of hoody-tunnel that are operations (tunnel.md §5.3).
+var atTunnels = map[string][]string{
+	"/hanzo.tunnel.v1.TunnelService/List":         {"GET tunnels", "GET sessions", "GET tunnels?shape=kit", "GET metrics"},
+	"/hanzo.tunnel.v1.TunnelService/ListBindings": {"GET bindings"},
+	"/hanzo.tunnel.v1.TunnelService/Kill":         {"DELETE sessions/x"},
+}
+
+// byTunnels asks one of them.
+func (h *house) byTunnels(t *testing.T, k kind, asked string) string {
+	t.Helper()
+	verb, path, _ := strings.Cut(asked, " ")
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, verb, h.http.URL+"/api/v1/tunnel/"+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k.token != "" {
+		req.Header.Set("Authorization", "Bearer "+k.token)
+	}
+	res, err := h.http.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = res.Body.Close()
+	switch res.StatusCode {
+	case http.StatusForbidden, http.StatusUnauthorized:
+		return res.Status
+	case http.StatusOK, http.StatusNotFound: // nobody has that tunnel, and no page is served here
+		return allowed
+	}
+	t.Fatalf("%s as %s: %s", asked, k.name, res.Status)
+	return ""
+}
+
 // A stranger gets nothing by any door but the probes.
 func TestStranger(t *testing.T) {
 	h := newHouse(t)
@@ -592,6 +636,11 @@ func TestStranger(t *testing.T) {
 		}
 		for _, token := range []string{"", "wrong", secretText + "x"} {
 			k := kind{token: token}
+			for _, asked := range atTunnels[op.Method] {
+				if v := h.byTunnels(t, k, asked); !strings.HasPrefix(v, "401") {
+					t.Errorf("%s with %q: %s", asked, token, v)
+				}
+			}
 			req := fmt.Sprintf("%s with %q", op.Method, token)
 			if code := h.status(t, k, op); code != 0 && code != http.StatusUnauthorized {
 				t.Errorf("%s: %d", req, code)

@@ -164,7 +164,7 @@ func (s *Service) bind(c identity.Caller, in BindIn) (BindOut, error) {
 	b.up.Store(&in.Upstream)
 	b.Binding = Binding{
 		ID: id(in.TunnelID, in.Mode+"/"+strconv.Itoa(in.BindID)), NodeID: c.NodeID, Tenant: c.Tenant, Protocol: Protocol(in.Kind), Subdomain: in.Subdomain,
-		CreatedAt: s.cfg.Now(), Access: in.Access, TunnelID: in.TunnelID, BindID: in.BindID, Kind: in.Kind, Mode: in.Mode, Port: in.Port, Label: in.Label,
+		CreatedAt: s.cfg.Now(), Owner: c.Subject(), Access: in.Access, TunnelID: in.TunnelID, BindID: in.BindID, Kind: in.Kind, Mode: in.Mode, Port: in.Port, Label: in.Label,
 	}
 	old, fresh, err := s.attach(c, b, in)
 	if err != nil {

@@ -60,6 +60,7 @@ var (
 	ErrTooMany   = errs.Define(errs.Exhausted, "bindings.too_many", "too many bindings; stop some")
 	ErrListen    = errs.Define(errs.Unavailable, "bindings.listen", "no port could be opened for the binding")
 	ErrUnknown   = errs.Define(errs.NotFound, "bindings.unknown", "no such binding")
+	ErrOwner     = errs.Define(errs.Denied, "bindings.owner", "that takes the scope operator.admin: the binding is somebody else's")
 	ErrNoNode    = errs.Define(errs.Denied, "bindings.no_node", "a node exposes what is its own")
 )
 
@@ -75,6 +76,8 @@ type Binding struct {
 	Subdomain string
 	URL       string
 	CreatedAt time.Time
+	// Owner is the subject of who made it, empty for what a node exposes by itself.
+	Owner string
 	// Access says who may visit it.
 	Access Access
 	// TunnelID, BindID, Kind, Mode, Host, Port and Label are of bindings of tunnels (see BindIn), which have no
@@ -282,12 +285,14 @@ func (s *Service) wanted(c identity.Caller, in *CreateIn) (*bound, error) {
 		}
 	}
 	b := &bound{s: s, operators: c.Role == identity.RoleOperator, key: in.Name, ready: done}
+	owner := ""
 	if b.operators {
-		b.key = "\x00" + in.Name
+		b.key, owner = "\x00"+in.Name, c.Subject()
+		b.admin = c.Has(identity.ScopeAdmin)
 	}
 	b.Binding = Binding{
 		ID: id(node, b.key), NodeID: node, Tenant: c.Tenant, Name: in.Name, Protocol: in.Protocol, LocalAddr: in.LocalAddr,
-		Subdomain: in.Subdomain, CreatedAt: s.cfg.Now(), Access: in.Access,
+		Subdomain: in.Subdomain, CreatedAt: s.cfg.Now(), Owner: owner, Access: in.Access,
 	}
 	host, port, _ := net.SplitHostPort(in.LocalAddr) // was checked
 	b.targetName, b.targetHost = in.LocalAddr, host
@@ -306,6 +311,8 @@ func (s *Service) create(b *bound, in CreateIn) error {
 		return ErrTooMany
 	case old != nil && b.Tenant != "" && old.Tenant != b.Tenant:
 		return ErrTaken
+	case old != nil && b.operators && !b.admin && old.Owner != b.Owner:
+		return ErrOwner.WithText("somebody else exposes something of that name; choose another name")
 	}
 	b.share = s.share(" " + b.NodeID)
 	fresh, err := s.place(b, old, in)
@@ -696,13 +703,18 @@ type (
 	DeleteOut struct{ Binding Binding }
 )
 
-// Delete ends a binding. Who belongs to a tenant ends those of that tenant.
+// Delete ends a binding: one's own, or with operator.admin any (tunnel.md §5.4). Who belongs to a tenant ends those
+// of that tenant.
 func (s *Service) Delete(_ context.Context, c identity.Caller, in DeleteIn) (DeleteOut, error) {
 	s.mu.Lock()
 	b := s.byID(in.ID)
 	if b == nil || c.Tenant != "" && c.Tenant != b.Tenant {
 		s.mu.Unlock()
 		return DeleteOut{}, ErrUnknown
+	}
+	if !c.Has(identity.ScopeAdmin) && (b.Owner == "" || b.Owner != c.Subject()) {
+		s.mu.Unlock()
+		return DeleteOut{}, ErrOwner
 	}
 	out := DeleteOut{Binding: b.seen()}
 	s.drop(b, wire.CodeBind)

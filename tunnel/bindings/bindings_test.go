@@ -147,3 +147,42 @@ func TestLife(t *testing.T) {
 		s.Stop(n, "none") // is no error
 	})
 }
+
+// Own bindings are one's own; what others made takes operator.admin (tunnel.md §5.4).
+func TestOwners(t *testing.T) {
+	pattern := ""
+	s, _ := service(&pattern)
+	defer s.Close()
+	s.cfg.Admit = func(context.Context, identity.Caller, Binding) (Upstream, error) { return nil, nil }
+	operator := func(name string, scope identity.Scope) identity.Caller {
+		return identity.Caller{Role: identity.RoleOperator, Scopes: []identity.Scope{scope}, Principal: name}
+	}
+	anna, bert, boss := operator("anna", identity.ScopeWrite), operator("bert", identity.ScopeWrite), operator("boss", identity.ScopeAdmin)
+	in := CreateIn{NodeID: "n", Name: "shop", LocalAddr: "127.0.0.1:80", Protocol: HTTP}
+	made, err := s.Create(context.Background(), anna, in)
+	if err != nil || made.Binding.Owner != "anna" {
+		t.Fatalf("%+v %v", made, err)
+	}
+	if _, err := s.Create(context.Background(), bert, in); !errors.Is(err, ErrOwner) {
+		t.Errorf("another takes the name: %v", err)
+	}
+	if _, err := s.Delete(context.Background(), bert, DeleteIn{made.Binding.ID}); !errors.Is(err, ErrOwner) {
+		t.Errorf("another ends it: %v", err)
+	}
+	if made, err = s.Create(context.Background(), anna, in); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Delete(context.Background(), anna, DeleteIn{made.Binding.ID}); err != nil {
+		t.Error(err)
+	}
+	own, err := s.Create(context.Background(), node("", "n"), CreateIn{Name: "a", LocalAddr: "a:1", Protocol: HTTP})
+	if err != nil || own.Binding.Owner != "" {
+		t.Fatalf("%+v %v", own, err)
+	}
+	if _, err := s.Delete(context.Background(), anna, DeleteIn{own.Binding.ID}); !errors.Is(err, ErrOwner) {
+		t.Errorf("an operator ends what a node exposes: %v", err)
+	}
+	if _, err := s.Delete(context.Background(), boss, DeleteIn{own.Binding.ID}); err != nil {
+		t.Error(err)
+	}
+}

@@ -26,6 +26,7 @@ type bound struct {
 	Binding
 	s         *Service
 	operators bool // of an operator, for a node
+	admin     bool // of one with operator.admin
 	key       string
 	place     string
 	sub       string

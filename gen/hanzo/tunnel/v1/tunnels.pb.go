@@ -447,7 +447,9 @@ type Binding struct {
 	RateIn   float64 `protobuf:"fixed64,20,opt,name=rate_in,json=rateIn,proto3" json:"rate_in,omitempty"`
 	RateOut  float64 `protobuf:"fixed64,21,opt,name=rate_out,json=rateOut,proto3" json:"rate_out,omitempty"`
 	// Since the beginning, of a tunnel's binding.
-	TotalStreams  uint64 `protobuf:"varint,22,opt,name=total_streams,json=totalStreams,proto3" json:"total_streams,omitempty"`
+	TotalStreams uint64 `protobuf:"varint,22,opt,name=total_streams,json=totalStreams,proto3" json:"total_streams,omitempty"`
+	// Who made it; empty for what a node exposes by itself.
+	Owner         string `protobuf:"bytes,23,opt,name=owner,proto3" json:"owner,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -634,6 +636,13 @@ func (x *Binding) GetTotalStreams() uint64 {
 		return x.TotalStreams
 	}
 	return 0
+}
+
+func (x *Binding) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
 }
 
 // Tunnel is a session with its carriers and bindings.
@@ -1887,7 +1896,7 @@ const file_hanzo_tunnel_v1_tunnels_proto_rawDesc = "" +
 	"\rCarryResponse\x12\x18\n" +
 	"\x06frames\x18\x01 \x01(\fH\x00R\x06frames\x123\n" +
 	"\x05close\x18\x02 \x01(\v2\x1b.hanzo.tunnel.v1.CarryCloseH\x00R\x05closeB\t\n" +
-	"\amessage\"\xc7\x05\n" +
+	"\amessage\"\xdd\x05\n" +
 	"\aBinding\x12\x1d\n" +
 	"\n" +
 	"binding_id\x18\x01 \x01(\tR\tbindingId\x12\x1b\n" +
@@ -1914,7 +1923,8 @@ const file_hanzo_tunnel_v1_tunnels_proto_rawDesc = "" +
 	"\tbytes_out\x18\x13 \x01(\x04R\bbytesOut\x12\x17\n" +
 	"\arate_in\x18\x14 \x01(\x01R\x06rateIn\x12\x19\n" +
 	"\brate_out\x18\x15 \x01(\x01R\arateOut\x12#\n" +
-	"\rtotal_streams\x18\x16 \x01(\x04R\ftotalStreams\"\xd0\x06\n" +
+	"\rtotal_streams\x18\x16 \x01(\x04R\ftotalStreams\x12\x14\n" +
+	"\x05owner\x18\x17 \x01(\tR\x05owner\"\xd0\x06\n" +
 	"\x06Tunnel\x12\x1b\n" +
 	"\ttunnel_id\x18\x01 \x01(\tR\btunnelId\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12\x16\n" +
