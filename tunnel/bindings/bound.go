@@ -48,6 +48,8 @@ type bound struct {
 
 	mu      sync.Mutex
 	http    *http.Transport
+	lines   []*line // those used last at the end
+	reaper  *time.Timer
 	streams map[*held]struct{}
 	ended   bool
 }

@@ -85,10 +85,21 @@ func (b *bound) once(r *http.Request) (*http.Response, error) {
 		return nil, ErrParked
 	case up == nil:
 		return nil, ErrNoCarrier
+	case up.Raw() && r.Body == nil && r.Header.Get("Upgrade") == "" && replayable(r.Method):
+		return b.quick(r)
 	case up.Raw():
 		return b.transport().RoundTrip(r)
 	}
 	return b.byHead(r)
+}
+
+// replayable reports whether a request may be sent again when nothing is known of it.
+func replayable(method string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+		return true
+	}
+	return false
 }
 
 // transport speaks HTTP over raw streams.
@@ -112,8 +123,16 @@ func (b *bound) transport() *http.Transport {
 // idle closes the streams that wait for another request.
 func (b *bound) idle() {
 	b.mu.Lock()
-	t := b.http
+	t, lines := b.http, b.lines
+	b.lines = nil
+	if b.reaper != nil {
+		b.reaper.Stop()
+		b.reaper = nil
+	}
 	b.mu.Unlock()
+	for _, l := range lines {
+		_ = l.st.Close() // all is said
+	}
 	if t != nil {
 		t.CloseIdleConnections()
 	}
