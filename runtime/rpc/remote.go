@@ -25,9 +25,9 @@ const (
 	// maxRemoteCalls is how many calls one connection from elsewhere may have in flight; gRPC makes
 	// further ones wait in the client.
 	maxRemoteCalls = 128
-	// remoteWindow is the flow control window of streams and connections: 80 MB/s over a way of 100 ms there and
+	// remoteWindow is the flow control window of streams and connections: 160 MB/s over a way of 50 ms there and
 	// back. A connection may have that much lie unread.
-	remoteWindow = 8 << 20
+	remoteWindow = 16 << 20
 	// pingAfter is how long a connection may be silent before it is asked whether its peer is there,
 	// pingWait how long the answer may take. Together they stay below two heartbeats of 30 s (R13).
 	pingAfter = 20 * time.Second
