@@ -279,7 +279,9 @@ func (s *Session) joinOne(ctx context.Context, l *link, ticket wire.JoinTicket) 
 // carrierLost is told of the end of a carrier by the reading goroutine.
 func (s *Session) carrierLost(l *link, index int, err error) {
 	if index != 0 {
-		s.wg.Go(func() { s.tell(Event{Kind: CarrierLost, Err: err}) }) // OnEvent must not hold up the other carriers
+		if s.ctx.Err() == nil {
+			s.tell(Event{Kind: CarrierLost, Err: err})
+		}
 		return
 	}
 	l.mu.Lock()
@@ -319,14 +321,15 @@ func (s *Session) supervise(l *link) {
 		select {
 		case <-l.lost:
 		case <-s.ctx.Done():
-			s.finish(nil)
-			return
+			_ = l.m.Close(closeNormal, "")
+			<-l.lost
 		}
 		l.mu.Lock()
 		away, lost := l.away, l.lostErr
 		l.mu.Unlock()
 		s.publish(nil)
-		_ = l.m.Close(closeNormal, "") // its goroutines end
+		_ = l.m.Close(closeNormal, "") // it is gone
+		l.m.Wait()                     // nothing opens streams any more
 		s.mu.Lock()
 		closing := s.closing
 		s.mu.Unlock()
