@@ -60,6 +60,8 @@ type options struct {
 	policy string
 	// daemonNow and nodeNow are clocks.
 	daemonNow, nodeNow func() time.Time
+	// config is merged over the daemon's.
+	config map[string]any
 }
 
 const (
@@ -94,7 +96,7 @@ func newWorld(t *testing.T, via string, o options) *world {
 // start runs a daemon, on the state of the one before it.
 func (w *world) start(stateDir string) {
 	w.t.Helper()
-	w.d = hanzodtest.Start(w.t, hanzodtest.Options{StateDir: stateDir, GRPC: true, Now: w.o.daemonNow})
+	w.d = hanzodtest.Start(w.t, hanzodtest.Options{StateDir: stateDir, GRPC: true, Now: w.o.daemonNow, Config: w.o.config})
 	op, err := client.Dial(context.Background(), client.Options{Socket: w.d.Socket()})
 	if err != nil {
 		w.t.Fatal(err)

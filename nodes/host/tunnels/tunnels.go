@@ -458,6 +458,7 @@ func (l *link) carry(ctx context.Context, r host.Request, token string) error {
 	defer cancel()
 	s, err := driver.Connect(ctx, driver.Options{
 		Dial:  func(ctx context.Context, _ int) (mux.Carrier, error) { return r.Carry(ctx, wire.V1) },
+		Token: token, TokenKind: tokenKind,
 		Local: l.m.c.Dial, Serve: l.admit, MaxLocal: MaxStreams, MaxTarget: MaxStreams, Log: l.m.c.Log,
 	})
 	if err != nil {
