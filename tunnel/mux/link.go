@@ -275,10 +275,17 @@ func (l *link) build() bool {
 			s.queued -= int64(n)
 			s.stats.Out += uint64(n)
 			st.wc.Broadcast()
-			if !st.out.empty() {
-				l.ready.push(st)
+			if st.turn += n; !st.out.empty() {
+				// Turns are of bytes, so that streams with small chunks get as much as others.
+				if st.turn < wire.MaxPayload {
+					l.ready.pushFront(st)
+				} else {
+					st.turn = 0
+					l.ready.push(st)
+				}
 				continue
 			}
+			st.turn = 0
 		}
 		if st.sendClosed && !st.eofSent && st.out.empty() {
 			if !room(wire.HeaderSize) {

@@ -58,6 +58,8 @@ type Stream struct {
 	out     queue
 	control []byte
 	queued  int
+	// turn is how much of the stream went in its turn.
+	turn int
 	// in is DATA to be read, inBytes its bytes.
 	in      queue
 	inBytes int64

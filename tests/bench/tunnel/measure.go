@@ -24,70 +24,53 @@ func dial(port int) (net.Conn, error) {
 	return c, c.SetDeadline(time.Now().Add(longest))
 }
 
-// upload sends for a time on n connections and returns bytes a second, as the target counts them, and those of
-// each.
+// upload sends on n connections and returns bytes a second, as the target counts them, and those of each.
 func upload(w *way, n int, d time.Duration) (total float64, each []float64, err error) {
-	each = make([]float64, n)
-	errs := make([]error, n)
-	var wg sync.WaitGroup
-	began := time.Now()
-	for i := range n {
-		wg.Go(func() {
-			c, err := dial(w.Sink)
-			if err != nil {
-				errs[i] = err
-				return
-			}
-			defer c.Close()
-			b := make([]byte, 256<<10)
-			for time.Since(began) < d {
-				if _, err := c.Write(b); err != nil {
-					errs[i] = err
-					return
-				}
-			}
-			_ = c.(*net.TCPConn).CloseWrite()
-			var count [8]byte
-			_, errs[i] = io.ReadFull(c, count[:])
-			each[i] = float64(binary.BigEndian.Uint64(count[:])) / time.Since(began).Seconds()
-		})
-	}
-	wg.Wait()
-	for i := range n {
-		if errs[i] != nil {
-			return 0, nil, fmt.Errorf("upload: %w", errs[i])
-		}
-		total += each[i]
-	}
-	return total, each, nil
-}
-
-// download receives for a time on n connections.
-func download(w *way, n int, d time.Duration) (total float64, each []float64, err error) {
-	counts := make([]atomic.Int64, n)
-	var conns []net.Conn
-	for range n {
-		c, err := dial(w.Source)
-		if err != nil {
-			return 0, nil, err
-		}
-		defer c.Close()
-		conns = append(conns, c)
-	}
-	for i, c := range conns {
+	return move(w.Sink, n, d, func(c net.Conn, count *atomic.Int64) {
 		go func() {
 			b := make([]byte, 256<<10)
 			for {
-				m, err := c.Read(b)
-				counts[i].Add(int64(m))
-				if err != nil {
+				if _, err := c.Write(b); err != nil {
 					return
 				}
 			}
 		}()
+		var told [8]byte
+		for {
+			if _, err := io.ReadFull(c, told[:]); err != nil {
+				return
+			}
+			count.Store(int64(binary.BigEndian.Uint64(told[:])))
+		}
+	})
+}
+
+// download receives on n connections.
+func download(w *way, n int, d time.Duration) (total float64, each []float64, err error) {
+	return move(w.Source, n, d, func(c net.Conn, count *atomic.Int64) {
+		b := make([]byte, 256<<10)
+		for {
+			m, err := c.Read(b)
+			count.Add(int64(m))
+			if err != nil {
+				return
+			}
+		}
+	})
+}
+
+// move counts for a time what n connections to a port count, once they are warm.
+func move(port, n int, d time.Duration, one func(net.Conn, *atomic.Int64)) (total float64, each []float64, err error) {
+	counts := make([]atomic.Int64, n)
+	for i := range n {
+		c, err := dial(port)
+		if err != nil {
+			return 0, nil, err
+		}
+		defer c.Close()
+		go one(c, &counts[i])
 	}
-	warm := d / 5
-	<-time.After(warm)
+	<-time.After(d / 4)
 	first := make([]int64, n)
 	began := time.Now()
 	for i := range counts {
@@ -98,6 +81,9 @@ func download(w *way, n int, d time.Duration) (total float64, each []float64, er
 	for i := range counts {
 		each = append(each, float64(counts[i].Load()-first[i])/took)
 		total += each[i]
+	}
+	if total == 0 {
+		return 0, nil, fmt.Errorf("nothing moves")
 	}
 	return total, each, nil
 }
@@ -213,7 +199,7 @@ func fairness(w *way, d time.Duration) (alone, beside, least, most float64, err 
 	}
 	defer stalled.Close()
 	<-time.After(d / 4)
-	beside, each, err := download(w, n, 2*d)
+	beside, each, err := download(w, n, 3*d)
 	if err != nil {
 		return alone, beside, least, most, err
 	}

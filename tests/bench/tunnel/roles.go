@@ -64,22 +64,30 @@ func listen(serve func(net.Conn)) (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
-// target serves what is exposed: one takes bytes and says at the end how many, one sends without end, one sends back
+// acknowledged is after how many bytes the target says how many it has.
+const acknowledged = 1 << 20
+
+// target serves what is exposed: one takes bytes and says how many, one sends without end, one sends back
 // what it gets, one is HTTP.
 func target([]string) error {
 	var p ports
 	var errs [4]error
 	p.Sink, errs[0] = listen(func(c net.Conn) {
 		b := make([]byte, 256<<10)
-		var n uint64
+		var n, told uint64
 		for {
 			m, err := c.Read(b)
 			n += uint64(m)
+			if n-told >= acknowledged {
+				if _, err := c.Write(binary.BigEndian.AppendUint64(nil, n)); err != nil {
+					return
+				}
+				told = n
+			}
 			if err != nil {
-				break
+				return
 			}
 		}
-		_, _ = c.Write(binary.BigEndian.AppendUint64(nil, n))
 	})
 	p.Source, errs[1] = listen(func(c net.Conn) {
 		b := make([]byte, 256<<10)
