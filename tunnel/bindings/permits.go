@@ -1,12 +1,18 @@
 package bindings
 
-import "sync"
+import (
+	"context"
+	"sync"
+	"time"
+)
 
 const (
 	// maxPermits is how many descriptors exposures hold at most by default, and the share of the descriptors of
 	// the process that they never exceed is three quarters; sharePermits is what one tunnel may (tunnel.md §4.10).
 	maxPermits   = 1024
 	sharePermits = 100
+	// permitWait is how long a visitor waits for a permit before being told to come again.
+	permitWait = 500 * time.Millisecond
 )
 
 // Permits is how many descriptors exposures hold, and how many they may (tunnel.md §4.10): one for each listener,
@@ -81,6 +87,20 @@ func (s *Service) both(share *pool) bool {
 		return false
 	}
 	if !s.permits.try() {
+		share.give()
+		return false
+	}
+	return true
+}
+
+// await is both for a visitor who can wait a little: others may be about to end.
+func (s *Service) await(ctx context.Context, share *pool) bool {
+	ctx, cancel := context.WithTimeout(ctx, permitWait)
+	defer cancel()
+	if !share.take(ctx.Done()) {
+		return false
+	}
+	if !s.permits.take(ctx.Done()) {
 		share.give()
 		return false
 	}

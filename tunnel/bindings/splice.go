@@ -15,6 +15,9 @@ const (
 	// delayEOF is how long the end of what a visitor sends is held back from published drivers while they have not
 	// answered: they forget what arrives before their own connection is up (tunnel.md §4.7).
 	delayEOF = 250 * time.Millisecond
+	// delayData is the same for the first bytes, which such a driver loses as well. Visitors that speak first, as those of
+	// databases do, would wait for ever.
+	delayData = 50 * time.Millisecond
 	// openTimeout bounds how long a stream may take to open.
 	openTimeout = 15 * time.Second
 	// keepAlive finds visitors that vanished.
@@ -77,21 +80,26 @@ func (b *bound) splice(ctx context.Context, c net.Conn) {
 		once  sync.Once
 		wg    sync.WaitGroup
 	)
+	hold := func(d time.Duration) {
+		if st.raw {
+			return
+		}
+		t := time.NewTimer(d)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-first:
+		case <-ctx.Done():
+		}
+	}
 	wg.Go(func() {
+		hold(delayData)
 		_, err := st.ReadFrom(c)
 		if err != nil {
 			_ = st.Reset(wire.CodeCancel, "the visitor has gone")
 			return
 		}
-		if !st.raw {
-			t := time.NewTimer(delayEOF)
-			select {
-			case <-t.C:
-			case <-first:
-			case <-ctx.Done():
-			}
-			t.Stop()
-		}
+		hold(delayEOF)
 		_ = st.CloseWrite() // its reader says what went wrong
 	})
 	var w io.Writer = c
@@ -194,7 +202,7 @@ func (b *bound) permitted(ctx context.Context, in OpenIn) (*held, error) {
 func (b *bound) open(ctx context.Context, in OpenIn) (*held, error) {
 	if !b.s.both(b.share) {
 		b.s.evict(b.share)
-		if !b.s.both(b.share) {
+		if !b.s.await(ctx, b.share) {
 			full := b.share.state()
 			b.s.opened(in.Kind, errPermits)
 			if full.Used >= full.Limit {
