@@ -148,8 +148,12 @@ func (o *Overview) ListBindings(ctx context.Context, c identity.Caller, in ListB
 	out := ListBindingsOut{Bindings: []Bound{}}
 	for _, b := range visited.Bindings {
 		bound := Bound{Binding: b, Target: b.LocalAddr}
-		at := place{b.TunnelID, b.BindID}
-		if t, ok := counted[at]; ok && b.TunnelID != "" {
+		if b.TunnelID != "" {
+			at := place{b.TunnelID, b.BindID}
+			t, ok := counted[at]
+			if !ok {
+				continue // the caller does not see that tunnel, or it has just ended
+			}
 			bound.StreamsTotal, bound.BytesIn, bound.BytesOut, bound.RateIn, bound.RateOut = t.StreamsTotal, t.BytesIn, t.BytesOut, t.RateIn, t.RateOut
 			bound.NodeID = cmp.Or(b.NodeID, t.NodeID)
 			delete(counted, at)
