@@ -21,6 +21,8 @@ const (
 	maxHeader     = 32 << 10
 	// acceptPause is how long a port waits when the system cannot give it another connection.
 	acceptPause = 100 * time.Millisecond
+	// farewell is how long visitors of a port that has ended may take to read the rest of an answer.
+	farewell = time.Second
 )
 
 // slot is a port and who takes its visitors now.
@@ -76,7 +78,14 @@ func (p *slot) close() {
 		p.stop()
 		_ = p.ln.Close() // nobody uses it
 		if p.server != nil {
-			_ = p.server.Close() // with all its visitors
+			p.s.wg.Go(func() {
+				// Who has all of an answer gets its end; the streams of the others are over.
+				ctx, cancel := context.WithTimeout(context.Background(), farewell)
+				defer cancel()
+				if p.server.Shutdown(ctx) != nil {
+					_ = p.server.Close() // with all its visitors
+				}
+			})
 		}
 	})
 }

@@ -333,7 +333,7 @@ func (b *binding) Open(ctx context.Context, in bindings.OpenIn) (bindings.Stream
 		b.t.s.refused(in.Kind)
 		return nil, err
 	}
-	return b.t.s.follow(st, in.Kind, b), nil
+	return att.follow(st, in.Kind, b), nil
 }
 
 // open opens a stream, with the errors of bindings.Upstream.
@@ -360,16 +360,17 @@ func (att *attachment) open(ctx context.Context, body wire.StreamOpenBody) (*mux
 // stream is one that is counted.
 type stream struct {
 	*mux.Stream
-	s    *Service
+	att  *attachment
 	kind string
-	b    *binding // nil for what a node opens by itself
+	b    *binding // nil for ways to nodes
 	once sync.Once
 }
 
 // follow counts a stream until it is closed or reset.
-func (s *Service) follow(st *mux.Stream, kind string, b *binding) *stream {
-	c := &stream{Stream: st, s: s, kind: kind, b: b}
-	s.count(func(n *totals) { n.streams[kind]++ })
+func (att *attachment) follow(st *mux.Stream, kind string, b *binding) *stream {
+	c := &stream{Stream: st, att: att, kind: kind, b: b}
+	att.local.Add(1)
+	att.t.s.count(func(n *totals) { n.streams[kind]++ })
 	if b != nil {
 		b.mu.Lock()
 		b.streams[c] = struct{}{}
@@ -409,7 +410,8 @@ func (c *stream) over(err error) {
 		case err != nil:
 			result = resultReset
 		}
-		c.s.count(func(n *totals) {
+		c.att.local.Add(-1)
+		c.att.t.s.count(func(n *totals) {
 			n.streams[c.kind]--
 			n.ended[StreamResult{c.kind, result}]++
 		})

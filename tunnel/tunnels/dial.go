@@ -211,7 +211,7 @@ func (att *attachment) opened(st *mux.Stream, body wire.StreamOpenBody) error {
 		s.refused(kindDial)
 		return &mux.ResetError{Code: wire.CodeExhausted, Reason: "no descriptor is left"}
 	}
-	c := s.follow(st, kindDial, b)
+	c := att.follow(st, kindDial, b)
 	go func() {
 		defer s.wg.Done()
 		defer give()

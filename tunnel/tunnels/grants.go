@@ -163,11 +163,11 @@ func (g *Grant) open(ctx context.Context, in bindings.OpenIn) (*stream, string, 
 		s.refused(kindDial)
 		return nil, "", err
 	}
-	return s.follow(st, kindDial, nil), peer, nil
+	return st, peer, nil
 }
 
 // try opens a stream on a carrier of the node, for which it waits.
-func (g *Grant) try(ctx context.Context, in bindings.OpenIn) (*mux.Stream, string, error) {
+func (g *Grant) try(ctx context.Context, in bindings.OpenIn) (*stream, string, error) {
 	for {
 		att, err := g.carrier(ctx)
 		if err != nil {
@@ -189,7 +189,7 @@ func (g *Grant) try(ctx context.Context, in bindings.OpenIn) (*mux.Stream, strin
 			_ = st.Reset(wire.CodeCancel, "nobody waits any more") // it may have ended
 			return nil, "", err
 		}
-		return st, peer, nil
+		return att.follow(st, kindDial, nil), peer, nil
 	}
 }
 

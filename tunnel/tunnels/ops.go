@@ -20,6 +20,8 @@ const (
 	maxWatchers   = 64
 	// maxEnds is how many ids of tunnels that ended are remembered.
 	maxEnds = 4096
+	// drainLook is how often a tunnel that ends is looked at whether readers here are done.
+	drainLook = 2 * time.Millisecond
 	// auditTime bounds the wait for the disk.
 	auditTime = 5 * time.Second
 )
@@ -139,7 +141,7 @@ func (s *Service) Kill(_ context.Context, c identity.Caller, in KillIn) (KillOut
 	s.mu.Unlock()
 	s.audit(c, AuditRow{Action: "killed", TunnelID: t.id, NodeID: t.caller.NodeID, Detail: "with a grace of " + grace.String()})
 	done := ending{close: closeNormal, reason: "killed", by: &c}
-	if att == nil || att.sess.Streams() == 0 {
+	if att == nil || att.quiet() {
 		done.text = textKill
 		s.end(t, done)
 		s.wg.Done()
@@ -150,10 +152,29 @@ func (s *Service) Kill(_ context.Context, c identity.Caller, in KillIn) (KillOut
 		defer s.wg.Done()
 		ctx, cancel := context.WithTimeout(att.over, grace)
 		defer cancel()
-		_ = att.sess.Drain(ctx) // what has not ended by then is cut
+		att.drain(ctx) // what has not ended by then is cut
 		s.end(t, done)
 	}()
 	return KillOut{ID: t.id}, nil
+}
+
+// quiet reports whether no stream is left: on the wire, and with those here who read or write it.
+func (att *attachment) quiet() bool { return att.sess.Streams() == 0 && att.local.Load() == 0 }
+
+// drain waits until that is so, or until ctx ends.
+func (att *attachment) drain(ctx context.Context) {
+	if att.sess.Drain(ctx) != nil {
+		return
+	}
+	look := time.NewTicker(drainLook)
+	defer look.Stop()
+	for !att.quiet() && att.sess.Err() == nil {
+		select {
+		case <-ctx.Done():
+			return
+		case <-look.C:
+		}
+	}
 }
 
 // Watch tells the tunnels now and then, with rates since the last time. It ends with ctx or an error of send, which

@@ -96,7 +96,8 @@ type attachment struct {
 	tickets  map[int]ticket // guarded by the service's mutex
 	commands chan func(context.Context)
 	dialing  atomic.Int32
-	away     atomic.Bool // the client said GOAWAY
+	local    atomic.Int32 // streams that somebody here has not closed
+	away     atomic.Bool  // the client said GOAWAY
 	once     [MaxConnections]sync.Once
 	over     context.Context // ends with it
 	cancel   context.CancelFunc
