@@ -340,6 +340,8 @@ func (b *binding) Open(ctx context.Context, in bindings.OpenIn) (bindings.Stream
 func (att *attachment) open(ctx context.Context, body wire.StreamOpenBody) (*mux.Stream, error) {
 	select {
 	case <-att.ready:
+	case <-att.over.Done():
+		return nil, bindings.ErrParked
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"iter"
 	"math"
 	"slices"
 	"sync"
@@ -213,7 +214,7 @@ func (g *Grant) carrier(ctx context.Context) (*attachment, error) {
 			return att, nil
 		case !asked:
 			// Carriers without streams end: the node opens another one when it is asked again.
-			if _, err := s.cfg.Nodes.InvokeInternal(ctx, g.NodeID, CommandOpen, g.params(true)); err != nil {
+			if err := g.ask(ctx); err != nil {
 				if ctx.Err() != nil {
 					return nil, ctx.Err()
 				}
@@ -259,15 +260,14 @@ func (s *Service) arrived(t *tunnel) {
 // Close takes the grant back. The node is told, without being waited for.
 func (g *Grant) Close() error {
 	g.once.Do(func() {
-		s := g.s
-		s.forget(g)
-		s.ask(g.NodeID, CommandClose, encode(map[string]any{"id": g.ID}))
+		g.s.forget(g)
+		g.tell()
 	})
 	return nil
 }
 
-// ask lets the daemon ask a node something, in a goroutine of its own.
-func (s *Service) ask(node, command string, params []byte) {
+// let does something at a node, in a goroutine of its own.
+func (s *Service) let(do func(context.Context) error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -276,8 +276,8 @@ func (s *Service) ask(node, command string, params []byte) {
 	s.wg.Go(func() {
 		ctx, cancel := context.WithTimeout(s.over, askTime)
 		defer cancel()
-		if _, err := s.cfg.Nodes.InvokeInternal(ctx, node, command, params); err != nil {
-			s.cfg.Log.Debug("a node was not told of a way", "node", node, "command", command, "error", err)
+		if err := do(ctx); err != nil {
+			s.cfg.Log.Debug("a node was not told of a way", "error", err)
 		}
 	})
 }
@@ -294,8 +294,29 @@ func (s *Service) NodeCame(nodeID string) {
 	s.mu.Unlock()
 	slices.SortFunc(again, func(a, b *Grant) int { return a.ID - b.ID })
 	for _, g := range again {
-		s.ask(nodeID, CommandOpen, g.params(true))
+		s.let(g.ask)
 	}
+}
+
+// ask asks the node for the way again. One that was given up meanwhile is taken back.
+func (g *Grant) ask(ctx context.Context) error {
+	s := g.s
+	_, err := s.cfg.Nodes.InvokeInternal(ctx, g.NodeID, CommandOpen, g.params(true))
+	s.mu.Lock()
+	gone := s.grants[g.ID] != g
+	s.mu.Unlock()
+	if gone && err == nil {
+		g.tell()
+	}
+	return err
+}
+
+// tell says that the way is given up.
+func (g *Grant) tell() {
+	g.s.let(func(ctx context.Context) error {
+		_, err := g.s.cfg.Nodes.InvokeInternal(ctx, g.NodeID, CommandClose, encode(map[string]any{"id": g.ID}))
+		return err
+	})
 }
 
 // NodeLeft is told of a node whose link has ended: what it exposed by itself it will name again. Its carriers end by
@@ -330,8 +351,14 @@ func (s *Service) Upstream(nodeID string) bindings.Upstream { return upstream{s,
 func (u upstream) Raw() bool {
 	u.s.mu.Lock()
 	defer u.s.mu.Unlock()
-	b, _ := u.s.served(u.node, bindings.OpenIn{Kind: kindHTTP})
-	return b == nil || b.t.hanzod1
+	for t := range u.s.tunnelsOf(u.node) {
+		for _, b := range t.binds {
+			if b.kind == kindHTTP && !t.hanzod1 {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // Open implements bindings.Upstream.
@@ -346,7 +373,7 @@ func (u upstream) Open(ctx context.Context, in bindings.OpenIn) (bindings.Stream
 		return b.Open(ctx, in)
 	case parked:
 		return nil, bindings.ErrParked
-	case !own || in.Port == 0:
+	case !own || in.Port == 0 || in.Kind != kindTCP:
 		return nil, bindings.ErrNoCarrier
 	}
 	g, err := s.ownGrant(ctx, u.node, target{in.Host, in.Port})
@@ -377,18 +404,26 @@ func (s *Service) ownGrant(ctx context.Context, node string, to target) (*Grant,
 	return g, nil
 }
 
+// tunnelsOf are those of a node, and of the credential that let it in. The caller holds mu.
+func (s *Service) tunnelsOf(node string) iter.Seq[*tunnel] {
+	credential, tenant := s.cfg.Credential(node), identity.NodeTenant(node)
+	return func(yield func(*tunnel) bool) {
+		for _, t := range s.tunnels {
+			mine := t.caller.Role == identity.RoleNode && t.caller.NodeID == node
+			same := credential != "" && t.caller.Principal == credential && t.caller.Tenant == tenant
+			if (mine || same) && !yield(t) {
+				return
+			}
+		}
+	}
+}
+
 // served finds the binding of a driver's tunnel that serves what a node exposes: that of the same name, else the one
 // for its port, else the only one. The tunnel is of the node, or of the credential that let the node in. The caller
 // holds mu.
 func (s *Service) served(node string, in bindings.OpenIn) (_ *binding, parked bool) {
-	credential := s.cfg.Credential(node)
-	tenant := identity.NodeTenant(node)
 	var all, named, port []*binding
-	for _, t := range s.tunnels {
-		mine := t.caller.Role == identity.RoleNode && t.caller.NodeID == node
-		if !mine && (credential == "" || t.caller.Principal != credential || t.caller.Tenant != tenant) {
-			continue
-		}
+	for t := range s.tunnelsOf(node) {
 		for _, b := range t.binds {
 			raw := in.Kind == kindTCP && b.kind == kindHTTP && t.hanzod1
 			if b.mode == modeDial || b.kind != in.Kind && !raw {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/hanzoai/hanzod/identity"
@@ -350,20 +351,18 @@ func (s *Service) Close() {
 		return
 	}
 	s.closed = true
-	all := slices.Collect(maps.Values(s.tunnels))
-	for _, t := range all {
-		s.wg.Go(func() {
+	var ended sync.WaitGroup
+	for _, t := range s.tunnels {
+		ended.Go(func() {
 			s.end(t, ending{code: wire.CodeNone, text: textStopping, close: closeAway, reason: textStopping})
 		})
 	}
 	s.mu.Unlock()
 	late := time.AfterFunc(s.times.bye, s.stop)
 	defer late.Stop()
-	if len(all) == 0 {
-		s.stop()
-	}
+	ended.Wait()
+	s.stop() // those who have no tunnel yet
 	s.wg.Wait()
-	s.stop()
 }
 
 // audit records something. What cannot be recorded is logged.

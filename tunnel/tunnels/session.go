@@ -367,19 +367,11 @@ func (s *Service) resume(ctx context.Context, t *tunnel, in CarrierIn, h wire.He
 	}
 	att, err := s.attach(t, in, h, true)
 	if err != nil {
+		s.cfg.Bindings.Park(t.id)
 		s.park(t)
 		t.turn.unlock()
 		return err
 	}
-	s.mu.Lock()
-	live := maps.Clone(t.binds)
-	s.mu.Unlock()
-	s.cfg.Bindings.Resume(t.id, func(id int) bindings.Upstream {
-		if b := live[id]; b != nil {
-			return b
-		}
-		return nil
-	})
 	t.turn.unlock()
 	s.count(func(n *totals) { n.resumes[resultResumed]++ })
 	return s.run(ctx, att, in.Carrier, rest)
@@ -442,7 +434,17 @@ func (s *Service) attach(t *tunnel, in CarrierIn, h wire.HelloBody, resumed bool
 		t.parking = nil
 	}
 	t.att.Store(att)
+	live := maps.Clone(t.binds)
 	s.mu.Unlock()
+	if resumed {
+		// Visitors wait from here on, until the client has its answer.
+		s.cfg.Bindings.Resume(t.id, func(id int) bindings.Upstream {
+			if b := live[id]; b != nil {
+				return b
+			}
+			return nil
+		})
+	}
 	if err := in.Carrier.Write(net.Buffers{frame(wire.HelloOK, answer)}); err != nil {
 		s.detach(t, att, 0)
 		_ = in.Carrier.Close(0, "") // it is lost
@@ -647,7 +649,7 @@ func (s *Service) join(ctx context.Context, c identity.Caller, in CarrierIn, pay
 	}
 	select {
 	case <-att.ready:
-	case <-att.lost:
+	case <-att.over.Done():
 	}
 	if err := in.Carrier.Write(net.Buffers{frame(wire.JoinOK, wire.JoinOKBody{Index: j.Index})}); err != nil {
 		_ = in.Carrier.Close(0, "") // it is lost

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -62,6 +63,19 @@ func (m *machines) InvokeInternal(_ context.Context, id, command string, params 
 	m.calls = append(m.calls, "hanzod "+command+" "+string(params))
 	m.mu.Unlock()
 	return m.run(id, command, params)
+}
+
+// count is how many calls begin and go on like this.
+func (m *machines) count(begin, has string) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := 0
+	for _, c := range m.calls {
+		if strings.HasPrefix(c, begin) && strings.Contains(c, has) {
+			n++
+		}
+	}
+	return n
 }
 
 func (m *machines) run(id, command string, params []byte) ([]byte, error) {
