@@ -71,6 +71,8 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 		out("wizard.StepOut", startWizardToProto), out("wizard.StepOut next", nextStepToProto, "SessionID"),
 		out("wizard.StatusOut", cancelWizardToProto), out("wizard.StatusOut get", getWizardToProto),
 		out("tunnel.OpenOut", openTerminalToProto, "Terminal.Record.Tenant"), out("tunnel.ListOut", listTerminalsToProto, "Terminals[0].Record.Tenant"), out("tunnel.WriteOut", writeTerminalToProto),
+		// Where a screen is shown is the same for all.
+		out("screens.GetOut", getScreenToProto, "Host"), out("screens.CreateTokenOut", screenTokenToProto),
 		out("tunnel.ResizeOut", resizeTerminalToProto), out("tunnel.CloseOut", closeTerminalToProto),
 		out("files.Entry", func(e files.Entry) (*tunnelv1.FileEntry, error) { return fileEntryToProto(e), nil }),
 		out("checkpoints.ListOut", checkpointListToProto), out("checkpoints.PruneOut", checkpointPruneToProto),
@@ -497,6 +499,7 @@ func TestInboundCarriesEveryField(t *testing.T) {
 		}, "text"), // it is there for who gives no data
 		in("TerminalServiceResizeRequest", resizeTerminalFromProto), in("TerminalServiceCloseRequest", closeTerminalFromProto),
 		in("TerminalServiceListRequest", listTerminalsFromProto),
+		in("ScreenServiceGetRequest", getScreenFromProto), in("ScreenServiceCreateTokenRequest", screenTokenFromProto),
 		in("StartWizardRequest", startWizardFromProto), in("NextStepRequest", nextStepFromProto),
 		in("CancelWizardRequest", cancelWizardFromProto), in("GetWizardRequest", getWizardFromProto),
 		in("AddJobRequest", addJobFromProto), in("UpdateJobRequest", updateJobFromProto), in("RunJobRequest", runJobFromProto),

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"image"
 	"image/color"
@@ -255,6 +256,12 @@ func browse(t *testing.T) *page {
 
 func (p *page) do(method string, params, out any) {
 	p.t.Helper()
+	if err := p.try(method, params, out); err != nil {
+		p.t.Fatal(method, err)
+	}
+}
+
+func (p *page) try(method string, params, out any) error {
 	ctx, cancel := context.WithTimeout(p.t.Context(), time.Minute)
 	defer cancel()
 	p.n++
@@ -271,26 +278,27 @@ func (p *page) do(method string, params, out any) {
 		if _, b, err = p.ws.Read(ctx); err != nil {
 			break
 		}
-		if err = json.Unmarshal(b, &answer); err == nil && answer.ID == p.n {
-			if answer.Error != nil {
-				p.t.Fatalf("%s: %s", method, answer.Error)
-			}
-			if out != nil {
-				err = json.Unmarshal(answer.Result, out)
-			}
-			if err == nil {
-				return
-			}
+		if err = json.Unmarshal(b, &answer); err != nil || answer.ID != p.n {
+			continue
 		}
+		if answer.Error != nil {
+			return errors.New(string(answer.Error))
+		}
+		if out != nil {
+			return json.Unmarshal(answer.Result, out)
+		}
+		return nil
 	}
-	p.t.Fatal(method, err)
+	return err
 }
 
-// eval returns the text that an expression is.
+// eval returns the text that an expression is; "" while the page is changing.
 func (p *page) eval(text string) string {
 	p.t.Helper()
 	var out struct{ Result struct{ Value any } }
-	p.do("Runtime.evaluate", object{"expression": text, "awaitPromise": true}, &out)
+	if p.try("Runtime.evaluate", object{"expression": text, "awaitPromise": true}, &out) != nil {
+		return ""
+	}
 	return fmt.Sprint(out.Result.Value)
 }
 

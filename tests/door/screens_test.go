@@ -5,12 +5,15 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -404,5 +407,127 @@ func TestScreenViewer(t *testing.T) {
 	// The gateway's token in the place of one of hanzoctl screen.
 	if res, _ := ask(stranger, "POST", "/vnc-viewer/session", `{}`, w.bearer()); res.StatusCode != 204 {
 		t.Error(res.Status)
+	}
+}
+
+// A node of the older kind is asked to come back, at an address that the request has no say in, with a token that counts
+// once; and is told when nobody looks any more.
+func TestScreenOfAnOlderNode(t *testing.T) {
+	t.Parallel()
+	d := hanzodtest.Start(t, hanzodtest.Options{})
+	w := &screenWorld{terminalWorld{t: t, d: d}}
+	asked := make(chan object, 8)
+	refuse := false
+	var mu sync.Mutex
+	var c *legacy
+	ready := make(chan struct{})
+	c, hello := connect(t, d.WS(), params("node", d.Token, nil, object{
+		"commands": []string{"system.run", "vnc.tunnel.open"}, "caps": []string{"system", "vnc"},
+		"client": object{"id": "node-host", "version": "1", "platform": "linux", "mode": "node", "instanceId": "older"},
+	}), func(name string, p object) {
+		if name != "node.invoke.request" {
+			return
+		}
+		<-ready
+		mu.Lock()
+		no := refuse
+		mu.Unlock()
+		if no {
+			c.send("node.invoke.result", object{"id": p["id"], "nodeId": "older", "ok": false, "error": object{"code": "INVALID_REQUEST", "message": "no"}})
+			return
+		}
+		c.send("node.invoke.result", object{"id": p["id"], "nodeId": "older", "ok": true, "payload": object{"ok": true}})
+		var in object
+		if p["command"] != "vnc.tunnel.open" || json.Unmarshal([]byte(fmt.Sprint(p["paramsJSON"])), &in) != nil {
+			t.Errorf("%v", p)
+		}
+		asked <- in
+	})
+	close(ready)
+	if hello["ok"] != true {
+		t.Fatalf("%v", hello)
+	}
+	header := w.bearer()
+	header.Set("X-Forwarded-Host", "evil.example")
+	viewer, _, err := w.open("/vnc?nodeId=older", []string{"binary"}, header)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer viewer.CloseNow()
+	var in object
+	select {
+	case in = <-asked:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the node was not asked")
+	}
+	token, address := fmt.Sprint(in["tunnelId"]), fmt.Sprint(in["tunnelUrl"])
+	if want := "ws://127.0.0.1:" + strconv.Itoa(d.Port()) + "/vnc-tunnel?tunnelId=" + token; address != want {
+		t.Fatalf("the node is to come to %s, want %s", address, want)
+	}
+	if _, res, err := w.open("/vnc-tunnel?tunnelId="+token[:len(token)-2]+"00", nil, nil); err == nil || res.StatusCode != 403 {
+		t.Errorf("%v", err)
+	}
+	back, _, err := websocket.Dial(t.Context(), address, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer back.CloseNow()
+	if _, res, err := websocket.Dial(t.Context(), address, nil); err == nil || res == nil || res.StatusCode != 403 {
+		t.Errorf("a node came twice: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	here, there := websocket.NetConn(ctx, viewer, websocket.MessageBinary), websocket.NetConn(ctx, back, websocket.MessageBinary)
+	for _, way := range []struct{ from, to net.Conn }{{there, here}, {here, there}} {
+		sent := bytes.Repeat([]byte("RFB 003."), 100_000)
+		go func() { _, _ = way.from.Write(sent) }()
+		got := make([]byte, len(sent))
+		if _, err := io.ReadFull(way.to, got); err != nil || !bytes.Equal(got, sent) {
+			t.Fatalf("what came is not what was sent: %v", err)
+		}
+	}
+	_ = viewer.Close(websocket.StatusNormalClosure, "")
+	_, _, err = back.Read(ctx)
+	var closed websocket.CloseError
+	if !errors.As(err, &closed) || closed.Code != websocket.StatusNormalClosure || closed.Reason != "tunnel closed" {
+		t.Errorf("%v", err)
+	}
+	if strings.Contains(d.LogText(), token) {
+		t.Error("the token is in the log")
+	}
+	mu.Lock()
+	refuse = true
+	mu.Unlock()
+	if viewer, _, err = w.open("/vnc?nodeId=older", []string{"binary"}, w.bearer()); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err = viewer.Read(ctx); !errors.As(err, &closed) || closed.Code != websocket.StatusInternalError || closed.Reason != "tunnel invoke failed: INVALID_REQUEST" {
+		t.Errorf("%v", err)
+	}
+}
+
+// screen.vnc of the legacy door says what the others do.
+func TestScreenByTheLegacyDoor(t *testing.T) {
+	t.Parallel()
+	w := newScreenWorld(t)
+	c, hello := connect(t, w.d.WS(), params("operator", w.d.Token, []string{"operator.admin"}, nil), nil)
+	if hello["ok"] != true {
+		t.Fatalf("%v", hello)
+	}
+	defer c.close()
+	f := c.call("screen.vnc", object{})
+	got, _ := f["payload"].(object)
+	instructions, _ := got["instructions"].([]any)
+	var shown struct {
+		Screen struct{ Port int }
+	}
+	w.rest("GET", "/v1/screen", "", 200, &shown)
+	if len(got) != 5 || got["available"] != true || got["viewerPath"] != "/vnc-viewer" || got["wsPath"] != "/vnc" || got["vncPort"] != float64(shown.Screen.Port) || len(instructions) != 4 {
+		t.Errorf("%v", f)
+	}
+	r, hello := connect(t, w.d.WS(), params("operator", w.d.Token, []string{"operator.read"}, nil), nil)
+	defer r.close()
+	if f := r.call("screen.vnc", object{}); f["ok"] != false {
+		t.Errorf("%v %v", hello, f)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -276,21 +277,12 @@ const (
 
 func wayTo(n Node) way {
 	switch {
-	case has(n.Commands, CommandOpen):
+	case slices.Contains(n.Commands, CommandOpen):
 		return byChannel
-	case has(n.Caps, CapVNC), has(n.Commands, CommandCall):
+	case slices.Contains(n.Caps, CapVNC), slices.Contains(n.Commands, CommandCall):
 		return byCall
 	}
 	return noWay
-}
-
-func has(list []string, want string) bool {
-	for _, s := range list {
-		if s == want {
-			return true
-		}
-	}
-	return false
 }
 
 func (s *Service) node(c identity.Caller, id string) (Node, error) {
