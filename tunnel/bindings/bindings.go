@@ -149,6 +149,7 @@ type Service struct {
 	cfg     Config
 	log     *slog.Logger
 	most    int
+	stall   time.Duration // stallTimeout but in tests
 	permits *pool
 
 	mu      sync.Mutex
@@ -171,7 +172,7 @@ type Service struct {
 // New returns a service without bindings.
 func New(cfg Config) *Service {
 	s := &Service{
-		cfg: cfg, log: cfg.Log, most: most(), byNode: map[string]map[string]*bound{}, tunnels: map[string]map[int]*bound{}, places: map[string]*bound{},
+		cfg: cfg, log: cfg.Log, most: most(), stall: stallTimeout, byNode: map[string]map[string]*bound{}, tunnels: map[string]map[int]*bound{}, places: map[string]*bound{},
 		subs: map[string]*bound{}, slots: map[string]*slot{}, shares: map[string]*pool{}, gone: map[string]*time.Timer{},
 	}
 	if s.log == nil {

@@ -87,9 +87,9 @@ func (b *bound) serve(w http.ResponseWriter, r *http.Request, prefix string) {
 	case !b.admitted(w, r, prefix):
 		return
 	}
-	v := &visit{ResponseWriter: w, control: http.NewResponseController(w)}
+	v := &visit{ResponseWriter: w, control: http.NewResponseController(w), stall: b.s.stall}
 	if r.Body != nil && r.ContentLength != 0 && !upgrade {
-		r.Body = &incoming{ReadCloser: r.Body, control: v.control}
+		r.Body = &incoming{ReadCloser: r.Body, control: v.control, stall: b.s.stall}
 	}
 	defer v.done()
 	b.proxies(prefix).ServeHTTP(v, r)
@@ -305,6 +305,7 @@ func problem(w http.ResponseWriter, status int, code, text string) {
 type visit struct {
 	http.ResponseWriter
 	control *http.ResponseController
+	stall   time.Duration
 	until   time.Time
 }
 
@@ -312,8 +313,8 @@ type visit struct {
 func (v *visit) Unwrap() http.ResponseWriter { return v.ResponseWriter }
 
 func (v *visit) Write(p []byte) (int, error) {
-	if now := time.Now(); v.until.Sub(now) < stallTimeout*3/4 {
-		v.until = now.Add(stallTimeout)
+	if now := time.Now(); v.until.Sub(now) < v.stall*3/4 {
+		v.until = now.Add(v.stall)
 		_ = v.control.SetWriteDeadline(v.until) // without one it is the writer's own limit that counts
 	}
 	return v.ResponseWriter.Write(p)
@@ -329,12 +330,13 @@ func (v *visit) done() {
 type incoming struct {
 	io.ReadCloser
 	control *http.ResponseController
+	stall   time.Duration
 	until   time.Time
 }
 
 func (b *incoming) Read(p []byte) (int, error) {
-	if now := time.Now(); b.until.Sub(now) < stallTimeout*3/4 {
-		b.until = now.Add(stallTimeout)
+	if now := time.Now(); b.until.Sub(now) < b.stall*3/4 {
+		b.until = now.Add(b.stall)
 		_ = b.control.SetReadDeadline(b.until) // without one it is the reader's own limit that counts
 	}
 	n, err := b.ReadCloser.Read(p)

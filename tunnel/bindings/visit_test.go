@@ -709,6 +709,36 @@ func TestPermits(t *testing.T) {
 	close(hold)
 }
 
+// TestStalls checks that visitors who neither read nor go on with what they send hold no stream for ever.
+func TestStalls(t *testing.T) {
+	at := listens(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		for range 500 {
+			if _, err := w.Write(make([]byte, 1<<20)); err != nil {
+				return
+			}
+		}
+	}))
+	for _, raw := range []bool{true, false} {
+		s := tunnels(t, nil)
+		s.stall = 200 * time.Millisecond
+		out := bindHTTP(t, s, &peerOf{target: at, raw: raw}, nil)
+		for _, req := range []string{"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nabc"} {
+			c, err := net.Dial("tcp", "127.0.0.1:"+strconv.Itoa(out.Port))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			before := s.Stats().Total[StreamResult{KindTCP, "opened"}] + s.Stats().Total[StreamResult{KindHTTP, "opened"}]
+			_, _ = io.WriteString(c, req)
+			eventually(t, "a stream is open", func() bool {
+				return s.Stats().Total[StreamResult{KindTCP, "opened"}]+s.Stats().Total[StreamResult{KindHTTP, "opened"}] > before
+			})
+			eventually(t, "it is given up", func() bool { s.evict(s.share("S-1")); return s.Permits().Used == 1 })
+		}
+	}
+}
+
 func TestFullProcessPauses(t *testing.T) {
 	at := listens(t, target())
 	s := tunnels(t, func(c *Config) { c.Settings = func() Settings { return Settings{Permits: 6} } })
