@@ -20,7 +20,7 @@ const (
 	// maxRefused is how many streams in a row are refused before the other end counts as mad.
 	maxRefused = 1000
 	// inlineBytes is how much a caller writes itself when the writer has nothing to do; more is worth a goroutine.
-	inlineBytes = 16 << 10
+	inlineBytes = wire.MaxPayload
 	// smallFrame is the largest DATA that is copied next to others, so that a message has few parts.
 	smallFrame  = 2 << 10
 	scratchSize = 32 << 10

@@ -639,11 +639,23 @@ func (s *Session) data(l *link, f wire.Frame, buf *buffer, at int) error {
 		return nil
 	}
 	s.hold(n)
+	rest := st.deliver(f.Payload)
+	if len(rest) == 0 {
+		return nil
+	}
+	if st.closed || st.gone {
+		// It ended meanwhile.
+		s.hold(-int64(len(rest)))
+		s.returned(int64(len(rest)))
+		return nil
+	}
+	at += len(f.Payload) - len(rest)
+	n = int64(len(rest))
 	if buf != nil {
 		buf.refs.Add(1)
-		st.in.push(chunk{buf, at, at + len(f.Payload)})
+		st.in.push(chunk{buf, at, at + len(rest)})
 	} else {
-		st.in.fill(f.Payload, 0)
+		st.in.fill(rest, 0)
 	}
 	st.inBytes += n
 	if st.recvLeft < wire.MaxPayload && st.recvPend > 0 {

@@ -82,6 +82,12 @@ type Stream struct {
 	controls              [][]byte
 
 	readBy, writeBy deadline
+	// sink is the socket that WriteTo serves. It is lent while bytes are written to it by the carrier's reader, who
+	// counts them in direct. sinkErr is how it failed.
+	sink    *direct
+	lent    bool
+	direct  int64
+	sinkErr error
 }
 
 var (
@@ -121,6 +127,8 @@ func (st *Stream) readable() error {
 			return os.ErrDeadlineExceeded
 		case !st.in.empty():
 			return nil
+		case st.sinkErr != nil:
+			return st.sinkErr
 		case st.recvEOF:
 			return io.EOF
 		case st.err != nil:
@@ -176,20 +184,39 @@ func (l *link) kickWaiting() {
 }
 
 // WriteTo gives w what the other end sends until its EOF, without a copy.
-func (st *Stream) WriteTo(w io.Writer) (int64, error) {
+func (st *Stream) WriteTo(w io.Writer) (total int64, err error) {
 	s := st.s
-	var total int64
+	sink := newDirect(w)
 	var taken []chunk
 	var parts net.Buffers
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	defer func() {
+		for st.lent {
+			st.rc.Wait()
+		}
+		total += st.direct
+		st.sink, st.direct = nil, 0
+		if err == nil {
+			err = st.sinkErr
+		}
+	}()
 	for {
-		if err := st.readable(); err != nil {
+		st.sink = sink
+		err := st.readable()
+		for st.lent {
+			st.rc.Wait()
+		}
+		if err != nil {
 			if err == io.EOF { //nolint:errorlint // readable returns it as it is
 				err = nil
 			}
 			return total, err
 		}
+		if st.sinkErr != nil {
+			return total, st.sinkErr
+		}
+		st.sink = nil
 		size := 0
 		for !st.in.empty() && (size == 0 || size+st.in.first().len() <= takeBytes) {
 			c := st.in.pop()
@@ -198,7 +225,6 @@ func (st *Stream) WriteTo(w io.Writer) (int64, error) {
 		}
 		st.inBytes -= int64(size)
 		s.mu.Unlock()
-		var err error
 		var n int64
 		if len(taken) == 1 {
 			var m int
@@ -227,6 +253,30 @@ func (st *Stream) WriteTo(w io.Writer) (int64, error) {
 			return total, err
 		}
 	}
+}
+
+// deliver writes bytes to the socket of WriteTo if it waits for some, and returns those that are left. The lock is
+// held, and let go meanwhile.
+func (st *Stream) deliver(p []byte) []byte {
+	if st.sink == nil || st.lent || !st.in.empty() || st.sinkErr != nil || st.readBy.passed {
+		return p
+	}
+	s := st.s
+	sink := st.sink
+	st.lent = true
+	s.mu.Unlock()
+	n, err := sink.write(p)
+	s.mu.Lock()
+	st.lent = false
+	st.direct += int64(n)
+	st.consumed(int64(n))
+	if err != nil {
+		st.sinkErr = err
+	}
+	if err != nil || n < len(p) || st.closed || st.gone || st.readBy.passed {
+		st.rc.Broadcast()
+	}
+	return p[n:]
 }
 
 // room waits until bytes may be queued and returns how many.

@@ -1,0 +1,5 @@
+//go:build !unix
+
+package mux
+
+func (d *direct) try(uintptr) bool { return true }
