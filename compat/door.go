@@ -24,6 +24,7 @@ import (
 	"github.com/hanzoai/hanzod/agents/skills"
 	"github.com/hanzoai/hanzod/approvals"
 	"github.com/hanzoai/hanzod/channels"
+	"github.com/hanzoai/hanzod/compat/socket"
 	"github.com/hanzoai/hanzod/config/live"
 	"github.com/hanzoai/hanzod/cron"
 	"github.com/hanzoai/hanzod/events"
@@ -103,7 +104,7 @@ type Door struct {
 	rows    rowCache
 	// large and refusals bound what strangers take.
 	large    large
-	refusals refusals
+	refusals peer.Refusals
 	uploads  uploads
 	caps     *capabilities
 	began    time.Time
@@ -181,7 +182,7 @@ func (d *Door) accept(w http.ResponseWriter, r *http.Request) (*conn, error) {
 	c := newConn(d, upgradeOf(d.cfg.Peers, r))
 	c.proved = peer.Prover(r.Context())
 	var err error
-	if c.ws, err = websocket.Accept(&hijackWriter{w, c}, r, opts); err != nil {
+	if c.ws, err = websocket.Accept(socket.Owned(w, (*owner)(c)), r, opts); err != nil {
 		return nil, err
 	}
 	c.ws.SetReadLimit(-1) // the door has a limit of its own, with the close code that clients know

@@ -107,7 +107,7 @@ func (c *conn) handshake() bool {
 		return false
 	}
 	if r := c.connect(req); r != nil {
-		c.door.refusals.say(c.door.cfg.Log, "a client was not let in", "reason", wire.TruncateUTF8(r.shape.Message, maxReasonLogged), "ip", c.peer.reported)
+		c.door.refusals.Say(c.door.cfg.Log, "clients", "a client was not let in", "reason", wire.TruncateUTF8(r.shape.Message, maxReasonLogged), "ip", c.peer.reported)
 		c.door.remove(c) // no event comes before the refusal
 		c.drop()
 		c.send(wire.AppendError(nil, req.ID, r.shape))

@@ -26,9 +26,6 @@ const (
 	maxUploadsEach = 2*maxPayload + 1<<20
 	uploadWait     = 10 * time.Second
 	uploadTime     = 5 * time.Minute
-	// maxRefusalLines is how many refusals are logged in refusalsEvery.
-	maxRefusalLines = 30
-	refusalsEvery   = time.Minute
 	// maxReasonLogged is how many bytes of a reason are logged: it may quote what the client sent.
 	maxReasonLogged = 200
 	// maxBuffered is how many bytes may wait for one client, announced in hello-ok (frozen). Past it

@@ -1,13 +1,14 @@
 package compat
 
 import (
-	"encoding/binary"
 	"errors"
 	"net"
 	"strconv"
 	"sync"
 
 	"github.com/coder/websocket"
+
+	"github.com/hanzoai/hanzod/compat/socket"
 )
 
 // frame is a message to send: a text of its own, or an event, whose text all clients share but for
@@ -62,17 +63,7 @@ func (f *frame) parts(digits []byte) (parts [3][]byte, n int) {
 }
 
 // head writes the head of an unmasked text message of n bytes (RFC 6455 §5.2).
-func head(b []byte, n int) []byte {
-	b = append(b, 0x80|byte(websocket.MessageText))
-	switch {
-	case n < 126:
-		return append(b, byte(n))
-	case n < 1<<16:
-		return binary.BigEndian.AppendUint16(append(b, 126), uint16(n))
-	default:
-		return binary.BigEndian.AppendUint64(append(b, 127), uint64(n))
-	}
-}
+func head(b []byte, n int) []byte { return socket.AppendHead(b, byte(websocket.MessageText), n) }
 
 // size is what the frame takes on the wire.
 func (f *frame) size() int {

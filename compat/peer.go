@@ -1,11 +1,9 @@
 package compat
 
 import (
-	"bufio"
 	"net"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strings"
 	"syscall"
 
@@ -81,35 +79,6 @@ func firstProtocol(header string) []string {
 	return []string{p}
 }
 
-// hijackWriter gives the library a connection that the door stands behind.
-type hijackWriter struct {
-	http.ResponseWriter
-	c *conn
-}
-
-const (
-	// readAhead is how much is read from a client at once: most requests are smaller. The server's own
-	// buffer, which a connection would keep for ever, is four times that.
-	readAhead = 1 << 10
-	// controlRoom holds the largest frame that the library writes, a control frame.
-	controlRoom = 256
-)
-
-// Hijack implements http.Hijacker.
-func (h *hijackWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	nc, rw, err := http.NewResponseController(h.ResponseWriter).Hijack()
-	if err != nil {
-		return nil, nil, err
-	}
-	early, err := rw.Reader.Peek(rw.Reader.Buffered())
-	if err != nil {
-		return nil, nil, err
-	}
-	h.c.attach(nc)
-	lc := &libraryConn{nc, h.c, slices.Clone(early)}
-	return lc, bufio.NewReadWriter(bufio.NewReaderSize(lc, readAhead), bufio.NewWriterSize(lc, controlRoom)), nil
-}
-
 // attach remembers the network connection.
 func (c *conn) attach(nc net.Conn) {
 	c.nc = nc
@@ -134,34 +103,9 @@ func (c *conn) attach(nc net.Conn) {
 	}
 }
 
-// libraryConn is the connection as the library has it. The library reads; it writes control frames
-// only, and those go through the outbox.
-type libraryConn struct {
-	net.Conn
-	c     *conn
-	early []byte // what came with the request
-}
+// owner is the connection as the library's end of it knows it.
+type owner conn
 
-// Read tells of every byte that arrives: a peer that takes long to send one message is not silent.
-func (l *libraryConn) Read(b []byte) (n int, err error) {
-	if len(l.early) > 0 {
-		n = copy(b, l.early)
-		if l.early = l.early[n:]; len(l.early) == 0 {
-			l.early = nil
-		}
-	} else {
-		n, err = l.Conn.Read(b)
-	}
-	if n > 0 {
-		l.c.heard()
-	}
-	return n, err
-}
-
-// Write takes one control frame.
-func (l *libraryConn) Write(b []byte) (int, error) {
-	if err := l.c.writeControl(b); err != nil {
-		return 0, err
-	}
-	return len(b), nil
-}
+func (o *owner) Hijacked(nc net.Conn)       { (*conn)(o).attach(nc) }
+func (o *owner) Heard()                     { (*conn)(o).heard() }
+func (o *owner) Control(frame []byte) error { return (*conn)(o).writeControl(frame) }

@@ -1,7 +1,6 @@
 package compat
 
 import (
-	"log/slog"
 	"slices"
 	"sync"
 	"time"
@@ -62,36 +61,4 @@ func (c *conn) roomForLarge() (*[]byte, bool) {
 	}
 	c.tookLarge = true
 	return largeFirsts.Get().(*[]byte), true
-}
-
-// refusals keeps strangers from filling the log: of each minute it says the first ones and then how
-// many there were.
-type refusals struct {
-	mu     sync.Mutex
-	began  time.Time
-	logged int
-	left   int
-}
-
-// say logs a refusal, if there were not too many of late.
-func (r *refusals) say(log *slog.Logger, msg string, args ...any) {
-	r.mu.Lock()
-	left := 0
-	if time.Since(r.began) >= refusalsEvery {
-		left = r.left
-		r.began, r.logged, r.left = time.Now(), 0, 0
-	}
-	loud := r.logged < maxRefusalLines
-	if loud {
-		r.logged++
-	} else {
-		r.left++
-	}
-	r.mu.Unlock()
-	if left > 0 {
-		log.Warn("more clients were not let in than the log tells", "unlogged", left)
-	}
-	if loud {
-		log.Info(msg, args...)
-	}
 }

@@ -8,15 +8,11 @@ package dial
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"crypto/tls"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/url"
 	"runtime"
@@ -24,6 +20,7 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"github.com/hanzoai/hanzod/compat/socket"
 	"github.com/hanzoai/hanzod/compat/wire"
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/identity"
@@ -143,7 +140,7 @@ func Dial(ctx context.Context, o Options) (*Conn, error) {
 	if err := checkURL(o.URL, o.AllowInsecure); err != nil {
 		return nil, err
 	}
-	transport, err := newTransport(o)
+	transport, err := socket.Transport(o.TLS, o.TLSFingerprint)
 	if err != nil {
 		return nil, err
 	}
@@ -186,7 +183,7 @@ func (o Options) Check() error {
 	if err := checkURL(o.URL, o.AllowInsecure); err != nil {
 		return err
 	}
-	_, err := newTransport(o)
+	_, err := socket.Transport(o.TLS, o.TLSFingerprint)
 	return err
 }
 
@@ -198,15 +195,10 @@ func checkURL(raw string, insecure bool) error {
 	if u.User != nil {
 		return errs.New(errs.Invalid, "the gateway's address must not hold a user or password; give the token or password on its own")
 	}
-	if u.Scheme == "ws" && !insecure && !loopback(u.Hostname()) {
+	if u.Scheme == "ws" && !insecure && !socket.Loopback(u.Hostname()) {
 		return errs.New(errs.Invalid, fmt.Sprintf("refusing to send secrets over plain ws:// to %s; use wss://, a tunnel to a local port, or allow insecure connections explicitly", u.Host))
 	}
 	return nil
-}
-
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
 }
 
 // redact leaves out what may hold a secret.
@@ -219,33 +211,7 @@ func redact(raw string) string {
 }
 
 // ErrFingerprint is the refusal of a certificate other than the pinned one.
-var ErrFingerprint = errors.New("the gateway's certificate is not the pinned one; if it was renewed, pin its new SHA-256 fingerprint")
-
-func newTransport(o Options) (*http.Transport, error) {
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.ForceAttemptHTTP2 = false
-	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-	if o.TLS != nil {
-		t.TLSClientConfig = o.TLS.Clone()
-	}
-	t.TLSClientConfig.NextProtos = []string{"http/1.1"}
-	if o.TLSFingerprint == "" {
-		return t, nil
-	}
-	pin, err := hex.DecodeString(strings.NewReplacer(":", "", " ", "").Replace(strings.TrimPrefix(strings.ToLower(o.TLSFingerprint), "sha256:")))
-	if err != nil || len(pin) != sha256.Size {
-		return nil, errs.New(errs.Invalid, "the TLS fingerprint must be the SHA-256 of the certificate: 64 hex digits")
-	}
-	t.TLSClientConfig.InsecureSkipVerify = true // VerifyConnection pins the leaf instead
-	t.TLSClientConfig.VerifyConnection = func(s tls.ConnectionState) error {
-		sum := sha256.Sum256(s.PeerCertificates[0].Raw)
-		if subtle.ConstantTimeCompare(sum[:], pin) != 1 {
-			return ErrFingerprint
-		}
-		return nil
-	}
-	return t, nil
-}
+var ErrFingerprint = socket.ErrPin
 
 // handshake is protocol.md §3.1 from the client's side. early are the events that came before the hello.
 func handshake(ctx context.Context, ws *websocket.Conn, o Options) (h Hello, early []Event, err error) {

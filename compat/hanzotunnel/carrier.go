@@ -41,13 +41,13 @@ func (e *CloseError) Error() string {
 // errNotText is a message that no link sends.
 var errNotText = errors.New("a message that is no text")
 
-// socket carries messages over a WebSocket.
-type socket struct{ ws *websocket.Conn }
+// webSocket carries messages over a WebSocket.
+type webSocket struct{ ws *websocket.Conn }
 
 // OverWebSocket makes a carrier of a WebSocket, for messages of limit bytes at most.
 func OverWebSocket(ws *websocket.Conn, limit int64) Carrier {
 	ws.SetReadLimit(limit)
-	return &socket{ws}
+	return &webSocket{ws}
 }
 
 // refusedUpgrade is an answer to a handshake that is none of a WebSocket.
@@ -61,7 +61,7 @@ func (e *refusedUpgrade) Error() string {
 }
 func (e *refusedUpgrade) Unwrap() error { return e.err }
 
-func (s *socket) Read(ctx context.Context) ([]byte, error) {
+func (s *webSocket) Read(ctx context.Context) ([]byte, error) {
 	kind, data, err := s.ws.Read(ctx)
 	if code := websocket.CloseStatus(err); code != -1 {
 		var closed websocket.CloseError
@@ -74,14 +74,14 @@ func (s *socket) Read(ctx context.Context) ([]byte, error) {
 	return data, err
 }
 
-func (s *socket) Write(ctx context.Context, message []byte) error {
+func (s *webSocket) Write(ctx context.Context, message []byte) error {
 	return s.ws.Write(ctx, websocket.MessageText, message)
 }
 
-func (s *socket) Ping(ctx context.Context) error { return s.ws.Ping(ctx) }
+func (s *webSocket) Ping(ctx context.Context) error { return s.ws.Ping(ctx) }
 
 // Close says why, and with the code 0 only ends.
-func (s *socket) Close(code int, reason string) error {
+func (s *webSocket) Close(code int, reason string) error {
 	if code == 0 {
 		return s.ws.CloseNow()
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/coder/websocket"
 	"github.com/google/uuid"
 
+	"github.com/hanzoai/hanzod/compat/socket"
 	"github.com/hanzoai/hanzod/compat/wire"
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/identity"
@@ -79,7 +80,7 @@ func (c *conn) look() {
 		c.abort()
 	case silent >= pingAfter && now-time.Duration(c.lastPing.Load()) >= pingAfter:
 		c.lastPing.Store(int64(now))
-		_ = c.control(head(nil, opPing, 0)) // it has ended
+		_ = c.control(socket.AppendHead(nil, opPing, 0)) // it has ended
 	}
 }
 
@@ -122,7 +123,7 @@ func (c *conn) admit(token string, foreign, closed bool) bool {
 			d.cfg.Log.Error("an instance could not be judged", "error", err)
 		}
 	}
-	d.refusals.say(d.cfg.Log, "an instance was not let in", "reason", reason, "ip", c.from.IP())
+	d.refusals.Say(d.cfg.Log, "instances", "an instance was not let in", "reason", reason, "ip", c.from.IP())
 	c.end(websocket.StatusPolicyViolation, reason, strangerWait)
 	return false
 }
@@ -230,7 +231,7 @@ func (c *conn) late() {
 }
 
 func (c *conn) refuse(reason string) {
-	c.door.refusals.say(c.door.cfg.Log, "an instance was not registered", "reason", wire.TruncateUTF8(reason, maxText), "ip", c.from.IP())
+	c.door.refusals.Say(c.door.cfg.Log, "instances", "an instance was not registered", "reason", wire.TruncateUTF8(reason, maxText), "ip", c.from.IP())
 	c.finishWith(websocket.StatusPolicyViolation, reason, closeWait)
 }
 
@@ -312,7 +313,7 @@ func (c *conn) join(f *Register, text []byte) {
 			c.refuse(reason)
 			return
 		}
-		d.refusals.say(d.cfg.Log, "an instance was not registered", "reason", reason, "node", n.ID, "ip", c.from.IP())
+		d.refusals.Say(d.cfg.Log, "instances", "an instance was not registered", "reason", reason, "node", n.ID, "ip", c.from.IP())
 		c.finishWith(code, reason, closeWait)
 		return
 	}

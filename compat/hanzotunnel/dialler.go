@@ -2,24 +2,20 @@ package hanzotunnel
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"crypto/tls"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
 
+	"github.com/hanzoai/hanzod/compat/socket"
 	"github.com/hanzoai/hanzod/compat/wire"
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/nodes/host"
@@ -93,51 +89,20 @@ func NewDialler(o DialOptions) (*Dialler, error) {
 		return nil, errs.New(errs.Invalid, "the address of the server must look like wss://host/v1/tunnel or ws://127.0.0.1:18789/v1/tunnel")
 	}
 	secret := o.Token != "" || u.User != nil || u.RawQuery != ""
-	if u.Scheme == "ws" && secret && !o.AllowInsecure && !isLoopback(u.Hostname()) {
+	if u.Scheme == "ws" && secret && !o.AllowInsecure && !socket.Loopback(u.Hostname()) {
 		return nil, errs.New(errs.Invalid, fmt.Sprintf("refusing to send a secret over plain ws:// to %s; use wss://, or allow insecure connections explicitly", u.Host))
 	}
 	if o.Token != "" && u.User == nil {
 		d.header.Set("Authorization", "Bearer "+o.Token)
 	}
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.ForceAttemptHTTP2 = false
-	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-	if o.TLS != nil {
-		t.TLSClientConfig = o.TLS.Clone()
-	}
-	t.TLSClientConfig.NextProtos = []string{"http/1.1"}
-	if o.Fingerprint != "" {
-		if err := pin(t.TLSClientConfig, o.Fingerprint); err != nil {
-			return nil, err
-		}
+	t, err := socket.Transport(o.TLS, o.Fingerprint)
+	if err != nil {
+		return nil, err
 	}
 	d.client = &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error {
 		return errors.New("the server sends us elsewhere, which a link does not follow")
 	}}
 	return d, nil
-}
-
-var errPin = errors.New("the certificate of the server is not the pinned one; if it was renewed, pin its new SHA-256 fingerprint")
-
-func pin(c *tls.Config, fingerprint string) error {
-	want, err := hex.DecodeString(strings.NewReplacer(":", "", " ", "").Replace(strings.TrimPrefix(strings.ToLower(fingerprint), "sha256:")))
-	if err != nil || len(want) != sha256.Size {
-		return errs.New(errs.Invalid, "the TLS fingerprint must be the SHA-256 of the certificate: 64 hex digits")
-	}
-	c.InsecureSkipVerify = true // VerifyConnection pins the leaf instead
-	c.VerifyConnection = func(s tls.ConnectionState) error {
-		sum := sha256.Sum256(s.PeerCertificates[0].Raw)
-		if subtle.ConstantTimeCompare(sum[:], want) != 1 {
-			return errPin
-		}
-		return nil
-	}
-	return nil
-}
-
-func isLoopback(name string) bool {
-	ip := net.ParseIP(name)
-	return strings.EqualFold(name, "localhost") || ip != nil && ip.IsLoopback()
 }
 
 // Server is where it dials, without what may be a secret.
@@ -162,17 +127,9 @@ func (d *Dialler) open(ctx context.Context) (Carrier, error) {
 	case err == nil:
 		return OverWebSocket(ws, maxToInstance), nil
 	case answer != nil && answer.StatusCode != http.StatusSwitchingProtocols:
-		return nil, &refusedUpgrade{answer.StatusCode, clean(err)}
+		return nil, &refusedUpgrade{answer.StatusCode, socket.Clean(err)}
 	}
-	return nil, clean(err)
-}
-
-// clean takes the address out of an error, which may hold a secret.
-func clean(err error) error {
-	if e, ok := errors.AsType[*url.Error](err); ok {
-		return e.Err
-	}
-	return err
+	return nil, socket.Clean(err)
 }
 
 // Connect implements host.Connector: it returns when the server has answered to register.
@@ -224,7 +181,7 @@ func (d *Dialler) Explain(log *slog.Logger, err error) {
 	var refused *refusedUpgrade
 	var closed *CloseError
 	switch {
-	case errors.Is(err, errPin):
+	case errors.Is(err, socket.ErrPin):
 		log.Error("it is not known who answers for the server; check its fingerprint", "err", err)
 	case errors.As(err, &refused) && (refused.status == http.StatusUnauthorized || refused.status == http.StatusForbidden):
 		log.Warn("the server refused the token; give it a token that is valid there", "status", refused.status)

@@ -2,7 +2,6 @@ package hanzotunnel
 
 import (
 	"context"
-	"encoding/base64"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/hanzoai/hanzod/compat/socket"
 	"github.com/hanzoai/hanzod/events"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/identity/peer"
@@ -51,7 +51,7 @@ type Door struct {
 	cfg      Config
 	began    time.Time
 	room     room
-	refusals refusals
+	refusals peer.Refusals
 
 	// joining is held while an instance takes its place.
 	joining sync.Mutex
@@ -92,7 +92,7 @@ func Serves(path string) bool { return slices.Contains(Paths, path) }
 // buffers are given back. Nobody is refused with an HTTP status: an instance would not come back after one
 // (tunnel.md §1.2, rule 2).
 func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	token := takeToken(r)
+	token, _ := peer.TakeToken(r)
 	options := &websocket.AcceptOptions{
 		InsecureSkipVerify: true, // the origin is judged below, where the answer is one that instances understand
 		CompressionMode:    websocket.CompressionDisabled,
@@ -115,7 +115,7 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := newConn(d, from)
 	c.proved = peer.Prover(r.Context())
 	var err error
-	c.ws, err = websocket.Accept(&hijackWriter{w, c}, r, options)
+	c.ws, err = websocket.Accept(socket.Owned(w, (*owner)(c)), r, options)
 	if err != nil {
 		d.wg.Done()
 		d.cfg.Log.Debug("an upgrade failed", "error", err)
@@ -127,35 +127,6 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	closed = d.closed
 	d.mu.Unlock()
 	go c.serve(token, page.Present && !page.MayConnect(), closed)
-}
-
-// takeToken takes the token out of a request, so that it goes no further: out of Authorization, as Bearer or as
-// the password of Basic, else out of the query (tunnel.md §1.2).
-func takeToken(r *http.Request) string {
-	values := r.Header["Authorization"]
-	query := r.URL.Query().Get("token")
-	r.Header.Del("Authorization")
-	r.URL.RawQuery, r.RequestURI = "", r.URL.EscapedPath()
-	if len(values) != 1 {
-		if len(values) == 0 {
-			return query
-		}
-		return ""
-	}
-	scheme, text, _ := strings.Cut(values[0], " ")
-	text = strings.TrimSpace(text)
-	switch {
-	case strings.EqualFold(scheme, "bearer"):
-		return text
-	case strings.EqualFold(scheme, "basic"):
-		plain, err := base64.StdEncoding.DecodeString(text)
-		if err != nil {
-			return ""
-		}
-		_, password, _ := strings.Cut(string(plain), ":")
-		return password
-	}
-	return ""
 }
 
 // expel ends the links of a credential that does not let in any more. It is a sink on the bus: it does not wait.
@@ -252,37 +223,6 @@ func (r *room) give(n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.bytes -= n
-}
-
-// refusals keeps strangers from filling the log: of each minute it says the first ones and then how many there
-// were.
-type refusals struct {
-	mu     sync.Mutex
-	began  time.Time
-	logged int
-	left   int
-}
-
-func (r *refusals) say(log *slog.Logger, msg string, args ...any) {
-	r.mu.Lock()
-	left := 0
-	if time.Since(r.began) >= refusalsEvery {
-		left = r.left
-		r.began, r.logged, r.left = time.Now(), 0, 0
-	}
-	loud := r.logged < maxRefusalLines
-	if loud {
-		r.logged++
-	} else {
-		r.left++
-	}
-	r.mu.Unlock()
-	if left > 0 {
-		log.Warn("more instances were not let in than the log tells", "unlogged", left)
-	}
-	if loud {
-		log.Info(msg, args...)
-	}
 }
 
 // sessionURL is the page of an instance.

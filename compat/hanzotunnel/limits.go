@@ -44,9 +44,6 @@ const (
 	maxList       = 512
 	maxItem       = 128
 	maxMetadata   = 16 << 10
-	// maxRefusalLines is how many refusals are logged in refusalsEvery.
-	maxRefusalLines = 30
-	refusalsEvery   = time.Minute
 )
 
 // The codes of a close that the protocol has of its own (tunnel.md §2.2, §2.5).

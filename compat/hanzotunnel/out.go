@@ -1,17 +1,14 @@
 package hanzotunnel
 
 import (
-	"bufio"
-	"encoding/binary"
-	"errors"
 	"net"
-	"net/http"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/coder/websocket"
 
+	"github.com/hanzoai/hanzod/compat/socket"
 	"github.com/hanzoai/hanzod/errs"
 )
 
@@ -43,25 +40,12 @@ const (
 	opPing  = 9
 )
 
-// head writes the head of an unmasked frame of n bytes (RFC 6455 §5.2).
-func head(b []byte, opcode byte, n int) []byte {
-	b = append(b, 0x80|opcode)
-	switch {
-	case n < 126:
-		return append(b, byte(n))
-	case n < 1<<16:
-		return binary.BigEndian.AppendUint16(append(b, 126), uint16(n))
-	default:
-		return binary.BigEndian.AppendUint64(append(b, 127), uint64(n))
-	}
-}
-
 // send queues a frame. It does not wait.
 func (c *conn) send(f Frame) error { return c.sendText(Append(nil, f), false) }
 
 // sendText queues a message, in front of all others when first is set, and lets those that were held go then.
 func (c *conn) sendText(text []byte, first bool) error {
-	whole := append(head(make([]byte, 0, len(text)+10), byte(websocket.MessageText), len(text)), text...)
+	whole := append(socket.AppendHead(make([]byte, 0, len(text)+10), byte(websocket.MessageText), len(text)), text...)
 	o := &c.out
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -188,68 +172,23 @@ func (c *conn) die() {
 	}
 }
 
-// hijackWriter gives the library a connection that the door stands behind.
-type hijackWriter struct {
-	http.ResponseWriter
-	c *conn
-}
+// owner is the link as the library's end of it knows it.
+type owner conn
 
-const (
-	// readAhead is how much is read from an instance at once: most messages are smaller.
-	readAhead = 1 << 10
-	// controlRoom holds the largest frame that the library writes, a control frame.
-	controlRoom = 256
-)
+func (o *owner) Hijacked(nc net.Conn) { o.nc = nc }
+func (o *owner) Heard()               { (*conn)(o).heard() }
 
-// Hijack implements http.Hijacker.
-func (h *hijackWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	nc, rw, err := http.NewResponseController(h.ResponseWriter).Hijack()
-	if err != nil {
-		return nil, nil, err
-	}
-	early, err := rw.Reader.Peek(rw.Reader.Buffered())
-	if err != nil {
-		return nil, nil, errors.Join(err, nc.Close())
-	}
-	h.c.nc = nc
-	lc := &libraryConn{nc, h.c, slices.Clone(early)}
-	return lc, bufio.NewReadWriter(bufio.NewReaderSize(lc, readAhead), bufio.NewWriterSize(lc, controlRoom)), nil
-}
-
-// libraryConn is the connection as the library has it. The library reads; it writes control frames only, and
-// those go through the outbox.
-type libraryConn struct {
-	net.Conn
-	c     *conn
-	early []byte // what came with the request
-}
-
-// Read tells of every byte that arrives: who takes long to send one message is not silent.
-func (l *libraryConn) Read(b []byte) (n int, err error) {
-	if len(l.early) > 0 {
-		n = copy(b, l.early)
-		if l.early = l.early[n:]; len(l.early) == 0 {
-			l.early = nil
-		}
-	} else {
-		n, err = l.Conn.Read(b)
-	}
-	if n > 0 {
-		l.c.heard()
-	}
-	return n, err
-}
-
-// Write takes one control frame. A close is written when it returns, since the library closes the connection
+// Control takes one control frame. A close is written when it returns, since the library closes the connection
 // then.
-func (l *libraryConn) Write(b []byte) (int, error) {
-	if err := l.c.control(b); err != nil {
-		return 0, err
+func (o *owner) Control(frame []byte) error {
+	c := (*conn)(o)
+	if err := c.control(frame); err != nil {
+		return err
 	}
-	if b[0]&0xf == opClose {
+	if frame[0]&0xf == opClose {
 		late := time.NewTimer(strangerWait)
 		defer late.Stop()
-		l.c.drained(late.C)
+		c.drained(late.C)
 	}
-	return len(b), nil
+	return nil
 }

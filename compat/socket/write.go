@@ -20,23 +20,10 @@ var errLarge = errors.New("a message is larger than the other end takes")
 // lazy is how old the deadline of a write may be before it is set anew.
 const lazy = time.Second
 
-// appendHead appends the head of a frame of n bytes without a mask (RFC 6455 §5.2).
-func appendHead(b []byte, opcode byte, n int) []byte {
-	b = append(b, 0x80|opcode)
-	switch {
-	case n <= maxControl:
-		return append(b, byte(n))
-	case n < 1<<16:
-		return binary.BigEndian.AppendUint16(append(b, 126), uint16(n))
-	default:
-		return binary.BigEndian.AppendUint64(append(b, 127), uint64(n))
-	}
-}
-
 // masked appends the head of a frame with a mask, and the mask.
 func (c *Conn) masked(b []byte, opcode byte, n int) ([]byte, uint32) {
 	at := len(b) + 1
-	b = appendHead(b, opcode, n)
+	b = AppendHead(b, opcode, n)
 	b[at] |= 0x80
 	key := uint32(c.key.Uint64())
 	return binary.LittleEndian.AppendUint32(b, key), key
@@ -90,7 +77,7 @@ func (c *Conn) message(parts net.Buffers, n int) error {
 	}
 	c.hurry()
 	if c.vec != nil {
-		c.parts = append(append(c.parts[:0], appendHead(c.head[:0], opBinary, n)), parts...)
+		c.parts = append(append(c.parts[:0], AppendHead(c.head[:0], opBinary, n)), parts...)
 		c.left = c.parts
 		_, err := c.vec.WriteBuffers(&c.left)
 		clear(c.parts)
@@ -103,7 +90,7 @@ func (c *Conn) message(parts net.Buffers, n int) error {
 		buf = make([]byte, n+maxHead)
 	}
 	if c.key == nil {
-		b := appendHead(buf[:0], opBinary, n)
+		b := AppendHead(buf[:0], opBinary, n)
 		for _, p := range parts {
 			b = append(b, p...)
 		}
@@ -156,7 +143,7 @@ func (c *Conn) hurry() {
 func (c *Conn) sendControl(opcode byte, payload []byte) error {
 	buf := make([]byte, 0, maxHead+maxControl)
 	if c.key == nil {
-		return c.put(append(appendHead(buf, opcode, len(payload)), payload...))
+		return c.put(append(AppendHead(buf, opcode, len(payload)), payload...))
 	}
 	b, key := c.masked(buf, opcode, len(payload))
 	at := len(b)
