@@ -505,3 +505,96 @@ func TestPeers(t *testing.T) {
 		t.Error(out)
 	}
 }
+
+// A tunnel that has lost its carrier is an orphan in all lists and in the figures until it ends (tunnel.md §4.8).
+func TestOrphans(t *testing.T) {
+	d := hanzodtest.Start(t, hanzodtest.Options{})
+	w := &tunnelWorld{terminalWorld: &terminalWorld{t: t, d: d}}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	carriers := make(chan mux.Carrier, 1)
+	s, err := driver.Connect(ctx, driver.Options{Version: wire.V1, Grace: -1, Dial: func(ctx context.Context, _ int) (mux.Carrier, error) {
+		c, err := hoody.Dial(ctx, "ws://"+d.Addr(), d.Token, wire.V1, hoody.DialOptions{})
+		if err == nil {
+			carriers <- c
+		}
+		return c, err
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := s.Pull(ctx, driver.PullIn{Target: "1"}); err != nil {
+		t.Fatal(err)
+	}
+	_ = (<-carriers).Close(0, "") // cut, without a close frame
+	var seed list
+	w.within("the tunnel is parked", func() bool {
+		w.rest("GET", "/api/v1/tunnel/tunnels", "", 200, &seed)
+		return len(seed) == 1 && seed[0]["orphan_count"] == 1.0
+	})
+	var kit map[string]any
+	if w.rest("GET", "/api/v1/tunnel/tunnels?shape=kit", "", 200, &kit); kit["orphanedSessions"] != 1.0 || kit["totalBindings"] != 1.0 {
+		t.Errorf("%v", kit)
+	}
+	var native struct {
+		Tunnels []struct {
+			Parked      bool
+			ParkedUntil time.Time
+			Bindings    []struct{ Parked bool }
+		}
+	}
+	if w.rest("GET", "/v1/tunnels", "", 200, &native); len(native.Tunnels) != 1 || !native.Tunnels[0].Parked || native.Tunnels[0].ParkedUntil.Before(time.Now()) || !native.Tunnels[0].Bindings[0].Parked {
+		t.Errorf("%+v", native)
+	}
+	if m, _ := w.metricsOf("/metrics"); m["hoody_tunnel_orphans"] != 1 || m["hoody_tunnel_sessions_active"] != 0 || m[`hoody_tunnel_bindings_active{kind="tcp",mode="pull"}`] != 1 {
+		t.Errorf("%v", m)
+	}
+	w.rest("DELETE", "/api/v1/tunnel/sessions/"+s.ID(), "", 202, nil)
+	w.within("what is killed is gone", func() bool {
+		m, _ := w.metricsOf("/metrics")
+		return m["hoody_tunnel_orphans"] == 0 && m[`hoody_tunnel_bindings_active{kind="tcp",mode="pull"}`] == 0
+	})
+	w.rest("DELETE", "/api/v1/tunnel/sessions/"+s.ID(), "", 404, nil)
+}
+
+// An operator exposes what a node reaches, by gRPC and by REST, and ends it (tunnel.md §5.3 rows 21 and 35).
+func TestExposeNodesByEveryDoor(t *testing.T) {
+	w := &tunnelWorld{terminalWorld: newTerminalWorld(t), echo: echoes(t)}
+	made, err := w.c.Tunnels.CreateBinding(t.Context(), &tunnelv1.CreateBindingRequest{
+		NodeId: w.node, Target: w.echo, Kind: tunnelv1.BindingKind_BINDING_KIND_TCP, Access: tunnelv1.BindingAccess_BINDING_ACCESS_PUBLIC, Name: "by grpc",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rest struct {
+		Binding struct {
+			BindingID, NodeID, Target, Name, Owner string
+			Port                                   int
+		}
+	}
+	w.rest("POST", "/v1/bindings", `{"nodeId":"`+w.node+`","target":"`+w.echo+`","kind":"BINDING_KIND_TCP","access":"BINDING_ACCESS_PUBLIC"}`, 200, &rest)
+	b := rest.Binding
+	if b.BindingID == "" || b.NodeID != w.node || b.Target != w.echo || b.Name != w.echo || b.Port == 0 || b.Owner == "" {
+		t.Errorf("%+v", b)
+	}
+	w.visit(int(made.GetBinding().GetPort()))
+	w.visit(b.Port)
+	bound, err := w.c.Tunnels.ListBindings(t.Context(), &tunnelv1.ListBindingsRequest{NodeId: w.node})
+	if err != nil || len(bound.GetBindings()) != 2 || bound.GetBindings()[0].GetName() != "by grpc" {
+		t.Errorf("%v %v", bound, err)
+	}
+	// The tunnel of the node is the node's, in the endpoints too.
+	var seed list
+	if w.rest("GET", "/api/v1/tunnel/tunnels", "", 200, &seed); len(seed) != 1 || seed[0]["container_id"] != w.node {
+		t.Errorf("%v", seed)
+	}
+	w.rest("DELETE", "/v1/bindings/"+made.GetBinding().GetBindingId(), "", 200, nil)
+	w.rest("DELETE", "/v1/bindings/"+made.GetBinding().GetBindingId(), "", 404, nil)
+	if _, err := w.c.Tunnels.DeleteBinding(t.Context(), &tunnelv1.DeleteBindingRequest{BindingId: b.BindingID}); err != nil {
+		t.Error(err)
+	}
+	w.rest("POST", "/v1/bindings", `{"nodeId":"nope","target":"`+w.echo+`"}`, 404, nil)
+	w.rest("POST", "/v1/bindings", `{"nodeId":"`+w.node+`","target":"no port"}`, 400, nil)
+	w.rest("POST", "/v1/bindings", `{"nodeId":"`+w.node+`","target":"192.0.2.1:80"}`, 503, nil) // the node refuses what is not its own machine
+}
