@@ -224,6 +224,32 @@ func TestUpgrades(t *testing.T) {
 	})
 }
 
+// TestTrailers checks what follows bodies, in both directions, over raw streams.
+func TestTrailers(t *testing.T) {
+	at := listens(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Trailer", "Sum")
+		_, _ = io.Copy(w, r.Body)
+		w.Header().Set("Sum", "of "+r.Trailer.Get("Name"))
+	}))
+	s := tunnels(t, nil)
+	out := bindHTTP(t, s, &peerOf{target: at, raw: true}, nil)
+	for _, method := range []string{"GET", "POST"} {
+		req, _ := http.NewRequest(method, out.url("/"), nil)
+		want := "of"
+		if method == "POST" {
+			req.Body = io.NopCloser(strings.NewReader("hello"))
+			req.Trailer = http.Header{"Name": {"x"}}
+			want = "of x"
+		}
+		res, err := client.Do(req)
+		body(t, res, err)
+		if got := res.Trailer.Get("Sum"); got != want {
+			t.Errorf("%s: the trailer is %q, not %q", method, got, want)
+		}
+	}
+	s.evict(s.share("S-1"))
+}
+
 // TestHTTP2 checks that a port speaks it too, to visitors who know beforehand.
 func TestHTTP2(t *testing.T) {
 	bothPeers(t, func(t *testing.T, p *peerOf) {
