@@ -69,6 +69,34 @@ func TestCommonHeaders(t *testing.T) {
 	}
 }
 
+// Visitors of what nodes expose get the answers of those, upgrades among them, and nothing of the daemon's.
+func TestVisitors(t *testing.T) {
+	h := start(t, func(d *rest.Deps) {
+		d.HSTS = "max-age=1"
+		d.Visit = func(w http.ResponseWriter, r *http.Request) bool {
+			if !strings.HasPrefix(r.URL.Path, "/exposed/") {
+				return false
+			}
+			w.WriteHeader(http.StatusAccepted)
+			return true
+		}
+	})
+	for _, header := range [][]string{nil, upgrade, {as("wrong")}, {"Origin: https://evil.example"}} {
+		a := h.ask(t, "GET", "/exposed/site/", "", header...)
+		if a.status != http.StatusAccepted {
+			t.Errorf("%v: %d", header, a.status)
+		}
+		for _, name := range []string{"X-Content-Type-Options", "Referrer-Policy", "Permissions-Policy", "Strict-Transport-Security"} {
+			if got := a.header.Get(name); got != "" {
+				t.Errorf("%s is %q", name, got)
+			}
+		}
+	}
+	if a := h.ask(t, "GET", "/v1/nodes", ""); a.status != http.StatusUnauthorized {
+		t.Errorf("%d", a.status)
+	}
+}
+
 // upgrade is what a WebSocket client sends.
 var upgrade = []string{
 	"Upgrade: WebSocket", "Connection: keep-alive, Upgrade", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
