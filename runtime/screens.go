@@ -17,7 +17,9 @@ import (
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes"
 	hostscreens "github.com/hanzoai/hanzod/nodes/host/screens"
+	"github.com/hanzoai/hanzod/tunnel/bindings"
 	"github.com/hanzoai/hanzod/tunnel/screens"
+	"github.com/hanzoai/hanzod/tunnel/tunnels"
 )
 
 // makeScreens makes the service of screens. The nodes are there, and nobody is connected yet.
@@ -32,7 +34,8 @@ func (d *Daemon) makeScreens() {
 			Denied: func() bool {
 				return slices.Contains(d.current().Gateway.Nodes.DenyCommands, screens.CommandCall)
 			},
-			Back: d.callBack,
+			Back:   d.callBack,
+			Stream: d.screenStream,
 		},
 		Audit: func(ctx context.Context, r screens.Row) error {
 			return d.store.AppendAudit(ctx, approvals.Audit{
@@ -64,6 +67,8 @@ type ScreenNodes struct {
 	Denied func() bool
 	// Back is where such a node comes back.
 	Back func(nodes.Node) string
+	// Stream reaches a port of a node by a carrier, for links that have no channels; nil does not.
+	Stream func(ctx context.Context, c identity.Caller, nodeID, host string, port int) (screens.Pipe, error)
 }
 
 // Node implements screens.Nodes.
@@ -79,7 +84,7 @@ func (s ScreenNodes) Node(c identity.Caller, id string) (screens.Node, error) {
 func (s ScreenNodes) Open(ctx context.Context, c identity.Caller, nodeID string) (screens.Pipe, error) {
 	ch, answer, err := s.Service().OpenChannel(ctx, c, nodes.InvokeIn{NodeID: nodeID, Command: screens.CommandOpen, Params: []byte("{}")})
 	if errors.Is(err, nodes.ErrNoChannel) {
-		return nil, screens.ErrNoChannel
+		return s.stream(ctx, c, nodeID)
 	}
 	if err != nil {
 		return nil, err
@@ -89,6 +94,51 @@ func (s ScreenNodes) Open(ctx context.Context, c identity.Caller, nodeID string)
 		return nil, err
 	}
 	return ch, nil
+}
+
+// stream is Open for a link without channels: the node says where its VNC server is, and a carrier of it leads there,
+// with all that tunnel.open takes.
+func (s ScreenNodes) stream(ctx context.Context, c identity.Caller, nodeID string) (screens.Pipe, error) {
+	if s.Stream == nil {
+		return nil, screens.ErrNoChannel
+	}
+	out, err := s.Service().Invoke(ctx, c, nodes.InvokeIn{NodeID: nodeID, Command: screens.CommandOpen, Params: []byte(`{"stream":true}`)})
+	if err != nil {
+		return nil, err
+	}
+	var at struct {
+		Host string
+		Port int
+	}
+	if json.Unmarshal(out.Payload, &at) != nil || at.Port == 0 {
+		return nil, screens.ErrNoChannel
+	}
+	return s.Stream(ctx, c, nodeID, at.Host, at.Port)
+}
+
+// screenStream reaches a port of a node by a carrier.
+func (d *Daemon) screenStream(ctx context.Context, c identity.Caller, nodeID, host string, port int) (screens.Pipe, error) {
+	g, err := d.tunnels.Grant(ctx, c, tunnels.GrantIn{NodeID: nodeID, Host: host, Port: port})
+	if err != nil {
+		return nil, err
+	}
+	st, err := g.Open(ctx, bindings.OpenIn{RemoteAddr: c.RemoteIP})
+	if err != nil {
+		_ = g.Close() // it cannot fail
+		return nil, err
+	}
+	return screenStream{st, g}, nil
+}
+
+type screenStream struct {
+	bindings.Stream
+	g *tunnels.Grant
+}
+
+// Close implements screens.Pipe.
+func (s screenStream) Close(error) error {
+	_ = s.g.Close() // it cannot fail
+	return s.Stream.Close()
 }
 
 // Call implements screens.Nodes.

@@ -16,6 +16,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -317,6 +318,21 @@ func (p *page) shot() (image.Image, []byte) {
 	return i, b
 }
 
+// connectedBox waits for a node of a name, and returns its id.
+func connectedBox(t *testing.T, d *proc.Daemon, name string) (id string) {
+	t.Helper()
+	proc.Until(t, "the node "+name, func() bool {
+		_, list := rest(t, d, "GET", "/v1/nodes?connected_only=true", nil)
+		for _, n := range slicesOf(list["nodes"]) {
+			if n.(object)["displayName"] == name {
+				id, _ = n.(object)["nodeId"].(string)
+			}
+		}
+		return id != ""
+	})
+	return id
+}
+
 func TestV1Screens(t *testing.T) {
 	accept(t, "V1")
 	const here, there = 0x2060c0, 0xc04020
@@ -325,19 +341,18 @@ func TestV1Screens(t *testing.T) {
 	home := proc.Dir(t)
 	proc.Run(t, home, proc.Build(t, "hanzod", proc.Tested), []string{"HANZOD_SOCKET=" + d.Socket()},
 		"node", "--state-dir", filepath.Join(home, "node"), "--display-name", "box", "--vnc", "127.0.0.1:"+strconv.Itoa(remote))
-	var node string
-	proc.Until(t, "the node", func() bool {
-		_, list := rest(t, d, "GET", "/v1/nodes?connected_only=true", nil)
-		for _, n := range slicesOf(list["nodes"]) {
-			node, _ = n.(object)["nodeId"].(string)
-		}
-		return node != ""
-	})
+	box := connectedBox(t, d, "box")
+	// One at the JSON link has no channels: its screen comes by a carrier.
+	other := proc.Dir(t)
+	proc.Run(t, other, proc.Build(t, "hanzod", proc.Tested),
+		[]string{"TUNNEL_URL=" + strings.Replace(d.WS(), "ws://", "ws://node:"+proc.Token+"@", 1) + "/v1/tunnel", "BOT_VNC_PORT=" + strconv.Itoa(remote)},
+		"node", "--state-dir", other, "--node-id", "linked", "--display-name", "linked", "--security", "full", "--ask", "off")
+	linked := connectedBox(t, d, "linked")
 	bearer := http.Header{"Authorization": {"Bearer " + proc.Token}}
 	for _, c := range []struct {
 		name, node, query string
 		paint             uint32
-	}{{"local", "", "", here}, {"node", node, "?nodeId=" + node, there}} {
+	}{{"local", "", "", here}, {"box", box, "?nodeId=" + box, there}, {"linked", linked, "?nodeId=" + url.QueryEscape(linked), there}} {
 		t.Run(c.name, func(t *testing.T) {
 			path := "/v1/screen"
 			if c.node != "" {
@@ -351,7 +366,7 @@ func TestV1Screens(t *testing.T) {
 			at := net.JoinHostPort("127.0.0.1", strconv.Itoa(proc.FreePort(t)))
 			args := []string{"screen", "--listen", at}
 			if c.node != "" {
-				args = append(args, "box")
+				args = append(args, c.name)
 			}
 			ctl := d.Ctl(args...)
 			proc.Until(t, "the relay", func() bool { return strings.Contains(ctl.Stderr.String(), at) })

@@ -12,6 +12,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"strconv"
 	"time"
 
 	"github.com/hanzoai/hanzod/nodes/host"
@@ -69,9 +70,14 @@ func (m *Module) Handle(ctx context.Context, r host.Request) host.Result {
 	}
 	var p struct {
 		Channel string `json:"channel"`
+		// Stream asks where the VNC server is, for a gateway that reaches it by a carrier: this link has no channels.
+		Stream bool `json:"stream"`
 	}
-	if r.ParamsJSON == nil || json.Unmarshal([]byte(*r.ParamsJSON), &p) != nil || p.Channel == "" {
-		return failed("INVALID_PARAMS", "the parameters must be an object with a channel")
+	if r.ParamsJSON == nil || json.Unmarshal([]byte(*r.ParamsJSON), &p) != nil || (p.Channel == "") != p.Stream {
+		return failed("INVALID_PARAMS", "the parameters must be an object with a channel, or with stream")
+	}
+	if p.Stream {
+		return m.where()
 	}
 	if r.Channel == nil {
 		return failed("UNAVAILABLE", "this link has no channels")
@@ -104,6 +110,27 @@ func (m *Module) Handle(ctx context.Context, r host.Request) host.Result {
 	}()
 	text := `{"ok":true}`
 	return host.Result{OK: true, PayloadJSON: &text}
+}
+
+// where answers with the VNC server. That tells nothing of the screen: what reaches it is another command.
+func (m *Module) where() host.Result {
+	name, text, err := net.SplitHostPort(m.c.Address)
+	port, bad := strconv.Atoi(text)
+	if err != nil || bad != nil {
+		return failed("UNAVAILABLE", "the VNC server of the node is no host:port")
+	}
+	b, err := json.Marshal(place{OK: true, Host: name, Port: port})
+	if err != nil {
+		return failed("UNAVAILABLE", err.Error())
+	}
+	out := string(b)
+	return host.Result{OK: true, PayloadJSON: &out}
+}
+
+type place struct {
+	OK   bool   `json:"ok"`
+	Host string `json:"host"`
+	Port int    `json:"port"`
 }
 
 // carry moves bytes until either side ends.
