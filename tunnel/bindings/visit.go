@@ -90,6 +90,8 @@ func (b *bound) serve(w http.ResponseWriter, r *http.Request, prefix string) {
 	v := &visit{ResponseWriter: w, control: http.NewResponseController(w), stall: b.s.stall}
 	if r.Body != nil && r.ContentLength != 0 && !upgrade {
 		r.Body = &incoming{ReadCloser: r.Body, control: v.control, stall: b.s.stall}
+		// Targets may answer while they read. Without it HTTP/1.1 drops what has not been read by then.
+		_ = v.control.EnableFullDuplex() // HTTP/2 has it
 	}
 	defer v.done()
 	b.proxies(prefix).ServeHTTP(v, r)
