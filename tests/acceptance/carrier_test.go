@@ -201,7 +201,9 @@ func localSite(t *testing.T, name string) *site {
 	}
 	s := &site{port: l.Addr().(*net.TCPAddr).Port, gate: make(chan struct{})}
 	mux := http.NewServeMux()
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "%s %s %s", name, r.Method, r.URL.RequestURI()) })
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "%s %s %s", name, r.Method, r.URL.RequestURI())
+	})
 	mux.HandleFunc("/echo", func(w http.ResponseWriter, r *http.Request) {
 		_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/1.1 has it
 		_, _ = io.Copy(w, r.Body)
@@ -718,7 +720,9 @@ func TestY6Expose(t *testing.T) {
 	if port < 20000 || port > 65534 {
 		t.Errorf("the port is %d", port)
 	}
-	curl := func(args ...string) string { return tool(t, time.Minute, "curl", append([]string{"-sS", "--fail"}, args...)...) }
+	curl := func(args ...string) string {
+		return tool(t, time.Minute, "curl", append([]string{"-sS", "--fail"}, args...)...)
+	}
 	if got := curl(at(port, "/a/b?c=d%20e")); got != "web GET /a/b?c=d%20e" {
 		t.Errorf("GET: %q", got)
 	}
