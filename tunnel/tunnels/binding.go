@@ -345,6 +345,9 @@ func (att *attachment) open(ctx context.Context, body wire.StreamOpenBody) (*mux
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	if att.leaving.Load() {
+		return nil, bindings.ErrParked
+	}
 	st, err := att.sess.Open(ctx, body)
 	switch {
 	case err == nil:

@@ -136,7 +136,7 @@ func (s *Service) Kill(_ context.Context, c identity.Caller, in KillIn) (KillOut
 		return KillOut{}, ErrStopping
 	}
 	t.closing = true
-	att := t.att.Load()
+	att, hanzod1 := t.att.Load(), t.hanzod1
 	s.totals.kills++
 	s.wg.Add(1)
 	s.mu.Unlock()
@@ -148,7 +148,13 @@ func (s *Service) Kill(_ context.Context, c identity.Caller, in KillIn) (KillOut
 		s.wg.Done()
 		return KillOut{ID: t.id}, nil
 	}
-	_ = att.sess.GoAway(wire.CodeNone, textKill, grace) // it may be gone
+	// Published drivers end all their streams when they hear GOAWAY: they hear it at the end (tunnel.md §4.6).
+	att.leaving.Store(true)
+	if hanzod1 {
+		_ = att.sess.GoAway(wire.CodeNone, textKill, grace) // it may be gone
+	} else {
+		done.text = textKill
+	}
 	go func() {
 		defer s.wg.Done()
 		ctx, cancel := context.WithTimeout(att.over, grace)

@@ -98,6 +98,7 @@ type attachment struct {
 	dialing  atomic.Int32
 	local    atomic.Int32 // streams that somebody here has not closed
 	away     atomic.Bool  // the client said GOAWAY
+	leaving  atomic.Bool  // the tunnel was killed and takes no new streams
 	once     [MaxConnections]sync.Once
 	over     context.Context // ends with it
 	cancel   context.CancelFunc

@@ -7,7 +7,8 @@
 // MODE is expose (http), pull (tcp) or expose-tcp, LOCAL the port here, REMOTE the one of the server. It behaves as
 // the driver of the older line does: HELLO carries the credential (--header puts it on the upgrade instead), a chunk
 // is sent when there is credit for all of it, what comes before a local connection is up is lost, a session ends by a
-// close without a code, and a JOIN that fails ends the session. --delay adds to what a local connection takes.
+// close without a code, and a JOIN that fails ends the session, and
+// so does GOAWAY, at once. --delay adds to what a local connection takes.
 //
 // What happens is told on stdout, one JSON object a line. SIGTERM closes the session, SIGUSR2 unbinds all first.
 import http from "node:http";
@@ -260,6 +261,8 @@ class Conn {
         const g = json();
         say("goaway", g);
         this.session.away = g;
+        for (const s of [...this.session.streams.values()]) s.end(); // all of it, at once
+        for (const m of this.session.members) m.ws.close();
         return;
       }
       case T.REVOKED: {
