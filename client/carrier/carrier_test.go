@@ -176,9 +176,8 @@ func TestClose(t *testing.T) {
 				if code == 1005 {
 					reason = ""
 				}
-				if err := one.Close(code, reason); err != nil {
-					t.Fatal(err)
-				}
+				gone := make(chan error, 1)
+				go func() { gone <- one.Close(code, reason) }() // a client's waits until the other end knows
 				ctx, cancel := context.WithTimeout(t.Context(), bound)
 				defer cancel()
 				if m, err := other.Read(ctx); err != nil || string(m) != "last" {
@@ -190,6 +189,9 @@ func TestClose(t *testing.T) {
 				}
 				if err := other.Write(net.Buffers{{1}}); err == nil {
 					t.Error("a closed carrier takes messages")
+				}
+				if err := <-gone; err != nil {
+					t.Errorf("Close: %v", err)
 				}
 				if _, err := one.Read(ctx); !errors.Is(err, net.ErrClosed) {
 					t.Errorf("who closed reads on: %v", err)
