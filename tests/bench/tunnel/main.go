@@ -26,6 +26,8 @@ type options struct {
 func main() {
 	if len(os.Args) > 1 {
 		if role := roles[os.Args[1]]; role != nil {
+			// The parent's end of standard input is what ends it.
+			signal.Ignore(os.Interrupt)
 			if err := role(os.Args[2:]); err != nil {
 				fmt.Fprintln(os.Stderr, os.Args[1]+":", err)
 				os.Exit(1)
