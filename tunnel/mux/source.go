@@ -14,6 +14,8 @@ type source struct {
 	r io.Reader
 	// raw reads a socket that has something, nil for what is no socket or cannot be read so.
 	raw syscall.RawConn
+	// idle is called before the socket is waited for.
+	idle func()
 	// size is how much memory a read of others gets: little until it was full once.
 	size int
 }
@@ -45,7 +47,7 @@ func socket(r io.Reader) bool {
 // most.
 func (in *source) read(limit int) (*buffer, int, error) {
 	if in.raw != nil {
-		return readRaw(in.raw, limit)
+		return readRaw(in.raw, limit, in.idle)
 	}
 	limit = min(limit, in.size)
 	buf := newBuffer(wire.HeaderSize + limit)

@@ -9,4 +9,4 @@ import (
 
 const canRead = false
 
-func readRaw(syscall.RawConn, int) (*buffer, int, error) { return nil, 0, io.ErrNoProgress }
+func readRaw(syscall.RawConn, int, func()) (*buffer, int, error) { return nil, 0, io.ErrNoProgress }

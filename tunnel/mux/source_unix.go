@@ -14,7 +14,8 @@ import (
 const canRead = true
 
 // readRaw waits until the socket has something, and takes memory only then: streams that do nothing have none.
-func readRaw(c syscall.RawConn, limit int) (buf *buffer, n int, err error) {
+// idle is called before it waits.
+func readRaw(c syscall.RawConn, limit int, idle func()) (buf *buffer, n int, err error) {
 	waited := c.Read(func(fd uintptr) bool {
 		buf = newBuffer(wire.HeaderSize + limit)
 		for {
@@ -26,6 +27,7 @@ func readRaw(c syscall.RawConn, limit int) (buf *buffer, n int, err error) {
 		if errors.Is(err, syscall.EAGAIN) {
 			buf.release()
 			buf, n = nil, 0
+			idle()
 			return false
 		}
 		return true

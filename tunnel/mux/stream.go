@@ -18,6 +18,8 @@ const (
 	maxQueued  = 256 << 10
 	crowdBytes = 4 << 20
 	crowdQueue = 16 << 10
+	// gather is how much ReadFrom reads of a socket that has it before it is sent.
+	gather = 192 << 10
 	// takeBytes is how much WriteTo takes at once: credit goes back in such pieces.
 	takeBytes = 256 << 10
 	// maxHeads is how many STREAM_RESPONSE_HEAD may wait, maxControls how many STREAM_CONTROL (tunnel.md §4.13).
@@ -320,6 +322,9 @@ func (st *Stream) room() (int, error) {
 				s.starve(st)
 			}
 		}
+		if st.queued > 0 {
+			st.l.kick(false)
+		}
 		st.wc.Wait()
 	}
 }
@@ -372,6 +377,13 @@ func (st *Stream) Write(p []byte) (int, error) {
 func (st *Stream) ReadFrom(r io.Reader) (int64, error) {
 	s := st.s
 	in := newSource(r)
+	in.idle = func() {
+		s.mu.Lock()
+		if !st.out.empty() {
+			st.l.kick(true)
+		}
+		s.mu.Unlock()
+	}
 	var total int64
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -399,14 +411,21 @@ func (st *Stream) ReadFrom(r io.Reader) (int64, error) {
 				st.out.push(chunk{buf, wire.HeaderSize, wire.HeaderSize + n})
 			}
 			st.enqueued(n)
-			st.l.kick(st.queued <= inlineBytes)
+			// A socket that filled a frame has more to read, most likely: a message takes several. Nobody else's
+			// frames wait for that.
+			if in.raw == nil || n < wire.MaxPayload || st.queued >= gather {
+				st.l.kick(true)
+			}
 		} else {
 			buf.release()
 		}
-		if err == io.EOF { //nolint:errorlint // readers return it as it is
-			return total, nil
-		}
 		if err != nil {
+			if !st.out.empty() {
+				st.l.kick(false)
+			}
+			if err == io.EOF { //nolint:errorlint // readers return it as it is
+				err = nil
+			}
 			return total, err
 		}
 	}
