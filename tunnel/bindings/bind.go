@@ -188,7 +188,7 @@ func (s *Service) bind(c identity.Caller, in BindIn) (BindOut, error) {
 func (s *Service) start(b *bound) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.closed && b.slot.ctx.Err() == nil {
+	if !s.closed && !b.slot.ended.Load() {
 		b.slot.serve(b.Kind == KindHTTP)
 	}
 }

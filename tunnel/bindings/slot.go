@@ -38,6 +38,7 @@ type slot struct {
 	server   *http.Server
 	visitors *pool
 	once     sync.Once
+	ended    atomic.Bool
 }
 
 func (s *Service) slot(key string, ln net.Listener) *slot {
@@ -66,7 +67,7 @@ func (p *slot) serve(http1 bool) {
 	p.server.Protocols.SetUnencryptedHTTP2(true)
 	server := p.server
 	p.s.wg.Go(func() {
-		if err := server.Serve(pausing{p}); !errors.Is(err, http.ErrServerClosed) && p.ctx.Err() == nil {
+		if err := server.Serve(pausing{p}); !errors.Is(err, http.ErrServerClosed) && !p.ended.Load() {
 			p.s.log.Error("an exposed port has stopped; unbind it and bind it again", "address", p.key, "error", err)
 		}
 	})
@@ -75,18 +76,21 @@ func (p *slot) serve(http1 bool) {
 // close ends the port and its visitors.
 func (p *slot) close() {
 	p.once.Do(func() {
-		p.stop()
+		p.ended.Store(true)
 		_ = p.ln.Close() // nobody uses it
-		if p.server != nil {
-			p.s.wg.Go(func() {
-				// Who has all of an answer gets its end; the streams of the others are over.
-				ctx, cancel := context.WithTimeout(context.Background(), farewell)
-				defer cancel()
-				if p.server.Shutdown(ctx) != nil {
-					_ = p.server.Close() // with all its visitors
-				}
-			})
+		if p.server == nil {
+			p.stop()
+			return
 		}
+		p.s.wg.Go(func() {
+			defer p.stop()
+			// Who has all of an answer gets its end; the streams of the others are over, and they are told.
+			ctx, cancel := context.WithTimeout(context.Background(), farewell)
+			defer cancel()
+			if p.server.Shutdown(ctx) != nil {
+				_ = p.server.Close() // with all its visitors
+			}
+		})
 	})
 }
 

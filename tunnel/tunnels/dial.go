@@ -307,15 +307,14 @@ func why(err error) string {
 
 // join copies both ways until both have ended; an error of either ends both.
 func join(c *stream, far Conn) {
-	done := make(chan error, 1)
+	done := make(chan struct{})
 	go func() {
-		_, err := io.Copy(far, c)
-		if err == nil {
-			err = far.CloseWrite()
+		if _, err := io.Copy(far, c); err == nil {
+			_ = far.CloseWrite() // an error is the other direction's too
 		} else {
 			_ = far.Close() // wakes the other direction
 		}
-		done <- err
+		close(done)
 	}()
 	_, err := io.Copy(c, far)
 	if err != nil {
@@ -323,7 +322,7 @@ func join(c *stream, far Conn) {
 	} else {
 		_ = c.CloseWrite() // an error is the other direction's too
 	}
-	_ = <-done      // what went wrong there has ended both
+	<-done
 	_ = far.Close() // all is said
 	_ = c.Close()   // the same
 }
