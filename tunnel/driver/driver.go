@@ -20,11 +20,10 @@ import (
 
 // Limits (tunnel.md §4.8, §4.10).
 const (
-	// MaxLocal is how many local sockets a session has at once, MaxTarget how many of them to one target.
+	// MaxLocal is how many local sockets a session has at once, MaxTarget how many of them to one target. What arrives
+	// for a socket that is not there yet waits within the window of its stream, 1 MiB unless the server says otherwise.
 	MaxLocal  = 256
 	MaxTarget = 64
-	// MaxEarly is how many bytes of a stream may wait for its local socket; more end the stream.
-	MaxEarly = 1 << 20
 	// DefaultGrace is how long after a drop a session tries to come back.
 	DefaultGrace = 60 * time.Second
 	// firstRetry is the pause before the first attempt to come back; it doubles up to lastRetry.

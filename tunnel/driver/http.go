@@ -36,7 +36,8 @@ var perHop = []string{
 
 // validRequest checks what goes into a request line and its headers.
 func validRequest(body wire.StreamOpenBody) bool {
-	if !token(body.Method) || body.Target == "" || body.Target[0] != '/' && !(body.Target == "*" && body.Method == "OPTIONS") || strings.ContainsFunc(body.Target, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+	whole := body.Target == "*" && body.Method == "OPTIONS"
+	if !token(body.Method) || !strings.HasPrefix(body.Target, "/") && !whole || strings.ContainsFunc(body.Target, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
 		return false
 	}
 	for _, h := range body.Headers {
@@ -139,9 +140,7 @@ func (s *Session) pumpHTTP(ctx context.Context, l *link, st *mux.Stream, c net.C
 		<-st.Done() // a visitor who leaves ends the answer
 		_ = c.Close()
 	}()
-	err := s.sendAnswer(l, st, c, body, began)
-	switch {
-	case err == nil:
+	if err := s.sendAnswer(l, st, c, body, began); err == nil {
 		if err := st.CloseWrite(); err != nil {
 			_ = st.Reset(wire.CodeCancel, "") // it is gone
 		}
@@ -150,7 +149,7 @@ func (s *Session) pumpHTTP(ctx context.Context, l *link, st *mux.Stream, c net.C
 			<-sent
 		default:
 		}
-	default:
+	} else {
 		s.log.Debug("a request could not be answered", "target", target, "err", err)
 		_ = st.Reset(wire.CodeInternal, "the local service broke off") // nothing when the stream is gone
 	}

@@ -282,8 +282,11 @@ func (m *Module) open(ctx context.Context, r host.Request, p params) (any, *host
 	if bad != nil {
 		return nil, bad
 	}
-	if len(p.Carrier) > maxToken {
+	switch {
+	case len(p.Carrier) > maxToken:
 		return nil, invalid("carrier is too long")
+	case p.Host == "":
+		return nil, invalid("missing host")
 	}
 	name := p.Host
 	if ip := net.ParseIP(name); ip != nil && strings.Contains(name, ":") {
@@ -507,6 +510,9 @@ func (l *link) watch(s *driver.Session) {
 				l.since = now
 			}
 			over = now.Sub(l.since) >= l.m.c.Idle
+			if over && l.session == s {
+				l.session = nil // who asks from now on gets another one
+			}
 			l.m.mu.Unlock()
 		}
 	}
