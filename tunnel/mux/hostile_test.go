@@ -454,7 +454,7 @@ func TestManyIdleStreams(t *testing.T) {
 }
 
 // sink takes all messages.
-type sink struct{ frames int }
+type sink struct{}
 
 func (s *sink) Read(context.Context) ([]byte, error) { return nil, io.EOF }
 func (s *sink) Write(parts net.Buffers) error {

@@ -562,8 +562,7 @@ func (s *Session) opened(l *link, f wire.Frame) error {
 		return nil
 	}
 	code, reason := wire.CodeRefused, err.Error()
-	var reset *ResetError
-	if errors.As(err, &reset) {
+	if reset, ok := errors.AsType[*ResetError](err); ok {
 		code, reason = reset.Code, reset.Reason
 	}
 	if st.gone {

@@ -230,7 +230,7 @@ func late(to io.Writer, from io.Reader, delay time.Duration) {
 	}()
 	for p := range line {
 		if d := time.Until(p.at); d > 0 {
-			time.Sleep(d) //nolint:forbidigo // a line takes its time
+			time.Sleep(d)
 		}
 		if _, err := to.Write(p.b); err != nil {
 			return

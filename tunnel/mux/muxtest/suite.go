@@ -118,9 +118,7 @@ func messages(t *testing.T, pair Pair) {
 	for _, ends := range [][2]mux.Carrier{{client, server}, {server, client}} {
 		for _, size := range []int{1, 9, 125, 126, 65_535, 65_536, 70_000, wire.MaxMessage} {
 			want := make([]byte, size)
-			for i := range want {
-				want[i] = byte(rand.Uint32())
-			}
+			_, _ = rand.NewChaCha8([32]byte{byte(size)}).Read(want)
 			sum := sha256.Sum256(want)
 			done := make(chan error, 1)
 			go func() {
@@ -225,7 +223,8 @@ func echo(t *testing.T, pair Pair) {
 
 func await(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(limit); !ok(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(limit); !ok(); {
+		<-time.After(time.Millisecond)
 		if time.Now().After(end) {
 			t.Fatal("waited in vain for " + what)
 		}
