@@ -9,7 +9,7 @@ CC_FOUND := $(shell command -v $${CC:-cc} 2>/dev/null || command -v gcc 2>/dev/n
 T       ?= 30s
 MUTATIONS ?= 1000000
 
-.PHONY: all help build run test check-format vet gen check-gen lint contract parity bench fuzz robust acceptance tailnet interop examples cross dist dist-check clean
+.PHONY: all help build run test check-format vet gen check-gen lint contract parity bench bench-tunnel novnc fuzz robust acceptance tailnet interop examples cross dist dist-check clean
 
 all: check-format vet check-gen test cross
 
@@ -20,8 +20,9 @@ help:
 	@echo 'make contract  replay the recorded traffic of the original (FIXTURES=dir1:dir2 for other folders)'
 	@echo 'make parity    the parity checklist: what is served, and what the recordings say'
 	@echo 'make bench     measure against the bars (BENCH="-json", "-quick", "-only REGEXP")'
+	@echo 'make bench-tunnel  tunnels beside chisel and frp, which Go builds once, and a direct connection'
 	@echo 'make robust    the long suites: kill -9, silent peers, full disks'
-	@echo 'make acceptance  the checks of links, terminals and checkpoints, as a table; it says what is missing here'
+	@echo 'make acceptance  the checks of links, tunnels, terminals and checkpoints, as a table; it says what is missing here'
 	@echo 'make tailnet   what needs the build tag tailnet: daemons and clients on a tailnet of loopback'
 	@echo 'make interop   drive the daemon with a published client of the original, which npm installs once'
 	@echo 'make examples  try the clients in JavaScript and Python; npm and pip install their packages once'
@@ -81,6 +82,13 @@ parity:
 
 bench:
 	$(GO) run ./tests/bench $(BENCH)
+
+bench-tunnel:
+	$(GO) run ./tests/bench/tunnel $(BENCH)
+
+# The release of noVNC that novnc.pin names takes the place of the one that is there.
+novnc:
+	sh runtime/rest/viewer/update.sh
 
 robust:
 	ROBUST=1 ROBUST_ROUNDS=$${ROBUST_ROUNDS:-1000} $(GO) test ./tests/robustness/... -count=1 -timeout 60m -v

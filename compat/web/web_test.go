@@ -237,7 +237,7 @@ func TestRouteTable(t *testing.T) {
 		"/vnc": screen(426), "/vnc-viewer?nodeId=x": screen(200), "/vnc-viewer/viewer.js": screen(200), "/vnc-viewer/novnc/core/rfb.js": screen(200),
 		"/vnc-viewer/nope": screen(404), "/vnc-viewer/": screen(404), "/vnc-tunnel": always(404), "/vnc-tunnel?tunnelId=x": always(426),
 		"/vnc-viewer?token=x": queryless(400),
-		"/hooks": hook(404), "/hooks/": hook(404), "/hooks/wake": hook(400), "/hooks/agent": hook(400), "/hooks/nope": hook(404),
+		"/hooks":              hook(404), "/hooks/": hook(404), "/hooks/wake": hook(400), "/hooks/agent": hook(400), "/hooks/nope": hook(404),
 		"/hooks/wake?token=x":           always(400),
 		"/hooksx":                       always(404),
 		"/tools/invoke":                 gateway(400),

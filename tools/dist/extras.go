@@ -140,6 +140,7 @@ func (s *source) notices(v variant) ([]byte, error) {
 		return nil, err
 	}
 	found["Go "+s.goVersion] = map[string]bool{filepath.Join(root, "LICENSE"): true}
+	found["noVNC"] = map[string]bool{filepath.Join(s.root, "runtime/rest/viewer/novnc/LICENSE.txt"): true}
 
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s holds these modules, under these conditions.\n", v.name)
