@@ -102,7 +102,7 @@ func roundTrip(w *way) (time.Duration, error) {
 	defer c.Close()
 	b := make([]byte, 1)
 	var took []time.Duration
-	for i := range 4000 {
+	for i := range 2500 {
 		began := time.Now()
 		if _, err := c.Write(b); err != nil {
 			return 0, err
@@ -121,7 +121,7 @@ func roundTrip(w *way) (time.Duration, error) {
 func firstByte(w *way) (time.Duration, error) {
 	var took []time.Duration
 	b := make([]byte, 1)
-	for range 300 {
+	for range 150 {
 		began := time.Now()
 		c, err := dial(w.Echo)
 		if err != nil {

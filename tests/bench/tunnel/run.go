@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -61,6 +62,12 @@ func run(ctx context.Context, o options) error {
 
 	f := figures{}
 	var names []string
+	var ways []*way
+	defer func() {
+		for _, w := range slices.Backward(ways) {
+			w.stop()
+		}
+	}()
 	do := func(name string, make func() (*way, error)) error {
 		if !only.MatchString(name) {
 			return nil
@@ -69,9 +76,8 @@ func run(ctx context.Context, o options) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		defer w.stop()
 		w.name = name
-		names = append(names, name)
+		names, ways = append(names, name), append(ways, w)
 		fmt.Fprintln(os.Stderr, "measuring", name)
 		if err := measure(ctx, o, f, w); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
@@ -100,12 +106,12 @@ func run(ctx context.Context, o options) error {
 		do("hanzod/grpc", func() (*way, error) {
 			return hanzodWay(ctx, o, "hanzod/grpc", client.SocketPath(plain.dir), plain, t)
 		}),
-		do("hanzod/delay", func() (*way, error) {
+		do(delayed, func() (*way, error) {
 			r, err := start(ctx, "as-relay", at(encrypted.port))
 			if err != nil {
 				return nil, err
 			}
-			w, err := hanzodWay(ctx, o, "hanzod/delay", "wss://"+at(r.Echo), encrypted, t)
+			w, err := hanzodWay(ctx, o, delayed, "wss://"+at(r.Echo), encrypted, t)
 			if err != nil {
 				r.stop()
 				return nil, err
@@ -115,15 +121,49 @@ func run(ctx context.Context, o options) error {
 			return w, nil
 		}),
 	)
+	err = errors.Join(err, latencies(f, ways))
 	table(names, f)
 	return errors.Join(err, bars(f))
 }
 
-// measure takes all figures of a way.
+// turns is how often each way has its turn.
+const turns = 7
+
+// latencies takes what a machine's mood changes most: all ways in turn, several times, of which the median counts.
+func latencies(f figures, ways []*way) error {
+	fmt.Fprintln(os.Stderr, "measuring latencies in turn")
+	trips, firsts := map[string][]time.Duration{}, map[string][]time.Duration{}
+	for range turns {
+		for _, w := range ways {
+			if w.name == delayed {
+				continue
+			}
+			trip, err := roundTrip(w)
+			if err != nil {
+				return fmt.Errorf("%s: %w", w.name, err)
+			}
+			first, err := firstByte(w)
+			if err != nil {
+				return fmt.Errorf("%s: %w", w.name, err)
+			}
+			trips[w.name], firsts[w.name] = append(trips[w.name], trip), append(firsts[w.name], first)
+		}
+	}
+	for name := range trips {
+		f.set(name, "round trip µs", micros(median(trips[name])))
+		f.set(name, "first byte µs", micros(median(firsts[name])))
+	}
+	return nil
+}
+
+// delayed is the way whose carrier has 50 ms.
+const delayed = "hanzod/delay"
+
+// measure takes the other figures of a way.
 func measure(ctx context.Context, o options, f figures, w *way) error {
 	const mega = 1e6
 	set := func(name string, v float64) { f.set(w.name, name, v) }
-	if w.name == "hanzod/delay" {
+	if w.name == delayed {
 		v, _, err := download(w, 1, 2*o.seconds)
 		set("50 ms delay MB/s", v/mega)
 		return err
@@ -141,16 +181,6 @@ func measure(ctx context.Context, o options, f figures, w *way) error {
 		}
 		set(x.name, v/mega)
 	}
-	rtt, err := roundTrip(w)
-	if err != nil {
-		return err
-	}
-	set("round trip µs", micros(rtt))
-	first, err := firstByte(w)
-	if err != nil {
-		return err
-	}
-	set("first byte µs", micros(first))
 	rate, failed, _, err := requests(ctx, w, 64, o.seconds)
 	if err != nil {
 		return err
