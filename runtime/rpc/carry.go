@@ -66,8 +66,7 @@ func (t *tunnelsServer) Carry(stream tunnelv1.TunnelService_CarryServer) error {
 	select {
 	case err := <-served:
 		return err
-	case <-over:
-		return nil
+	case <-over: // the carrier has ended, and how counts: nobody else's end comes in between
 	case <-ctx.Done():
 	}
 	late := time.NewTimer(carrierWait)
@@ -75,7 +74,6 @@ func (t *tunnelsServer) Carry(stream tunnelv1.TunnelService_CarryServer) error {
 	select {
 	case err := <-served:
 		t.s.d.Log.Debug("a carrier ended with its stream", "error", err)
-	case <-over:
 	case <-late.C:
 	}
 	_ = car.Close(0, "") // never fails

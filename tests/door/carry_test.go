@@ -1,6 +1,7 @@
 package door
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/hanzoai/hanzod/client"
 	"github.com/hanzoai/hanzod/errs"
+	tunnelv1 "github.com/hanzoai/hanzod/gen/hanzo/tunnel/v1"
 	"github.com/hanzoai/hanzod/hanzodtest"
 	"github.com/hanzoai/hanzod/tunnel/mux"
 	"github.com/hanzoai/hanzod/tunnel/wire"
@@ -111,4 +113,40 @@ func TestCarry(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// Who says that it ends is not waited for, however quickly its stream is gone then.
+func TestCarryEnds(t *testing.T) {
+	t.Parallel()
+	d := hanzodtest.Start(t, hanzodtest.Options{})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	cl, err := client.Dial(ctx, client.Options{Socket: d.Socket(), ClientName: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	hello := wire.Append(nil, wire.Hello, 0, []byte(`{"version":"`+wire.V1+`","capabilities":["`+wire.Hanzod1+`"]}`))
+	for range 60 {
+		c, err := cl.Carry(ctx, wire.V1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Write(net.Buffers{bytes.Clone(hello)}); err != nil {
+			t.Fatal(err)
+		}
+		if m, err := c.Read(ctx); err != nil || wire.Type(m[0]) != wire.HelloOK {
+			t.Fatalf("the answer to HELLO is %q, %v", m, err)
+		}
+		if err := c.Close(1000, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, err := cl.Tunnels.List(ctx, &tunnelv1.TunnelServiceListRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all := out.GetTunnels(); len(all) != 0 {
+		t.Errorf("%d of 60 tunnels are still there: %v", len(all), all[0])
+	}
 }
