@@ -119,15 +119,17 @@ func TestFoldersOfTheDeadAreSwept(t *testing.T) {
 	if err := dead.Run(); err != nil {
 		t.Fatal(err)
 	}
-	gone := fmt.Sprintf("%s/hanzod-run-%d-1", tmp, dead.Process.Pid)
-	alive := fmt.Sprintf("%s/hanzod-run-%d-1", tmp, os.Getpid())
-	for _, dir := range []string{gone, alive, tmp + "/hanzod-run-x-1"} {
+	gone := fmt.Sprintf("%s/%s%d-1", tmp, host.RunFolder(), dead.Process.Pid)
+	alive := fmt.Sprintf("%s/%s%d-1", tmp, host.RunFolder(), os.Getpid())
+	// A container that shares the directory has processes that nobody else sees.
+	foreign := fmt.Sprintf("%s/hanzod-run-1-%d-1", tmp, dead.Process.Pid)
+	for _, dir := range []string{gone, alive, foreign, tmp + "/" + host.RunFolder() + "x-1"} {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
 	newHost(t, full)
-	if left, _ := filepath.Glob(tmp + "/*"); len(left) != 2 || slices.Contains(left, gone) {
+	if left, _ := filepath.Glob(tmp + "/*"); len(left) != 3 || slices.Contains(left, gone) {
 		t.Errorf("left %v", left)
 	}
 }

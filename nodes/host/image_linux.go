@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,8 +20,16 @@ const firstPassed = 90
 // boxes are the programs that act by the name they are called with, as the allow-list knows them.
 var boxes = []string{"busybox", "toybox", "coreutils"}
 
-// runFolder begins the names of the folders of runs; the number of the process follows.
-const runFolder = "hanzod-run-"
+// runFolder begins the names of the folders of runs; the number of the process follows. It has the number of the
+// process's PID namespace: who is in another one, in a container that shares the directory, cannot tell which
+// processes are there.
+var runFolder = sync.OnceValue(func() string {
+	name, err := os.Readlink("/proc/self/ns/pid") // as pid:[4026531836]
+	if err != nil {
+		name = "" // without /proc nothing is started by descriptor
+	}
+	return "hanzod-run-" + strings.Trim(name, "pid:[]") + "-"
+})
 
 // runFolders are where they are made, the first that can be: in memory where that is possible, because
 // the journal of a busy disk costs a run some milliseconds.
@@ -34,7 +43,7 @@ func runFolders() []string {
 
 func makeFolder() (folder string, err error) {
 	for _, dir := range runFolders() {
-		if folder, err = os.MkdirTemp(dir, runFolder+strconv.Itoa(os.Getpid())+"-"); err == nil {
+		if folder, err = os.MkdirTemp(dir, runFolder()+strconv.Itoa(os.Getpid())+"-"); err == nil {
 			return folder, nil
 		}
 	}
@@ -45,11 +54,11 @@ func makeFolder() (folder string, err error) {
 func sweep() {
 	var folders []string
 	for _, dir := range runFolders() {
-		found, _ := filepath.Glob(filepath.Join(dir, runFolder+"*-*")) // a pattern that is bad finds none
+		found, _ := filepath.Glob(filepath.Join(dir, runFolder()+"*-*")) // a pattern that is bad finds none
 		folders = append(folders, found...)
 	}
 	for _, f := range folders {
-		number, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(f), runFolder), "-")
+		number, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(f), runFolder()), "-")
 		if pid, err := strconv.Atoi(number); err == nil && pid > 0 && errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
 			_ = os.RemoveAll(f)
 		}
