@@ -19,6 +19,7 @@ import (
 	"github.com/hanzoai/hanzod/client/asciicast"
 	approvalsv1 "github.com/hanzoai/hanzod/gen/hanzo/approvals/v1"
 	tunnelv1 "github.com/hanzoai/hanzod/gen/hanzo/tunnel/v1"
+	"github.com/hanzoai/hanzod/tunnel/driver"
 )
 
 const (
@@ -26,6 +27,8 @@ const (
 	openTimeout = 2 * time.Minute
 	// codeCallRequired is the daemon's answer to a command that takes an approval.
 	codeCallRequired = "approvals.call_required"
+	// codeBindRequired is the same to a tunnel that binds.
+	codeBindRequired = "APPROVAL_REQUIRED"
 	// The size of a terminal where this program has none.
 	otherCols, otherRows = 80, 24
 )
@@ -274,6 +277,9 @@ func (a *app) withApproval(ctx context.Context, c *client.Client, q call, wait t
 
 // needsApproval reports whether an error is the daemon's answer to what takes an approval.
 func needsApproval(err error) bool {
+	if refused, ok := errors.AsType[*driver.BindError](err); ok {
+		return refused.Code == codeBindRequired
+	}
 	e, ok := errors.AsType[*client.Error](err)
 	return ok && e.Code == codeCallRequired
 }

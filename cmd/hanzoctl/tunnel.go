@@ -309,7 +309,7 @@ func bindFailed(err error) error {
 	switch e.Code {
 	case "ALREADY_BOUND", "PORT_IN_USE":
 		code = exitConflict
-	case "RESERVED_PORT", "PRIVILEGED_PORT":
+	case "RESERVED_PORT", "PRIVILEGED_PORT", codeBindRequired:
 		code = exitDenied
 	case "BIND_CAP_EXCEEDED":
 		code = exitLater

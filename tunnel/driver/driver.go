@@ -119,7 +119,7 @@ var (
 	ErrLimit = errors.New("a limit of the tunnel client is reached")
 )
 
-// BindError is a refused binding with a code of tunnel.md §4.5.
+// BindError is a refused binding with a code of tunnel.md §4.5, or wire.ApprovalRequired.
 type BindError struct{ Code, Message string }
 
 func (e *BindError) Error() string {

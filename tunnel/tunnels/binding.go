@@ -180,7 +180,7 @@ func (att *attachment) answer(in wire.BindBody, b *binding, err error) {
 		what = fmt.Sprintf("dial of %s as %s", address(in.Host, in.ContainerPort), cmp.Or(in.Node, "this machine"))
 	}
 	if err != nil {
-		code := bindCode(err)
+		code := bindCode(err, t.hanzod1)
 		s.count(func(n *totals) { n.rejected[code]++ })
 		att.say(wire.BindErr, wire.BindErrBody{ClientBindRef: in.ClientBindRef, Code: code, Message: text(err)})
 		s.audit(t.caller, AuditRow{Action: "binding-refused", TunnelID: t.id, NodeID: cmp.Or(in.Node, t.caller.NodeID), Detail: what, Reason: code})
@@ -218,12 +218,17 @@ func text(err error) string {
 	return "the server failed; its log says why"
 }
 
-// bindCode is the word of BIND_ERR for an error.
-func bindCode(err error) string {
+// callRequired is the code of the error of package approvals for what takes an approval.
+const callRequired = "approvals.call_required"
+
+// bindCode is the word of BIND_ERR for an error, for a peer with or without the capability hanzod.1.
+func bindCode(err error, hanzod1 bool) string {
 	e, ok := errs.As(err)
 	switch {
 	case !ok:
 		return wire.Internal
+	case e.Code == callRequired && hanzod1:
+		return wire.ApprovalRequired
 	case e.Code == ErrReach.Code, e.Code == ErrTarget.Code, e.Code == ErrScope.Code, e.Class == errs.Denied && bindings.Code(err) == wire.Internal:
 		return wire.InvalidHost
 	case e.Code == ErrGrants.Code:

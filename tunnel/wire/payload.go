@@ -154,4 +154,6 @@ const (
 	BindCapExceeded = "BIND_CAP_EXCEEDED"
 	InvalidKind     = "INVALID_KIND"
 	Internal        = "INTERNAL"
+	// ApprovalRequired goes to peers with the capability hanzod.1 alone; others get InvalidHost.
+	ApprovalRequired = "APPROVAL_REQUIRED"
 )
