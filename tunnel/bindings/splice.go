@@ -133,6 +133,14 @@ func (n *noticing) Write(p []byte) (int, error) {
 	return n.w.Write(p)
 }
 
+// SetWriteDeadline ends the waiting for who takes nothing.
+func (n *noticing) SetWriteDeadline(t time.Time) error {
+	if c, ok := n.w.(net.Conn); ok {
+		return c.SetWriteDeadline(t)
+	}
+	return nil
+}
+
 // held is a stream with its permits.
 type held struct {
 	Stream

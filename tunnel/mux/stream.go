@@ -90,7 +90,12 @@ type Stream struct {
 	lent    bool
 	direct  int64
 	sinkErr error
+	// writing is where WriteTo writes to at the moment, when its waiting can be ended.
+	writing hurried
 }
+
+// hurried is a writer whose waiting can be ended.
+type hurried interface{ SetWriteDeadline(t time.Time) error }
 
 var (
 	_ net.Conn      = (*Stream)(nil)
@@ -226,6 +231,10 @@ func (st *Stream) WriteTo(w io.Writer) (total int64, err error) {
 			taken = append(taken, c)
 		}
 		st.inBytes -= int64(size)
+		st.writing, _ = w.(hurried)
+		if st.gone {
+			st.hurry()
+		}
 		s.mu.Unlock()
 		var n int64
 		if len(taken) == 1 {
@@ -250,11 +259,26 @@ func (st *Stream) WriteTo(w io.Writer) (total int64, err error) {
 			err = io.ErrShortWrite
 		}
 		s.mu.Lock()
+		st.writing = nil
 		st.consumed(int64(size))
 		if err != nil {
 			return total, err
 		}
 	}
+}
+
+// hurry ends the waiting of WriteTo when the stream has failed: a socket that takes nothing would be held for ever.
+// What was sent as a whole has some time left. The lock is held.
+func (st *Stream) hurry() {
+	if st.writing == nil || st.err == nil {
+		return
+	}
+	w, by := st.writing, time.Now()
+	if st.recvEOF {
+		by = by.Add(lingerTime)
+	}
+	// It may be a stream of another session, whose lock is not to be taken under this one.
+	go func() { _ = w.SetWriteDeadline(by) }() // who writes says what went wrong
 }
 
 // deliver writes bytes to the socket of WriteTo if it waits for some, and returns those that are left. The lock is
@@ -580,6 +604,7 @@ func (st *Stream) over(err error) {
 	}
 	st.rc.Broadcast()
 	st.wc.Broadcast()
+	st.hurry()
 	if st.done != nil {
 		close(st.done)
 	}
