@@ -476,14 +476,27 @@ func TestPlaces(t *testing.T) {
 		}
 	}()
 	var streams []*mux.Stream
-	for range 3 {
+	open := func() {
 		st, err := srv.Open(ctxOf(t), wire.StreamOpenBody{Kind: "tcp"})
 		if err != nil {
 			t.Fatal(err)
 		}
 		streams = append(streams, st)
 	}
-	first, second := <-accepted, <-accepted
+	next := func() net.Conn {
+		select {
+		case c := <-accepted:
+			return c
+		case <-time.After(wait):
+			t.Fatal("a stream got no socket")
+			return nil
+		}
+	}
+	open()
+	first := next()
+	open()
+	second := next()
+	open() // the other two have the places
 	select {
 	case <-accepted:
 		t.Fatal("a third socket was opened")
