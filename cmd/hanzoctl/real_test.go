@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -48,8 +49,14 @@ func TestRealScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: filepath.Join("testdata", "real"),
 		Setup: func(e *testscript.Env) error {
-			d, name, id := realDaemon(e.T().(testing.TB), hanzodtest.Options{})
+			// Devices of other machines come by the port for them.
+			d, name, id := realDaemon(e.T().(testing.TB), hanzodtest.Options{GRPC: strings.HasSuffix(e.WorkDir, "tunnel-approval")})
 			e.Setenv("HANZOD_STATE_DIR", d.StateDir)
+			_, port, err := net.SplitHostPort(d.Addr())
+			if err != nil {
+				return err
+			}
+			e.Setenv("PORT", port)
 			e.Setenv("NODE", id)
 			e.Setenv("NAME", strings.ReplaceAll(name, ".", `\.`))
 			e.Setenv("HOME", e.WorkDir)

@@ -44,7 +44,7 @@ const targetHelp = `TARGET is 8080, :8080, host:port or [::1]:8080; without a ho
 
 // approvalFlag is how long the commands that ask a node wait for an approval.
 func approvalFlag(c *cobra.Command, d *time.Duration) {
-	c.Flags().DurationVar(d, "approval-timeout", 2*time.Minute, "how long to wait for an approval; 0 asks for none")
+	c.Flags().DurationVar(d, "approval-timeout", 2*time.Minute, "how long to wait for an approval")
 }
 
 // exposeFlags are those of tunnel expose.
