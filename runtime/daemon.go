@@ -546,7 +546,7 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	d.tools = compat.NewTools(compat.ToolsConfig{Catalogue: catalogue, Gate: g, Sessions: d.sessions, Agents: late, Current: d.current})
 	d.hookRate = identity.NewLimiter(identity.HookRate, d.now)
 	deps := rest.Deps{
-		RPC: d.rpc, Legacy: d.door, Links: d.links, Carriers: d.carriers, Endpoints: d.makeEndpoints(catalogue, g), Visit: d.bindings.Visit, Screens: d.screens, Metrics: d.metrics.Handler(), Bearer: d.identity.Bearer, Gate: g,
+		RPC: d.rpc, Legacy: d.door, Links: d.links, Carriers: d.carriers, Endpoints: d.makeEndpoints(catalogue, g), Visit: d.bindings.Visit, Screens: d.screens, Metrics: d.metrics.Handler(), DetailedMetrics: d.metrics.DetailedHandler(), Bearer: d.identity.Bearer, Gate: g,
 		TailnetName: tailnetName,
 		Ready:       d.State, Loopback: d.loopback, Hosts: d.peers.Names(),
 		ProxyNames: d.identity.Mode() != identity.AuthTrustedProxy, Peers: d.peers,

@@ -31,13 +31,14 @@ func (d *Daemon) makeOverview() {
 		return peersOf(found), nil
 	})
 	d.metrics.WatchTunnels(func() metrics.Tunnels { return figures(d.tunnels.Stats()) })
+	d.metrics.WatchEachTunnel(func() []metrics.Tunnel { return eachTunnel(d.tunnels.All()) })
 }
 
 // makeEndpoints makes what is asked of tunnels over HTTP.
 func (d *Daemon) makeEndpoints(catalogue *ops.Catalogue, g *gate.Gate) *hoody.Endpoints {
 	return hoody.NewEndpoints(hoody.EndpointsConfig{
 		Tunnels: d.tunnels, Catalogue: catalogue, Gate: g, Process: d.process, Container: d.overview.Container,
-		Metrics: d.metrics.TunnelHandler(), MetricsPublic: func() bool { return d.current().Tunnel.MetricsPublic },
+		Metrics: d.metrics.TunnelHandler(), DetailedMetrics: d.metrics.DetailedTunnelHandler(), MetricsPublic: func() bool { return d.current().Tunnel.MetricsPublic },
 	})
 }
 
@@ -53,6 +54,25 @@ func figures(s tunnels.Stats) metrics.Tunnels {
 	}
 	for k, n := range s.StreamsTotal {
 		out.StreamsTotal[[2]string{k.Kind, k.Result}] = n
+	}
+	return out
+}
+
+// eachTunnel is what the page of metrics shows of single tunnels.
+func eachTunnel(all []tunnels.Tunnel) []metrics.Tunnel {
+	out := make([]metrics.Tunnel, 0, len(all))
+	for _, t := range all {
+		m := metrics.Tunnel{ID: t.ID, Node: t.NodeID, Protocol: t.Version, State: "open", Streams: t.Streams, BytesIn: t.BytesIn, BytesOut: t.BytesOut}
+		switch {
+		case t.Closing:
+			m.State = "closing"
+		case t.Parked:
+			m.State = "parked"
+		}
+		for _, b := range t.Bindings {
+			m.Bindings = append(m.Bindings, metrics.Binding{ID: b.ID, Kind: b.Kind, Mode: b.Mode, Streams: b.Streams, BytesIn: b.BytesIn, BytesOut: b.BytesOut})
+		}
+		out = append(out, m)
 	}
 	return out
 }

@@ -59,6 +59,8 @@ type EndpointsConfig struct {
 	// Metrics serves the page; MetricsPublic says whether to everybody, nil to nobody without a credential.
 	Metrics       http.Handler
 	MetricsPublic func() bool
+	// DetailedMetrics serves the page with single tunnels of all tenants, to callers of none; nil for Metrics.
+	DetailedMetrics http.Handler
 }
 
 // Endpoints are the seven of hoody-tunnel but for the upgrade, in the shape of the seed and in that of the kit
@@ -156,17 +158,23 @@ func (e *Endpoints) health(w http.ResponseWriter, r *http.Request) {
 }
 
 func (e *Endpoints) metrics(w http.ResponseWriter, r *http.Request, who func(*http.Request) (identity.Caller, error)) {
-	if e.cfg.MetricsPublic == nil || !e.cfg.MetricsPublic() {
-		c, err := who(r)
-		if err == nil {
-			err = e.admit(c, listTunnels)
-		}
-		if err != nil {
-			fail(w, err)
-			return
-		}
+	public := e.cfg.MetricsPublic != nil && e.cfg.MetricsPublic()
+	if public && r.Header.Get("Authorization") == "" {
+		e.cfg.Metrics.ServeHTTP(w, r)
+		return
 	}
-	e.cfg.Metrics.ServeHTTP(w, r)
+	c, err := who(r)
+	if err == nil {
+		err = e.admit(c, listTunnels)
+	}
+	switch {
+	case err != nil && !public:
+		fail(w, err)
+	case err == nil && c.Tenant == "" && e.cfg.DetailedMetrics != nil:
+		e.cfg.DetailedMetrics.ServeHTTP(w, r)
+	default:
+		e.cfg.Metrics.ServeHTTP(w, r)
+	}
 }
 
 // list answers the three lists. A tunnel that was killed is not in them, although its streams may still run.

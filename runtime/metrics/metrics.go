@@ -49,6 +49,7 @@ type Gauges struct {
 type Metrics struct {
 	registry *prometheus.Registry
 	tunnels  *prometheus.Registry // of tunnels alone
+	details  *prometheus.Registry // of single tunnels
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 	dropped  *prometheus.CounterVec
@@ -79,6 +80,7 @@ func New(version string, catalogue *ops.Catalogue, g Gauges) *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
 		tunnels:  prometheus.NewRegistry(),
+		details:  prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "hanzod_requests_total",
 			Help: "Requests answered, by door, operation and class of the outcome.",

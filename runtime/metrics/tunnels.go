@@ -145,7 +145,7 @@ func (m *Metrics) WatchTunnels(read func() Tunnels) {
 // TunnelHandler serves the figures of tunnels alone (tunnel.md §4.2). It asks nobody who they are.
 func (m *Metrics) TunnelHandler() http.Handler { return page(m.tunnels) }
 
-func page(r *prometheus.Registry) http.Handler {
+func page(r prometheus.Gatherer) http.Handler {
 	return promhttp.HandlerFor(r, promhttp.HandlerOpts{
 		MaxRequestsInFlight: maxScrapes,
 		Timeout:             scrapeTimeout,

@@ -91,6 +91,8 @@ type Deps struct {
 	Web *web.Web
 	// Metrics serves the metrics page to those who may read it.
 	Metrics http.Handler
+	// DetailedMetrics serves it with single tunnels of all tenants, to callers of none; nil for Metrics.
+	DetailedMetrics http.Handler
 	// Bearer finds the caller that a token stands for, or a peer without one.
 	Bearer func(ctx context.Context, token string, from identity.Peer) (identity.Caller, error)
 	Gate   *gate.Gate
@@ -337,6 +339,10 @@ func (s *server) metrics(w http.ResponseWriter, r *http.Request) {
 	}
 	if err != nil {
 		refuse(w, err)
+		return
+	}
+	if c.Tenant == "" && s.d.DetailedMetrics != nil {
+		s.d.DetailedMetrics.ServeHTTP(w, r)
 		return
 	}
 	s.d.Metrics.ServeHTTP(w, r)

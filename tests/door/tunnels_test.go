@@ -274,7 +274,7 @@ func (w *tunnelWorld) metricsOf(path string) (map[string]float64, string) {
 	_, text := w.bare("GET", path, "Authorization", "Bearer "+w.d.Token)
 	out := map[string]float64{}
 	for line := range strings.Lines(text) {
-		if name, value, ok := strings.Cut(strings.TrimSpace(line), " "); ok && strings.HasPrefix(name, "hoody_tunnel_") {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), " "); ok && (strings.HasPrefix(name, "hoody_tunnel_") || strings.HasPrefix(name, "hanzod_tunnel_")) {
 			n, err := strconv.ParseFloat(value, 64)
 			if err != nil {
 				w.t.Fatalf("%q: %v", line, err)
@@ -330,6 +330,18 @@ func TestTunnelMetrics(t *testing.T) {
 				t.Errorf("%s: %v bytes went %s", path, n, direction)
 			}
 		}
+		// What is said of each tunnel and binding adds up to the figures of all.
+		if !strings.Contains(text, `,tunnel="`+w.s.ID()+`"} 3`+"\n") {
+			t.Errorf("%s does not say that the tunnel has three streams: %v", path, m)
+		}
+		if a, b, c := sum("hanzod_tunnel_open_streams"), sum("hanzod_tunnel_binding_open_streams"), sum("hanzod_tunnel_state"); a != 3 || b != 3 || c != float64(totals.GetTunnels()) {
+			t.Errorf("%s: %v streams of tunnels, %v of bindings, %v tunnels", path, a, b, c)
+		}
+		for _, name := range []string{"hanzod_tunnel_transferred_bytes_total", "hanzod_tunnel_binding_transferred_bytes_total"} {
+			if got := sum(name); got != sum("hoody_tunnel_bytes_total") {
+				t.Errorf("%s: %s is %v: %v", path, name, got, m)
+			}
+		}
 		promtool(t, text)
 	}
 	// What is refused is counted by its code.
@@ -369,7 +381,7 @@ func promtool(t *testing.T, text string) {
 func TestPublicTunnelMetrics(t *testing.T) {
 	d := hanzodtest.Start(t, hanzodtest.Options{Config: map[string]any{"tunnel": map[string]any{"metricsPublic": true}}})
 	w := &tunnelWorld{terminalWorld: &terminalWorld{t: t, d: d}}
-	if code, text := w.bare("GET", "/api/v1/tunnel/metrics"); code != 200 || !strings.Contains(text, "\nhoody_tunnel_sessions_active 0\n") || strings.Contains(text, "go_goroutines") {
+	if code, text := w.bare("GET", "/api/v1/tunnel/metrics"); code != 200 || !strings.Contains(text, "\nhoody_tunnel_sessions_active 0\n") || strings.Contains(text, "go_goroutines") || strings.Contains(text, "\nhanzod_tunnel_") {
 		t.Errorf("%d %s", code, text)
 	}
 	if code, _ := w.bare("GET", "/metrics"); code != 401 {

@@ -48,6 +48,9 @@ func (s *Service) List(_ context.Context, c identity.Caller, in ListIn) (ListOut
 	return ListOut{Tunnels: s.shown(c, in.NodeID), Permits: Permits(s.cfg.Bindings.Permits())}, nil
 }
 
+// All returns the tunnels of all tenants, for the figures of the daemon itself.
+func (s *Service) All() []Tunnel { return s.shown(identity.Caller{}, "") }
+
 // shown returns what a caller sees.
 func (s *Service) shown(c identity.Caller, node string) []Tunnel {
 	s.mu.Lock()
