@@ -1,6 +1,9 @@
 package nodes
 
-import "maps"
+import (
+	"maps"
+	"slices"
+)
 
 // LinkedAs is the kind of link that holds an id at the moment, empty for none.
 func (s *Service) LinkedAs(id string) LinkKind {
@@ -12,6 +15,12 @@ func (s *Service) LinkedAs(id string) LinkKind {
 		return LinkWebSocket
 	}
 	return e.node.Link
+}
+
+// Offers says whether a node is linked and what it may serve has a command.
+func (s *Service) Offers(id, command string) bool {
+	e, ok := s.reg.get(id)
+	return ok && slices.Contains(e.node.Commands, command)
 }
 
 // SetExposed changes what a linked node shows as exposed; one that is not linked is left alone.

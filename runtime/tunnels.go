@@ -66,6 +66,11 @@ func (t TunnelNodes) Linked(ctx context.Context, c identity.Caller, id string) (
 	return out.Node.ID, out.Node.Connected, err
 }
 
+// Offers implements tunnels.Nodes.
+func (t TunnelNodes) Offers(id, command string) bool {
+	return t.Service.Offers(id, command)
+}
+
 // Invoke implements tunnels.Nodes.
 func (t TunnelNodes) Invoke(ctx context.Context, c identity.Caller, id, command string, params []byte) ([]byte, error) {
 	out, err := t.Service.Invoke(ctx, c, nodes.InvokeIn{NodeID: id, Command: command, Params: params})

@@ -373,8 +373,8 @@ func (u upstream) Open(ctx context.Context, in bindings.OpenIn) (bindings.Stream
 		return b.Open(ctx, in)
 	case parked:
 		return nil, bindings.ErrParked
-	case !own || in.Port == 0 || in.Kind != kindTCP:
-		return nil, bindings.ErrNoCarrier
+	case in.Port == 0 || in.Kind != kindTCP || !own && !s.cfg.Nodes.Offers(u.node, CommandOpen):
+		return nil, bindings.ErrNoCarrier // a node of ours opens one when it is asked
 	}
 	g, err := s.ownGrant(ctx, u.node, target{in.Host, in.Port})
 	if err != nil {

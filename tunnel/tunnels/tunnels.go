@@ -95,6 +95,8 @@ type Nodes interface {
 	// Linked returns the registry's id of a node as the caller names it, and whether it is linked. Those that the
 	// caller does not see are unknown.
 	Linked(ctx context.Context, c identity.Caller, nodeID string) (id string, linked bool, err error)
+	// Offers says whether a node is linked and declares a command. It may be called under locks.
+	Offers(nodeID, command string) bool
 	Invoke(ctx context.Context, c identity.Caller, nodeID, command string, params []byte) ([]byte, error)
 	InvokeInternal(ctx context.Context, nodeID, command string, params []byte) ([]byte, error)
 }

@@ -51,6 +51,12 @@ func (m *machines) Linked(_ context.Context, c identity.Caller, id string) (stri
 	return id, true, nil
 }
 
+func (m *machines) Offers(id, _ string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.invoke[id] != nil
+}
+
 func (m *machines) Invoke(ctx context.Context, c identity.Caller, id, command string, params []byte) ([]byte, error) {
 	m.mu.Lock()
 	m.calls = append(m.calls, c.Subject()+" "+command+" "+string(params))
