@@ -454,8 +454,11 @@ func TestY14FlowControl(t *testing.T) {
 		all.Wait()
 		return time.Since(began)
 	}
-	run(streams - 1) // warm
-	before := min(run(streams-1), run(streams-1))
+	run(streams - 1)
+	best := func() time.Duration { // a machine has its moods
+		return min(run(streams-1), run(streams-1), run(streams-1), run(streams-1))
+	}
+	before := best()
 	// One visitor whose target takes nothing.
 	stalled.Store(true)
 	c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
@@ -474,7 +477,7 @@ func TestY14FlowControl(t *testing.T) {
 			t.Fatalf("%d bytes went to who takes none", filled)
 		}
 	}
-	beside := min(run(streams-1), run(streams-1))
+	beside := best()
 	t.Logf("99 streams of 2 MiB: %v alone, %v beside a stalled one, which took %d KiB", before, beside, filled>>10)
 	if float64(before)/float64(beside) < 0.8 {
 		t.Errorf("beside a stalled stream the others have %.0f %% of their rate", 100*float64(before)/float64(beside))

@@ -216,7 +216,7 @@ func browse(t *testing.T) *page {
 			notHere(t, "V1", "no chromium is installed (apt-get install chromium)")
 		}
 	}
-	dir := t.TempDir()
+	dir := proc.Dir(t) // programs of the browser may still write while it ends
 	c := exec.CommandContext(t.Context(), bin, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking",
 		"--remote-debugging-port=0", "--window-size=900,700", "--user-data-dir="+dir, "about:blank")
 	c.Env = append(os.Environ(), "HOME="+dir)
