@@ -210,30 +210,70 @@ type avatars struct{ left int }
 // url returns the URL of an avatar: one of http, https and data as it is, an image of the workspace as a
 // data URL, "" for all else.
 func (a *avatars) url(workspace, avatar string) string {
-	switch {
-	case avatar == "":
-		return ""
-	case isURL.MatchString(avatar):
+	if isURL.MatchString(avatar) {
 		return avatar
-	case strings.HasPrefix(avatar, "~"), scheme.MatchString(avatar), filepath.IsAbs(avatar), hasNUL(avatar):
-		return ""
 	}
-	name := path.Clean(strings.ReplaceAll(avatar, `\`, "/"))
-	mime := mimeOf(name)
-	if mime == "" || !filepath.IsLocal(filepath.FromSlash(name)) {
-		return ""
-	}
-	root, err := openRoot(workspace)
-	if err != nil {
-		return ""
-	}
-	defer root.Close()
-	data, _, err := readWithin(root, filepath.FromSlash(name), min(maxAvatarFile, int64(a.left)))
-	if err != nil {
+	data, mime := picture(workspace, avatar, min(maxAvatarFile, int64(a.left)))
+	if mime == "" {
 		return ""
 	}
 	a.left -= len(data)
 	return "data:" + mime + ";base64," + base64.StdEncoding.EncodeToString(data)
+}
+
+// picture reads an image below a workspace. mime is "" when there is none, or it is larger than limit bytes.
+func picture(workspace, avatar string, limit int64) (data []byte, mime string) {
+	if avatar == "" || strings.HasPrefix(avatar, "~") || scheme.MatchString(avatar) || filepath.IsAbs(avatar) || hasNUL(avatar) {
+		return nil, ""
+	}
+	name := path.Clean(strings.ReplaceAll(avatar, `\`, "/"))
+	if mime = mimeOf(name); mime == "" || !filepath.IsLocal(filepath.FromSlash(name)) {
+		return nil, ""
+	}
+	root, err := openRoot(workspace)
+	if err != nil {
+		return nil, ""
+	}
+	defer root.Close()
+	if data, _, err = readWithin(root, filepath.FromSlash(name), limit); err != nil {
+		return nil, ""
+	}
+	return data, mime
+}
+
+// AvatarOut is the avatar of an agent: an image of its workspace with its type, or a URL of http, https or data. Both are
+// empty where there is none that a page could show.
+type AvatarOut struct {
+	Data []byte
+	Mime string
+	URL  string
+}
+
+// Avatar finds the image that stands for an agent, where Identity finds it. An unknown agent has none.
+func (s *Service) Avatar(_ context.Context, _ identity.Caller, agentID string) AvatarOut {
+	v := s.view()
+	id := config.AgentID(agentID)
+	a := v.Agent(id)
+	if a == nil && id != v.DefaultID {
+		return AvatarOut{}
+	}
+	var own Persona
+	if a != nil && a.Identity != nil {
+		own = *a.Identity
+	}
+	workspace := v.Workspace(id)
+	for _, avatar := range []string{v.assistant.Avatar, own.Avatar, readPersona(workspace).Avatar} {
+		avatar = asAvatar(shorten(avatar, shownAvatar))
+		switch {
+		case avatar == "":
+		case isURL.MatchString(avatar):
+			return AvatarOut{URL: avatar}
+		default:
+			data, mime := picture(workspace, avatar, maxAvatarFile)
+			return AvatarOut{Data: data, Mime: mime}
+		}
+	}
+	return AvatarOut{}
 }
 
 // mimeOf is the type of an image by its name, "" for what is none.

@@ -1,12 +1,14 @@
 package runtime
 
 import (
+	"context"
 	"net"
 	"os"
 	"path/filepath"
 	goruntime "runtime"
 	"time"
 
+	"github.com/hanzoai/hanzod/agents"
 	"github.com/hanzoai/hanzod/compat/web"
 	"github.com/hanzoai/hanzod/config"
 	"github.com/hanzoai/hanzod/hooks"
@@ -77,9 +79,29 @@ func (d *Daemon) webConfig() web.Config {
 			Enabled: d.canvasOn(), Root: d.cfg.CanvasHost.Root, A2UI: filepath.Join(d.cfg.StateDir, "a2ui"),
 			LiveReload: d.cfg.CanvasHost.LiveReload, Capability: d.door.CanvasCapability,
 		},
+		UI:     d.controlUI(cfg),
 		Tools:  d.tools,
 		Bearer: d.identity.Bearer, Mode: d.identity.Mode(), Peers: d.peers,
 		Log: d.subsystem("http"), Now: d.now,
+	}
+}
+
+// controlUI is the web page of the original, as the configuration has it.
+func (d *Daemon) controlUI(cfg *config.Config) web.ControlUI {
+	ui := cfg.Gateway.ControlUI
+	return web.ControlUI{
+		Enabled: ui.Enabled, Root: ui.Root, Base: ui.BasePath, Version: Version,
+		Assistant: func() (name, avatar, agentID string) {
+			out, err := d.agents.Identity(context.Background(), identity.Internal(), agents.IdentityIn{})
+			if err != nil { // only a key that is none
+				return "Assistant", "A", cfg.DefaultAgentID()
+			}
+			return out.Name, out.Avatar, out.AgentID
+		},
+		Avatar: func(agentID string) (data []byte, mime, address string) {
+			out := d.agents.Avatar(context.Background(), identity.Internal(), agentID)
+			return out.Data, out.Mime, out.URL
+		},
 	}
 }
 

@@ -49,6 +49,7 @@ type Config struct {
 
 	HTTP   config.HTTP
 	Canvas Canvas
+	UI     ControlUI
 	// Tools runs what POST /tools/invoke names; nil has none.
 	Tools Tools
 

@@ -54,10 +54,12 @@ func (s *server) route() []web.Stage {
 	if w := s.d.Web; w != nil {
 		add(w.Plugins(), true)
 	}
-	// The Control UI comes with its assets. The probes stand behind it in the original, and in front of
-	// it here.
+	// The probes stand behind the Control UI in the original, and in front of it here.
 	own(s.live, "/health", "/healthz")
 	own(s.ready, "/ready", "/readyz")
+	if w := s.d.Web; w != nil {
+		add(w.ControlUI())
+	}
 	return list
 }
 
