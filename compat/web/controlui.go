@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,8 +26,9 @@ type ControlUI struct {
 	Version string
 }
 
-// bootstrapPath is where the page asks what it belongs to. It is doubled in the original too.
-const bootstrapPath = "/__bot__/__bot/control-ui-config.json"
+// bootstrapPaths are where the page asks what it belongs to: doubled as in the original, and where the page that the
+// package openclaw has asks.
+var bootstrapPaths = []string{"/__bot__/__bot/control-ui-config.json", "/__openclaw/control-ui-config.json"}
 
 // The headers of the page (protocol.md §1.7).
 var (
@@ -97,7 +99,7 @@ func (w *Web) controlUI(rw http.ResponseWriter, r *http.Request, base string) {
 		return
 	}
 	switch {
-	case p == bootstrapPath:
+	case slices.Contains(bootstrapPaths, p):
 		b := bootstrap{BasePath: w.cfg.UI.Base, ServerVersion: w.cfg.UI.Version}
 		b.AssistantName, b.AssistantAvatar, b.AssistantAgentID = w.cfg.UI.Assistant()
 		answer(rw, http.StatusOK, b)

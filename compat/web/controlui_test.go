@@ -1,6 +1,7 @@
 package web_test
 
 import (
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -90,6 +91,9 @@ func TestControlUI(t *testing.T) {
 			}
 		}
 		got := raw(t, d.Addr(), "GET", base+"/__bot__/__bot/control-ui-config.json", "").json(t)
+		if other := raw(t, d.Addr(), "GET", base+"/__openclaw/control-ui-config.json", "").json(t); !maps.Equal(got, other) {
+			t.Errorf("the two bootstraps differ: %v and %v", got, other)
+		}
 		want := map[string]any{"basePath": base, "assistantName": "Assistant", "assistantAvatar": "A", "assistantAgentId": "main"}
 		for k, v := range want {
 			if got[k] != v {
