@@ -7,8 +7,16 @@ import (
 	"github.com/hanzoai/hanzod/tunnel/wire"
 )
 
-// sizes are the memory that buffers come in: a header in front of what a frame holds, and a whole message.
-var sizes = [...]int{512, 4 << 10, 16 << 10, wire.HeaderSize + wire.MaxPayload, wire.MaxMessage}
+// sizes are the memory that buffers come in: what a frame holds without and with a header in front, and a whole
+// message. The header takes a page more, which what waits to be read does not need.
+var sizes = [...]int{512, 4 << 10, pieceSize, wire.MaxPayload, wire.HeaderSize + wire.MaxPayload, wire.MaxMessage}
+
+const (
+	// pieceSize is what bytes are kept in that do not nearly fill a frame, so that little memory is empty.
+	pieceSize = 16 << 10
+	// crumbs is how many bytes have come in small pieces when memory is taken in large ones.
+	crumbs = 4 << 10
+)
 
 var pools [len(sizes)]sync.Pool
 
@@ -100,9 +108,9 @@ func (q *queue) drop() (n int) {
 	return n
 }
 
-// fill appends bytes to the queue: into the last chunk where that has room, else into new ones with head bytes
-// of room in front.
-func (q *queue) fill(p []byte, head int) {
+// fill appends bytes to the queue, in which others wait: into the last chunk where that has room, else into new ones
+// with head bytes of room in front. Of all the memory it takes, less than a piece is empty.
+func (q *queue) fill(p []byte, head, waiting int) {
 	if c := q.last(); c != nil && c.buf.refs.Load() == 1 {
 		// A frame holds wire.MaxPayload bytes, and a chunk becomes one frame.
 		n := copy(c.buf.b[c.end:min(len(c.buf.b), c.off+wire.MaxPayload)], p)
@@ -111,7 +119,14 @@ func (q *queue) fill(p []byte, head int) {
 	}
 	for len(p) > 0 {
 		n := min(len(p), wire.MaxPayload)
-		buf := newBuffer(head + n)
+		if head == 0 && n < wire.MaxPayload/4*3 {
+			n = min(n, pieceSize)
+		}
+		size := head + n
+		if waiting+n > crumbs {
+			size = max(size, min(pieceSize, waiting))
+		}
+		buf := newBuffer(size)
 		copy(buf.b[head:], p[:n])
 		q.push(chunk{buf, head, head + n})
 		p = p[n:]

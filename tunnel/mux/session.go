@@ -654,7 +654,7 @@ func (s *Session) data(l *link, f wire.Frame, buf *buffer, at int) error {
 		buf.refs.Add(1)
 		st.in.push(chunk{buf, at, at + len(rest)})
 	} else {
-		st.in.fill(rest, 0)
+		st.in.fill(rest, 0, int(st.inBytes))
 	}
 	st.inBytes += n
 	if st.recvLeft < wire.MaxPayload && st.recvPend > 0 {

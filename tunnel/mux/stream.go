@@ -20,7 +20,8 @@ const (
 	crowdQueue = 16 << 10
 	// gather is how much ReadFrom reads of a socket that has it before it is sent.
 	gather = 192 << 10
-	// takeBytes is how much WriteTo takes at once: credit goes back in such pieces.
+	// takeBytes is how much WriteTo takes at once, or a quarter of the window where that is less: credit goes back in
+	// such pieces.
 	takeBytes = 256 << 10
 	// maxHeads is how many STREAM_RESPONSE_HEAD may wait, maxControls how many STREAM_CONTROL (tunnel.md §4.13).
 	maxHeads    = 8
@@ -224,8 +225,8 @@ func (st *Stream) WriteTo(w io.Writer) (total int64, err error) {
 			return total, st.sinkErr
 		}
 		st.sink = nil
-		size := 0
-		for !st.in.empty() && (size == 0 || size+st.in.first().len() <= takeBytes) {
+		size, most := 0, min(takeBytes, int(s.cfg.StreamWindow)/4)
+		for !st.in.empty() && (size == 0 || size+st.in.first().len() <= most) {
 			c := st.in.pop()
 			size += c.len()
 			taken = append(taken, c)
@@ -384,7 +385,7 @@ func (st *Stream) Write(p []byte) (int, error) {
 		}
 		n = min(n, len(p))
 		if n > 0 {
-			st.out.fill(p[:n], wire.HeaderSize)
+			st.out.fill(p[:n], wire.HeaderSize, st.queued)
 			st.enqueued(n)
 			total += n
 			p = p[n:]
@@ -429,7 +430,7 @@ func (st *Stream) ReadFrom(r io.Reader) (int64, error) {
 			}
 			total += int64(n)
 			if c := st.out.last(); n <= smallFrame && c != nil {
-				st.out.fill(buf.b[wire.HeaderSize:wire.HeaderSize+n], wire.HeaderSize)
+				st.out.fill(buf.b[wire.HeaderSize:wire.HeaderSize+n], wire.HeaderSize, st.queued)
 				buf.release()
 			} else {
 				st.out.push(chunk{buf, wire.HeaderSize, wire.HeaderSize + n})
