@@ -168,8 +168,9 @@ type Audit struct {
 	// Subject is the operator.
 	Subject string
 	Tenant  string
-	// Operation is one of open, close, takeover, channel_open, channel_close, command, command_end, terminal_open, terminal_exit,
-	// file_list, file_read, file_write, registry, service, refused, watch, unwatch.
+	// Operation is one of open, close, takeover, channel_open, channel_close, command, command_end, terminal_open,
+	// terminal_exit, file_list, file_read, file_read_end, file_sum, file_write, file_write_end, registry, service, failed,
+	// refused, watch.
 	Operation string
 	// Outcome is ok, or why not.
 	Outcome string
@@ -190,7 +191,7 @@ type Store interface {
 	Session(id string) (Session, error)
 	// Sessions are all, the newest first, up to a limit, after a session.
 	Sessions(in ListIn) ([]Session, error)
-	// TechAudit are the rows of a session, oldest first, after a row, up to a limit.
+	// TechAudit are the rows of a session, of all when it is empty, oldest first, after a row, up to a limit.
 	TechAudit(session string, after uint64, limit int) ([]Audit, error)
 	// RemoveNodeSessions removes the closed sessions of a node; their audit stays.
 	RemoveNodeSessions(ctx context.Context, nodeID string, rows ...Audit) error
@@ -227,15 +228,8 @@ type ListIn struct {
 	Tenant string // of the caller, set by the service
 }
 
-// RunIn is the argument of Run.
-type RunIn struct {
-	SessionID string
-	ChannelID string // made when it is empty
-	message.Command
-}
-
 // Event is what a watcher sees. Type is one of opened, closed, channel_opened, channel_closed, command, output, exit, file,
-// registry, service, refused, watcher_joined, watcher_left, skipped.
+// registry, service, done, refused, watcher_joined, watcher_left, skipped.
 type Event struct {
 	Seq       uint64
 	At        time.Time
