@@ -571,7 +571,12 @@ func (n *nodeHost) serveWith(ctx context.Context, o host.ServeOptions) error {
 		return err
 	}
 	defer tunnels.Close()
-	n.host = host.New(host.Config{Policy: n.file, Prompter: n.ask, Env: runEnv, Modules: append(n.modules(), terminals, tunnels), Log: n.log})
+	technician, endTechnician, err := n.tech(n.log)
+	if err != nil {
+		return err
+	}
+	defer endTechnician()
+	n.host = host.New(host.Config{Policy: n.file, Prompter: n.ask, Env: runEnv, Modules: append(n.modules(), terminals, tunnels, technician), Log: n.log})
 	o.Host, o.OnState, o.Log = n.host, n.o.OnState, n.log
 	err = host.Serve(ctx, o)
 	if errors.Is(err, context.Canceled) {
