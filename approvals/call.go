@@ -72,7 +72,8 @@ func readCall(command string, params []byte) (call, error) {
 	sorted := slices.DeleteFunc(slices.Clone(c.params), func(m member) bool {
 		return m.name == "timeout_ms" && (command == "system.run" || command == "exec.run") ||
 			m.name == "window" && command == "terminal.open" || // how much output the gateway takes at once; it puts that in
-			(m.name == "id" || m.name == "carrier") && command == "tunnel.open" // its names for the target and for the carrier, likewise; the latter is a secret
+			(m.name == "id" || m.name == "carrier") && command == "tunnel.open" || // its names for the target and for the carrier, likewise; the latter is a secret
+			(m.name == "session_id" || m.name == "owner") && command == "tech.open" // likewise; who asks is bound anyway
 	})
 	slices.SortFunc(sorted, func(a, b member) int { return strings.Compare(a.name, b.name) })
 	sum := sha256.New()

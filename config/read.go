@@ -72,6 +72,13 @@ func (l *loader) fillTyped(tree *json5.Node) {
 	tunnel.bool("helloCredentials", &c.Tunnel.HelloCredentials)
 	tunnel.bool("metricsPublic", &c.Tunnel.MetricsPublic)
 	l.screen(tunnel.object("screen"), &c.Tunnel.Screen)
+	c.Tunnel.Tech = Tech{Enabled: true, IdleMinutes: 240, CommandsPerMinute: 100}
+	technicians := tunnel.object("tech")
+	technicians.bool("enabled", &c.Tunnel.Tech.Enabled)
+	technicians.int("idleMinutes", 1, 43_200, &c.Tunnel.Tech.IdleMinutes)
+	technicians.int("commandsPerMinute", 1, 10_000, &c.Tunnel.Tech.CommandsPerMinute)
+	technicians.strs("directories", &c.Tunnel.Tech.Directories)
+	technicians.strict()
 	tunnel.strict()
 	l.checkpoints(root.object("checkpoints"), &c.Checkpoints)
 	l.agents(root.object("agents"), &c.Agents)

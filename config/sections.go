@@ -154,6 +154,8 @@ type Tunnel struct {
 	PublicURLPattern string
 	// Screen is tunnel.screen.
 	Screen Screen
+	// Tech is tunnel.tech.
+	Tech Tech
 	// MaxTunnels bounds all tunnels, MaxTunnelsPerTenant those of one organisation or of the gateway's owner:
 	// 1..10,000; 256 and 32 by default.
 	MaxTunnels, MaxTunnelsPerTenant int
@@ -174,6 +176,16 @@ type Tunnel struct {
 	HelloCredentials bool
 	// MetricsPublic shows /api/v1/tunnel/metrics to everybody.
 	MetricsPublic bool
+}
+
+// Tech is tunnel.tech: technician sessions.
+type Tech struct {
+	Enabled bool // true
+	// IdleMinutes ends a session in which nothing happens: 1..43,200, 240 by default; CommandsPerMinute bounds those of one
+	// session: 1..10,000, 100.
+	IdleMinutes, CommandsPerMinute int
+	// Directories bound all sessions to absolute paths of the nodes; empty leaves that to the nodes.
+	Directories []string
 }
 
 // Agents is the section agents.

@@ -65,6 +65,7 @@ var rules = map[string]rule{
 	"node.connected":          {scope: identity.ScopeRead, droppable: true},
 	"node.disconnected":       {scope: identity.ScopeRead, droppable: true},
 	"node.renamed":            {scope: identity.ScopeRead, droppable: true},
+	"node.mode":               {scope: identity.ScopeRead, droppable: true},
 	"node.event":              {scope: identity.ScopeRead, droppable: true},
 	"run.changed":             {scope: identity.ScopeApprovals, droppable: true},
 	"config.changed":          {scope: identity.ScopeAdmin, droppable: true},

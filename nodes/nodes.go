@@ -52,6 +52,8 @@ type Node struct {
 	SessionURL string
 	Metadata   []byte
 	Exposed    []Exposed
+	// Session is the technician session that the node is in tunnel mode for, empty in heartbeat mode (tunnel.md §3.1).
+	Session string
 	// LastSeen is when something came from the node last, zero where nobody knows.
 	LastSeen time.Time
 }

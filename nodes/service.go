@@ -108,7 +108,9 @@ type Attachment struct {
 	svc  *Service
 	id   string
 	gone atomic.Bool
-	subs subscriptions
+	// ended is closed when gone is set.
+	ended chan struct{}
+	subs  subscriptions
 	// terminals are those that were opened on the node since it came.
 	terminals terminals
 	lane      *lane // nil for a node that handles several commands at once
@@ -143,7 +145,7 @@ func (s *Service) Attach(n Node, declared, caps []string, link Link) (*Attachmen
 	if n.Tenant != "" && identity.NodeTenant(n.ID) != n.Tenant {
 		return nil, Node{}, ErrTenantID
 	}
-	a := &Attachment{svc: s, id: n.ID}
+	a := &Attachment{svc: s, id: n.ID, ended: make(chan struct{})}
 	if serialByNature(n, declared) || s.serial != nil && s.serial(n) {
 		a.lane = &lane{}
 	}
@@ -174,7 +176,9 @@ func (s *Service) come(e *entry) (*entry, error) {
 
 // end fails the calls that wait on an attachment.
 func (s *Service) end(a *Attachment) {
-	a.gone.Store(true)
+	if !a.gone.Swap(true) {
+		close(a.ended)
+	}
 	s.channels.end(a)
 	if a.lane != nil {
 		a.lane.close()
@@ -191,7 +195,7 @@ func (a *Attachment) Detach() {
 	a.svc.turn.Lock()
 	defer a.svc.turn.Unlock()
 	if n, ok := a.svc.reg.remove(a); ok {
-		n.Connected, n.ConnectedAt, n.Link, n.LastSeen = false, time.Time{}, "", time.Unix(0, a.heard.Load())
+		n.Connected, n.ConnectedAt, n.Link, n.Session, n.LastSeen = false, time.Time{}, "", "", time.Unix(0, a.heard.Load())
 		a.svc.bus.Publish("node.disconnected", Changed{Node: n})
 	}
 }

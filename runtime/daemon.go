@@ -65,6 +65,7 @@ import (
 	"github.com/hanzoai/hanzod/tunnel/bindings"
 	"github.com/hanzoai/hanzod/tunnel/checkpoints"
 	"github.com/hanzoai/hanzod/tunnel/screens"
+	"github.com/hanzoai/hanzod/tunnel/tech"
 	"github.com/hanzoai/hanzod/tunnel/tunnels"
 	"github.com/hanzoai/hanzod/tunnel/uplinks"
 	"github.com/hanzoai/hanzod/wizard"
@@ -186,6 +187,7 @@ type Daemon struct {
 	measured  measured
 	terminals *tunnel.Service
 	screens   *screens.Service
+	tech      *tech.Service
 	uplinks   *uplinks.Service
 	routes    *swapped
 
@@ -393,6 +395,9 @@ func (d *Daemon) makeDomains() error {
 		return err
 	}
 	d.makeScreens()
+	if err := d.makeTech(); err != nil {
+		return err
+	}
 	d.approvals.SetNodes(d.nodes)
 	d.rules.SetNodes(d.nodes)
 	d.rules.SetCovering(d.approvals)
@@ -735,6 +740,7 @@ func (d *Daemon) stop(work context.Context, cancel context.CancelFunc, wg *sync.
 	}
 	d.bus.Publish("shutdown", bye)
 	d.rpc.Stop()
+	d.tech.Stop(deadline)
 	d.nodes.Stop()
 	var doors sync.WaitGroup
 	doors.Go(func() { d.door.Close(deadline) })

@@ -84,6 +84,16 @@
 //	  <node id>                    record: the last link of one
 //	terminals                      which terminals are open at nodes, for the next daemon to join
 //	  <terminal id>                record: one terminal with its owner
+//	tech_sessions                  technician sessions, also closed ones
+//	  <session id>                 record: one of them
+//	tech_holds
+//	  <node id>                    id of the session that holds the node
+//	tech_order
+//	  <opened> <session id>        nothing: the order in which they were opened
+//	tech_audit                     what was done in them
+//	  <sequence>                   record: one row
+//	tech_audit_of
+//	  <session id> 00 <sequence>   nothing: the rows of one session
 //	system_events
 //	  <session> 00 <sequence>      record: what an agent is to be told; sequence is 8 bytes big endian
 //

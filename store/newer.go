@@ -28,6 +28,7 @@ var recordTypes = map[string]reflect.Type{
 	string(bucketLinkKeys):          reflect.TypeFor[linkKeyRecord](),
 	string(bucketLinks):             reflect.TypeFor[linkRecord](),
 	string(bucketTerminals):         reflect.TypeFor[terminalRecord](),
+	string(bucketTechSessions):      reflect.TypeFor[techRecord](),
 }
 
 // carry returns the record that takes the place of old, with the fields of old that the struct of its

@@ -42,6 +42,12 @@ var (
 
 	bucketTerminals = []byte("terminals")
 
+	bucketTechSessions = []byte("tech_sessions")
+	bucketTechHolds    = []byte("tech_holds")
+	bucketTechOrder    = []byte("tech_order")
+	bucketTechAudit    = []byte("tech_audit")
+	bucketTechAuditOf  = []byte("tech_audit_of")
+
 	keySchema    = []byte("schema")
 	keyReadable  = []byte("readable_from")
 	keyTouched   = []byte("touched_by")
@@ -61,6 +67,7 @@ var (
 		bucketCronJobs, bucketCronRuns,
 		bucketLinkKeys, bucketLinks,
 		bucketTerminals,
+		bucketTechSessions, bucketTechHolds, bucketTechOrder, bucketTechAudit, bucketTechAuditOf,
 	}
 )
 
@@ -73,6 +80,7 @@ var migrations = []func(*bolt.Tx) error{
 	migrateTo4,
 	migrateTo5,
 	migrateTo6,
+	migrateTo7,
 }
 
 // readableFrom is the oldest schema whose hanzod may open a database of the newest one. It stays as it is
@@ -135,6 +143,16 @@ func migrateTo6(tx *bolt.Tx) error {
 		"link_keys", "links",
 		"terminals",
 	} {
+		if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
+			return fmt.Errorf("bucket %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// migrateTo7 makes room for technician sessions and their audit.
+func migrateTo7(tx *bolt.Tx) error {
+	for _, name := range []string{"tech_sessions", "tech_holds", "tech_order", "tech_audit", "tech_audit_of"} {
 		if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
 			return fmt.Errorf("bucket %s: %w", name, err)
 		}

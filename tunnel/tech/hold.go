@@ -88,7 +88,7 @@ func (h *hold) keep(time.Time) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), recordTime)
 	defer cancel()
-	if err := h.s.c.Store.ChangeSession(ctx, r); err != nil {
+	if err := h.s.c.Store.ChangeTechSession(ctx, r); err != nil {
 		h.s.c.Log.Warn("the last activity of a technician session could not be kept", "session", h.id, "err", err)
 	}
 }
@@ -110,7 +110,7 @@ func (h *hold) record(ctx context.Context, channel, op, outcome, subject string,
 	if over {
 		return h.s.c.Store.AppendTechAudit(ctx, row)
 	}
-	return h.s.c.Store.ChangeSession(ctx, r, row)
+	return h.s.c.Store.ChangeTechSession(ctx, r, row)
 }
 
 // end closes the session. When an operator asks and the disk fails, it stays as it was; else it ends in any case.
@@ -127,7 +127,7 @@ func (h *hold) end(reason Reason, by string) error {
 	r.Status, r.Reason, r.ClosedBy, r.ClosedAt = Closed, reason, by, h.s.c.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), recordTime)
 	defer cancel()
-	err := h.s.c.Store.ChangeSession(ctx, r, h.s.row(r, "", "close", "ok", by, map[string]any{"reason": string(reason)}))
+	err := h.s.c.Store.ChangeTechSession(ctx, r, h.s.row(r, "", "close", "ok", by, map[string]any{"reason": string(reason)}))
 	if err != nil {
 		h.s.c.Log.Error("a technician session could not be written down as closed", "session", h.id, "reason", reason, "err", err)
 		if reason == ByOperator {

@@ -69,7 +69,7 @@ func New(c Config) *Service {
 // Start closes what a daemon before this one has left active, and begins to look for idle sessions.
 func (s *Service) Start(ctx context.Context) error {
 	for after := ""; ; {
-		page, err := s.c.Store.Sessions(ListIn{Status: Active, After: after, Limit: MaxList})
+		page, err := s.c.Store.TechSessions(ListIn{Status: Active, After: after, Limit: MaxList})
 		if err != nil {
 			return err
 		}
@@ -77,7 +77,7 @@ func (s *Service) Start(ctx context.Context) error {
 			after = r.ID
 			now := s.c.Now()
 			r.Status, r.Reason, r.ClosedAt = Closed, Restarted, now
-			if err := s.c.Store.ChangeSession(ctx, r, s.row(r, "", "close", "ok", "hanzod", map[string]any{"reason": string(Restarted)})); err != nil {
+			if err := s.c.Store.ChangeTechSession(ctx, r, s.row(r, "", "close", "ok", "hanzod", map[string]any{"reason": string(Restarted)})); err != nil {
 				return err
 			}
 			s.c.Nodes.Mode(r.NodeID, "")
@@ -238,7 +238,7 @@ func (s *Service) claim(ctx context.Context, c identity.Caller, r Session, takeo
 		rows[0].Operation = "takeover"
 		detail["taken"] = old.id
 	}
-	taken, err := s.c.Store.OpenSession(ctx, r, takeover, rows...)
+	taken, err := s.c.Store.OpenTechSession(ctx, r, takeover, rows...)
 	if errors.Is(err, ErrHeld) {
 		s.refuse("held")
 	}
@@ -250,7 +250,7 @@ func (s *Service) abandon(ctx context.Context, r Session, why error) {
 	r.Status, r.Reason, r.ClosedAt = Closed, NodeEnded, s.c.Now()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTime)
 	defer cancel()
-	if err := s.c.Store.ChangeSession(ctx, r, s.row(r, "", "close", why.Error(), r.Owner, nil)); err != nil {
+	if err := s.c.Store.ChangeTechSession(ctx, r, s.row(r, "", "close", why.Error(), r.Owner, nil)); err != nil {
 		s.c.Log.Error("a technician session that was not opened could not be closed; it is at the next start", "session", r.ID, "err", err)
 	}
 }
@@ -390,7 +390,7 @@ func (s *Service) sees(c identity.Caller, owner, tenant string, own bool) error 
 
 // stored is a session as the store has it, when the caller may see it.
 func (s *Service) stored(c identity.Caller, id string) (Session, error) {
-	r, err := s.c.Store.Session(id)
+	r, err := s.c.Store.TechSession(id)
 	if err != nil {
 		return Session{}, err
 	}
@@ -424,7 +424,7 @@ func (s *Service) List(_ context.Context, c identity.Caller, in ListIn) ([]Sessi
 	if in.Limit <= 0 || in.Limit > MaxList {
 		in.Limit = MaxList
 	}
-	all, err := s.c.Store.Sessions(in)
+	all, err := s.c.Store.TechSessions(in)
 	if err != nil {
 		return nil, err
 	}
@@ -455,25 +455,46 @@ func (s *Service) Close(_ context.Context, c identity.Caller, id string) (Sessio
 	return s.stored(c, id)
 }
 
-// Revoke ends the sessions of callers whose credential has ended, and what others do in them.
+// Revoke ends the sessions of callers whose credential has ended, and what others do in them. It does not wait.
 func (s *Service) Revoke(covers func(identity.Caller) bool) {
-	for _, h := range s.all() {
-		if covers(h.caller) {
-			_ = h.end(Revoked, "hanzod") // it is logged
-			continue
+	s.soon(func() {
+		for _, h := range s.all() {
+			if covers(h.caller) {
+				_ = h.end(Revoked, "hanzod") // it is logged
+				continue
+			}
+			h.leave(covers)
 		}
-		h.leave(covers)
-	}
+	})
 }
 
-// NodeRemoved ends the session of a node that is removed, and forgets those that were.
-func (s *Service) NodeRemoved(ctx context.Context, nodeID string) {
-	if h := s.holder(nodeID); h != nil {
-		_ = h.end(Removed, "hanzod") // it is logged
+// soon does something that waits for the disk, before Stop returns.
+func (s *Service) soon(do func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed { // everything ends
+		return
 	}
-	if err := s.c.Store.RemoveNodeSessions(ctx, nodeID); err != nil {
-		s.c.Log.Error("the technician sessions of a node that was removed could not be removed", "node", nodeID, "err", err)
-	}
+	s.wg.Add(1)
+	go func() {
+		defer s.wg.Done()
+		do()
+	}()
+}
+
+// NodeRemoved ends the session of a node that is removed, and forgets those that were; their audit stays. It does not
+// wait.
+func (s *Service) NodeRemoved(nodeID string) {
+	s.soon(func() {
+		if h := s.holder(nodeID); h != nil {
+			_ = h.end(Removed, "hanzod") // it is logged
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), recordTime)
+		defer cancel()
+		if err := s.c.Store.RemoveTechSessions(ctx, nodeID); err != nil {
+			s.c.Log.Error("the technician sessions of a node that was removed could not be removed", "node", nodeID, "err", err)
+		}
+	})
 }
 
 func (s *Service) all() []*hold {
@@ -563,7 +584,7 @@ func (s *Service) Export(ctx context.Context, c identity.Caller, session func(Se
 		return ErrScope.WithText("the export of technician sessions takes the scope operator.admin")
 	}
 	for after := ""; ; {
-		page, err := s.c.Store.Sessions(ListIn{After: after, Limit: MaxList, Tenant: c.Tenant})
+		page, err := s.c.Store.TechSessions(ListIn{After: after, Limit: MaxList, Tenant: c.Tenant})
 		if err != nil {
 			return err
 		}

@@ -180,21 +180,21 @@ type Audit struct {
 
 // Store keeps sessions and their audit. Writes are durable when they return nil.
 type Store interface {
-	// OpenSession adds an active session with its rows, unless its node is held: then it fails with ErrHeld and keeps nothing.
+	// OpenTechSession adds an active session with its rows, unless its node is held: then it fails with ErrHeld and keeps nothing.
 	// takeover closes the one that holds the node, in the same transaction, and returns it.
-	OpenSession(ctx context.Context, s Session, takeover bool, rows ...Audit) (taken *Session, err error)
-	// ChangeSession replaces a session with its rows. A session that is closed frees its node in the same transaction.
-	ChangeSession(ctx context.Context, s Session, rows ...Audit) error
+	OpenTechSession(ctx context.Context, s Session, takeover bool, rows ...Audit) (taken *Session, err error)
+	// ChangeTechSession replaces a session with its rows. A session that is closed frees its node in the same transaction.
+	ChangeTechSession(ctx context.Context, s Session, rows ...Audit) error
 	// AppendTechAudit adds rows.
 	AppendTechAudit(ctx context.Context, rows ...Audit) error
-	// Session finds one, also a closed one; ErrUnknown.
-	Session(id string) (Session, error)
-	// Sessions are all, the newest first, up to a limit, after a session.
-	Sessions(in ListIn) ([]Session, error)
+	// TechSession finds one, also a closed one; ErrUnknown.
+	TechSession(id string) (Session, error)
+	// TechSessions are all, the newest first, up to a limit, after a session.
+	TechSessions(in ListIn) ([]Session, error)
 	// TechAudit are the rows of a session, of all when it is empty, oldest first, after a row, up to a limit.
 	TechAudit(session string, after uint64, limit int) ([]Audit, error)
-	// RemoveNodeSessions removes the closed sessions of a node; their audit stays.
-	RemoveNodeSessions(ctx context.Context, nodeID string, rows ...Audit) error
+	// RemoveTechSessions removes the closed sessions of a node; their audit stays.
+	RemoveTechSessions(ctx context.Context, nodeID string, rows ...Audit) error
 }
 
 // Settings are the configuration in force (tunnel.tech.*).
