@@ -99,6 +99,9 @@ type Root struct {
 	// Path is absolute.
 	Path     string
 	ReadOnly bool
+	// Within is a directory that Path is below of, empty for none: a symbolic link on the way from there to Path does not lead
+	// out of it.
+	Within string
 }
 
 type root struct {
@@ -232,11 +235,28 @@ func (f *Files) writable(path string) (place, error) {
 }
 
 func (p place) open() (*os.Root, error) {
-	r, err := os.OpenRoot(p.root.Path)
-	if err != nil {
-		return nil, p.fault(err)
+	from := p.root.Path
+	if p.root.Within != "" {
+		from = p.root.Within
 	}
-	return r, nil
+	r, err := os.OpenRoot(from)
+	if err != nil || from == p.root.Path {
+		return r, p.faultOrNil(err)
+	}
+	defer r.Close()
+	rel, ok := below(from, p.root.Path)
+	if !ok {
+		return nil, outside(p.full)
+	}
+	inner, err := r.OpenRoot(rel)
+	return inner, p.faultOrNil(err)
+}
+
+func (p place) faultOrNil(err error) error {
+	if err == nil {
+		return nil
+	}
+	return p.fault(err)
 }
 
 // parent opens the directory of the file that the place names, following symbolic links of the last part
