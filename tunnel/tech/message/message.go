@@ -113,8 +113,8 @@ type (
 		// TimeoutMS is 0 for the limit of the node.
 		TimeoutMS int64 `json:"timeout_ms,omitempty"`
 	}
-	// Output is what a command has written since the last one. ExitCode is null until the command has ended; what is no
-	// UTF-8 stands in the members _b64. Truncated says that not all of it is kept.
+	// Output is what a command has written since the last one. ExitCode is null until the command has ended (128 and the number of
+	// the signal that ended it); what is no UTF-8 stands in the members _b64 in place of the others. Truncated says that not all of it is kept.
 	Output struct {
 		Stdout    string `json:"stdout"`
 		Stderr    string `json:"stderr"`
@@ -150,13 +150,14 @@ type (
 		Path    string `json:"path"`
 		PathB64 []byte `json:"path_b64,omitempty"`
 		// After is the name after which a list goes on.
-		After string `json:"after,omitempty"`
+		After    string `json:"after,omitempty"`
+		AfterB64 []byte `json:"after_b64,omitempty"`
 	}
 	Entry struct {
 		Name    string `json:"name"`
 		NameB64 []byte `json:"name_b64,omitempty"`
 		Size    int64  `json:"size"`
-		Mode    string `json:"mode"`
+		Mode    string `json:"mode"` // as ls shows it: -rw-r--r--
 		MtimeMS int64  `json:"mtime_ms"`
 		Dir     bool   `json:"dir"`
 		Link    bool   `json:"link,omitempty"`
@@ -196,11 +197,16 @@ type (
 		// Probe asks how much of an upload is there, with no data.
 		Probe bool  `json:"probe,omitempty"`
 		Size  int64 `json:"size,omitempty"` // of the whole, where it is known
+		// Parents makes the directories above the file, Mode are its permission bits (0 leaves them): of uploads.
+		Parents bool   `json:"parents,omitempty"`
+		Mode    uint32 `json:"mode,omitempty"`
 	}
-	// FileAck says how many bytes are on the node's disk, from the begin of the file.
+	// FileAck answers each FileWrite, in their order: how many bytes are on the node's disk, from the begin of the file. A sender
+	// may have several pieces under way. SHA256 (hex) is of those bytes; it answers a probe.
 	FileAck struct {
-		Written int64 `json:"written"`
-		Done    bool  `json:"done,omitempty"`
+		Written int64  `json:"written"`
+		Done    bool   `json:"done,omitempty"`
+		SHA256  string `json:"sha256,omitempty"`
 	}
 	FileSum struct {
 		SHA256 string `json:"sha256"`
