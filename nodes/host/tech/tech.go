@@ -129,7 +129,7 @@ type params struct {
 	ReadOnly    bool            `json:"read_only"`
 	Directories []string        `json:"directories"`
 	Reason      string          `json:"reason"`
-	ChannelID   string          `json:"servedid"`
+	ChannelID   string          `json:"channel_id"`
 	Kind        message.Kind    `json:"kind"`
 	Channel     string          `json:"channel"`
 	AgentID     *string         `json:"agentId"`
@@ -137,7 +137,7 @@ type params struct {
 	Decision    json.RawMessage `json:"approvalDecision"`
 }
 
-var names = []string{"session_id", "owner", "kinds", "read_only", "directories", "reason", "servedid", "kind", "channel", "agentId", "approved", "approvalDecision"}
+var names = []string{"session_id", "owner", "kinds", "read_only", "directories", "reason", "channel_id", "kind", "channel", "agentId", "approved", "approvalDecision"}
 
 func read(text *string) (p params, bad *host.Error) {
 	if text == nil {
@@ -231,7 +231,7 @@ func (m *Module) close(ctx context.Context, r host.Request, p params) *host.Erro
 func (m *Module) channel(ctx context.Context, r host.Request, p params) *host.Error {
 	switch {
 	case !idOK(p.ChannelID, 36):
-		return invalid("servedid is missing, or is no id")
+		return invalid("channel_id is missing, or is no id")
 	case p.Channel == "":
 		return invalid("missing channel")
 	case r.Channel == nil:
