@@ -56,6 +56,7 @@ func (s *server) gateway() (*gwruntime.ServeMux, error) {
 	s.files = tunnelv1.NewFileServiceClient(conn)
 	s.terminals = tunnelv1.NewTerminalServiceClient(channel)
 	s.screens = tunnelv1.NewScreenServiceClient(channel)
+	s.techs = tunnelv1.NewTechSessionServiceClient(channel)
 
 	none := func(string) (string, bool) { return "", false }
 	mux := gwruntime.NewServeMux(
@@ -101,6 +102,7 @@ func (s *server) gateway() (*gwruntime.ServeMux, error) {
 		tunnelv1.RegisterCheckpointServiceHandlerClient(ctx, mux, tunnelv1.NewCheckpointServiceClient(conn)),
 		tunnelv1.RegisterUplinkServiceHandlerClient(ctx, mux, tunnelv1.NewUplinkServiceClient(conn)),
 		tunnelv1.RegisterTunnelServiceHandlerClient(ctx, mux, tunnelv1.NewTunnelServiceClient(conn)),
+		tunnelv1.RegisterTechSessionServiceHandlerClient(ctx, mux, tunnelv1.NewTechSessionServiceClient(conn)),
 		tunnelv1.RegisterDiscoveryServiceHandlerClient(ctx, mux, tunnelv1.NewDiscoveryServiceClient(conn)),
 	)
 }

@@ -123,6 +123,7 @@ type server struct {
 	files     tunnelv1.FileServiceClient
 	terminals tunnelv1.TerminalServiceClient
 	screens   tunnelv1.ScreenServiceClient
+	techs     tunnelv1.TechSessionServiceClient
 	stages    []web.Stage
 	hsts      []string
 	hosts     map[string]bool

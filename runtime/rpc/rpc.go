@@ -200,6 +200,8 @@ type Deps struct {
 	Bindings     Bindings
 	Overview     Overview
 	Neighborhood Neighborhood
+	// Tech is the technician sessions; nil for none.
+	Tech Tech
 	// DeviceConnections counts the connections of each device at the other doors.
 	DeviceConnections func() map[string]int
 	// Remote says where other machines reach this door.
@@ -271,6 +273,7 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	tunnelv1.RegisterUplinkServiceServer(r, &uplinksServer{s: s})
 	tunnelv1.RegisterTunnelServiceServer(r, &tunnelsServer{s: s})
 	tunnelv1.RegisterDiscoveryServiceServer(r, &discoveryServer{s: s})
+	tunnelv1.RegisterTechSessionServiceServer(r, &techServer{s: s})
 }
 
 // GRPC returns a server with everything registered: hanzod's services, the standard health service
