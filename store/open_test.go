@@ -27,6 +27,8 @@ import (
 	"github.com/hanzoai/hanzod/sessions"
 	"github.com/hanzoai/hanzod/system"
 	"github.com/hanzoai/hanzod/tunnel/links"
+	"github.com/hanzoai/hanzod/tunnel/tech"
+	"github.com/hanzoai/hanzod/tunnel/tech/message"
 )
 
 // The test binary started again does one job in a directory; see child.
@@ -511,7 +513,7 @@ func TestSchema4(t *testing.T) {
 		t.Fatal(err)
 	}
 	exam, err := Examine(t.Context(), dir)
-	if err != nil || len(exam.Faults) > 0 || exam.Schema != 6 || exam.Readable != 4 {
+	if err != nil || len(exam.Faults) > 0 || exam.Schema != 7 || exam.Readable != 4 {
 		t.Errorf("%+v, %v", exam, err)
 	}
 }
@@ -557,7 +559,44 @@ func TestSchema5(t *testing.T) {
 		t.Fatal(err)
 	}
 	exam, err := Examine(t.Context(), dir)
-	if err != nil || len(exam.Faults) > 0 || exam.Schema != 6 || exam.Readable != 4 {
+	if err != nil || len(exam.Faults) > 0 || exam.Schema != 7 || exam.Readable != 4 {
+		t.Errorf("%+v, %v", exam, err)
+	}
+}
+
+// TestSchema6 reads a database from before there were technician sessions, which the last program of schema 6 wrote, and
+// keeps one in it.
+func TestSchema6(t *testing.T) {
+	dir := copyOf(t, "schema6.db")
+	s := open(t, dir)
+	check(t, s)
+	if keys, err := s.LinkKeys(); err != nil || len(keys) != 1 || keys[0].Name != "old key" {
+		t.Errorf("%+v, %v", keys, err)
+	}
+	now := time.Date(2026, 11, 23, 1, 2, 3, 0, time.UTC)
+	in := tech.Session{
+		ID: "6f1c1c4e-5f0e-4c5e-9a0e-3f1f5b8d7a10", Owner: "device:d1", NodeID: "n1", Kinds: []message.Kind{message.File}, Status: tech.Active, OpenedAt: now, LastActivity: now,
+	}
+	row := tech.Audit{At: now, SessionID: in.ID, NodeID: "n1", Subject: in.Owner, Operation: "open", Outcome: "ok"}
+	if _, err := s.OpenTechSession(t.Context(), in, false, row); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir)
+	if got, err := s.TechSession(in.ID); err != nil || !reflect.DeepEqual(got, in) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if rows, err := s.TechAudit(in.ID, 0, 9); err != nil || len(rows) != 1 || rows[0].Operation != "open" {
+		t.Errorf("%+v, %v", rows, err)
+	}
+	// The program before this one opens it still.
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	exam, err := Examine(t.Context(), dir)
+	if err != nil || len(exam.Faults) > 0 || exam.Schema != 7 || exam.Readable != 4 {
 		t.Errorf("%+v, %v", exam, err)
 	}
 }
