@@ -99,6 +99,7 @@ var files = []protoreflect.FileDescriptor{
 	agentsv1.File_hanzo_agents_v1_agents_proto,
 	tunnelv1.File_hanzo_tunnel_v1_terminals_proto,
 	tunnelv1.File_hanzo_tunnel_v1_screens_proto,
+	tunnelv1.File_hanzo_tunnel_v1_tech_proto,
 	tunnelv1.File_hanzo_tunnel_v1_uplinks_proto,
 	updatev1.File_hanzo_update_v1_update_proto,
 	configv1.File_hanzo_config_v1_config_proto,
