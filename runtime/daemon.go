@@ -511,7 +511,7 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	d.rpc = rpc.New(rpc.Deps{
 		Catalogue: catalogue, Gate: g, Nodes: d.nodes, Approvals: d.approvals, Policy: d.rules, Runs: d.runs, Terminals: d.terminals, Screens: d.screens, Tech: d.tech, Uplinks: d.uplinks, System: d.system, Sessions: d.sessions, Usage: d.usage, Heartbeat: d.heartbeat, Channels: d.channels, Talk: d.talk, Config: d.live, Devices: d.identity,
 		Secrets: d.secrets, Wizard: d.wizard, Checkpoints: d.checkpoints,
-		Tunnels: d.tunnels, Bindings: d.bindings, Overview: d.overview, Neighborhood: d.neighbors,
+		Tunnels: d.tunnels, Bindings: d.bindings, Overview: d.overview, Neighborhood: d.neighbors, Tech: d.tech,
 		Cron:   d.cron,
 		Files:  tunnel.NewFiles(FileNodes{d.nodes}),
 		Agents: d.agents, Skills: d.skills, Models: d.models,
@@ -551,7 +551,7 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	d.tools = compat.NewTools(compat.ToolsConfig{Catalogue: catalogue, Gate: g, Sessions: d.sessions, Agents: late, Current: d.current})
 	d.hookRate = identity.NewLimiter(identity.HookRate, d.now)
 	deps := rest.Deps{
-		RPC: d.rpc, Legacy: d.door, Links: d.links, Carriers: d.carriers, Endpoints: d.makeEndpoints(catalogue, g), Visit: d.bindings.Visit, Screens: d.screens, Metrics: d.metrics.Handler(), DetailedMetrics: d.metrics.DetailedHandler(), Bearer: d.identity.Bearer, Gate: g,
+		RPC: d.rpc, Legacy: d.door, Links: d.links, Carriers: d.carriers, Endpoints: d.makeEndpoints(catalogue, g), Tech: d.makeTechEndpoints(catalogue, g), Visit: d.bindings.Visit, Screens: d.screens, Metrics: d.metrics.Handler(), DetailedMetrics: d.metrics.DetailedHandler(), Bearer: d.identity.Bearer, Gate: g,
 		TailnetName: tailnetName,
 		Ready:       d.State, Loopback: d.loopback, Hosts: d.peers.Names(),
 		ProxyNames: d.identity.Mode() != identity.AuthTrustedProxy, Peers: d.peers,

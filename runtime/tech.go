@@ -4,10 +4,23 @@ import (
 	"context"
 	"time"
 
+	compattech "github.com/hanzoai/hanzod/compat/tech"
 	"github.com/hanzoai/hanzod/events"
+	"github.com/hanzoai/hanzod/gate"
 	"github.com/hanzoai/hanzod/identity"
+	"github.com/hanzoai/hanzod/ops"
+	"github.com/hanzoai/hanzod/runtime/metrics"
 	"github.com/hanzoai/hanzod/tunnel/tech"
 )
+
+// makeTechEndpoints makes what is asked of technician sessions at the paths of the original.
+func (d *Daemon) makeTechEndpoints(catalogue *ops.Catalogue, g *gate.Gate) *compattech.Endpoints {
+	d.metrics.WatchTech(func() metrics.Tech {
+		s := d.tech.Stats()
+		return metrics.Tech{Sessions: s.Sessions, Channels: s.Channels, Watchers: s.Watchers, Commands: s.Commands, Refused: s.Refused}
+	})
+	return compattech.New(compattech.Config{Sessions: d.tech, Catalogue: catalogue, Gate: g})
+}
 
 // makeTech makes the technician sessions. What a daemon before this one has left active is closed before anybody connects.
 func (d *Daemon) makeTech() error {

@@ -35,6 +35,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/hanzoai/hanzod/compat/hoody"
+	"github.com/hanzoai/hanzod/compat/tech"
 	"github.com/hanzoai/hanzod/compat/web"
 	"github.com/hanzoai/hanzod/gate"
 	tunnelv1 "github.com/hanzoai/hanzod/gen/hanzo/tunnel/v1"
@@ -83,6 +84,8 @@ type Deps struct {
 	Carriers http.Handler
 	// Endpoints answer what else is asked of tunnels at /api/v1/tunnel; nil answers nothing.
 	Endpoints *hoody.Endpoints
+	// Tech answers what is asked of technician sessions there; nil answers nothing.
+	Tech *tech.Endpoints
 	// Visit serves a request for something that a node exposes, and reports whether it was one; nil for none.
 	Visit func(http.ResponseWriter, *http.Request) bool
 	// Screens lets viewers in; nil refuses them all.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/hanzoai/hanzod/compat/hanzotunnel"
 	"github.com/hanzoai/hanzod/compat/hoody"
+	"github.com/hanzoai/hanzod/compat/tech"
 	"github.com/hanzoai/hanzod/compat/web"
 	"github.com/hanzoai/hanzod/tunnel/screens"
 	"github.com/hanzoai/hanzod/tunnel/wire"
@@ -43,11 +44,15 @@ func (s *server) route() []web.Stage {
 	if e := s.d.Endpoints; e != nil {
 		add(web.Stage{Match: hoody.ServesEndpoint, Serve: func(w http.ResponseWriter, r *http.Request) { e.Serve(w, r, s.guard) }}, true)
 	}
+	if e := s.d.Tech; e != nil {
+		add(web.Stage{Match: tech.Serves, Serve: func(w http.ResponseWriter, r *http.Request) { e.Serve(w, r, s.guard) }}, true)
+	}
 	if s.d.Carriers != nil {
 		add(web.Stage{Match: anyOf([]string{hoody.Path}), Serve: carrierRequired}, true)
 	}
 	add(web.Stage{Match: isFileRoute, Serve: s.contents}, true)
 	add(web.Stage{Match: func(path string) bool { return attaches(path) != "" }, Serve: attachRequired}, true)
+	add(web.Stage{Match: isTechChannel, Serve: techRequired}, true)
 	add(web.Stage{Match: below("/v1/"), Serve: s.mux.ServeHTTP}, true)
 	own(s.metrics, "/metrics")
 	own(s.document, "/openapi.json")
@@ -103,6 +108,10 @@ func (s *server) upgrade(w http.ResponseWriter, r *http.Request, scoped bool) {
 	case attaches(r.URL.EscapedPath()) != "":
 		if web.CheckUpgrade(w, r) {
 			s.attach(w, r, attaches(r.URL.EscapedPath()))
+		}
+	case isTechChannel(r.URL.EscapedPath()):
+		if web.CheckUpgrade(w, r) {
+			s.techChannel(w, r)
 		}
 	case web.CheckUpgrade(w, r):
 		s.d.Legacy.ServeHTTP(w, r)

@@ -102,6 +102,7 @@ var rules = []rule{
 		"sessions", "sessions/...", "agents", "agents/...", "cron", "config/live", "heartbeat", "secrets", "wizard", "talk", "channels", "runs", "tunnel/..."), "codecs stand between wire and domains"},
 	{"compat/socket", []string{"errs", "tunnel/mux", "tunnel/wire"}, "a WebSocket whose messages are written whole"},
 	{"compat/hoody", append(slices.Clone(leaves), "identity/peer", "compat/wire", "compat/socket", "nodes", "tunnel/...", "ops", "gate", "system"), "both halves of the carrier dialect: its door, and its dialler"},
+	{"compat/tech", append(slices.Clone(leaves), "tunnel/tech/...", "ops", "gate"), "the HTTP endpoints of technician sessions as the original has them"},
 	{"compat/hanzotunnel", append(slices.Clone(leaves), "identity/peer", "compat/socket", "compat/wire", "nodes", "nodes/host", "tunnel/...", "ops", "gate", "system"), "both halves of the link protocol: the door, and the dialler"},
 	{"compat/dial", append(slices.Clone(leaves), "compat/socket", "compat/wire", "nodes/host"), "the client half of the dialect"},
 	{"compat/companion", []string{"identity/peer/owner"}, "the socket between a node host and an app knows neither"},

@@ -365,16 +365,26 @@ func FromEnvelope(text []byte) (Message, error) {
 		return Message{}, ErrSyntax
 	}
 	m := Message{Type: h.Type, Payload: h.Payload}
-	var data struct {
-		B64 []byte `json:"data_b64"`
+	if string(h.Payload) == "null" {
+		m.Payload = nil
 	}
-	if len(h.Payload) > 0 {
-		if err := json.Unmarshal(h.Payload, &data); err != nil {
-			return Message{}, fmt.Errorf("%w: data_b64 is no base64", ErrSyntax)
+	if len(m.Payload) > 0 {
+		members := map[string]json.RawMessage{}
+		if err := json.Unmarshal(h.Payload, &members); err != nil {
+			return Message{}, fmt.Errorf("%w: the payload is no object", ErrSyntax)
 		}
-		m.Data = data.B64
+		if coded, ok := members["data_b64"]; ok {
+			if err := json.Unmarshal(coded, &m.Data); err != nil {
+				return Message{}, fmt.Errorf("%w: data_b64 is no base64", ErrSyntax)
+			}
+			delete(members, "data_b64") // the bytes travel by themselves from here
+			var err error
+			if m.Payload, err = json.Marshal(members); err != nil {
+				return Message{}, err
+			}
+		}
 	}
-	if len(m.Payload) > 2*MaxData || len(m.Data) > MaxData {
+	if len(m.Payload) > MaxPayload || len(m.Data) > MaxData {
 		return Message{}, ErrTooLarge
 	}
 	return m, nil
