@@ -265,10 +265,17 @@ func (t *techServer) Run(req *tunnelv1.TechSessionServiceRunRequest, stream tunn
 	if err != nil {
 		return err
 	}
+	opened := false
 	return d.Run(ctx, c, tech.RunIn{
 		SessionID: req.GetSessionId(), ChannelID: req.GetChannelId(),
 		Command: message.Command{Command: req.GetCommand(), Cwd: req.GetCwd(), TimeoutMS: req.GetTimeoutMs()},
 	}, func(channelID string, out message.Output) error {
+		if !opened {
+			opened = true
+			if err := open(stream); err != nil {
+				return err
+			}
+		}
 		return stream.Send(techOutputToProto(channelID, out))
 	})
 }
@@ -345,6 +352,12 @@ func (t *techServer) Export(_ *tunnelv1.TechSessionServiceExportRequest, stream 
 	}
 	d, err := t.tech()
 	if err != nil {
+		return err
+	}
+	if !c.Has(identity.ScopeAdmin) { // an error after the first message of the door reads as a stream that broke
+		return tech.ErrScope
+	}
+	if err := open(stream); err != nil {
 		return err
 	}
 	return d.Export(ctx, c, func(r tech.Session) error {
