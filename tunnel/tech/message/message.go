@@ -219,10 +219,16 @@ type (
 		Name  string          `json:"name,omitempty"`
 		Value json.RawMessage `json:"value,omitempty"`
 		Kind  string          `json:"kind,omitempty"`
+		// After is the key after which a list goes on.
+		After string `json:"after,omitempty"`
 	}
+	// RegistryResult answers all of them; get and list with what is there. More says that the list goes on after the last key.
+	// A Value is a text (sz, expand_sz; base64 for binary and other kinds), a list of texts (multi_sz) or a number (dword,
+	// qword).
 	RegistryResult struct {
 		Keys   []string        `json:"keys,omitempty"`
 		Values []RegistryValue `json:"values,omitempty"`
+		More   bool            `json:"more,omitempty"`
 	}
 	RegistryValue struct {
 		Name  string          `json:"name"`
@@ -233,9 +239,14 @@ type (
 	ServiceCall struct {
 		Op   string `json:"op"`
 		Name string `json:"name,omitempty"`
+		// After is the name after which a list goes on.
+		After string `json:"after,omitempty"`
 	}
+	// ServiceResult answers all of them: the one that was named as it is then, or all. More says that the list goes on after the
+	// last name; a long one has no descriptions.
 	ServiceResult struct {
 		Services []ServiceState `json:"services"`
+		More     bool           `json:"more,omitempty"`
 	}
 	ServiceState struct {
 		Name        string `json:"name"`
