@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/tunnel/tech/message"
@@ -19,7 +20,8 @@ type served struct {
 	kind message.Kind
 	conn message.Conn
 
-	out sync.Mutex // one message at a time
+	out  sync.Mutex   // one message at a time
+	busy atomic.Int32 // how much is being done
 }
 
 // serve serves a channel until either side or the session ends, and closes conn.
@@ -104,15 +106,19 @@ func (c *served) each(ctx context.Context, handle func(context.Context, message.
 		if err != nil {
 			return err
 		}
-		err = handle(ctx, msg)
-		if err == nil {
-			continue
-		}
-		if ctx.Err() != nil {
-			return err
-		}
-		if err := c.refuse(ctx, err); err != nil {
+		if err := c.work(ctx, msg, handle); err != nil {
 			return err
 		}
 	}
+}
+
+// work handles a message, and tells what that fails with. It fails when nobody can be told.
+func (c *served) work(ctx context.Context, m message.Message, handle func(context.Context, message.Message) error) error {
+	c.busy.Add(1)
+	defer c.busy.Add(-1)
+	err := handle(ctx, m)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	return c.refuse(ctx, err)
 }

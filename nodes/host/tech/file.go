@@ -80,14 +80,7 @@ func (c *served) file(ctx context.Context) error {
 				return <-ended
 			}
 		}
-		err := s.handle(ctx, m)
-		if err == nil {
-			continue
-		}
-		if ctx.Err() != nil {
-			return err
-		}
-		if err := s.refuse(ctx, err); err != nil {
+		if err := s.work(ctx, m, s.handle); err != nil {
 			return err
 		}
 	}

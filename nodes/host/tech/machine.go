@@ -234,10 +234,17 @@ func (h *held) begin(id string, kind message.Kind) (*served, error) {
 }
 
 func (h *held) finish(c *served) {
-	h.mu.Lock()
-	delete(h.channels, c.id)
-	h.mu.Unlock()
+	h.release(c)
 	h.wg.Done()
+}
+
+// release makes room for another channel in the place of one that is ending.
+func (h *held) release(c *served) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.channels[c.id] == c {
+		delete(h.channels, c.id)
+	}
 }
 
 // check makes sure of what a session says.

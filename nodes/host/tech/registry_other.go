@@ -5,5 +5,5 @@ package tech
 import "github.com/hanzoai/hanzod/tunnel/tech/message"
 
 func callRegistry(message.RegistryCall) (message.RegistryResult, error) {
-	return message.RegistryResult{}, notHere("the registry")
+	return message.RegistryResult{}, notHere()
 }

@@ -35,7 +35,7 @@ var kinds = map[string]uint32{
 	"resource_requirements_list": registry.RESOURCE_REQUIREMENTS_LIST, "qword": registry.QWORD,
 }
 
-func kindOf(n uint32) string {
+func kindName(n uint32) string {
 	for name, k := range kinds {
 		if k == n {
 			return name
@@ -145,7 +145,7 @@ func value(k registry.Key, name string) (message.RegistryValue, error) {
 	if err != nil && !errors.Is(err, registry.ErrShortBuffer) {
 		return message.RegistryValue{}, err
 	}
-	v := message.RegistryValue{Name: name, Kind: kindOf(kind)}
+	v := message.RegistryValue{Name: name, Kind: kindName(kind)}
 	var any any
 	switch kind {
 	case registry.SZ, registry.EXPAND_SZ:

@@ -134,4 +134,5 @@ func (h *held) mayChange() error {
 	return nil
 }
 
-func notHere(what string) error { return unsupported{what + ": unsupported on " + runtime.GOOS} }
+// notHere is for what another system has (tunnel.md §3.5).
+func notHere() error { return unsupported{"unsupported on " + runtime.GOOS} }

@@ -4,4 +4,4 @@ package tech
 
 import "context"
 
-func openServices(context.Context, string) (services, error) { return nil, notHere("services") }
+func openServices(context.Context, string) (services, error) { return nil, notHere() }

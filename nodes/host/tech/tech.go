@@ -118,9 +118,6 @@ func (m *Module) Commands() []string { return []string{"tech.channel", "tech.clo
 // Caps implements host.Module.
 func (m *Module) Caps() []string { return []string{"tech"} }
 
-// Sequence implements host.Sequencer: what opens and closes stays in order.
-func (m *Module) Sequence(host.Request) string { return "" }
-
 // params are those of all commands.
 type params struct {
 	Session     string          `json:"session_id"`

@@ -40,10 +40,10 @@ type console struct {
 	*served
 	wg sync.WaitGroup
 
-	mu   sync.Mutex
-	busy bool
-	stop context.CancelFunc // ends the command; nil without one
-	term *terminal.Terminal // nil without one
+	mu    sync.Mutex
+	taken bool
+	stop  context.CancelFunc // ends the command; nil without one
+	term  *terminal.Terminal // nil without one
 }
 
 // terminal serves a channel for commands and terminals, one at a time.
@@ -107,12 +107,13 @@ func (t *console) handle(ctx context.Context, m message.Message) error {
 // claim starts what runs on the channel.
 func (t *console) claim(start func() error) error {
 	t.mu.Lock()
-	if t.busy {
+	if t.taken {
 		t.mu.Unlock()
 		return errs.New(errs.Conflict, "something runs on this channel; wait for its end, close it, or open another channel")
 	}
-	t.busy = true
+	t.taken = true
 	t.mu.Unlock()
+	t.busy.Add(1)
 	err := start()
 	if err != nil {
 		t.release()
@@ -123,7 +124,8 @@ func (t *console) claim(start func() error) error {
 func (t *console) release() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.busy, t.stop, t.term = false, nil, nil
+	t.taken, t.stop, t.term = false, nil, nil
+	t.busy.Add(-1)
 }
 
 func (t *console) opened() (*terminal.Terminal, error) {
