@@ -93,6 +93,8 @@ type Person struct {
 	// Org is the organisation that the person acts for, empty for none: the first of its groups, else its
 	// owner (tunnel.md §2.5).
 	Org string
+	// Expires is when the token ends.
+	Expires time.Time
 }
 
 // Tailnet is the private network of this machine.
@@ -485,7 +487,7 @@ func (s *Service) bearer(ctx context.Context, token string, from Peer) (Caller, 
 	sh := s.evaluate(ctx, credentials{token: token, password: token, from: from, scope: LimitSecret, http: true})
 	switch {
 	case sh.vouches(RoleOperator):
-		c = Caller{Role: RoleOperator, Scopes: sh.bounds(AllOperatorScopes), Principal: sh.principal, Tenant: sh.tenant(), RemoteIP: from.IP()}
+		c = Caller{Role: RoleOperator, Scopes: sh.bounds(AllOperatorScopes), Principal: sh.principal, Tenant: sh.tenant(), RemoteIP: from.IP(), Expires: sh.person.Expires}
 		if c.Principal == "" {
 			c.Principal = "shared-secret"
 		}

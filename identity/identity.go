@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Role is the side of the gateway that a connection stands on.
@@ -76,6 +77,9 @@ type Caller struct {
 	// Tenant is the organisation of a caller that an identity service vouches for; empty for callers of the
 	// gateway's owner, who sees what is of every tenant.
 	Tenant string
+	// Expires is when the token ends that the identity service gave the caller; zero for credentials without an end. What lasts
+	// longer than a call ends then.
+	Expires time.Time
 	// Principal is what an approval is bound to when there is no device: the local user
 	// ("local:1000"), or the connection ("conn:…"), which nobody else can be.
 	Principal string

@@ -578,7 +578,7 @@ func TestSchema6(t *testing.T) {
 		ID: "6f1c1c4e-5f0e-4c5e-9a0e-3f1f5b8d7a10", Owner: "device:d1", NodeID: "n1", Kinds: []message.Kind{message.File}, Status: tech.Active, OpenedAt: now, LastActivity: now,
 	}
 	row := tech.Audit{At: now, SessionID: in.ID, NodeID: "n1", Subject: in.Owner, Operation: "open", Outcome: "ok"}
-	if _, err := s.OpenTechSession(t.Context(), in, false, row); err != nil {
+	if err := s.OpenTechSession(t.Context(), in, row); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Close(); err != nil {

@@ -176,44 +176,26 @@ func (t *txn) techAt(id []byte) (*tech.Session, error) {
 }
 
 // OpenTechSession implements tech.Store.
-func (s *Store) OpenTechSession(ctx context.Context, in tech.Session, takeover bool, rows ...tech.Audit) (taken *tech.Session, err error) {
+func (s *Store) OpenTechSession(ctx context.Context, in tech.Session, rows ...tech.Audit) error {
 	id, err := keyOf(in.ID)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	node, err := keyOf(in.NodeID)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	value, err := encodeTech(in)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	add, err := techRowsOf(rows)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	err = s.w.do(ctx, func(t *txn) error {
-		taken = nil
-		if holder := t.get(bucketTechHolds, node); holder != nil {
-			if !takeover {
-				return tech.ErrHeld
-			}
-			old, err := t.techAt(bytes.Clone(holder))
-			if err != nil {
-				return err
-			}
-			if old != nil {
-				old.Status, old.Reason, old.ClosedBy, old.ClosedAt = tech.Closed, tech.TakenOver, in.Owner, in.OpenedAt
-				closed, err := encodeTech(*old)
-				if err == nil {
-					err = t.put(bucketTechSessions, []byte(old.ID), closed)
-				}
-				if err != nil {
-					return err
-				}
-				taken = old
-			}
+	return s.w.do(ctx, func(t *txn) error {
+		if t.get(bucketTechHolds, node) != nil {
+			return tech.ErrHeld
 		}
 		err := t.put(bucketTechHolds, node, id)
 		if err == nil {
@@ -230,10 +212,6 @@ func (s *Store) OpenTechSession(ctx context.Context, in tech.Session, takeover b
 		}
 		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	return taken, nil
 }
 
 // pruneTechSessions removes the oldest closed sessions beyond the bound.

@@ -195,7 +195,9 @@ func (v *Verifier) Verify(ctx context.Context, token string) (identity.Person, e
 	if err := id.Claims(&c); err != nil {
 		return identity.Person{}, errToken.Wrap(err)
 	}
-	return v.person(c)
+	p, err := v.person(c)
+	p.Expires = id.Expiry
+	return p, err
 }
 
 // claims are what is read of a token beyond what the library checks.

@@ -15,7 +15,8 @@ type hold struct {
 	caller                  identity.Caller
 	lane                    Lane
 	hub                     *hub
-	ended                   chan struct{}
+	// ended is closed when it is over, and gone when its node was told.
+	ended, gone chan struct{}
 
 	// state is held for reading while a row is written, and for writing while the session is closed: no late row brings a
 	// closed session back.
@@ -26,12 +27,12 @@ type hold struct {
 	kept     time.Time // the last activity that is on disk
 	over     bool
 	channels map[string]*Joined
-	commands []time.Time // of the last minute
 }
 
 func newHold(s *Service, c identity.Caller, r Session, lane Lane) *hold {
+	c.Expires = time.Time{} // the session is of the person: a newer token goes on with it
 	return &hold{
-		s: s, id: r.ID, node: r.NodeID, owner: r.Owner, tenant: r.Tenant, caller: c, lane: lane, hub: newHub(r.ID, s.c.Now), ended: make(chan struct{}),
+		s: s, id: r.ID, node: r.NodeID, owner: r.Owner, tenant: r.Tenant, caller: c, lane: lane, hub: newHub(r.ID, s.c.Now), ended: make(chan struct{}), gone: make(chan struct{}),
 		rec: r, kept: r.LastActivity, channels: map[string]*Joined{},
 	}
 }
@@ -113,6 +114,13 @@ func (h *hold) record(ctx context.Context, channel, op, outcome, subject string,
 	return h.s.c.Store.ChangeTechSession(ctx, r, row)
 }
 
+// ending says whether the session ends, or has.
+func (h *hold) ending() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.over
+}
+
 // end closes the session. When an operator asks and the disk fails, it stays as it was; else it ends in any case.
 func (h *hold) end(reason Reason, by string) error {
 	h.state.Lock()
@@ -127,13 +135,13 @@ func (h *hold) end(reason Reason, by string) error {
 	r.Status, r.Reason, r.ClosedBy, r.ClosedAt = Closed, reason, by, h.s.c.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), recordTime)
 	defer cancel()
-	err := h.s.c.Store.ChangeTechSession(ctx, r, h.s.row(r, "", "close", "ok", by, map[string]any{"reason": string(reason)}))
-	if err != nil {
-		h.s.c.Log.Error("a technician session could not be written down as closed", "session", h.id, "reason", reason, "err", err)
-		if reason == ByOperator {
+	row := h.s.row(r, "", "close", "ok", by, map[string]any{"reason": string(reason)})
+	if err := h.s.c.Store.ChangeTechSession(ctx, r, row); err != nil {
+		if reason == ByOperator || reason == TakenOver {
 			h.state.Unlock()
 			return err
 		}
+		h.s.later(unclosed{r, row}, err)
 	}
 	h.mu.Lock()
 	h.rec, h.over = r, true
@@ -145,22 +153,34 @@ func (h *hold) end(reason Reason, by string) error {
 	close(h.ended)
 	h.state.Unlock()
 
-	why := ErrEnded.With("reason", string(reason))
+	why := endedBy(reason)
 	for _, j := range joined {
-		_ = j.close(why) // who uses it is told by its Receive
+		_ = j.Close(why) // who uses it is told by its Receive
 	}
 	closing, cancel := context.WithTimeout(context.Background(), closeTime)
 	defer cancel()
 	if err := h.lane.Close(closing, reason); err != nil {
 		h.s.c.Log.Info("the node of a technician session that was closed could not be told", "session", h.id, "node", h.node, "err", err)
 	}
+	h.s.c.Nodes.Mode(h.node, "")
+	h.hub.end(Event{Type: "closed", Subject: by, Text: string(reason)})
 	h.s.mu.Lock()
 	delete(h.s.live, h.id)
 	h.s.mu.Unlock()
-	h.s.c.Nodes.Mode(h.node, "")
-	h.hub.end(Event{Type: "closed", Subject: by, Text: string(reason)})
+	close(h.gone)
 	h.s.c.Log.Info("a technician session was closed", "session", h.id, "node", h.node, "reason", reason, "by", by)
 	return nil
+}
+
+// endings are the reasons for people.
+var endings = map[Reason]string{
+	ByOperator: "it was closed", TakenOver: "somebody took the node over", Disconnected: "the node was disconnected", Restarted: "the daemon is stopping",
+	Idle: "nothing happened in it for too long", Revoked: "what let its owner in has ended", Removed: "the node was removed", NodeEnded: "the node ended it",
+}
+
+// endedBy is ErrEnded with the reason.
+func endedBy(reason Reason) error {
+	return ErrEnded.WithText("the technician session is closed ("+endings[reason]+"); open another one").With("reason", string(reason))
 }
 
 // leave ends what callers do here whose credential has ended.
@@ -179,23 +199,47 @@ func (h *hold) leave(covers func(identity.Caller) bool) {
 	}
 }
 
-// command takes a place in the rate of commands.
+// command takes a place in the rate of commands, which are counted over all sessions of an operator on a node.
 func (h *hold) command() bool {
 	rate := h.s.c.Settings().Rate
 	if rate <= 0 {
 		rate = DefaultRate
 	}
-	now := h.s.c.Now()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	first := 0
-	for first < len(h.commands) && now.Sub(h.commands[first]) >= time.Minute {
-		first++
-	}
-	if h.commands = append(h.commands[:0], h.commands[first:]...); len(h.commands) >= rate {
+	now, who := h.s.c.Now(), h.owner+"\x00"+h.node
+	h.s.mu.Lock()
+	ran := recent(h.s.commands[who], now)
+	if len(ran) >= rate {
+		h.s.commands[who] = ran
+		h.s.mu.Unlock()
 		return false
 	}
-	h.commands = append(h.commands, now)
+	h.s.commands[who] = append(ran, now)
+	h.s.ran++
+	h.s.mu.Unlock()
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	h.rec.Commands++
 	return true
+}
+
+// recent keeps the times of the last minute.
+func recent(ran []time.Time, now time.Time) []time.Time {
+	first := 0
+	for first < len(ran) && now.Sub(ran[first]) >= time.Minute {
+		first++
+	}
+	return append(ran[:0], ran[first:]...)
+}
+
+// forgetCommands lets go of who ran nothing in the last minute.
+func (s *Service) forgetCommands(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for who, ran := range s.commands {
+		if ran = recent(ran, now); len(ran) == 0 {
+			delete(s.commands, who)
+		} else {
+			s.commands[who] = ran
+		}
+	}
 }

@@ -28,7 +28,14 @@ const (
 	channelTime = 15 * time.Second
 	// hangUpTime bounds how long a command that nobody waits for any more may take to end.
 	hangUpTime = 10 * time.Second
+	// maxAsked bounds what a channel asks without an answer; a node takes far less at once. maxPut is of how many files it
+	// remembers that their upload has its row.
+	maxAsked = 8192
+	maxPut   = 4096
 )
+
+// errExpired ends channels and watchers.
+var errExpired = identity.ErrEnded.WithText("the token that opened this has expired; come back with a new one, the technician session goes on")
 
 // JoinIn is the argument of Join.
 type JoinIn struct {
@@ -42,26 +49,30 @@ type JoinIn struct {
 type Joined struct {
 	h      *hold
 	caller identity.Caller
-	conn   message.Conn
 	ID     string
 	Kind   message.Kind
 	opened time.Time
 
-	once   sync.Once
-	closed chan struct{}
+	once  sync.Once
+	timer *time.Timer // ends it with the caller's token; nil without one
 
-	mu    sync.Mutex
-	why   error // what it was closed with
-	what  string
-	doing act               // what the node is asked last
+	mu   sync.Mutex
+	conn message.Conn // nil until the node has opened it
+	why  error        // what it was closed with
+	what string
+	// doing is what runs on a terminal channel; asked is what the node has not answered yet on the others, in order.
+	doing act
+	shows bool // doing is a terminal that is open
+	asked []act
 	put   map[string]string // uploads that have their row: path to upload
 }
 
-// act is something that the node does, for the row at its end.
+// act is something that the node is asked to do, for the row at its end. Without an op it needs no row at its begin.
 type act struct {
 	op     string
 	detail map[string]any
 	bytes  int64
+	sha256 string // of an upload that ends
 }
 
 var channelID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,36}$`)
@@ -96,7 +107,7 @@ func (s *Service) Join(ctx context.Context, c identity.Caller, in JoinIn) (*Join
 	case !channelID.MatchString(in.ChannelID):
 		return nil, ErrChannel
 	}
-	j := &Joined{h: h, caller: c, ID: in.ChannelID, Kind: in.Kind, opened: s.c.Now(), closed: make(chan struct{}), put: map[string]string{}}
+	j := &Joined{h: h, caller: c, ID: in.ChannelID, Kind: in.Kind, opened: s.c.Now(), put: map[string]string{}}
 	if err := h.add(j); err != nil {
 		if errors.Is(err, ErrNotAllowed) {
 			s.refuse("not_allowed")
@@ -106,22 +117,31 @@ func (s *Service) Join(ctx context.Context, c identity.Caller, in JoinIn) (*Join
 		}
 		return nil, err
 	}
-	err = h.record(ctx, j.ID, "channel_open", "ok", c.Subject(), map[string]any{"kind": string(j.Kind)})
-	if err == nil {
-		opening, cancel := context.WithTimeout(ctx, channelTime)
-		j.conn, err = h.lane.Channel(opening, c, j.ID, j.Kind)
-		cancel()
-	}
-	if err != nil {
+	if err := h.record(ctx, j.ID, "channel_open", "ok", c.Subject(), map[string]any{"kind": string(j.Kind)}); err != nil {
 		h.remove(j)
 		return nil, err
 	}
-	h.mu.Lock()
-	over := h.over
-	h.mu.Unlock()
-	if over { // while it was opened
-		_ = j.Close(ErrEnded) // the error below says it
-		return nil, ErrEnded
+	opening, cancel := context.WithTimeout(ctx, channelTime)
+	conn, err := h.lane.Channel(opening, c, j.ID, j.Kind)
+	cancel()
+	if err != nil {
+		_ = j.Close(err) // there is nothing to close but the row
+		return nil, err
+	}
+	j.mu.Lock()
+	j.conn = conn
+	why := j.why
+	if why == nil && !c.Expires.IsZero() {
+		j.timer = time.AfterFunc(c.Expires.Sub(s.c.Now()), func() { _ = j.Close(errExpired) }) // stopped by Close
+	}
+	j.mu.Unlock()
+	if why == nil && h.ending() {
+		why = ErrEnded
+	}
+	if why != nil { // the session ended while it was opened
+		_ = j.Close(why)
+		_ = conn.Close(why)
+		return nil, why
 	}
 	h.hub.tell(Event{Type: "channel_opened", ChannelID: j.ID, Kind: j.Kind, Subject: c.Subject()})
 	return j, nil
@@ -158,13 +178,17 @@ func (j *Joined) shown() Channel {
 	return Channel{ID: j.ID, Kind: j.Kind, OpenedAt: j.opened, What: j.what}
 }
 
-// Send checks a message, writes down what it does, and gives it to the node. It waits while the node does not read. What
-// is refused is written down too, and the channel goes on.
+// Send checks a message, writes down what it does, and gives it to the node: what the row says and nothing else. It waits
+// while the node does not read. What is refused is written down too, and the channel goes on. It may be called from one
+// goroutine at a time.
 //
-// Errors: ErrMessage, ErrNotAllowed, ErrDirectory, ErrRate, ErrEnded, and those of the disk and the link, after which the
-// channel is of no use.
+// Errors: ErrMessage, ErrNotAllowed, ErrDirectory, ErrRate, ErrTooMany, ErrEnded, and those of the disk and the link; after
+// the last three the channel is of no use.
 func (j *Joined) Send(ctx context.Context, m message.Message) error {
-	row, err := j.check(m)
+	if err := j.standing(); err != nil {
+		return err
+	}
+	m, row, err := j.check(m)
 	if err != nil {
 		if e, ok := errs.As(err); ok && !errors.Is(err, ErrMessage) {
 			j.h.s.refuse(reasonOf(err))
@@ -182,9 +206,43 @@ func (j *Joined) Send(ctx context.Context, m message.Message) error {
 		}
 		j.tellAct(row)
 	}
+	if err := j.expect(m.Type, row); err != nil {
+		return err
+	}
 	j.h.touch(len(m.Payload)+len(m.Data), 0)
 	if err := j.conn.Send(ctx, m); err != nil {
 		return j.cause(err)
+	}
+	return nil
+}
+
+// standing fails when the channel is closed, or its caller may no longer.
+func (j *Joined) standing() error {
+	j.mu.Lock()
+	why := j.why
+	j.mu.Unlock()
+	switch {
+	case why != nil:
+		return why
+	case !j.caller.Expires.IsZero() && !j.h.s.c.Now().Before(j.caller.Expires):
+		_ = j.Close(errExpired) // said below
+		return errExpired
+	}
+	return nil
+}
+
+// expect notes what the node is to answer.
+func (j *Joined) expect(typ string, row act) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	switch {
+	case j.Kind != message.Terminal:
+		if len(j.asked) >= maxAsked {
+			return ErrTooMany.WithText("the node has not answered for too long; read its answers")
+		}
+		j.asked = append(j.asked, row)
+	case typ == message.TypeCommand, typ == message.TypeOpen:
+		j.doing = row
 	}
 	return nil
 }
@@ -242,141 +300,177 @@ func exact(detail map[string]any, name, value string) {
 	detail[name] = strings.ToValidUTF8(value, "\uFFFD")
 }
 
-// check says what a message does: nothing that needs a row where op is empty.
-func (j *Joined) check(m message.Message) (act, error) {
+// check says what a message does, and returns it as the node gets it: with the members that were looked at, each once.
+func (j *Joined) check(m message.Message) (message.Message, act, error) {
 	row := act{detail: map[string]any{}}
 	harmless, known := toNode[j.Kind][m.Type]
-	if !known {
-		return row, ErrMessage
-	}
-	if len(m.Payload) > message.MaxPayload || len(m.Data) > message.MaxData {
-		return row, ErrMessage.WithText(message.ErrTooLarge.Error())
+	if !known || !utf8.Valid(m.Payload) {
+		return m, row, ErrMessage
 	}
 	j.h.mu.Lock()
 	readOnly, dirs := j.h.rec.ReadOnly, j.h.rec.Directories
 	j.h.mu.Unlock()
 	var err error
+	out := message.Message{Type: m.Type, Data: m.Data}
 	switch m.Type {
+	case message.TypeInput, message.TypeClose:
+	case message.TypeResize:
+		var p message.TerminalSize
+		if err = into(m, &p, &out); err != nil {
+			return m, row, err
+		}
 	case message.TypeCommand:
 		var p message.Command
-		if err = into(m, &p); err != nil {
-			return row, err
+		if err = into(m, &p, &out); err != nil {
+			return m, row, err
 		}
 		row.op = "command"
 		exact(row.detail, "command", p.Command)
 		exact(row.detail, "cwd", p.Cwd)
 		switch {
-		case strings.TrimSpace(p.Command) == "" || len(p.Command) > MaxCommand || strings.ContainsRune(p.Command, 0) || p.TimeoutMS < 0:
-			return row, ErrMessage.WithText("a command is 1 to 32768 bytes without a zero byte, its limit of time no negative number")
+		case strings.TrimSpace(p.Command) == "" || len(p.Command) > MaxCommand || strings.ContainsRune(p.Command+p.Cwd, 0) || p.TimeoutMS < 0:
+			err = ErrMessage.WithText("a command is 1 to 32768 bytes without a zero byte, its limit of time no negative number")
 		case p.Cwd != "" && len(dirs) > 0 && !within(dirs, p.Cwd):
-			return row, ErrDirectory
+			err = ErrDirectory
 		}
 	case message.TypeOpen:
 		var p message.TerminalOpen
-		if err = into(m, &p); err != nil {
-			return row, err
+		if err = into(m, &p, &out); err != nil {
+			return m, row, err
 		}
 		row.op = "terminal_open"
-		row.detail["argv"] = p.Argv
+		names := make([]string, len(p.Env)) // their values may be secrets
+		for i, v := range p.Env {
+			names[i], _, _ = strings.Cut(v, "=")
+		}
+		row.detail["argv"], row.detail["env"] = p.Argv, names
 		exact(row.detail, "cwd", p.Cwd)
-		if p.Cwd != "" && len(dirs) > 0 && !within(dirs, p.Cwd) {
-			return row, ErrDirectory
+		switch {
+		case strings.ContainsRune(strings.Join(p.Argv, "")+strings.Join(p.Env, "")+p.Cwd, 0):
+			err = ErrMessage.WithText("a terminal is opened without a zero byte in its words")
+		case p.Cwd != "" && len(dirs) > 0 && !within(dirs, p.Cwd):
+			err = ErrDirectory
 		}
 	case message.TypeList, message.TypeRead, message.TypeSum, message.TypeWrite:
-		if row, err = j.checkFile(m, dirs); err != nil {
-			return row, err
-		}
+		err = j.checkFile(m, &out, &row, dirs, readOnly)
 	case message.TypeRegistry:
 		var p message.RegistryCall
-		if err = into(m, &p); err != nil {
-			return row, err
+		if err = into(m, &p, &out); err != nil {
+			return m, row, err
 		}
 		row.op = "registry"
 		row.detail["op"] = p.Op
 		exact(row.detail, "key", p.Key)
 		exact(row.detail, "value_name", p.Name)
-		harmless = slices.Contains(reads, p.Op)
-		if !harmless {
+		if harmless = slices.Contains(reads, p.Op); !harmless {
 			row.detail["value"], row.detail["value_kind"] = string(p.Value), p.Kind
 		}
 	case message.TypeService:
 		var p message.ServiceCall
-		if err = into(m, &p); err != nil {
-			return row, err
+		if err = into(m, &p, &out); err != nil {
+			return m, row, err
 		}
 		row.op = "service"
 		row.detail["op"] = p.Op
 		exact(row.detail, "name", p.Name)
 		harmless = slices.Contains(reads, p.Op)
 	}
-	if readOnly && !harmless {
-		return row, ErrNotAllowed
+	switch {
+	case err != nil:
+		return m, row, err
+	case len(out.Payload) > message.MaxPayload || len(out.Data) > message.MaxData:
+		return m, row, ErrMessage.WithText(message.ErrTooLarge.Error())
+	case readOnly && !harmless:
+		return m, row, ErrNotAllowed
+	case (row.op == "command" || row.op == "terminal_open") && !j.h.command():
+		return m, row, ErrRate
 	}
-	if (row.op == "command" || row.op == "terminal_open") && !j.h.command() {
-		return row, ErrRate
-	}
-	if row.op != "" {
-		j.mu.Lock()
-		j.doing = row
-		j.mu.Unlock()
-	}
-	return row, nil
+	return out, row, nil
 }
 
-func into(m message.Message, p any) error {
+// into reads a payload, and puts what was read into what goes on: two readers of JSON do not always see the same in one text.
+func into(m message.Message, p any, out *message.Message) error {
 	if err := m.Into(p); err != nil {
 		return ErrMessage.WithText(err.Error())
+	}
+	if out != nil {
+		out.Payload = message.Of(m.Type, p, nil).Payload
 	}
 	return nil
 }
 
-// checkFile is check for files. Pieces of an upload that has its row already need no other one.
-func (j *Joined) checkFile(m message.Message, dirs []string) (act, error) {
-	row := act{op: m.Type, detail: map[string]any{}}
-	var p message.FileWrite // the others have no member that it has not
-	if err := into(m, &p); err != nil {
-		return row, err
+// nameOf is a path as it is, and as it goes on.
+func nameOf(text *string, b64 *[]byte) string {
+	name := *text
+	if len(*b64) > 0 {
+		name = string(*b64)
 	}
-	name := p.Path
-	if len(p.PathB64) > 0 {
-		name = string(p.PathB64)
+	if *text, *b64 = name, nil; !utf8.ValidString(name) {
+		*text, *b64 = strings.ToValidUTF8(name, "\uFFFD"), []byte(name)
+	}
+	return name
+}
+
+// checkFile is check for files. Pieces of an upload that has its row already need no other one.
+func (j *Joined) checkFile(m message.Message, out *message.Message, row *act, dirs []string, readOnly bool) error {
+	row.op = m.Type
+	var name string
+	var offset, length int64
+	var write message.FileWrite
+	switch m.Type {
+	case message.TypeList:
+		var p message.Path
+		if err := into(m, &p, nil); err != nil {
+			return err
+		}
+		name = nameOf(&p.Path, &p.PathB64)
+		nameOf(&p.After, &p.AfterB64)
+		out.Payload = message.Of(m.Type, p, nil).Payload
+	case message.TypeWrite:
+		if err := into(m, &write, nil); err != nil {
+			return err
+		}
+		name, offset, length = nameOf(&write.Path, &write.PathB64), write.Offset, write.Size
+		out.Payload = message.Of(m.Type, write, nil).Payload
+		row.detail["offset"] = offset
+		if write.Upload != "" {
+			row.detail["upload"] = write.Upload
+		}
+	default:
+		var p message.FileRead
+		if err := into(m, &p, nil); err != nil {
+			return err
+		}
+		name, offset, length = nameOf(&p.Path, &p.PathB64), p.Offset, p.Length
+		out.Payload = message.Of(m.Type, p, nil).Payload
+		row.detail["offset"], row.detail["length"] = offset, length
 	}
 	exact(row.detail, "path", name)
 	switch {
-	case name == "" || strings.ContainsRune(name, 0) || p.Offset < 0:
-		return row, ErrMessage.WithText("a path has no zero byte, and an offset is no negative number")
+	case name == "" || strings.ContainsRune(name, 0) || offset < 0 || length < 0:
+		return ErrMessage.WithText("a path is not empty and has no zero byte; offset, length and size are no negative numbers")
 	case len(dirs) > 0 && !within(dirs, name):
-		return row, ErrDirectory
+		return ErrDirectory
+	case m.Type != message.TypeWrite || readOnly:
+		return nil
 	}
-	switch m.Type {
-	case message.TypeRead, message.TypeSum:
-		var r message.FileRead
-		if err := into(m, &r); err != nil {
-			return row, err
-		}
-		row.detail["offset"], row.detail["length"] = r.Offset, r.Length
-	case message.TypeWrite:
-		row.detail["offset"] = p.Offset
-		if p.Upload != "" {
-			row.detail["upload"] = p.Upload
-		}
-		j.mu.Lock()
-		known, seen := j.put[name]
-		switch {
-		case seen && known == p.Upload:
-			row.op = ""
-		case len(j.put) >= maxQueue: // each path has its row at the latest when it is written again
-			clear(j.put)
-			fallthrough
-		default:
-			j.put[name] = p.Upload
-		}
-		if p.EOF {
-			delete(j.put, name)
-		}
-		j.mu.Unlock()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	known, seen := j.put[name]
+	switch {
+	case seen && known == write.Upload:
+		row.op = ""
+	case len(j.put) >= maxPut: // a file has its row again when it is written again
+		clear(j.put)
+		fallthrough
+	default:
+		j.put[name] = write.Upload
 	}
-	return row, nil
+	if write.EOF {
+		delete(j.put, name)
+		row.sha256 = write.SHA256
+	}
+	return nil
 }
 
 // Receive returns the next message of the node; io.EOF when the channel has ended well. What the node did is written down
@@ -413,53 +507,93 @@ func (j *Joined) tap(ctx context.Context, m message.Message) error {
 	switch m.Type {
 	case message.TypeOutput:
 		var p message.Output
-		if err := into(m, &p); err != nil {
+		if err := into(m, &p, nil); err != nil {
 			return err
 		}
 		out, errOut := outputOf(p.Stdout, p.StdoutB64), outputOf(p.Stderr, p.StderrB64)
 		show("stdout", out)
 		show("stderr", errOut)
-		j.mu.Lock()
-		j.doing.bytes += int64(len(out) + len(errOut))
-		j.mu.Unlock()
+		j.count(len(out) + len(errOut))
 		if p.ExitCode != nil || p.Signal != "" || p.TimedOut {
 			return j.finish(ctx, "command_end", "ok", p.ExitCode, map[string]any{"signal": p.Signal, "timed_out": p.TimedOut, "truncated": p.Truncated})
 		}
+	case message.TypeOpened:
+		j.mu.Lock()
+		j.shows = true
+		j.mu.Unlock()
 	case message.TypeChunk:
 		show("terminal", m.Data)
+		j.count(len(m.Data))
 	case message.TypeExit:
 		var p message.Exit
-		if err := into(m, &p); err != nil {
+		if err := into(m, &p, nil); err != nil {
 			return err
 		}
 		return j.finish(ctx, "terminal_exit", "ok", p.ExitCode, map[string]any{"signal": p.Signal})
 	case message.TypeFileChunk:
 		var p message.FileChunk
-		if err := into(m, &p); err != nil {
+		if err := into(m, &p, nil); err != nil {
 			return err
 		}
-		j.mu.Lock()
-		j.doing.bytes += int64(len(m.Data))
-		j.mu.Unlock()
+		j.count(len(m.Data))
 		if p.Done {
 			return j.finish(ctx, "file_read_end", "ok", nil, map[string]any{"sha256": p.SHA256})
 		}
 	case message.TypeAck:
 		var p message.FileAck
-		if err := into(m, &p); err != nil {
+		if err := into(m, &p, nil); err != nil {
 			return err
 		}
 		if p.Done {
 			return j.finish(ctx, "file_write_end", "ok", nil, map[string]any{"written": p.Written})
 		}
+		j.answered()
+	case message.TypeEntries, message.TypeFileSum, message.TypeRegistryResult, message.TypeServiceResult:
+		j.answered()
 	case message.TypeError:
 		var p message.Failure
-		if err := into(m, &p); err != nil {
+		if err := into(m, &p, nil); err != nil {
 			return err
+		}
+		j.mu.Lock()
+		shows := j.shows
+		j.mu.Unlock()
+		if shows { // a key or a size was refused; the terminal goes on
+			return j.h.record(ctx, j.ID, "failed", p.Error, j.caller.Subject(), map[string]any{"code": p.Code})
 		}
 		return j.finish(ctx, "failed", p.Error, nil, map[string]any{"code": p.Code})
 	}
 	return nil
+}
+
+// count counts what the node has written or read so far.
+func (j *Joined) count(n int) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.Kind == message.Terminal {
+		j.doing.bytes += int64(n)
+	} else if len(j.asked) > 0 {
+		j.asked[0].bytes += int64(n)
+	}
+}
+
+// answered is what the node has answered now.
+func (j *Joined) answered() act {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	did := j.doing
+	j.shows = false
+	if j.doing = (act{}); j.Kind != message.Terminal && len(j.asked) > 0 {
+		did = j.asked[0]
+		j.asked[0] = act{}
+		if j.asked = j.asked[1:]; len(j.asked) == 0 {
+			j.asked = nil
+		}
+	}
+	if len(j.asked) == 0 {
+		j.what = ""
+	}
+	return did
 }
 
 func outputOf(plain string, b64 []byte) []byte {
@@ -471,63 +605,68 @@ func outputOf(plain string, b64 []byte) []byte {
 
 // finish writes the end of what the node did.
 func (j *Joined) finish(ctx context.Context, op, outcome string, code *int, detail map[string]any) error {
-	j.mu.Lock()
-	did := j.doing
-	if op != "file_write_end" { // pieces of another file may be on their way
-		j.doing = act{}
-	}
-	j.what = ""
-	j.mu.Unlock()
-	if did.bytes > 0 {
-		detail["bytes"] = did.bytes
-	}
-	if path, ok := did.detail["path"]; ok {
-		detail["path"] = path
-	}
-	if did.op != "" {
-		detail["of"] = did.op
-	}
-	e := Event{Type: "exit", ChannelID: j.ID, Kind: j.Kind, ExitCode: code, Text: outcome}
+	did := j.answered()
+	about(did, detail)
 	if code != nil {
 		detail["exit_code"] = *code
 	}
 	err := j.h.record(ctx, j.ID, op, outcome, j.caller.Subject(), detail)
-	if j.Kind != message.Terminal {
-		e.Type = "done"
+	e := Event{Type: "done", ChannelID: j.ID, Kind: j.Kind, ExitCode: code, Text: outcome}
+	if j.Kind == message.Terminal {
+		e.Type = "exit"
 	}
 	j.h.hub.tell(e)
 	return err
 }
 
-// Close ends the channel. It may be called more than once; the first reason counts.
-func (j *Joined) Close(why error) error {
-	err := j.close(why)
-	return err
+// about says in the row of an end what has ended.
+func about(did act, detail map[string]any) {
+	if did.op != "" {
+		detail["of"] = did.op
+	}
+	if did.bytes > 0 {
+		detail["bytes"] = did.bytes
+	}
+	if did.sha256 != "" {
+		detail["sha256"] = did.sha256
+	}
+	for _, name := range []string{"path", "path_b64"} {
+		if v, ok := did.detail[name]; ok {
+			detail[name] = v
+		}
+	}
 }
 
-func (j *Joined) close(why error) error {
+// Close ends the channel, with nil as well as with why. It may be called more than once and at any time; the first reason
+// counts.
+func (j *Joined) Close(why error) error {
 	var err error
 	j.once.Do(func() {
-		j.mu.Lock()
+		told := why
 		if why == nil {
 			why = io.EOF
 		}
+		j.mu.Lock()
 		j.why = why
-		did := j.doing
+		did, conn := j.doing, j.conn
+		if len(j.asked) > 0 {
+			did = j.asked[0]
+		}
+		if j.timer != nil {
+			j.timer.Stop()
+		}
 		j.mu.Unlock()
-		close(j.closed)
-		if why == io.EOF {
-			err = j.conn.Close(nil)
-		} else {
-			err = j.conn.Close(why)
+		if conn != nil {
+			err = conn.Close(told)
 		}
 		j.h.remove(j)
-		detail := map[string]any{"kind": string(j.Kind)}
-		outcome := "ok"
-		if did.op != "" {
+		detail, outcome := map[string]any{"kind": string(j.Kind)}, "ok"
+		if told != nil {
+			outcome = outcomeOf(told)
+		} else if did.detail != nil {
 			outcome = "cut off"
-			detail["of"] = did.op
 		}
+		about(did, detail)
 		ctx, cancel := context.WithTimeout(context.Background(), recordTime)
 		defer cancel()
 		if rerr := j.h.record(ctx, j.ID, "channel_close", outcome, j.caller.Subject(), detail); rerr != nil {
@@ -575,7 +714,7 @@ func (s *Service) Run(ctx context.Context, c identity.Caller, in RunIn, each fun
 		switch m.Type {
 		case message.TypeOutput:
 			var out message.Output
-			if err := into(m, &out); err != nil {
+			if err := into(m, &out, nil); err != nil {
 				return err
 			}
 			if err := each(j.ID, out); err != nil {
@@ -586,7 +725,7 @@ func (s *Service) Run(ctx context.Context, c identity.Caller, in RunIn, each fun
 			}
 		case message.TypeError:
 			var f message.Failure
-			if err := into(m, &f); err != nil {
+			if err := into(m, &f, nil); err != nil {
 				return err
 			}
 			return failure(f)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/tunnel/tech/message"
 )
@@ -49,10 +50,13 @@ type Service struct {
 
 	mu      sync.Mutex
 	live    map[string]*hold // by session
-	opening int              // sessions on their way
-	closed  bool
-	refused map[string]int64 // refusals by reason, for metrics
-	ran     int64
+	opening map[string]bool  // nodes with a session on its way
+	// unclosed are sessions that have ended and are active on disk, because that failed: it is tried again.
+	unclosed map[string]unclosed
+	closed   bool
+	commands map[string][]time.Time // of the last minute, by operator and node
+	refused  map[string]int64       // refusals by reason, for metrics
+	ran      int64
 
 	stop chan struct{}
 	wg   sync.WaitGroup
@@ -63,7 +67,10 @@ func New(c Config) *Service {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Service{c: c, live: map[string]*hold{}, refused: map[string]int64{}, stop: make(chan struct{})}
+	return &Service{
+		c: c, live: map[string]*hold{}, opening: map[string]bool{}, unclosed: map[string]unclosed{}, commands: map[string][]time.Time{}, refused: map[string]int64{},
+		stop: make(chan struct{}),
+	}
 }
 
 // Start closes what a daemon before this one has left active, and begins to look for idle sessions.
@@ -112,14 +119,10 @@ func (s *Service) Stop(ctx context.Context) {
 	}
 	s.closed = true
 	close(s.stop)
-	all := make([]*hold, 0, len(s.live))
 	for _, h := range s.live {
-		all = append(all, h)
+		s.wg.Go(func() { _ = h.end(Restarted, "hanzod") }) // it is logged
 	}
 	s.mu.Unlock()
-	for _, h := range all {
-		h.end(Restarted, "hanzod")
-	}
 	done := make(chan struct{})
 	go func() { s.wg.Wait(); close(done) }()
 	select {
@@ -175,16 +178,12 @@ func (s *Service) Open(ctx context.Context, c identity.Caller, in OpenIn) (Sessi
 		ID: uuid.NewString(), Owner: c.Subject(), Name: c.Name(), Tenant: c.Tenant, NodeID: n.ID, Kinds: kinds, ReadOnly: in.ReadOnly, Directories: dirs,
 		Status: Active, OpenedAt: now, LastActivity: now,
 	}
-	if err := s.reserve(); err != nil {
+	if err := s.reserve(n.ID); err != nil {
 		return Session{}, err
 	}
-	defer s.unreserve()
-	taken, err := s.claim(ctx, c, r, in.Takeover)
-	if err != nil {
+	defer s.unreserve(n.ID)
+	if err := s.claim(ctx, c, r, in.Takeover); err != nil {
 		return Session{}, err
-	}
-	if taken != nil {
-		s.c.Log.Warn("a technician session was taken over", "session", taken.ID, "node", n.ID, "by", r.Owner)
 	}
 	opening, cancel := context.WithTimeout(ctx, OpenTime)
 	lane, err := s.c.Nodes.Open(opening, c, OpenNode{
@@ -209,8 +208,8 @@ func (s *Service) Open(ctx context.Context, c identity.Caller, in OpenIn) (Sessi
 		s.abandon(ctx, r, ErrStopping)
 		return Session{}, ErrStopping
 	}
+	s.c.Nodes.Mode(n.ID, r.ID) // before its end can be noticed
 	go h.follow()
-	s.c.Nodes.Mode(n.ID, r.ID)
 	// What let the caller in may have ended meanwhile.
 	if err := s.c.Standing(c); err != nil {
 		h.end(Revoked, "hanzod")
@@ -221,28 +220,41 @@ func (s *Service) Open(ctx context.Context, c identity.Caller, in OpenIn) (Sessi
 	return h.shown(), nil
 }
 
-// claim writes the session down as the one that holds its node. One that it takes over ends.
-func (s *Service) claim(ctx context.Context, c identity.Caller, r Session, takeover bool) (*Session, error) {
-	if takeover {
-		if old := s.holder(r.NodeID); old != nil && old.caller.Subject() != c.Subject() && !c.Has(identity.ScopeAdmin) {
+// claim writes the session down as the one that holds its node. One that it takes over ends before.
+func (s *Service) claim(ctx context.Context, c identity.Caller, r Session, takeover bool) error {
+	detail := map[string]any{"kinds": r.Kinds, "read_only": r.ReadOnly, "directories": r.Directories}
+	row := s.row(r, "", "open", "ok", r.Owner, detail)
+	if old := s.holder(r.NodeID); old != nil {
+		switch {
+		case old.ending(): // it is let go now
+		case !takeover:
+			s.refuse("held")
+			return ErrHeld
+		case s.sees(c, old.owner, old.tenant, false) != nil:
 			s.refuse("foreign")
-			return nil, ErrForeign
+			return ErrForeign
+		default:
+			if err := old.end(TakenOver, r.Owner); err != nil {
+				return err
+			}
+			row.Operation, detail["taken"] = "takeover", old.id
+			s.c.Log.Warn("a technician session was taken over", "session", old.id, "node", r.NodeID, "by", r.Owner)
+		}
+		// The node serves one session: it is told of the end of the old one first, for as long as closeTime.
+		select {
+		case <-old.gone:
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
 	}
-	detail := map[string]any{"kinds": r.Kinds, "read_only": r.ReadOnly, "directories": r.Directories}
-	rows := []Audit{s.row(r, "", "open", "ok", r.Owner, detail)}
-	old := s.holder(r.NodeID)
-	if takeover && old != nil {
-		// Its node is told before the new one begins: it serves one session.
-		old.end(TakenOver, r.Owner)
-		rows[0].Operation = "takeover"
-		detail["taken"] = old.id
+	if err := s.settle(ctx, r.NodeID); err != nil {
+		return err
 	}
-	taken, err := s.c.Store.OpenTechSession(ctx, r, takeover, rows...)
+	err := s.c.Store.OpenTechSession(ctx, r, row)
 	if errors.Is(err, ErrHeld) {
 		s.refuse("held")
 	}
-	return taken, err
+	return err
 }
 
 // abandon closes a session that its node did not take.
@@ -250,28 +262,78 @@ func (s *Service) abandon(ctx context.Context, r Session, why error) {
 	r.Status, r.Reason, r.ClosedAt = Closed, NodeEnded, s.c.Now()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTime)
 	defer cancel()
-	if err := s.c.Store.ChangeTechSession(ctx, r, s.row(r, "", "close", why.Error(), r.Owner, nil)); err != nil {
-		s.c.Log.Error("a technician session that was not opened could not be closed; it is at the next start", "session", r.ID, "err", err)
+	end := unclosed{r, s.row(r, "", "close", outcomeOf(why), r.Owner, map[string]any{"reason": string(NodeEnded)})}
+	if err := s.c.Store.ChangeTechSession(ctx, end.session, end.row); err != nil {
+		s.later(end, err)
 	}
 }
 
-func (s *Service) reserve() error {
+// outcomeOf is an error for a row.
+func outcomeOf(err error) string {
+	if e, ok := errs.As(err); ok && e.Text != "" {
+		return e.Text
+	}
+	return err.Error()
+}
+
+// unclosed is a session that has ended, with the row that says so.
+type unclosed struct {
+	session Session
+	row     Audit
+}
+
+// later keeps a session that could not be written down as closed. There is one for a node at the most: as long as it is
+// there, no other session of the node begins.
+func (s *Service) later(end unclosed, err error) {
+	s.c.Log.Error("a technician session could not be written down as closed; that is tried again", "session", end.session.ID, "reason", end.session.Reason, "err", err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unclosed[end.session.ID] = end
+}
+
+// settle writes down what later keeps, of a node or of all.
+func (s *Service) settle(ctx context.Context, node string) error {
+	s.mu.Lock()
+	var all []unclosed
+	for _, end := range s.unclosed {
+		if node == "" || end.session.NodeID == node {
+			all = append(all, end)
+		}
+	}
+	s.mu.Unlock()
+	for _, end := range all {
+		err := s.c.Store.ChangeTechSession(ctx, end.session, end.row)
+		if err != nil && !errors.Is(err, ErrUnknown) { // it went with its node
+			return err
+		}
+		s.mu.Lock()
+		delete(s.unclosed, end.session.ID)
+		s.mu.Unlock()
+	}
+	return nil
+}
+
+// reserve lets one session at a time begin on a node.
+func (s *Service) reserve(node string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case s.closed:
 		return ErrStopping
-	case len(s.live)+s.opening >= MaxSessions:
+	case s.opening[node]:
+		s.refused["held"]++
+		return ErrHeld
+	case len(s.live)+len(s.opening) >= MaxSessions:
 		return ErrTooMany
 	}
-	s.opening++
+	s.opening[node] = true
 	return nil
 }
 
-func (s *Service) unreserve() {
+func (s *Service) unreserve(node string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.opening--
+	delete(s.opening, node)
 }
 
 func (s *Service) holder(node string) *hold {
@@ -351,12 +413,16 @@ func cleanPath(p string) (string, bool) {
 	return path.Clean(p), true
 }
 
+// isUUID says whether an id is a UUID as it is written plainly: no other spelling of one is.
+func isUUID(id string) bool { return len(id) == 36 && uuid.Validate(id) == nil }
+
 // find is an active session that the caller may see: its own, or with the scope operator.admin anybody's of its tenant.
 // own demands that it is its own.
 func (s *Service) find(c identity.Caller, id string, own bool) (*hold, error) {
-	if _, err := uuid.Parse(id); err != nil {
+	if !isUUID(id) {
 		return nil, ErrSession
 	}
+	id = strings.ToLower(id)
 	s.mu.Lock()
 	h := s.live[id]
 	s.mu.Unlock()
@@ -390,11 +456,20 @@ func (s *Service) sees(c identity.Caller, owner, tenant string, own bool) error 
 
 // stored is a session as the store has it, when the caller may see it.
 func (s *Service) stored(c identity.Caller, id string) (Session, error) {
-	r, err := s.c.Store.TechSession(id)
-	if err != nil {
+	s.mu.Lock()
+	ended, ok := s.unclosed[strings.ToLower(id)]
+	s.mu.Unlock()
+	r := ended.session
+	if !ok {
+		var err error
+		if r, err = s.c.Store.TechSession(strings.ToLower(id)); err != nil {
+			return Session{}, err
+		}
+	}
+	if err := s.sees(c, r.Owner, r.Tenant, false); err != nil {
 		return Session{}, err
 	}
-	return r, s.sees(c, r.Owner, r.Tenant, false)
+	return r, nil
 }
 
 // Get returns a session of the caller, an active or a closed one.
@@ -514,6 +589,10 @@ func (s *Service) Sweep() {
 		idle = DefaultIdle
 	}
 	now := s.c.Now()
+	ctx, cancel := context.WithTimeout(context.Background(), recordTime)
+	defer cancel()
+	_ = s.settle(ctx, "") // it is tried again
+	s.forgetCommands(now)
 	for _, h := range s.all() {
 		switch {
 		case now.Sub(h.active()) >= idle:
@@ -531,12 +610,13 @@ func (s *Service) ListAudit(_ context.Context, c identity.Caller, id string, aft
 	if !c.Has(identity.ScopeRead) {
 		return nil, ErrScope
 	}
-	if _, err := uuid.Parse(id); err != nil {
+	if !isUUID(id) {
 		return nil, ErrSession
 	}
 	if limit <= 0 || limit > MaxList {
 		limit = MaxList
 	}
+	id = strings.ToLower(id)
 	_, err := s.stored(c, id)
 	if err != nil && !errors.Is(err, ErrUnknown) {
 		return nil, err
@@ -550,8 +630,15 @@ func (s *Service) ListAudit(_ context.Context, c identity.Caller, id string, aft
 	case err == nil || len(rows) == 0:
 		return rows, nil
 	}
-	// The session went with its node: the rows say whose it was.
-	return rows, s.sees(c, rows[0].Subject, rows[0].Tenant, false)
+	// The session went with its node: its first row says whose it was.
+	first, err := s.c.Store.TechAudit(id, 0, 1)
+	if err != nil || len(first) == 0 {
+		return nil, err
+	}
+	if err := s.sees(c, first[0].Subject, first[0].Tenant, false); err != nil {
+		return nil, err
+	}
+	return rows, nil
 }
 
 // Stats are figures for metrics.

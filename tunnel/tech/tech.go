@@ -181,8 +181,7 @@ type Audit struct {
 // Store keeps sessions and their audit. Writes are durable when they return nil.
 type Store interface {
 	// OpenTechSession adds an active session with its rows, unless its node is held: then it fails with ErrHeld and keeps nothing.
-	// takeover closes the one that holds the node, in the same transaction, and returns it.
-	OpenTechSession(ctx context.Context, s Session, takeover bool, rows ...Audit) (taken *Session, err error)
+	OpenTechSession(ctx context.Context, s Session, rows ...Audit) error
 	// ChangeTechSession replaces a session with its rows. A session that is closed frees its node in the same transaction.
 	ChangeTechSession(ctx context.Context, s Session, rows ...Audit) error
 	// AppendTechAudit adds rows.

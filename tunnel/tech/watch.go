@@ -38,6 +38,8 @@ type Watcher struct {
 	bytes   int
 	skipped int64
 	closed  bool
+	why     error       // what it was closed with; io.EOF with the session
+	timer   *time.Timer // closes it with the caller's token; nil without one
 }
 
 func newHub(session string, now func() time.Time) *hub {
@@ -89,7 +91,10 @@ func (h *hub) join(c identity.Caller) (*Watcher, error) {
 	case len(h.watchers) >= MaxWatchers:
 		return nil, ErrTooMany
 	}
-	w := &Watcher{hub: h, caller: c, wake: make(chan struct{}, 1)}
+	w := &Watcher{hub: h, caller: c, wake: make(chan struct{}, 1), why: io.EOF}
+	if !c.Expires.IsZero() {
+		w.timer = time.AfterFunc(c.Expires.Sub(h.now()), func() { w.close(errExpired) }) // stopped by close
+	}
 	h.watchers[w] = struct{}{}
 	h.told(Event{Type: "watcher_joined", Subject: c.Subject(), Text: c.Name()})
 	return w, nil
@@ -105,8 +110,7 @@ func (h *hub) end(e Event) {
 	h.told(e)
 	h.ended = true
 	for w := range h.watchers {
-		w.closed = true
-		close(w.wake)
+		w.shut(io.EOF)
 	}
 	clear(h.watchers)
 }
@@ -128,7 +132,7 @@ func (h *hub) leave(covers func(identity.Caller) bool) {
 	}
 	h.mu.Unlock()
 	for _, w := range gone {
-		w.Close()
+		w.close(identity.ErrEnded)
 	}
 }
 
@@ -154,7 +158,7 @@ func (w *Watcher) Next(ctx context.Context) (Event, error) {
 			return e, nil
 		case w.closed:
 			w.hub.mu.Unlock()
-			return Event{}, io.EOF
+			return Event{}, w.why
 		}
 		w.hub.mu.Unlock()
 		select {
@@ -166,16 +170,26 @@ func (w *Watcher) Next(ctx context.Context) (Event, error) {
 }
 
 // Close lets the watcher go; the others are told. It may be called more than once.
-func (w *Watcher) Close() {
+func (w *Watcher) Close() { w.close(io.EOF) }
+
+func (w *Watcher) close(why error) {
 	w.hub.mu.Lock()
 	defer w.hub.mu.Unlock()
 	if w.closed {
 		return
 	}
-	w.closed = true
-	close(w.wake)
+	w.shut(why)
 	delete(w.hub.watchers, w)
 	w.hub.told(Event{Type: "watcher_left", Subject: w.caller.Subject(), Text: w.caller.Name()})
+}
+
+// shut ends the watcher, with the lock held.
+func (w *Watcher) shut(why error) {
+	w.closed, w.why = true, why
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+	close(w.wake)
 }
 
 // Watch lets the caller look on what happens in a session: its own, or with the scope operator.admin anybody's. The
