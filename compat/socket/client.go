@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/tls"
@@ -11,6 +12,7 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/hanzoai/hanzod/compat/gather"
 	"github.com/hanzoai/hanzod/errs"
 )
 
@@ -23,6 +25,14 @@ var ErrPin = errors.New("the certificate of the server is not the pinned one; if
 func Transport(base *tls.Config, fingerprint string) (*http.Transport, error) {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.ForceAttemptHTTP2 = false
+	dial := t.DialContext
+	t.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return &gather.Conn{Conn: c}, nil
+	}
 	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	if base != nil {
 		t.TLSClientConfig = base.Clone()

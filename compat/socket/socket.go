@@ -71,6 +71,7 @@ type Conn struct {
 	nc          net.Conn      // deadlines, and the end
 	rd          io.Reader     // nc, after what was read with the handshake
 	vec         vectorWriter  // writes what is in several places at once; nil where that is no use
+	below       gatherer      // what TLS writes to; nil without TLS, or where it cannot gather
 	key         *rand.ChaCha8 // masks; nil for servers, which do not mask
 	subprotocol string
 	remote      string
@@ -107,6 +108,12 @@ type vectorWriter interface {
 	WriteBuffers(b *net.Buffers) (int64, error)
 }
 
+// gatherer is a connection below TLS, which writes the records of a message at once.
+type gatherer interface {
+	Gather()
+	Flush() error
+}
+
 // kernel is a connection that net writes to with one system call.
 type kernel struct{ c net.Conn }
 
@@ -122,6 +129,9 @@ func newConn(nc net.Conn, rd io.Reader, o Options, client bool) (*Conn, error) {
 	}
 	if c.remote == "" && nc.RemoteAddr() != nil {
 		c.remote = nc.RemoteAddr().String()
+	}
+	if over, ok := nc.(interface{ NetConn() net.Conn }); ok {
+		c.below, _ = over.NetConn().(gatherer)
 	}
 	if client {
 		var seed [32]byte

@@ -15,6 +15,11 @@ import (
 // whole are buffers for messages with their heads.
 var whole = sync.Pool{New: func() any { b := make([]byte, wire.MaxMessage+maxHead); return &b }}
 
+// recordSize is the largest record of TLS, record buffers for one.
+const recordSize = 16 << 10
+
+var record = sync.Pool{New: func() any { b := make([]byte, recordSize); return &b }}
+
 var errLarge = errors.New("a message is larger than the other end takes")
 
 // lazy is how old the deadline of a write may be before it is set anew.
@@ -83,6 +88,9 @@ func (c *Conn) message(parts net.Buffers, n int) error {
 		clear(c.parts)
 		return c.lost(err)
 	}
+	if c.below != nil {
+		return c.lost(c.records(parts, n))
+	}
 	bp := whole.Get().(*[]byte)
 	defer whole.Put(bp)
 	buf := *bp
@@ -103,6 +111,51 @@ func (c *Conn) message(parts net.Buffers, n int) error {
 		key = mask(b[at:], p, key)
 	}
 	return c.put(b)
+}
+
+// records writes a message through TLS, a record after the other, which then go out together.
+func (c *Conn) records(parts net.Buffers, n int) error {
+	if n+maxHead > recordSize {
+		c.below.Gather()
+	}
+	bp := record.Get().(*[]byte)
+	defer record.Put(bp)
+	var b []byte
+	var key uint32
+	if c.key == nil {
+		b = AppendHead((*bp)[:0], opBinary, n)
+	} else {
+		b, key = c.masked((*bp)[:0], opBinary, n)
+	}
+	var err error
+	for _, p := range parts {
+		for len(p) > 0 && err == nil {
+			if c.key == nil && len(b) == 0 && len(p) >= recordSize {
+				whole := len(p) / recordSize * recordSize
+				_, err = c.nc.Write(p[:whole])
+				p = p[whole:]
+				continue
+			}
+			at := len(b)
+			b = b[:min(at+len(p), recordSize)]
+			if c.key == nil {
+				copy(b[at:], p)
+			} else {
+				key = mask(b[at:], p[:len(b)-at], key)
+			}
+			if p = p[len(b)-at:]; len(b) == recordSize {
+				_, err = c.nc.Write(b)
+				b = b[:0]
+			}
+		}
+	}
+	if len(b) > 0 && err == nil {
+		_, err = c.nc.Write(b)
+	}
+	if n+maxHead > recordSize {
+		err = errors.Join(err, c.below.Flush())
+	}
+	return err
 }
 
 // put writes bytes. The caller holds write.

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/hanzoai/hanzod/compat/gather"
 )
 
 // Limits of the port that speaks HTTP and the frozen protocol, for connections whose clients have not
@@ -201,6 +203,8 @@ type GuardedConn struct {
 	guard *Guard
 	addr  netip.Addr
 	alone bool // one address is one client
+	// together is of TLS above.
+	together gather.Buffer
 
 	// The rest is under the lock of the guard.
 	since time.Time // when it began to be a stranger
@@ -249,6 +253,15 @@ func (gc *GuardedConn) SyscallConn() (syscall.RawConn, error) {
 	}
 	return nil, errors.ErrUnsupported
 }
+
+// Write implements net.Conn.
+func (gc *GuardedConn) Write(b []byte) (int, error) { return gc.together.Write(gc.Conn, b) }
+
+// Gather has what TLS writes kept until Flush, so that several records go out at once.
+func (gc *GuardedConn) Gather() { gc.together.Gather() }
+
+// Flush writes what was kept.
+func (gc *GuardedConn) Flush() error { return gc.together.Flush(gc.Conn) }
 
 // CloseWrite ends what is sent, for servers that let the other side read to the end.
 func (gc *GuardedConn) CloseWrite() error {

@@ -12,12 +12,15 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"time"
 )
 
 // options are the flags.
 type options struct {
 	cache, only string
+	figures     string
+	some        *regexp.Regexp // of figures
 	seconds     time.Duration
 	idle        int
 	profile     string
@@ -38,6 +41,7 @@ func main() {
 	var o options
 	flag.StringVar(&o.cache, "cache", filepath.Join(".cache", "bench-tunnel"), "where the other programs are built")
 	flag.StringVar(&o.only, "only", "", "regular expression of the ways to measure; the bars need direct, chisel and frp too")
+	flag.StringVar(&o.figures, "figures", "", "regular expression of what to measure: streams, http, fairness, idle, delay, latency; with it no bars are held up")
 	flag.DurationVar(&o.seconds, "for", 2*time.Second, "how long each figure is measured")
 	flag.IntVar(&o.idle, "idle", 10_000, "idle streams on one carrier")
 	flag.StringVar(&o.profile, "profile", "", "directory for CPU profiles of the client's process")

@@ -37,6 +37,9 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
+	if o.some, err = regexp.Compile(o.figures); err != nil {
+		return err
+	}
 	if o.cache, err = filepath.Abs(o.cache); err != nil {
 		return err
 	}
@@ -121,8 +124,13 @@ func run(ctx context.Context, o options) error {
 			return w, nil
 		}),
 	)
-	err = errors.Join(err, latencies(f, ways))
+	if o.some.MatchString("latency") {
+		err = errors.Join(err, latencies(f, ways))
+	}
 	table(names, f)
+	if o.figures != "" {
+		return err
+	}
 	return errors.Join(err, bars(f))
 }
 
@@ -164,51 +172,62 @@ func measure(ctx context.Context, o options, f figures, w *way) error {
 	const mega = 1e6
 	set := func(name string, v float64) { f.set(w.name, name, v) }
 	if w.name == delayed {
+		if !o.some.MatchString("delay") {
+			return nil
+		}
 		v, _, err := download(w, 1, 2*o.seconds)
 		set("50 ms delay MB/s", v/mega)
 		return err
 	}
-	for _, x := range []struct {
-		name string
-		n    int
-		move func(*way, int, time.Duration) (float64, []float64, error)
-	}{
-		{"one stream up MB/s", 1, upload}, {"one stream down MB/s", 1, download}, {"eight streams up MB/s", 8, upload}, {"eight streams down MB/s", 8, download},
-	} {
-		v, _, err := x.move(w, x.n, o.seconds)
+	if o.some.MatchString("streams") {
+		for _, x := range []struct {
+			name string
+			n    int
+			move func(*way, int, time.Duration) (float64, []float64, error)
+		}{
+			{"one stream up MB/s", 1, upload}, {"one stream down MB/s", 1, download}, {"eight streams up MB/s", 8, upload}, {"eight streams down MB/s", 8, download},
+		} {
+			v, _, err := x.move(w, x.n, o.seconds)
+			if err != nil {
+				return err
+			}
+			set(x.name, v/mega)
+		}
+	}
+	if o.some.MatchString("http") {
+		rate, failed, _, err := requests(ctx, w, 64, o.seconds)
 		if err != nil {
 			return err
 		}
-		set(x.name, v/mega)
+		set("http 64 in flight /s", rate)
+		set("http errors", float64(failed))
+		_, _, one, err := requests(ctx, w, 1, o.seconds/2)
+		if err != nil {
+			return err
+		}
+		set("http one p50 µs", micros(one))
 	}
-	rate, failed, _, err := requests(ctx, w, 64, o.seconds)
-	if err != nil {
-		return err
-	}
-	set("http 64 in flight /s", rate)
-	set("http errors", float64(failed))
-	_, _, one, err := requests(ctx, w, 1, o.seconds/2)
-	if err != nil {
-		return err
-	}
-	set("http one p50 µs", micros(one))
 	if !strings.HasPrefix(w.name, "hanzod") {
 		return nil
 	}
-	alone, beside, least, most, err := fairness(w, o.seconds)
-	if err != nil {
-		return err
+	if o.some.MatchString("fairness") {
+		alone, beside, least, most, err := fairness(w, o.seconds)
+		if err != nil {
+			return err
+		}
+		set("100 streams MB/s", alone/mega)
+		set("beside a stalled MB/s", beside/mega)
+		set("least share", least)
+		set("most share", most)
 	}
-	set("100 streams MB/s", alone/mega)
-	set("beside a stalled MB/s", beside/mega)
-	set("least share", least)
-	set("most share", most)
-	daemon, far, err := idle(w, o.idle)
-	if err != nil {
-		return err
+	if o.some.MatchString("idle") {
+		daemon, far, err := idle(w, o.idle)
+		if err != nil {
+			return err
+		}
+		set("idle stream daemon B", float64(daemon))
+		set("idle stream client B", float64(far))
 	}
-	set("idle stream daemon B", float64(daemon))
-	set("idle stream client B", float64(far))
 	return nil
 }
 
