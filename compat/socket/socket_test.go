@@ -22,6 +22,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/hanzoai/hanzod/compat/gather"
 	"github.com/hanzoai/hanzod/compat/socket"
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/tunnel/mux"
@@ -31,8 +32,26 @@ import (
 
 const bound = 20 * time.Second
 
-// pair is both ends of a WebSocket, over TLS or without.
-func pair(t testing.TB, secure bool, server, client socket.Options) (*socket.Conn, *socket.Conn) {
+// The ways of a pair.
+const (
+	plain    = "plain"
+	overTLS  = "TLS"
+	gathered = "TLS whose records go out together"
+)
+
+// together is a listener whose connections gather what TLS writes.
+type together struct{ net.Listener }
+
+func (l together) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &gather.Conn{Conn: c}, nil
+}
+
+// pair is both ends of a WebSocket.
+func pair(t testing.TB, way string, server, client socket.Options) (*socket.Conn, *socket.Conn) {
 	t.Helper()
 	got := make(chan *socket.Conn, 1)
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -43,10 +62,21 @@ func pair(t testing.TB, secure bool, server, client socket.Options) (*socket.Con
 		got <- c
 	})
 	s := httptest.NewUnstartedServer(h)
-	if secure {
+	switch way {
+	case overTLS:
 		s.StartTLS()
 		client.Client = s.Client()
-	} else {
+	case gathered:
+		s.Listener = together{s.Listener}
+		s.StartTLS()
+		sum := sha256.Sum256(s.Certificate().Raw)
+		tr, err := socket.Transport(nil, hex.EncodeToString(sum[:]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(tr.CloseIdleConnections)
+		client.Client = &http.Client{Transport: tr}
+	default:
 		s.Start()
 	}
 	t.Cleanup(s.Close)
@@ -70,9 +100,9 @@ func message(n int) []byte {
 }
 
 func TestMessages(t *testing.T) {
-	for name, secure := range map[string]bool{"plain": false, "TLS": true} {
-		t.Run(name, func(t *testing.T) {
-			s, c := pair(t, secure, socket.Options{Subprotocols: []string{"b", "a"}}, socket.Options{Subprotocols: []string{"a", "b"}})
+	for _, way := range []string{plain, overTLS, gathered} {
+		t.Run(way, func(t *testing.T) {
+			s, c := pair(t, way, socket.Options{Subprotocols: []string{"b", "a"}}, socket.Options{Subprotocols: []string{"a", "b"}})
 			if s.Subprotocol() != "b" || c.Subprotocol() != "b" {
 				t.Fatalf("subprotocols %q and %q", s.Subprotocol(), c.Subprotocol())
 			}
@@ -111,10 +141,10 @@ func within(t testing.TB) context.Context {
 }
 
 func TestStreams(t *testing.T) {
-	for name, secure := range map[string]bool{"plain": false, "TLS": true} {
-		t.Run(name, func(t *testing.T) {
+	for _, way := range []string{plain, overTLS, gathered} {
+		t.Run(way, func(t *testing.T) {
 			muxtest.Suite(t, func(t *testing.T) (mux.Carrier, mux.Carrier) {
-				s, c := pair(t, secure, socket.Options{}, socket.Options{})
+				s, c := pair(t, way, socket.Options{}, socket.Options{})
 				return c, s
 			})
 		})
@@ -122,11 +152,11 @@ func TestStreams(t *testing.T) {
 }
 
 func TestClose(t *testing.T) {
-	for name, secure := range map[string]bool{"plain": false, "TLS": true} {
-		t.Run(name, func(t *testing.T) {
+	for _, way := range []string{plain, overTLS, gathered} {
+		t.Run(way, func(t *testing.T) {
 			for _, code := range []int{1000, 1008, 1005, 4001} {
 				for _, byServer := range []bool{true, false} {
-					one, other := pair(t, secure, socket.Options{}, socket.Options{})
+					one, other := pair(t, way, socket.Options{}, socket.Options{})
 					if !byServer {
 						one, other = other, one
 					}
@@ -168,7 +198,7 @@ func TestClose(t *testing.T) {
 }
 
 func TestLost(t *testing.T) {
-	s, c := pair(t, false, socket.Options{}, socket.Options{})
+	s, c := pair(t, plain, socket.Options{}, socket.Options{})
 	c.Close(0, "")
 	var closed *mux.CloseError
 	if _, err := s.Read(within(t)); err == nil || errors.As(err, &closed) || !errors.Is(err, io.ErrUnexpectedEOF) {
@@ -662,8 +692,8 @@ func FuzzRead(f *testing.F) {
 	})
 }
 
-func benchmark(b *testing.B, secure, up bool, size int) {
-	s, c := pair(b, secure, socket.Options{}, socket.Options{})
+func benchmark(b *testing.B, kind string, up bool, size int) {
+	s, c := pair(b, kind, socket.Options{}, socket.Options{})
 	if !up {
 		s, c = c, s
 	}
@@ -687,10 +717,10 @@ func benchmark(b *testing.B, secure, up bool, size int) {
 }
 
 func BenchmarkMessages(b *testing.B) {
-	for name, secure := range map[string]bool{"plain": false, "TLS": true} {
+	for _, kind := range []string{plain, overTLS, gathered} {
 		for way, up := range map[string]bool{"masked": true, "unmasked": false} {
-			b.Run(name+"/"+way+"/256K", func(b *testing.B) { benchmark(b, secure, up, wire.MaxMessage) })
-			b.Run(name+"/"+way+"/1K", func(b *testing.B) { benchmark(b, secure, up, 1<<10) })
+			b.Run(kind+"/"+way+"/256K", func(b *testing.B) { benchmark(b, kind, up, wire.MaxMessage) })
+			b.Run(kind+"/"+way+"/1K", func(b *testing.B) { benchmark(b, kind, up, 1<<10) })
 		}
 	}
 }

@@ -131,9 +131,9 @@ func (c *Conn) records(parts net.Buffers, n int) error {
 	for _, p := range parts {
 		for len(p) > 0 && err == nil {
 			if c.key == nil && len(b) == 0 && len(p) >= recordSize {
-				whole := len(p) / recordSize * recordSize
-				_, err = c.nc.Write(p[:whole])
-				p = p[whole:]
+				n := len(p) / recordSize * recordSize
+				_, err = c.nc.Write(p[:n])
+				p = p[n:]
 				continue
 			}
 			at := len(b)

@@ -128,7 +128,7 @@ func (q *queue) fill(p []byte, head, waiting int) {
 		}
 		buf := newBuffer(size)
 		copy(buf.b[head:], p[:n])
-		q.push(chunk{buf, head, head + n})
+		q.push(chunk{buf: buf, off: head, end: head + n})
 		p = p[n:]
 	}
 }

@@ -258,7 +258,7 @@ func (z *fuzzer) settle(over bool) {
 	if s.recvLeft+s.recvPend+s.held != window {
 		z.t.Fatalf("credit of the session: %d left, %d to return, %d held", s.recvLeft, s.recvPend, s.held)
 	}
-	if s.recvPend > 0 && (!s.cfg.Hanzod1 || s.recvLeft < window/2) || s.recvPend >= window/4 {
+	if s.recvPend > 0 && (!s.cfg.Hanzod1 || s.recvLeft < window/2) || s.recvPend >= together(s.cfg.SessionWindow) {
 		z.t.Fatalf("credit of the session is held back: %d left, %d to return", s.recvLeft, s.recvPend)
 	}
 	if s.sendLeft < 0 {
@@ -501,7 +501,7 @@ func (z *fuzzer) run(t *testing.T, input []byte) {
 	if l.late != nil {
 		l.late.Stop()
 	}
-	if s.slots != 0 || len(s.streams) != 0 || s.held != 0 || s.queued != 0 || !s.starved.empty() || !s.holding.empty() || !l.ready.empty() || !l.windows.empty() {
+	if s.slots != 0 || len(s.streams) != 0 || s.held != 0 || s.queued != 0 || s.busy != 0 || !s.starved.empty() || !s.holding.empty() || !l.ready.empty() || !l.windows.empty() {
 		t.Fatalf("left: %d slots, %d streams, %d held, %d queued", s.slots, len(s.streams), s.held, s.queued)
 	}
 }

@@ -268,11 +268,10 @@ func (l *link) build() bool {
 			} else {
 				c.off += n
 			}
-			st.queued -= n
+			st.dequeued(n)
 			st.sentBytes += uint64(n)
 			st.sendLeft -= int64(n)
 			s.sendLeft -= int64(n)
-			s.queued -= int64(n)
 			s.stats.Out += uint64(n)
 			st.wc.Broadcast()
 			if st.turn += n; !st.out.empty() {

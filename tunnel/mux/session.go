@@ -99,8 +99,10 @@ type Session struct {
 	holding list
 	// queued is bytes that wait to be sent, held those that wait to be read.
 	queued, held int64
-	stats        Stats
-	tick         *time.Timer
+	// busy is how many streams have bytes that wait to be sent.
+	busy  int
+	stats Stats
+	tick  *time.Timer
 }
 
 // maxLinks is the most carriers (tunnel.md §4.5).
@@ -652,7 +654,7 @@ func (s *Session) data(l *link, f wire.Frame, buf *buffer, at int) error {
 	n = int64(len(rest))
 	if buf != nil {
 		buf.refs.Add(1)
-		st.in.push(chunk{buf, at, at + len(rest)})
+		st.in.push(chunk{buf: buf, off: at, end: at + len(rest)})
 	} else {
 		st.in.fill(rest, 0, int(st.inBytes))
 	}
@@ -676,7 +678,7 @@ func (s *Session) hold(n int64) {
 // returned gives the other end credit of the session back.
 func (s *Session) returned(n int64) {
 	s.recvPend += n
-	if s.recvPend > 0 && (s.prompt() || s.recvPend >= int64(s.cfg.SessionWindow)/4) {
+	if s.recvPend > 0 && (s.prompt() || s.recvPend >= together(s.cfg.SessionWindow)) {
 		s.giveBack = true
 	}
 }
@@ -687,8 +689,14 @@ func (s *Session) prompt() bool {
 	return !s.cfg.Hanzod1 || s.recvLeft < int64(s.cfg.SessionWindow)/2 || s.cfg.StreamWindow > s.cfg.SessionWindow/4
 }
 
-// credit gives the other end credit of a stream back when it is time: at once, or when a quarter of the window has
-// come together. Nobody waits who has less than a whole frame left.
+// together is how much credit of a window comes together before it is given back. It counts as part of the round trip,
+// where the window bounds the rate.
+func together(window uint32) int64 { return int64(min(window/4, maxTogether)) }
+
+const maxTogether = 512 << 10
+
+// credit gives the other end credit of a stream back when it is time: at once, or when some has come together. Nobody
+// waits who has less than a whole frame left.
 func (s *Session) credit(st *Stream) {
 	switch {
 	case st.recvPend == 0 || st.recvEOF || st.gone:
@@ -696,7 +704,7 @@ func (s *Session) credit(st *Stream) {
 		st.l.windows.push(st)
 	case st.inBytes > 0 && heldBytes.Load() > heldBudget:
 		// The reader is behind, and so is the whole process.
-	case s.prompt() || st.recvPend >= int64(s.cfg.StreamWindow)/4:
+	case s.prompt() || st.recvPend >= together(s.cfg.StreamWindow):
 		st.l.windows.push(st)
 	default:
 		s.holding.push(st)

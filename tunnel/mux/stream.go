@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 
@@ -13,13 +14,17 @@ import (
 
 // Limits of a stream.
 const (
-	// maxQueued is how many bytes a stream queues while there is room in the session, which has room for crowdBytes;
-	// above that a stream has a whole frame, and above twice that a small one.
+	// maxQueued is how many bytes a stream queues at most. The streams of a session that have some share crowdBytes
+	// evenly, but crowdQueue is each one's.
 	maxQueued  = 256 << 10
-	crowdBytes = 4 << 20
+	crowdBytes = 8 << 20
 	crowdQueue = 16 << 10
 	// gather is how much ReadFrom reads of a socket that has it before it is sent.
 	gather = 192 << 10
+	// yieldBytes is how much ReadFrom reads before it lets others run.
+	yieldBytes = 128 << 10
+	// readMin is what reading is worth while bytes wait to be sent already.
+	readMin = 32 << 10
 	// takeBytes is how much WriteTo takes at once, or a quarter of the window where that is less: credit goes back in
 	// such pieces.
 	takeBytes = 256 << 10
@@ -306,8 +311,8 @@ func (st *Stream) deliver(p []byte) []byte {
 	return p[n:]
 }
 
-// room waits until bytes may be queued and returns how many.
-func (st *Stream) room() (int, error) {
+// room waits until so many bytes may be queued, or any while none are, and returns how many may.
+func (st *Stream) room(want int) (int, error) {
 	s := st.s
 	var since time.Time
 	defer func() {
@@ -328,15 +333,9 @@ func (st *Stream) room() (int, error) {
 		case st.writeBy.passed:
 			return 0, os.ErrDeadlineExceeded
 		}
-		limit := maxQueued
-		switch {
-		case s.queued > 2*crowdBytes:
-			limit = crowdQueue
-		case s.queued > crowdBytes:
-			limit = wire.MaxPayload
-		}
+		limit := min(maxQueued, max(crowdQueue, crowdBytes/max(1, s.busy)))
 		credit := int(s.allowed(st))
-		if n := min(limit, credit) - st.queued; n > 0 {
+		if n := min(limit, credit) - st.queued; n > 0 && (n >= min(want, limit/2) || st.queued == 0) {
 			return n, nil
 		}
 		if credit <= st.queued {
@@ -356,9 +355,20 @@ func (st *Stream) room() (int, error) {
 
 // queue takes note of n more bytes in out.
 func (st *Stream) enqueued(n int) {
+	if st.queued == 0 {
+		st.s.busy++
+	}
 	st.queued += n
 	st.s.queued += int64(n)
 	st.l.ready.push(st)
+}
+
+// dequeued takes note of n bytes less in out.
+func (st *Stream) dequeued(n int) {
+	if st.queued -= n; st.queued == 0 {
+		st.s.busy--
+	}
+	st.s.queued -= int64(n)
 }
 
 // sendMore has a stream that got credit go on.
@@ -379,7 +389,7 @@ func (st *Stream) Write(p []byte) (int, error) {
 	defer s.mu.Unlock()
 	total := 0
 	for {
-		n, err := st.room()
+		n, err := st.room(min(len(p), readMin))
 		if err != nil {
 			return total, err
 		}
@@ -410,10 +420,18 @@ func (st *Stream) ReadFrom(r io.Reader) (int64, error) {
 		s.mu.Unlock()
 	}
 	var total int64
+	alone := 0
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for {
-		n, err := st.room()
+		if alone >= yieldBytes && len(s.streams) > 1 {
+			// Who never waits would keep those from running whose bytes are there too.
+			s.mu.Unlock()
+			runtime.Gosched()
+			s.mu.Lock()
+			alone = 0
+		}
+		n, err := st.room(readMin)
 		if err != nil {
 			return total, err
 		}
@@ -429,11 +447,12 @@ func (st *Stream) ReadFrom(r io.Reader) (int64, error) {
 				return total, failed
 			}
 			total += int64(n)
+			alone += n
 			if c := st.out.last(); n <= smallFrame && c != nil {
 				st.out.fill(buf.b[wire.HeaderSize:wire.HeaderSize+n], wire.HeaderSize, st.queued)
 				buf.release()
 			} else {
-				st.out.push(chunk{buf, wire.HeaderSize, wire.HeaderSize + n})
+				st.out.push(chunk{buf: buf, off: wire.HeaderSize, end: wire.HeaderSize + n})
 			}
 			st.enqueued(n)
 			// A socket that filled a frame has more to read, most likely: a message takes several. Nobody else's
@@ -593,9 +612,9 @@ func (st *Stream) over(err error) {
 	st.l.windows.remove(st)
 	s.starved.remove(st)
 	s.holding.remove(st)
-	n := st.out.drop()
-	st.queued -= n
-	s.queued -= int64(n)
+	if n := st.out.drop(); n > 0 {
+		st.dequeued(n)
+	}
 	st.control = nil
 	if !st.recvEOF {
 		st.dropIn()

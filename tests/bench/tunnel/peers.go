@@ -80,6 +80,26 @@ func (p *proc) resident() int64 {
 	return n * int64(os.Getpagesize())
 }
 
+// spent is the time of processors that the daemon and the client have used.
+func (w *way) spent() (sum time.Duration) {
+	for _, p := range []*proc{w.daemon, w.client} {
+		if p == nil {
+			continue
+		}
+		b, err := os.ReadFile("/proc/" + strconv.Itoa(p.cmd.Process.Pid) + "/stat")
+		if err != nil {
+			return 0
+		}
+		// Behind the name, which may have anything in it: the state is the first.
+		f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+		for _, ticks := range f[11:13] {
+			n, _ := strconv.ParseInt(ticks, 10, 64)
+			sum += time.Duration(n) * time.Second / 100
+		}
+	}
+	return sum
+}
+
 // goMod makes the module that builds the others. frp needs its own yamux.
 const goMod = `module peers
 

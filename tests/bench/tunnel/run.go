@@ -29,7 +29,7 @@ func (f figures) set(way, name string, v float64) {
 var rows = []string{
 	"one stream up MB/s", "one stream down MB/s", "eight streams up MB/s", "eight streams down MB/s", "round trip µs", "first byte µs",
 	"http 64 in flight /s", "http errors", "http one p50 µs", "100 streams MB/s", "beside a stalled MB/s", "least share", "most share",
-	"50 ms delay MB/s", "idle stream daemon B", "idle stream client B",
+	"50 ms delay MB/s", "one stream up CPU s/GB", "one stream down CPU s/GB", "eight streams up CPU s/GB", "eight streams down CPU s/GB", "100 streams CPU s/GB", "idle stream daemon B", "idle stream client B",
 }
 
 func run(ctx context.Context, o options) error {
@@ -187,11 +187,15 @@ func measure(ctx context.Context, o options, f figures, w *way) error {
 		}{
 			{"one stream up MB/s", 1, upload}, {"one stream down MB/s", 1, download}, {"eight streams up MB/s", 8, upload}, {"eight streams down MB/s", 8, download},
 		} {
+			before, began := w.spent(), time.Now()
 			v, _, err := x.move(w, x.n, o.seconds)
 			if err != nil {
 				return err
 			}
 			set(x.name, v/mega)
+			if used := w.spent() - before; used > 0 {
+				set(strings.TrimSuffix(x.name, "MB/s")+"CPU s/GB", used.Seconds()/(v*time.Since(began).Seconds()/1e9))
+			}
 		}
 	}
 	if o.some.MatchString("http") {
@@ -211,10 +215,12 @@ func measure(ctx context.Context, o options, f figures, w *way) error {
 		return nil
 	}
 	if o.some.MatchString("fairness") {
+		before, began := w.spent(), time.Now()
 		alone, beside, least, most, err := fairness(w, o.seconds)
 		if err != nil {
 			return err
 		}
+		set("100 streams CPU s/GB", (w.spent()-before).Seconds()/(beside*time.Since(began).Seconds()/1e9))
 		set("100 streams MB/s", alone/mega)
 		set("beside a stalled MB/s", beside/mega)
 		set("least share", least)
