@@ -33,7 +33,7 @@ var (
 	errRegister = errors.New("frame of type register")
 )
 
-// Frame is one of *Register, *Registered, *Command, *Response, *Event, Ping and Pong.
+// Frame is one of *Register, *Registered, *Command, *Response, *Event, Ping, Pong, and the messages of technician sessions.
 type Frame interface {
 	// append writes the frame as JSON text.
 	append(dst []byte) []byte
@@ -94,6 +94,30 @@ type (
 	Pong struct{}
 )
 
+// The messages of technician sessions (tunnel.md §3.4), whose members stand in a payload.
+type (
+	// TunnelOpen and TunnelClose go to the instance.
+	TunnelOpen struct {
+		SessionID string
+		// TechID is who holds the instance.
+		TechID string
+	}
+	TunnelClose struct{ SessionID string }
+	// TunnelReady answers TunnelOpen.
+	TunnelReady struct{ SessionID string }
+	// TunnelData goes both ways.
+	TunnelData struct {
+		ChannelID string
+		// Data is an object {"type","payload"}.
+		Data wire.Raw
+	}
+	// TunnelError goes to the server. About a session, its id stands in the place of a channel's.
+	TunnelError struct {
+		ChannelID string
+		Error     string
+	}
+)
+
 // Append writes a frame as JSON text, in the order of members of the originals.
 func Append(dst []byte, f Frame) []byte { return f.append(dst) }
 
@@ -141,6 +165,38 @@ func (f *Event) append(dst []byte) []byte {
 
 func (Ping) append(dst []byte) []byte { return append(dst, `{"type":"ping"}`...) }
 func (Pong) append(dst []byte) []byte { return append(dst, `{"type":"pong"}`...) }
+
+func (f *TunnelOpen) append(dst []byte) []byte {
+	dst = first(append(dst, `{"type":"tunnel_open"`...), "session_id", f.SessionID)
+	return append(field(dst, "tech_id", f.TechID), "}}"...)
+}
+
+func (f *TunnelClose) append(dst []byte) []byte {
+	return append(first(append(dst, `{"type":"tunnel_close"`...), "session_id", f.SessionID), "}}"...)
+}
+
+func (f *TunnelReady) append(dst []byte) []byte {
+	return append(first(append(dst, `{"type":"tunnel_ready"`...), "session_id", f.SessionID), "}}"...)
+}
+
+func (f *TunnelData) append(dst []byte) []byte {
+	dst = first(append(dst, `{"type":"tunnel_data"`...), "channel_id", f.ChannelID)
+	if f.Data.IsZero() {
+		return append(dst, `,"data":null}}`...)
+	}
+	return append(raw(dst, "data", f.Data), "}}"...)
+}
+
+func (f *TunnelError) append(dst []byte) []byte {
+	dst = first(append(dst, `{"type":"tunnel_error"`...), "channel_id", f.ChannelID)
+	return append(field(dst, "error", f.Error), "}}"...)
+}
+
+// first begins a payload with its first member.
+func first(dst []byte, name, text string) []byte {
+	dst = append(append(append(dst, `,"payload":{"`...), name...), `":`...)
+	return wire.AppendString(dst, text)
+}
 
 func key(dst []byte, name string) []byte {
 	return append(append(append(dst, `,"`...), name...), `":`...)
@@ -209,6 +265,26 @@ func Parse(data []byte) (Frame, error) {
 		f = &Response{ID: m.need("id"), OK: m.flag("ok"), Data: m.raw("data"), Error: m.optional("error")}
 	case "event":
 		f = &Event{Event: m.need("event"), Data: m.raw("data")}
+	case "tunnel_open":
+		p := m.payload()
+		f = &TunnelOpen{SessionID: p.need("session_id"), TechID: p.text("tech_id")}
+		m.err = p.err
+	case "tunnel_close":
+		p := m.payload()
+		f = &TunnelClose{SessionID: p.need("session_id")}
+		m.err = p.err
+	case "tunnel_ready":
+		p := m.payload()
+		f = &TunnelReady{SessionID: p.need("session_id")}
+		m.err = p.err
+	case "tunnel_data":
+		p := m.payload()
+		f = &TunnelData{ChannelID: p.need("channel_id"), Data: p.object("data")}
+		m.err = p.err
+	case "tunnel_error":
+		p := m.payload()
+		f = &TunnelError{ChannelID: p.need("channel_id"), Error: p.text("error")}
+		m.err = p.err
 	case "ping":
 		f = Ping{}
 	case "pong":
@@ -296,6 +372,26 @@ func (m *members) flag(name string) bool {
 		m.wrong(name, "a boolean", v)
 	}
 	return v.Bool()
+}
+
+// payload is the members of the payload, which has to be there.
+func (m *members) payload() *members {
+	v := m.get("payload")
+	p := &members{v: v}
+	if v.Kind() != wire.Object {
+		p.wrong("payload", "an object", v)
+	}
+	return p
+}
+
+// object is the text of a member that has to be an object.
+func (m *members) object(name string) wire.Raw {
+	v := m.get(name)
+	if v.Kind() != wire.Object {
+		m.wrong(name, "an object", v)
+		return nil
+	}
+	return wire.Raw(v.Raw())
 }
 
 func (m *members) raw(name string) wire.Raw {

@@ -85,6 +85,12 @@ func TestParse(t *testing.T) {
 		`{"type":"response","id":"1","ok":false}`:                                               &Response{ID: "1"},
 		`{"type":"response","id":"1","ok":true,"data":0,"error":null}`:                          &Response{ID: "1", OK: true, Data: wire.Raw("0"), Error: wire.NullOf[string]()},
 		`{"type":"event","event":"x"}`:                                                          &Event{Event: "x"},
+		`{"type":"tunnel_open","payload":{"session_id":"s","tech_id":"t","more":1}}`:            &TunnelOpen{SessionID: "s", TechID: "t"},
+		`{"payload":{"session_id":"s"},"type":"tunnel_open"}`:                                   &TunnelOpen{SessionID: "s"},
+		`{"type":"tunnel_close","payload":{"session_id":"s"}}`:                                  &TunnelClose{SessionID: "s"},
+		`{"type":"tunnel_ready","payload":{"session_id":"s"}}`:                                  &TunnelReady{SessionID: "s"},
+		`{"type":"tunnel_data","payload":{"channel_id":"c","data":{"type":"terminal"}}}`:        &TunnelData{ChannelID: "c", Data: wire.Raw(`{"type":"terminal"}`)},
+		`{"type":"tunnel_error","payload":{"channel_id":"c","error":"no"}}`:                     &TunnelError{ChannelID: "c", Error: "no"},
 	} {
 		got, err := Parse([]byte(text))
 		if err != nil || !reflect.DeepEqual(got, want) {
@@ -99,17 +105,25 @@ func TestParse(t *testing.T) {
 		`{}`:                                  ErrFrame,
 		`{"type":1}`:                          ErrFrame,
 		`{"type":"Register"}`:                 ErrUnknownType,
-		`{"type":"tunnel_open"}`:              ErrUnknownType,
-		`{"type":"register","instance_id":1}`: ErrFrame,
-		`{"type":"register","commands":[1]}`:  ErrFrame,
-		`{"type":"register","commands":"x"}`:  ErrFrame,
-		`{"type":"registered"}`:               ErrFrame,
-		`{"type":"command","id":1}`:           ErrFrame,
-		`{"type":"response","id":"1"}`:        ErrFrame,
-		`{"type":"response","ok":true}`:       ErrFrame,
-		`{"type":"event","data":{}}`:          ErrFrame,
-		strings.Repeat("[", 600):              wire.ErrLimit,
-		`{"type":"x","a":` + strings.Repeat("[", 600): wire.ErrLimit,
+		`{"type":"tunnel_opened"}`:            ErrUnknownType,
+		`{"type":"tunnel_open"}`:              ErrFrame,
+		`{"type":"tunnel_open","payload":[]}`: ErrFrame,
+		`{"type":"tunnel_ready","payload":{"session_id":1}}`:              ErrFrame,
+		`{"type":"tunnel_close","session_id":"s"}`:                        ErrFrame,
+		`{"type":"tunnel_data","payload":{"channel_id":"c"}}`:             ErrFrame,
+		`{"type":"tunnel_data","payload":{"channel_id":"c","data":"x"}}`:  ErrFrame,
+		`{"type":"tunnel_data","payload":{"data":{}}}`:                    ErrFrame,
+		`{"type":"tunnel_error","payload":{"channel_id":"c","error":{}}}`: ErrFrame,
+		`{"type":"register","instance_id":1}`:                             ErrFrame,
+		`{"type":"register","commands":[1]}`:                              ErrFrame,
+		`{"type":"register","commands":"x"}`:                              ErrFrame,
+		`{"type":"registered"}`:                                           ErrFrame,
+		`{"type":"command","id":1}`:                                       ErrFrame,
+		`{"type":"response","id":"1"}`:                                    ErrFrame,
+		`{"type":"response","ok":true}`:                                   ErrFrame,
+		`{"type":"event","data":{}}`:                                      ErrFrame,
+		strings.Repeat("[", 600):                                          wire.ErrLimit,
+		`{"type":"x","a":` + strings.Repeat("[", 600):                     wire.ErrLimit,
 	} {
 		if got, err := Parse([]byte(text)); !errors.Is(err, want) {
 			t.Errorf("%.60s: got %#v, %v, want %v", text, got, err, want)
@@ -120,8 +134,13 @@ func TestParse(t *testing.T) {
 func TestAppend(t *testing.T) {
 	for want, f := range map[string]Frame{
 		`{"type":"register","instance_id":"","app_kind":"","display_name":"","capabilities":[],"commands":[],"version":"","platform":""}`: &Register{},
-		`{"type":"registered","instance_id":"a\"b"}`: &Registered{InstanceID: `a"b`},
-		`{"type":"event","event":"x","data":null}`:   &Event{Event: "x"},
+		`{"type":"registered","instance_id":"a\"b"}`:                                   &Registered{InstanceID: `a"b`},
+		`{"type":"event","event":"x","data":null}`:                                     &Event{Event: "x"},
+		`{"type":"tunnel_open","payload":{"session_id":"s","tech_id":"t"}}`:            &TunnelOpen{"s", "t"},
+		`{"type":"tunnel_close","payload":{"session_id":"s"}}`:                         &TunnelClose{"s"},
+		`{"type":"tunnel_ready","payload":{"session_id":"s"}}`:                         &TunnelReady{"s"},
+		`{"type":"tunnel_data","payload":{"channel_id":"c","data":{"type":"x"}}}`:      &TunnelData{"c", wire.Raw(`{"type":"x"}`)},
+		`{"type":"tunnel_error","payload":{"channel_id":"c","error":"\"unsupported"}}`: &TunnelError{"c", `"unsupported`},
 	} {
 		if got := string(Append(nil, f)); got != want {
 			t.Errorf("got %s, want %s", got, want)
@@ -137,6 +156,13 @@ func FuzzParse(f *testing.F) {
 		}
 	}
 	f.Add([]byte(`{"type":"register","instance_id":"\ud800","capabilities":null,"metadata":{"1":[{}]}}`))
+	for _, text := range []string{
+		`{"type":"tunnel_open","payload":{"session_id":"s","tech_id":"t"}}`, `{"type":"tunnel_close","payload":{"session_id":"s"}}`,
+		`{"type":"tunnel_ready","payload":{"session_id":"s"}}`, `{"type":"tunnel_error","payload":{"channel_id":"c","error":"\u0000"}}`,
+		`{"type":"tunnel_data","payload":{"channel_id":"c","data":{"type":"terminal","payload":{"command":"ls -la"}}}}`,
+	} {
+		f.Add([]byte(text))
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		frame, err := Parse(data)
 		if err != nil {
