@@ -43,6 +43,7 @@ type Frames struct {
 	session string // "" without one
 	conns   map[string]*frameConn
 	turn    int64
+	owned   map[string]*message.Muxed // channels of a server of ours
 }
 
 // Frames serves a link until ended is closed.
@@ -144,6 +145,9 @@ func (f *Frames) Data(channel string, data json.RawMessage) {
 	m, err := message.FromEnvelope(data)
 	if err != nil {
 		f.refuse(channel, errs.New(errs.Invalid, err.Error()))
+		return
+	}
+	if f.muxed(channel, m) {
 		return
 	}
 	c, err := f.conn(channel, m)
