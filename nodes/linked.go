@@ -67,3 +67,9 @@ func (s *Service) change(id string, do func(*Node) bool) (n Node, ok bool) {
 	s.reg.cur.Store(&snapshot{live: next})
 	return changed.node, true
 }
+
+// Channeled says whether the link that a node has now carries channels beside it.
+func (s *Service) Channeled(id string) bool {
+	e, ok := s.reg.get(id)
+	return ok && channeled(e)
+}

@@ -162,3 +162,28 @@ func (s *Service) Ask(ctx context.Context, c identity.Caller, in AskIn, asked fu
 	}
 	return s.Invoke(ctx, c, call)
 }
+
+// Admit decides on a call as Invoke does, where the call reaches its node by other messages than those of commands; the node
+// need not have declared it. When err is nil, ended has to be told once how it went.
+//
+// Errors: ErrNotConnected, ErrNotAllowed, and those of the guard.
+func (s *Service) Admit(ctx context.Context, c identity.Caller, in InvokeIn) (ended func(error), err error) {
+	in.NodeID, in.Command = s.Resolve(c, trim(in.NodeID)), trim(in.Command)
+	e, ok := s.reg.get(in.NodeID)
+	if !ok || !c.SeesNode(in.NodeID) {
+		return nil, ErrNotConnected.With("node", in.NodeID)
+	}
+	g := s.policy.Load().grade(e.node, in.Command)
+	if g == never {
+		return nil, ErrNotAllowed.With("command", in.Command, "platform", e.node.Platform)
+	}
+	_, told, err := s.guarded(ctx, c, e, g, in)
+	if told == nil {
+		told = func(bool, []byte, error) {}
+	}
+	if err != nil {
+		told(false, nil, err)
+		return nil, withCommand(err, in.Command)
+	}
+	return func(err error) { told(true, nil, err) }, nil
+}

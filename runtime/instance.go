@@ -173,6 +173,7 @@ func (n *nodeHost) instance(id string, log *slog.Logger) (*nodeHost, *hanzotunne
 		Carry: func(ctx context.Context, version string) (host.Carrier, error) {
 			return carryTo(ctx, o.Tunnel.URL, o.Token, version, hoody.DialOptions{AllowInsecure: insecure, Fingerprint: o.Fingerprint, TLS: tunnel})
 		},
+		Technician: one.frames,
 		Instance: hanzotunnel.Instance{
 			ID: id, AppKind: o.Tunnel.AppKind, DisplayName: o.DisplayName, Version: Version, Platform: agent.BridgePlatform(), Cwd: o.Workspace,
 			Capabilities: capsOf(o.Security),

@@ -27,6 +27,7 @@ import (
 	"github.com/hanzoai/hanzod/nodes/host/agent"
 	hostfiles "github.com/hanzoai/hanzod/nodes/host/files"
 	hostscreens "github.com/hanzoai/hanzod/nodes/host/screens"
+	hosttech "github.com/hanzoai/hanzod/nodes/host/tech"
 	"github.com/hanzoai/hanzod/runtime/logs"
 	"github.com/hanzoai/hanzod/tunnel/checkpoint"
 	"github.com/hanzoai/hanzod/tunnel/files"
@@ -396,6 +397,8 @@ type nodeHost struct {
 	screen  *hostscreens.Module
 	agent   *agent.Agent
 	host    *host.Host
+
+	technician *hosttech.Module
 }
 
 // open reads what the node host keeps.

@@ -10,6 +10,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/hanzoai/hanzod/compat/hanzotunnel"
 	"github.com/hanzoai/hanzod/errs"
 	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/nodes"
@@ -25,6 +26,9 @@ const (
 	bridgeRun   = "exec.run"
 	systemRun   = "system.run"
 )
+
+// maybeTime is how long a node that runs commands, and may know of sessions, has to answer tunnel_open.
+const maybeTime = 2 * time.Second
 
 const (
 	// maxRunTime bounds the limit that a command of a technician is given, and runGrace is how much later than that its
@@ -50,8 +54,8 @@ func (t techNodes) Node(c identity.Caller, id string) (tech.Node, error) {
 // Mode implements tech.Nodes.
 func (t techNodes) Mode(nodeID, session string) { t.d.nodes.SetSession(nodeID, session) }
 
-// Open implements tech.Nodes: a node of ours is asked with tech.open, past everything that decides on that. Others know
-// nothing of sessions: each of their commands is decided on by itself.
+// Open implements tech.Nodes: a node of ours is asked with tech.open, past everything that decides on that, which is asked
+// for tunnel_open, too. Others know nothing of sessions: each of their commands is decided on by itself.
 func (t techNodes) Open(ctx context.Context, c identity.Caller, in tech.OpenNode) (tech.Lane, error) {
 	out, err := t.d.nodes.Describe(ctx, c, nodes.DescribeIn{NodeID: in.NodeID})
 	if err != nil {
@@ -61,34 +65,128 @@ func (t techNodes) Open(ctx context.Context, c identity.Caller, in tech.OpenNode
 	if !ok {
 		return nil, tech.ErrOffline
 	}
-	l := &techLane{t: t, node: in.NodeID, session: in.SessionID, done: make(chan struct{}), stop: make(chan struct{})}
-	switch has := func(command string) bool { return slices.Contains(out.Node.Commands, command) }; {
-	case has(techOpen):
-		params, err := json.Marshal(map[string]any{
-			"session_id": in.SessionID, "owner": in.Owner, "kinds": in.Kinds, "read_only": in.ReadOnly, "directories": in.Directories,
-		})
-		if err != nil {
-			return nil, err
-		}
-		if _, err := t.d.nodes.Invoke(ctx, c, nodes.InvokeIn{NodeID: in.NodeID, Command: techOpen, Params: params}); err != nil {
-			return nil, err
-		}
-	case has(bridgeRun):
+	n := out.Node
+	l := &techLane{t: t, node: n.ID, session: in.SessionID, done: make(chan struct{}), stop: make(chan struct{})}
+	has := func(command string) bool { return slices.Contains(n.Commands, command) }
+	switch {
+	case has(bridgeRun) && (!has(systemRun) || n.Version == bridgeVersion):
 		l.run = bridgeRun
 	case has(systemRun):
 		l.run = systemRun
-	default:
+	}
+	params, err := json.Marshal(map[string]any{
+		"session_id": in.SessionID, "owner": in.Owner, "kinds": in.Kinds, "read_only": in.ReadOnly, "directories": in.Directories,
+	})
+	if err != nil {
+		return nil, err
+	}
+	open := nodes.InvokeIn{NodeID: n.ID, Command: techOpen, Params: params}
+	switch linked := n.Link == nodes.LinkTunnel; {
+	case has(techOpen) && (linked || t.d.nodes.Channeled(n.ID)):
+		err = l.command(ctx, c, open, linked)
+	case has(techOpen) && l.run == "":
+		return nil, tech.ErrUnsupported.WithText("the link of the node carries no channels; link it by gRPC")
+	case linked && !emulatedAlways(n):
+		err = l.frames(ctx, c, open, in.Owner, n)
+	case l.run == "":
 		return nil, tech.ErrUnsupported.WithText("the node offers neither technician sessions nor commands")
+	}
+	if err != nil {
+		return nil, err
 	}
 	go l.follow(ended)
 	return l, nil
+}
+
+// bridgeVersion is what the agent bridge says of itself.
+const bridgeVersion = "0.2.0"
+
+// emulatedAlways recognises the agent bridge and the Rust dispatcher, which know nothing of sessions (tunnel.md §1.5, §1.6).
+func emulatedAlways(n nodes.Node) bool {
+	has := func(command string) bool { return slices.Contains(n.Commands, command) }
+	return has(bridgeRun) && n.Version == bridgeVersion || has(systemRun) && has("dev.launch") && has("dev.status")
+}
+
+// announces says whether a node has to know of sessions: it says so, or can do nothing else.
+func announces(n nodes.Node) bool {
+	return slices.Contains(n.Caps, "tunnel") || slices.Contains(n.Caps, "tech") ||
+		!slices.Contains(n.Commands, bridgeRun) && !slices.Contains(n.Commands, systemRun)
+}
+
+// command opens the session of a node of ours; linked says that its channels share its link.
+func (l *techLane) command(ctx context.Context, c identity.Caller, open nodes.InvokeIn, linked bool) error {
+	l.run = ""
+	l.own = true
+	if linked {
+		var err error
+		if l.held, err = l.t.d.links.Hold(l.node, l.session, true); err != nil {
+			return linkFault(err)
+		}
+	}
+	_, err := l.t.d.nodes.Invoke(ctx, c, open)
+	if err != nil && l.held != nil {
+		l.held.Close()
+	}
+	return err
+}
+
+// frames opens the session of another node by tunnel_open. One that need not know of it, and does not answer, is emulated.
+func (l *techLane) frames(ctx context.Context, c identity.Caller, open nodes.InvokeIn, owner string, n nodes.Node) error {
+	must := announces(n)
+	ended, err := l.t.d.nodes.Admit(ctx, c, open)
+	if err != nil {
+		if e, ok := errs.As(err); ok && !must && e.Field(nodes.FieldAsk) != "" {
+			return nil // each command is decided on by itself
+		}
+		return err
+	}
+	h, err := l.t.d.links.Hold(l.node, l.session, false)
+	if err != nil {
+		ended(err)
+		return linkFault(err)
+	}
+	limit := tech.OpenTime
+	if !must {
+		limit = maybeTime
+	}
+	asking, cancel := context.WithTimeout(ctx, limit)
+	err = h.Ask(asking, owner)
+	cancel()
+	ended(err)
+	switch {
+	case err == nil:
+		l.run, l.held = "", h
+		return nil
+	case ctx.Err() != nil:
+		err = ctx.Err()
+	case errors.Is(err, context.DeadlineExceeded):
+		err = errs.New(errs.Deadline, "the node has not answered to tunnel_open within "+limit.String())
+	}
+	h.Close() // a late answer finds it closed
+	if !must && errs.ClassOf(err) == errs.Deadline && ctx.Err() == nil {
+		return nil
+	}
+	return err
+}
+
+// linkFault words what a link says of a session.
+func linkFault(err error) error {
+	switch {
+	case errors.Is(err, hanzotunnel.ErrNotLinked):
+		return tech.ErrOffline
+	case errors.Is(err, hanzotunnel.ErrTechHeld):
+		return tech.ErrHeld
+	}
+	return err
 }
 
 // techLane implements tech.Lane. It owns a goroutine, which ends with it or with the link of the node.
 type techLane struct {
 	t             techNodes
 	node, session string
-	run           string // the command that stands in; empty for nodes that know of sessions
+	run           string            // the command that stands in; empty for nodes that know of sessions
+	own           bool              // the session was opened by tech.open
+	held          *hanzotunnel.Held // the session on the link of the node, whose channels share it; nil for others
 
 	once sync.Once
 	stop chan struct{}
@@ -96,18 +194,32 @@ type techLane struct {
 }
 
 func (l *techLane) follow(ended <-chan struct{}) {
+	var gone <-chan struct{}
+	if l.held != nil {
+		gone = l.held.Done()
+	}
 	select {
 	case <-ended:
-		close(l.done)
+	case <-gone:
 	case <-l.stop:
+		return
 	}
+	if l.held != nil {
+		l.held.Close()
+	}
+	close(l.done)
 }
 
 // Done implements tech.Lane.
 func (l *techLane) Done() <-chan struct{} { return l.done }
 
 // Err implements tech.Lane.
-func (l *techLane) Err() tech.Reason { return tech.Disconnected }
+func (l *techLane) Err() tech.Reason {
+	if l.held != nil && l.held.GivenUp() {
+		return tech.NodeEnded
+	}
+	return tech.Disconnected
+}
 
 // Emulated implements tech.Lane.
 func (l *techLane) Emulated() bool { return l.run != "" }
@@ -117,7 +229,10 @@ func (l *techLane) Close(ctx context.Context, reason tech.Reason) error {
 	var err error
 	l.once.Do(func() {
 		close(l.stop)
-		if l.run != "" {
+		if l.held != nil {
+			l.held.Close()
+		}
+		if !l.own {
 			return
 		}
 		var params []byte
@@ -139,12 +254,15 @@ func (l *techLane) Channel(ctx context.Context, c identity.Caller, id string, ki
 		}
 		return newEmulated(l, c), nil
 	}
+	if l.held != nil {
+		return l.held.Channel(ctx, id, kind)
+	}
 	params, err := json.Marshal(map[string]string{"session_id": l.session, "channel_id": id, "kind": string(kind)})
 	if err != nil {
 		return nil, err
 	}
 	ch, answer, err := l.t.d.nodes.OpenChannelInternal(ctx, l.node, techChannel, params)
-	if errors.Is(err, nodes.ErrNoChannel) {
+	if errors.Is(err, nodes.ErrNoChannel) { // the node came back by another link
 		return nil, tech.ErrUnsupported.WithText("the link of the node carries no channels; link it by gRPC")
 	}
 	if err != nil {
@@ -215,7 +333,13 @@ func (e *emulated) say(ctx context.Context, m message.Message) error {
 // invoke runs a command with all that the node's own takes.
 func (e *emulated) invoke(p message.Command) message.Message {
 	params := map[string]any{"command": p.Command}
-	if e.l.run == systemRun {
+	switch _, line := e.l.t.d.nodes.RunsLines(e.c, e.l.node); {
+	case e.l.run != systemRun:
+	case line:
+		if p.TimeoutMS > 0 {
+			params["timeout_ms"] = p.TimeoutMS
+		}
+	default:
 		params = map[string]any{"command": []string{"/bin/sh", "-lc", p.Command}, "rawCommand": p.Command}
 		if p.TimeoutMS > 0 {
 			params["timeoutMs"] = p.TimeoutMS
@@ -247,10 +371,14 @@ func (e *emulated) invoke(p message.Command) message.Message {
 	var answer struct {
 		Stdout, Stderr string
 		ExitCode       *int
+		Code           *int `json:"exit_code"` // of the Rust dispatcher
 		TimedOut       bool
 	}
 	if json.Unmarshal(out.Payload, &answer) != nil {
 		return message.Of(message.TypeError, message.Failure{Code: "unavailable", Error: "the node's answer is not understood"}, nil)
+	}
+	if answer.ExitCode == nil {
+		answer.ExitCode = answer.Code
 	}
 	if answer.ExitCode == nil && !answer.TimedOut {
 		none := -1

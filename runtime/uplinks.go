@@ -91,11 +91,17 @@ func (d *Daemon) runUplink(ctx context.Context, name string, tell func(uplinks.R
 	if err != nil {
 		return err
 	}
+	n := &nodeHost{o: o, cfg: &dial.NodeConfig{NodeID: uplinkID(u), DisplayName: o.DisplayName}, log: log, now: d.now}
+	technician := n.frames
+	if u.Commands != nil && !slices.Contains(u.Commands, techOpen) {
+		technician = nil // the server gets what is listed, and no other way around that
+	}
 	dialler, err := hanzotunnel.NewDialler(hanzotunnel.DialOptions{
 		URL: u.URL, Token: u.Token.Reveal(), AllowInsecure: u.AllowInsecure, Fingerprint: u.Fingerprint, TLS: tls, Commands: u.Commands, Log: log,
 		Carry: func(ctx context.Context, version string) (host.Carrier, error) {
 			return carryTo(ctx, u.URL, u.Token.Reveal(), version, hoody.DialOptions{AllowInsecure: u.AllowInsecure, Fingerprint: u.Fingerprint, TLS: tls})
 		},
+		Technician: technician,
 		Instance: hanzotunnel.Instance{
 			ID: uplinkID(u), AppKind: u.AppKind, DisplayName: o.DisplayName, Version: Version, Platform: agent.BridgePlatform(), Cwd: o.Workspace,
 			Capabilities: capsOf(o.Security),
@@ -105,7 +111,6 @@ func (d *Daemon) runUplink(ctx context.Context, name string, tell func(uplinks.R
 	if err != nil {
 		return err
 	}
-	n := &nodeHost{o: o, cfg: &dial.NodeConfig{NodeID: uplinkID(u), DisplayName: o.DisplayName}, log: log, now: d.now}
 	n.skills = newSkillBins(n.now)
 	if n.file, err = nodePolicy(filepath.Join(d.cfg.StateDir, policyFileName), o, n.skills, log); err != nil {
 		return err

@@ -47,7 +47,8 @@ type conn struct {
 	instance   string // the id that the instance has for itself
 	caller     identity.Caller
 	node       *nodes.Attachment
-	bridge     bool // frames stay below MaxToBridge
+	bridge     bool                 // frames stay below MaxToBridge
+	held       atomic.Pointer[Held] // the technician session that it carries
 
 	ending    atomic.Bool
 	expelled  atomic.Bool // nothing is served any more
@@ -197,6 +198,8 @@ func (c *conn) take(f Frame, data []byte) {
 		c.answer(f)
 	case *Event:
 		c.report(f)
+	case *TunnelReady, *TunnelData, *TunnelError:
+		c.technician(f)
 	}
 }
 
@@ -389,6 +392,9 @@ func (c *conn) leave() {
 	c.cancel()
 	c.ending.Store(true)
 	c.die()
+	if h := c.held.Load(); h != nil {
+		h.end(errGone, false)
+	}
 	_ = c.ws.CloseNow() // the instance is gone, or was told
 	c.joined.Lock()     // nobody takes a place for it any more
 	defer c.joined.Unlock()

@@ -63,6 +63,8 @@ type DialOptions struct {
 	Open func(ctx context.Context) (Carrier, error)
 	// Carry opens a carrier for tunnels to the server; nil opens none.
 	Carry func(ctx context.Context, version string) (host.Carrier, error)
+	// Technician serves the technician sessions of a link until ended is closed; nil ignores them.
+	Technician func(to TechSender, ended <-chan struct{}) Technician
 	// OnRegistered is told of the answer to each register; nil tells nobody.
 	OnRegistered func(instanceID, sessionURL string)
 	Log          *slog.Logger
@@ -153,6 +155,9 @@ func (d *Dialler) Connect(ctx context.Context, offer host.Offer, invoke func(hos
 		_ = c.Close(0, "") // it is of no use
 		return nil, err
 	}
+	if d.o.Technician != nil {
+		l.tech = d.o.Technician(techSender{l}, l.done)
+	}
 	l.life, l.kill = context.WithCancel(context.Background())
 	l.wg.Go(l.read)
 	l.wg.Go(l.watch)
@@ -205,6 +210,7 @@ type uplink struct {
 	invoke func(host.Link, host.Request)
 	info   host.Info
 	known  map[string]bool // the commands that were offered
+	tech   Technician      // nil without one
 
 	life    context.Context
 	kill    context.CancelFunc
@@ -278,6 +284,8 @@ func (l *uplink) read() {
 			l.pong()
 		case *Command:
 			l.command(f)
+		case *TunnelOpen, *TunnelClose, *TunnelData:
+			l.technician(f)
 		case nil:
 			l.d.o.Log.Debug("the server sent what is no frame for an instance; it is ignored", "err", err)
 		}

@@ -20,6 +20,9 @@ const (
 	// maxQueue and maxQueueBytes bound what waits for one instance; a further command fails at once.
 	maxQueue      = 256
 	maxQueueBytes = 16 << 20
+	// maxTechQueue and maxTechBytes are what may wait for an instance before technician sessions wait, too.
+	maxTechQueue = maxQueue / 4
+	maxTechBytes = 2 << 20
 	// maxToOther is the largest message to an instance that is no bridge, in bytes: the libraries of the
 	// originals take 16 MiB.
 	maxToOther = 10 << 20

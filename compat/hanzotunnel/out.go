@@ -1,6 +1,8 @@
 package hanzotunnel
 
 import (
+	"context"
+	"errors"
 	"net"
 	"slices"
 	"sync"
@@ -29,6 +31,7 @@ type outbox struct {
 	writing bool
 	dead    bool
 	idle    chan struct{} // closed when nothing is left to write; nil when nobody waits
+	less    chan struct{} // closed when less is left to write; nil when nobody waits
 }
 
 // maxControl bounds the control frames that wait: who pings and does not read loses pongs.
@@ -64,6 +67,40 @@ func (c *conn) sendText(text []byte, first bool) error {
 	c.door.cfg.Bus.Budget().Add(len(whole))
 	c.write()
 	return nil
+}
+
+// sendWait queues a frame that may wait until little else does: technician sessions leave room for what else goes to the
+// instance. It fails with the context, and when the link has ended.
+func (c *conn) sendWait(ctx context.Context, f Frame) error {
+	text := Append(nil, f)
+	o := &c.out
+	for {
+		o.mu.Lock()
+		if o.dead || len(o.queue) < maxTechQueue && o.bytes < maxTechBytes {
+			o.mu.Unlock()
+			err := c.sendText(text, false)
+			if !errors.Is(err, errBehind) {
+				return err
+			}
+			o.mu.Lock() // others took the room, or the daemon has none: look again when something was written
+			if len(o.queue) == 0 {
+				o.mu.Unlock()
+				return err
+			}
+		}
+		if o.less == nil {
+			o.less = make(chan struct{})
+		}
+		less := o.less
+		o.mu.Unlock()
+		select {
+		case <-less:
+		case <-c.ctx.Done():
+			return errGone
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // control queues a control frame.
@@ -130,6 +167,7 @@ func (c *conn) next() ([]byte, bool) {
 		}
 		o.bytes -= len(next)
 		c.door.cfg.Bus.Budget().Add(-len(next))
+		o.tellLess()
 		return next, true
 	}
 	o.writing = false
@@ -159,6 +197,14 @@ func (c *conn) drained(late <-chan time.Time) {
 	}
 }
 
+// tellLess wakes who waits for room. The caller holds mu.
+func (o *outbox) tellLess() {
+	if o.less != nil {
+		close(o.less)
+		o.less = nil
+	}
+}
+
 // die forgets what waits. Nothing is queued after it.
 func (c *conn) die() {
 	o := &c.out
@@ -166,6 +212,7 @@ func (c *conn) die() {
 	defer o.mu.Unlock()
 	c.door.cfg.Bus.Budget().Add(-o.bytes)
 	o.dead, o.queue, o.bytes, o.control = true, nil, 0, nil
+	o.tellLess()
 	if o.idle != nil {
 		close(o.idle)
 		o.idle = nil
