@@ -329,7 +329,7 @@ type (
 	}
 )
 
-// Changed is the payload of the events node.connected, node.disconnected and node.renamed.
+// Changed is the payload of the events node.connected, node.disconnected, node.renamed and node.mode.
 type Changed struct {
 	Node Node
 }

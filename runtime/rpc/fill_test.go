@@ -41,6 +41,8 @@ import (
 	"github.com/hanzoai/hanzod/tunnel/bindings"
 	"github.com/hanzoai/hanzod/tunnel/checkpoints"
 	"github.com/hanzoai/hanzod/tunnel/files"
+	"github.com/hanzoai/hanzod/tunnel/tech"
+	"github.com/hanzoai/hanzod/tunnel/tech/message"
 	"github.com/hanzoai/hanzod/tunnel/tunnels"
 	"github.com/hanzoai/hanzod/wizard"
 )
@@ -88,6 +90,12 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 		out("bindings.CreateOut", createBindingToProto, "Binding.Kind", "Binding.Protocol", "Binding.Label"),
 		out("tunnel.ListBindingsOut", listBindingsToProto, "Bindings[0].Binding.Kind", "Bindings[0].Binding.Protocol",
 			"Bindings[0].Binding.Label", "Bindings[0].Binding.LocalAddr"),
+		out("tech.Session", func(r tech.Session) (*tunnelv1.TechSession, error) { return techToProto(r), nil }),
+		out("tech.Audit", techAuditToProto), out("tech.Event", func(e tech.Event) (*tunnelv1.TechSessionServiceWatchResponse, error) { return techEventToProto(e), nil }),
+		// Its text stands for what is text, its bytes for what is not.
+		out("message.Output", func(o message.Output) (*tunnelv1.TechSessionServiceRunResponse, error) {
+			return techOutputToProto("1", o), nil
+		}, "Stdout", "Stderr"),
 		out("tunnel.HealthOut", tunnelHealthToProto), out("tunnel.PeersOut", listPeersToProto),
 		out("files.ListOut", fileListToProto), out("files.ReadOut", func(o files.ReadOut) (*tunnelv1.FileContent, error) { return fileContentToProto(o), nil }),
 		out("nodes.ListOut", listNodesToProto, "At"),
@@ -283,6 +291,12 @@ func fill(t *testing.T, v reflect.Value, path string, n *int) {
 	case v.Type() == reflect.TypeFor[files.Kind]():
 		v.SetString(string(files.Link))
 		return
+	case v.Type() == reflect.TypeFor[message.Kind]():
+		v.SetString(string(message.Service))
+		return
+	case v.Type() == reflect.TypeFor[tech.Status]():
+		v.SetString(string(tech.Closed))
+		return
 	case v.Type() == reflect.TypeFor[runs.Stream]():
 		v.SetString(string(runs.Stderr))
 		return
@@ -436,6 +450,7 @@ func TestInboundCarriesEveryField(t *testing.T) {
 		in("MakeDirectoryRequest", makeDirectoryFromProto, "path"), in("RemoveFileRequest", removeFileFromProto, "path"),
 		in("RenameFileRequest", renameFileFromProto, "path", "new_path"),
 		in("ListNodesRequest", listNodesFromProto),
+		in("TechSessionServiceOpenRequest", openTechFromProto), in("TechSessionServiceListRequest", listTechFromProto),
 		in("GetNodeRequest", getNodeFromProto),
 		in("RenameNodeRequest", renameNodeFromProto),
 		in("InvokeRequest", invokeFromProto),

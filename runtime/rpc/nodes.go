@@ -205,6 +205,7 @@ var changes = map[string]nodesv1.WatchNodesResponse_Change{
 	"node.connected":    nodesv1.WatchNodesResponse_CHANGE_CONNECTED,
 	"node.disconnected": nodesv1.WatchNodesResponse_CHANGE_DISCONNECTED,
 	"node.renamed":      nodesv1.WatchNodesResponse_CHANGE_RENAMED,
+	"node.mode":         nodesv1.WatchNodesResponse_CHANGE_MODE,
 }
 
 // WatchNodes sends the present nodes, then each change. A change that happened while the list was
@@ -268,7 +269,20 @@ func nodeToProto(n nodes.Node) *nodesv1.Node {
 		SessionUrl:      cleanText(n.SessionURL),
 		LastSeen:        timeToProto(n.LastSeen),
 		Instance:        instanceToProto(n),
+		Mode:            modeOf(n),
+		TechSessionId:   cleanText(n.Session),
 	}
+}
+
+// modeOf is what a node does over its link (tunnel.md §3.1).
+func modeOf(n nodes.Node) string {
+	switch {
+	case !n.Connected:
+		return ""
+	case n.Session != "":
+		return "tunnel"
+	}
+	return "heartbeat"
 }
 
 // instanceToProto writes the Instance of the older tunnel (tunnel.md §1.14): cwd and session_url are left

@@ -37,6 +37,7 @@ import (
 	"github.com/hanzoai/hanzod/channels"
 	"github.com/hanzoai/hanzod/compat"
 	"github.com/hanzoai/hanzod/compat/hoody"
+	compattech "github.com/hanzoai/hanzod/compat/tech"
 	"github.com/hanzoai/hanzod/config"
 	"github.com/hanzoai/hanzod/config/live"
 	"github.com/hanzoai/hanzod/cron"
@@ -60,6 +61,7 @@ import (
 	"github.com/hanzoai/hanzod/tunnel/bindings"
 	"github.com/hanzoai/hanzod/tunnel/checkpoints"
 	"github.com/hanzoai/hanzod/tunnel/screens"
+	"github.com/hanzoai/hanzod/tunnel/tech"
 	"github.com/hanzoai/hanzod/tunnel/tunnels"
 	"github.com/hanzoai/hanzod/tunnel/uplinks"
 	"github.com/hanzoai/hanzod/wizard"
@@ -74,6 +76,15 @@ func (s secret) Equal(c string) bool { return string(s) == c }
 type nobody struct{}
 
 func (nobody) PairedNodes() []nodes.Node { return nil }
+
+// unheld has no nodes.
+type unheld struct{}
+
+func (unheld) Node(identity.Caller, string) (tech.Node, error) { return tech.Node{}, nodes.ErrUnknown }
+func (unheld) Mode(string, string)                             {}
+func (unheld) Open(context.Context, identity.Caller, tech.OpenNode) (tech.Lane, error) {
+	return nil, tech.ErrOffline
+}
 
 type noMetrics struct{}
 
@@ -204,6 +215,9 @@ func newHouse(t *testing.T) *house {
 		},
 		Audit: func(context.Context, screens.Row) error { return nil }, Standing: func(identity.Caller) error { return nil }, Now: time.Now,
 	})
+	held := tech.New(tech.Config{
+		Settings: func() tech.Settings { return tech.Settings{Enabled: true} }, Nodes: unheld{}, Store: st, Standing: id.Standing, Now: time.Now, Log: log,
+	})
 	server := rpc.New(rpc.Deps{
 		Catalogue: catalogue, Gate: g, Nodes: ns, Approvals: app, Policy: rules, Runs: rs, System: sys, Heartbeat: beats, Channels: channels.New(time.Now), Talk: voice, Screens: shown, Bus: bus, Render: compat.Payload,
 		Secrets: kept, Wizard: asks, Config: lv, Terminals: tunnel.New(tunnel.Config{Nodes: runtime.TerminalNodes{Nodes: func() *nodes.Service { return ns }}, Store: st, Now: time.Now}), Files: tunnel.NewFiles(runtime.FileNodes{Nodes: ns}),
@@ -218,6 +232,7 @@ func newHouse(t *testing.T) *house {
 			TempDir: filepath.Join(dir, "checkpoints.tmp"), Now: time.Now, Log: log,
 		}),
 		Tunnels: carried, Bindings: bound, Overview: &tunnel.Overview{Tunnels: carried, Bindings: bound, Process: func() tunnel.Process { return tunnel.Process{} }},
+		Tech:         held,
 		Neighborhood: tunnel.NewNeighborhood(func(context.Context) (tunnel.PeersOut, error) { return tunnel.PeersOut{}, nil }),
 		Sessions:     talks, Usage: costs,
 		Agents: ag, Skills: sk, Models: mo,
@@ -242,6 +257,7 @@ func newHouse(t *testing.T) *house {
 	handler, err := rest.New(rest.Deps{
 		RPC: server, Legacy: legacyDoor, Metrics: http.NotFoundHandler(), Bearer: id.Bearer, Gate: g,
 		Ready: func() string { return "ready" }, Loopback: true, Log: log,
+		Tech: compattech.New(compattech.Config{Sessions: held, Catalogue: catalogue, Gate: g}),
 		Endpoints: hoody.NewEndpoints(hoody.EndpointsConfig{
 			Tunnels: carried, Catalogue: catalogue, Gate: g, Process: func() tunnel.Process { return tunnel.Process{Ready: true} }, Metrics: http.NotFoundHandler(),
 		}),
@@ -476,6 +492,15 @@ var missing = map[string]string{
 	"/hanzo.tunnel.v1.TunnelService/Kill":                "the original has no tunnels: /api/v1/tunnel has them",
 	"/hanzo.tunnel.v1.TunnelService/Watch":               "the original has no tunnels: /api/v1/tunnel has them",
 	"/hanzo.tunnel.v1.TunnelService/Health":              "the original has no tunnels: /api/v1/tunnel has them",
+	"/hanzo.tunnel.v1.TechSessionService/Open":           "the original has no technician sessions: /api/v1/tunnel has them",
+	"/hanzo.tunnel.v1.TechSessionService/Close":          "the original has no technician sessions: /api/v1/tunnel has them",
+	"/hanzo.tunnel.v1.TechSessionService/Get":            "the original has no technician sessions: /api/v1/tunnel has them",
+	"/hanzo.tunnel.v1.TechSessionService/List":           "the original has no technician sessions",
+	"/hanzo.tunnel.v1.TechSessionService/Channel":        "a stream of messages: REST has a WebSocket for it",
+	"/hanzo.tunnel.v1.TechSessionService/Run":            "the original has no technician sessions: /api/v1/tunnel has them",
+	"/hanzo.tunnel.v1.TechSessionService/Watch":          "the original has no technician sessions, and the legacy protocol no streams",
+	"/hanzo.tunnel.v1.TechSessionService/ListAudit":      "the original has no technician sessions",
+	"/hanzo.tunnel.v1.TechSessionService/Export":         "the original has no technician sessions",
 	"/hanzo.tunnel.v1.DiscoveryService/ListPeers":        "the original does not tell who else is there",
 	"/hanzo.tunnel.v1.CheckpointService/Create":          "legacy clients invoke session.checkpoint",
 	"/hanzo.tunnel.v1.CheckpointService/Restore":         "legacy clients invoke session.restore",
@@ -582,11 +607,15 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
-// atTunnels are the endpoints of hoody-tunnel that are operations (tunnel.md §5.3).
+// atTunnels are the endpoints of hoody-tunnel, and those of technician sessions, that are operations (tunnel.md §5.3).
 var atTunnels = map[string][]string{
 	"/hanzo.tunnel.v1.TunnelService/List":         {"GET tunnels", "GET sessions", "GET tunnels?shape=kit", "GET metrics"},
 	"/hanzo.tunnel.v1.TunnelService/ListBindings": {"GET bindings"},
 	"/hanzo.tunnel.v1.TunnelService/Kill":         {"DELETE sessions/x"},
+	"/hanzo.tunnel.v1.TechSessionService/Open":    {"POST open"},
+	"/hanzo.tunnel.v1.TechSessionService/Close":   {"POST close"},
+	"/hanzo.tunnel.v1.TechSessionService/Get":     {"GET status/x", "GET status/00000000-0000-4000-8000-000000000000"},
+	"/hanzo.tunnel.v1.TechSessionService/Run":     {"POST x/command"},
 }
 
 // byTunnels asks one of them.
@@ -610,7 +639,7 @@ func (h *house) byTunnels(t *testing.T, k kind, asked string) string {
 	switch res.StatusCode {
 	case http.StatusForbidden, http.StatusUnauthorized:
 		return res.Status
-	case http.StatusOK, http.StatusNotFound: // nobody has that tunnel, and no page is served here
+	case http.StatusOK, http.StatusNotFound, http.StatusBadRequest: // nobody has that tunnel or session, no page is served here, and nothing was asked
 		return allowed
 	}
 	t.Fatalf("%s as %s: %s", asked, k.name, res.Status)

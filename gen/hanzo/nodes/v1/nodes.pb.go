@@ -38,6 +38,8 @@ const (
 	WatchNodesResponse_CHANGE_CONNECTED    WatchNodesResponse_Change = 2
 	WatchNodesResponse_CHANGE_DISCONNECTED WatchNodesResponse_Change = 3
 	WatchNodesResponse_CHANGE_RENAMED      WatchNodesResponse_Change = 4
+	// Its mode is another one.
+	WatchNodesResponse_CHANGE_MODE WatchNodesResponse_Change = 5
 )
 
 // Enum value maps for WatchNodesResponse_Change.
@@ -48,6 +50,7 @@ var (
 		2: "CHANGE_CONNECTED",
 		3: "CHANGE_DISCONNECTED",
 		4: "CHANGE_RENAMED",
+		5: "CHANGE_MODE",
 	}
 	WatchNodesResponse_Change_value = map[string]int32{
 		"CHANGE_UNSPECIFIED":  0,
@@ -55,6 +58,7 @@ var (
 		"CHANGE_CONNECTED":    2,
 		"CHANGE_DISCONNECTED": 3,
 		"CHANGE_RENAMED":      4,
+		"CHANGE_MODE":         5,
 	}
 )
 
@@ -117,7 +121,11 @@ type Node struct {
 	// When something came from it last.
 	LastSeen *timestamppb.Timestamp `protobuf:"bytes,23,opt,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"`
 	// What the older tunnel says of a linked instance; absent for other nodes.
-	Instance      *structpb.Struct `protobuf:"bytes,24,opt,name=instance,proto3" json:"instance,omitempty"`
+	Instance *structpb.Struct `protobuf:"bytes,24,opt,name=instance,proto3" json:"instance,omitempty"`
+	// "heartbeat", or "tunnel" while a technician session holds it; empty while it is not connected.
+	Mode string `protobuf:"bytes,25,opt,name=mode,proto3" json:"mode,omitempty"`
+	// That session.
+	TechSessionId string `protobuf:"bytes,26,opt,name=tech_session_id,json=techSessionId,proto3" json:"tech_session_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -318,6 +326,20 @@ func (x *Node) GetInstance() *structpb.Struct {
 		return x.Instance
 	}
 	return nil
+}
+
+func (x *Node) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *Node) GetTechSessionId() string {
+	if x != nil {
+		return x.TechSessionId
+	}
+	return ""
 }
 
 type GetInstanceRequest struct {
@@ -4465,7 +4487,7 @@ var File_hanzo_nodes_v1_nodes_proto protoreflect.FileDescriptor
 
 const file_hanzo_nodes_v1_nodes_proto_rawDesc = "" +
 	"\n" +
-	"\x1ahanzo/nodes/v1/nodes.proto\x12\x0ehanzo.nodes.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ahanzo/ops/v1/options.proto\x1a\x18hanzo/runs/v1/runs.proto\"\xf9\x06\n" +
+	"\x1ahanzo/nodes/v1/nodes.proto\x12\x0ehanzo.nodes.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ahanzo/ops/v1/options.proto\x1a\x18hanzo/runs/v1/runs.proto\"\xb5\a\n" +
 	"\x04Node\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12!\n" +
 	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\x12\x1a\n" +
@@ -4494,7 +4516,9 @@ const file_hanzo_nodes_v1_nodes_proto_rawDesc = "" +
 	"\vsession_url\x18\x16 \x01(\tR\n" +
 	"sessionUrl\x127\n" +
 	"\tlast_seen\x18\x17 \x01(\v2\x1a.google.protobuf.TimestampR\blastSeen\x123\n" +
-	"\binstance\x18\x18 \x01(\v2\x17.google.protobuf.StructR\binstance\x1a>\n" +
+	"\binstance\x18\x18 \x01(\v2\x17.google.protobuf.StructR\binstance\x12\x12\n" +
+	"\x04mode\x18\x19 \x01(\tR\x04mode\x12&\n" +
+	"\x0ftech_session_id\x18\x1a \x01(\tR\rtechSessionId\x1a>\n" +
 	"\x10PermissionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\bR\x05value:\x028\x01\"-\n" +
@@ -4586,16 +4610,17 @@ const file_hanzo_nodes_v1_nodes_proto_rawDesc = "" +
 	"\x03run\x18\x01 \x01(\v2\x12.hanzo.runs.v1.RunH\x00R\x03run\x12/\n" +
 	"\x06output\x18\x02 \x01(\v2\x15.hanzo.runs.v1.OutputH\x00R\x06outputB\t\n" +
 	"\amessage\"\x13\n" +
-	"\x11WatchNodesRequest\"\xfa\x01\n" +
+	"\x11WatchNodesRequest\"\x8c\x02\n" +
 	"\x12WatchNodesResponse\x12A\n" +
 	"\x06change\x18\x01 \x01(\x0e2).hanzo.nodes.v1.WatchNodesResponse.ChangeR\x06change\x12(\n" +
-	"\x04node\x18\x02 \x01(\v2\x14.hanzo.nodes.v1.NodeR\x04node\"w\n" +
+	"\x04node\x18\x02 \x01(\v2\x14.hanzo.nodes.v1.NodeR\x04node\"\x88\x01\n" +
 	"\x06Change\x12\x16\n" +
 	"\x12CHANGE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eCHANGE_PRESENT\x10\x01\x12\x14\n" +
 	"\x10CHANGE_CONNECTED\x10\x02\x12\x17\n" +
 	"\x13CHANGE_DISCONNECTED\x10\x03\x12\x12\n" +
-	"\x0eCHANGE_RENAMED\x10\x04\"9\n" +
+	"\x0eCHANGE_RENAMED\x10\x04\x12\x0f\n" +
+	"\vCHANGE_MODE\x10\x05\"9\n" +
 	"\tNodeError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\"\xf7\x01\n" +
