@@ -99,8 +99,7 @@ type Root struct {
 	// Path is absolute.
 	Path     string
 	ReadOnly bool
-	// Within is a directory that Path is below of, empty for none: a symbolic link on the way from there to Path does not lead
-	// out of it.
+	// Within is a directory that Path is below of, empty for none: no symbolic link is followed on the way from there to Path.
 	Within string
 }
 
@@ -240,23 +239,50 @@ func (p place) open() (*os.Root, error) {
 		from = p.root.Within
 	}
 	r, err := os.OpenRoot(from)
-	if err != nil || from == p.root.Path {
-		return r, p.faultOrNil(err)
+	if err != nil {
+		return nil, p.fault(err)
 	}
-	defer r.Close()
+	if from == p.root.Path {
+		return r, nil
+	}
 	rel, ok := below(from, p.root.Path)
 	if !ok {
+		_ = r.Close() // nothing was done in it
 		return nil, outside(p.full)
 	}
-	inner, err := r.OpenRoot(rel)
-	return inner, p.faultOrNil(err)
+	for _, name := range strings.Split(filepath.ToSlash(rel), "/") {
+		next, err := step(r, name)
+		_ = r.Close() // what is below is open
+		if err != nil {
+			return nil, p.fault(err)
+		}
+		r = next
+	}
+	return r, nil
 }
 
-func (p place) faultOrNil(err error) error {
-	if err == nil {
-		return nil
+// step opens a directory of a directory, and no other one that a symbolic link names.
+func step(r *os.Root, name string) (*os.Root, error) {
+	info, err := r.Lstat(name)
+	if err != nil {
+		return nil, err
 	}
-	return p.fault(err)
+	if !info.IsDir() {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: syscall.ENOTDIR}
+	}
+	next, err := r.OpenRoot(name)
+	if err != nil {
+		return nil, err
+	}
+	is, err := next.Stat(".")
+	if err == nil && !os.SameFile(info, is) {
+		err = &fs.PathError{Op: "open", Path: name, Err: syscall.ENOTDIR}
+	}
+	if err != nil {
+		_ = next.Close() // nothing was done in it
+		return nil, err
+	}
+	return next, nil
 }
 
 // parent opens the directory of the file that the place names, following symbolic links of the last part

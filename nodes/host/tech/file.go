@@ -102,7 +102,7 @@ func (s *store) handle(ctx context.Context, m message.Message) error {
 		if p.Offset < 0 || p.Length < 0 {
 			return files.ErrRange
 		}
-		in := files.ReadIn{Path: pathOf(p.Path, p.PathB64), Offset: p.Offset, Length: p.Length}
+		in := files.ReadIn{Path: s.h.local(pathOf(p.Path, p.PathB64)), Offset: p.Offset, Length: p.Length}
 		if in.Length == 0 {
 			in.Length = -1
 		}
@@ -111,7 +111,7 @@ func (s *store) handle(ctx context.Context, m message.Message) error {
 		}
 		return s.read(ctx, in)
 	case message.TypeWrite:
-		p, err := writeOf(m)
+		p, err := s.writeOf(m)
 		if err != nil {
 			return err
 		}
@@ -145,7 +145,7 @@ func textOf(s string) (text string, raw []byte) {
 
 // list answers with as many entries as fit.
 func (s *store) list(ctx context.Context, p message.Path) error {
-	out, err := s.h.files.List(ctx, files.ListIn{Path: pathOf(p.Path, p.PathB64), After: pathOf(p.After, p.AfterB64)})
+	out, err := s.h.files.List(ctx, files.ListIn{Path: s.h.local(pathOf(p.Path, p.PathB64)), After: pathOf(p.After, p.AfterB64)})
 	if err != nil {
 		return err
 	}
@@ -268,11 +268,11 @@ func (w writing) end() int64 { return w.Offset + int64(len(w.data)) }
 
 func (w writing) key() string { return w.path + "\x00" + w.Upload }
 
-func writeOf(m message.Message) (w writing, err error) {
+func (s *store) writeOf(m message.Message) (w writing, err error) {
 	if err := m.Into(&w.FileWrite); err != nil {
 		return w, errs.New(errs.Invalid, err.Error())
 	}
-	w.path, w.data = pathOf(w.Path, w.PathB64), m.Data
+	w.path, w.data = s.h.local(pathOf(w.Path, w.PathB64)), m.Data
 	if w.Offset < 0 || w.Size < 0 {
 		return w, files.ErrRange
 	}
@@ -442,7 +442,7 @@ func (g *pending) take() bool {
 	if g.s.next.Type != message.TypeWrite {
 		return false
 	}
-	w, err := writeOf(*g.s.next)
+	w, err := g.s.writeOf(*g.s.next)
 	if err != nil || w.Probe || w.path != before.path || w.Upload != before.Upload || w.Offset != before.end() || w.Offset == 0 {
 		return false
 	}

@@ -38,11 +38,11 @@ if [ -r /proc/self/stat ]; then
 		read -r line 2>/dev/null <"$f/stat" || continue
 		set -f
 		set -- ${line##*)}
-		case $left in *" $4 "*) kill -KILL "${f#/proc/}" 2>/dev/null ;; esac
+		case $left in *" $4 "*) kill -s KILL "${f#/proc/}" 2>/dev/null ;; esac
 		set +f
 	done
 fi
-for id in $left; do kill -KILL -- "-$id" 2>/dev/null; done
+for id in $left; do kill -s KILL -- "-$id" 2>/dev/null; done
 `
 
 func keep(log *slog.Logger) keeper {

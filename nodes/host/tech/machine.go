@@ -111,6 +111,9 @@ func (x *Machine) find(id string, link <-chan struct{}, strict bool) (*held, err
 	return x.held, nil
 }
 
+// directory is one of a session, as it was named and without symbolic links.
+type directory struct{ named, real string }
+
 // held is a session that holds this machine.
 type held struct {
 	Session
@@ -118,7 +121,7 @@ type held struct {
 	m     *Module
 	link  <-chan struct{} // closed when the link that it was opened over ends; nil without one
 	files *files.Files
-	dirs  []string // Directories without symbolic links
+	dirs  []directory // those that are there
 
 	ctx    context.Context // ends with the session; its cause says why
 	cancel context.CancelCauseFunc
@@ -268,7 +271,7 @@ func check(s *Session) error {
 
 // narrow makes the files of the session: what this machine offers, as far as it is below of the directories.
 func (h *held) narrow() error {
-	h.files = files.New(func() []files.Root { return narrowed(h.m.c.Roots(), h.Directories) })
+	h.files = files.New(func() []files.Root { return narrowed(h.m.c.Roots(), h.dirs) })
 	for _, d := range h.Directories {
 		real, err := filepath.EvalSymlinks(d)
 		if errors.Is(err, os.ErrNotExist) {
@@ -277,7 +280,7 @@ func (h *held) narrow() error {
 		if err != nil {
 			return errs.New(errs.Invalid, "a directory of the technician session cannot be used: "+err.Error())
 		}
-		h.dirs = append(h.dirs, real)
+		h.dirs = append(h.dirs, directory{d, real})
 	}
 	if len(h.Directories) > 0 && len(h.dirs) == 0 {
 		return errs.New(errs.NotFound, "none of the directories of the technician session is there on this node")

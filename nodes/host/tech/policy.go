@@ -46,23 +46,39 @@ func lookup(env []string, name string) string {
 // clean reports whether a path can be one.
 func clean(path string) bool { return path != "" && !strings.ContainsRune(path, 0) }
 
-// narrowed are the roots as far as they are below of the directories, or the other way round.
-func narrowed(roots []files.Root, dirs []string) []files.Root {
+// narrowed are the roots as far as they are below of the directories, or the other way round. Directories have no symbolic
+// links in them.
+func narrowed(roots []files.Root, dirs []directory) []files.Root {
 	if len(dirs) == 0 {
 		return roots
 	}
 	var out []files.Root
 	for _, d := range dirs {
 		for _, r := range roots {
+			real, err := filepath.EvalSymlinks(r.Path)
 			switch {
-			case below(d, r.Path):
+			case err != nil: // no root
+			case below(d.real, real):
 				out = append(out, r)
-			case below(r.Path, d):
-				out = append(out, files.Root{Path: d, ReadOnly: r.ReadOnly})
+			case below(real, d.real):
+				out = append(out, files.Root{Path: d.real, ReadOnly: r.ReadOnly, Within: real})
 			}
 		}
 	}
 	return out
+}
+
+// local is a path as the files of the session know it: without symbolic links of a directory's own name.
+func (h *held) local(path string) string {
+	if !filepath.IsAbs(path) {
+		return path
+	}
+	for _, d := range h.dirs {
+		if rel, err := filepath.Rel(d.named, path); err == nil && d.named != d.real && filepath.IsLocal(rel) {
+			return filepath.Join(d.real, rel)
+		}
+	}
+	return path
 }
 
 // below reports whether a clean path is base or below of it.

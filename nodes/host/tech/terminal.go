@@ -386,7 +386,7 @@ func (h *held) dir(cwd string) (string, error) {
 	base := h.m.c.Dir
 	switch {
 	case len(h.dirs) > 0:
-		base = h.dirs[0]
+		base = h.dirs[0].real
 	case base == "":
 		base, _ = os.Getwd() // "" is the process's own, too
 		if home, err := os.UserHomeDir(); err == nil && (base == "" || filepath.Dir(base) == base) {
@@ -409,7 +409,7 @@ func (h *held) dir(cwd string) (string, error) {
 	}
 	within := len(h.dirs) == 0
 	for _, d := range h.dirs {
-		within = within || below(d, filepath.Clean(cwd)) && err != nil || err == nil && below(d, real)
+		within = within || err == nil && below(d.real, real) || err != nil && (below(d.real, filepath.Clean(cwd)) || below(d.named, filepath.Clean(cwd)))
 	}
 	switch {
 	case !within:
