@@ -170,6 +170,7 @@ var keepers = map[string][]string{
 	"golang.org/x/crypto/ssh":                       {"client/ssh", "client/tailnet", "tests/..."},
 	"tailscale.com/":                                {"client/tailnet", "tests/..."},
 	"github.com/coder/websocket":                    {"compat/...", "runtime/rest", "tests/..."},
+	"github.com/godbus/dbus/v5":                     {"nodes/host/tech", "tests/..."},
 	"github.com/fsnotify/fsnotify":                  {"compat/web", "config/live", "tests/..."},
 	"github.com/prometheus/":                        {"runtime/...", "tests/..."},
 	"google.golang.org/protobuf/encoding/protojson": {"runtime/rest", "client/...", "cmd/hanzoctl", "gen/...", "tests/..."},
