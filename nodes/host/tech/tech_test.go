@@ -760,7 +760,7 @@ func TestExchangedDirectories(t *testing.T) {
 	wg.Go(func() { swap(in+"/sub", out+"/sub") })
 	c := w.channel(message.File)
 	read := 0
-	for i := range 2000 {
+	for i := range 300 {
 		path := []string{"file", "sub/file", in + "/file", in + "/sub/file"}[i%4]
 		c.say(message.TypeRead, message.FileRead{Path: path})
 		m, err := c.Receive(context.Background())
@@ -935,7 +935,7 @@ func TestFiles(t *testing.T) {
 func TestListOfFiles(t *testing.T) {
 	w := newWorld(t, policy.SecurityFull)
 	var want []string
-	for i := range 1500 {
+	for i := range 700 {
 		name := fmt.Sprintf("%04d <&> %s", i, strings.Repeat("x", i%60))
 		if i%100 == 0 {
 			name += "\xff\n"
@@ -1147,7 +1147,6 @@ func TestForeignServer(t *testing.T) {
 		id := fmt.Sprint("n", i)
 		x.Data(id, command("true"))
 		f.want(`data ` + id + ` {"type":"terminal_output","payload":{"stdout":"","stderr":"","exit_code":0}}`)
-		until(t, "an idle channel", func() bool { return true })
 	}
 	// What waits for a program is bounded, and does not stop the reader of the link.
 	x.Data("s", command("echo $$ >pids; sleep 600"))
@@ -1188,8 +1187,8 @@ func TestForeignServerThatFloods(t *testing.T) {
 	f.want("ready " + one)
 	x.Data("a", json.RawMessage(`{"type":"terminal_open","payload":{"argv":["sleep","600"]}}`))
 	f.want(`data a {"type":"terminal_ready"`)
-	input := json.RawMessage(`{"type":"terminal_input","payload":{"data_b64":"` + base64.StdEncoding.EncodeToString(bytes.Repeat([]byte("x\n"), 60<<10)) + `"}}`)
-	for range 1000 {
+	input := json.RawMessage(`{"type":"terminal_input","payload":{"data_b64":"` + base64.StdEncoding.EncodeToString(bytes.Repeat([]byte("x\n"), 4<<10)) + `"}}`)
+	for range 400 {
 		x.Data("a", input)
 	}
 	until(t, "the end of the channel", func() bool { return strings.HasPrefix(f.next(), "error a too much waits") })
