@@ -511,7 +511,7 @@ func (d *Daemon) makeDoors(catalogue *ops.Catalogue) error {
 	d.rpc = rpc.New(rpc.Deps{
 		Catalogue: catalogue, Gate: g, Nodes: d.nodes, Approvals: d.approvals, Policy: d.rules, Runs: d.runs, Terminals: d.terminals, Screens: d.screens, Uplinks: d.uplinks, System: d.system, Sessions: d.sessions, Usage: d.usage, Heartbeat: d.heartbeat, Channels: d.channels, Talk: d.talk, Config: d.live, Devices: d.identity,
 		Secrets: d.secrets, Wizard: d.wizard, Checkpoints: d.checkpoints,
-		Tunnels: d.tunnels, Bindings: d.bindings, Overview: d.overview, Neighborhood: d.neighbors,
+		Tunnels: d.tunnels, Bindings: d.bindings, Tech: d.tech, Overview: d.overview, Neighborhood: d.neighbors,
 		Cron:   d.cron,
 		Files:  tunnel.NewFiles(FileNodes{d.nodes}),
 		Agents: d.agents, Skills: d.skills, Models: d.models,
