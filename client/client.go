@@ -109,8 +109,10 @@ type Client struct {
 	Usage     sessionsv1.UsageServiceClient
 	Wizard    wizardv1.WizardServiceClient
 	Terminals tunnelv1.TerminalServiceClient
-	Screens   tunnelv1.ScreenServiceClient
-	Files     tunnelv1.FileServiceClient
+	// Technicians are technician sessions.
+	Technicians tunnelv1.TechSessionServiceClient
+	Screens     tunnelv1.ScreenServiceClient
+	Files       tunnelv1.FileServiceClient
 	// Checkpoints are of sessions of nodes.
 	Checkpoints tunnelv1.CheckpointServiceClient
 	Uplinks     tunnelv1.UplinkServiceClient
@@ -202,6 +204,7 @@ func Dial(_ context.Context, o Options) (*Client, error) {
 	c.Usage = sessionsv1.NewUsageServiceClient(conn)
 	c.Wizard = wizardv1.NewWizardServiceClient(conn)
 	c.Terminals = tunnelv1.NewTerminalServiceClient(conn)
+	c.Technicians = tunnelv1.NewTechSessionServiceClient(conn)
 	c.Screens = tunnelv1.NewScreenServiceClient(conn)
 	c.Files = tunnelv1.NewFileServiceClient(conn)
 	c.Checkpoints = tunnelv1.NewCheckpointServiceClient(conn)

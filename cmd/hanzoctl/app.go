@@ -129,7 +129,7 @@ characters of its id will do.`,
 		a.enrollCmd(), a.contextCmd(), a.attachCmd(),
 		a.configCmd(), a.updateCmd(), a.secretsCmd(), a.setupCmd(),
 		a.heartbeatCmd(), a.wakeCmd(), a.eventCmd(), a.presenceCmd(), a.channelsCmd(), a.talkCmd(), a.ttsCmd(),
-		a.terminalCmd(), a.screenCmd(), a.tunnelCmd(), a.eventsCmd(), a.logsCmd(), a.tokenCmd(), a.discoverCmd(), a.versionCmd(), exitCodesTopic(), remoteTopic(),
+		a.terminalCmd(), a.screenCmd(), a.tunnelCmd(), a.techCmd(), a.eventsCmd(), a.logsCmd(), a.tokenCmd(), a.discoverCmd(), a.versionCmd(), exitCodesTopic(), remoteTopic(),
 	)
 	if docsCmd != nil {
 		root.AddCommand(docsCmd(root))
