@@ -26,7 +26,9 @@ import (
 // Bounds of what hostile peers may cost.
 const (
 	// The windows of one session both ways, as much again that the collector leaves, and half of that for all else.
-	hostileMemory = 96 << 20               // bytes of growth since the start
+	hostileMemory = 96 << 20 // bytes of growth since the start
+	hostileRounds = 2
+	hostileAgain  = 16 << 20               // what a round may have more than the first, when collections come at other moments
 	hostileVisit  = 5 * time.Second        // the slowest visit of the honest tunnel
 	hostileMedian = 250 * time.Millisecond // of its visits
 )
@@ -104,8 +106,8 @@ func holds(t *testing.T, d *proc.Daemon) holdings {
 	return holdings{openFiles(t, d.PID()), permits(t, d), len(tunnelList(t, d)), n}
 }
 
-// routines are the goroutines of a daemon.
-func routines(t *testing.T, d *proc.Daemon) int {
+// gauge is a figure of a daemon's metrics.
+func gauge(t *testing.T, d *proc.Daemon, name string) int64 {
 	t.Helper()
 	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, d.URL()+"/metrics", nil)
 	if err != nil {
@@ -123,16 +125,22 @@ func routines(t *testing.T, d *proc.Daemon) int {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(text)) {
-		if rest, ok := strings.CutPrefix(line, "go_goroutines "); ok {
-			n, err := strconv.Atoi(strings.TrimSpace(rest))
+		if rest, ok := strings.CutPrefix(line, name+" "); ok {
+			n, err := strconv.ParseFloat(strings.TrimSpace(rest), 64)
 			if err != nil {
 				t.Fatal(err)
 			}
-			return n
+			return int64(n)
 		}
 	}
-	t.Fatalf("no figure of goroutines: %d %.300s", res.StatusCode, text)
+	t.Fatalf("no figure %s: %d %.300s", name, res.StatusCode, text)
 	return 0
+}
+
+// routines are the goroutines of a daemon.
+func routines(t *testing.T, d *proc.Daemon) int {
+	t.Helper()
+	return int(gauge(t, d, "go_goroutines"))
 }
 
 // bareSocket is a connection to a daemon that says what it likes, and reads only what it is told to.
@@ -407,10 +415,11 @@ func TestY18HostilePeers(t *testing.T) {
 		}
 		c.ended(10 * time.Second)
 	}
-	for _, attack := range []struct {
+	type attack struct {
 		name string
 		run  func(t *testing.T)
-	}{
+	}
+	attacks := []attack{
 		{"slow heads", func(t *testing.T) {
 			each(40, func(i int) {
 				s := dialBare(t, d.Addr())
@@ -606,7 +615,8 @@ func TestY18HostilePeers(t *testing.T) {
 				garbledDriver(t, d, name, x.frames, x.codes)
 			}
 		}},
-	} {
+	}
+	suffer := func(attack attack) {
 		t.Run(attack.name, func(t *testing.T) {
 			h.take()
 			peak := proc.Private(t, d.PID())
@@ -651,12 +661,30 @@ func TestY18HostilePeers(t *testing.T) {
 			}
 		})
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	now := 0
-	proc.Until(t, "the goroutines are back", func() bool {
-		now = routines(t, d)
-		return now <= goroutines
-	})
-	t.Logf("after: %+v, %d goroutines, %d KiB", holds(t, d), now, proc.Private(t, d.PID())>>10)
+	// What the attacks leave is memory that the collector has not looked at yet, and no more of it after each round.
+	var live [hostileRounds]int64
+	for round := range live {
+		for _, one := range attacks {
+			suffer(one)
+		}
+		h.mu.Lock()
+		now := 0
+		proc.Until(t, "the goroutines are back", func() bool {
+			now = routines(t, d)
+			return now <= goroutines
+		})
+		// It collects again when there is twice as much as was in use.
+		goal := gauge(t, d, "go_memstats_next_gc_bytes")
+		live[round] = goal / 2
+		kept := proc.Private(t, d.PID())
+		t.Logf("after round %d: %+v, %d goroutines, %d KiB, of which %d KiB were in use at the last of %d collections", round+1, holds(t, d), now, kept>>10, live[round]>>10,
+			gauge(t, d, "go_gc_duration_seconds_count"))
+		h.mu.Unlock()
+		if live[round] > live[0]+hostileAgain {
+			t.Errorf("round %d: %d KiB are in use, %d KiB were after the first", round+1, live[round]>>10, live[0]>>10)
+		}
+		if kept > goal+memory+hostileAgain {
+			t.Errorf("round %d: %d KiB are private, and the heap is to have %d KiB", round+1, kept>>10, goal>>10)
+		}
+	}
 }

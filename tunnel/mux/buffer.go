@@ -14,6 +14,8 @@ var sizes = [...]int{512, 4 << 10, pieceSize, wire.MaxPayload, wire.HeaderSize +
 const (
 	// pieceSize is what bytes are kept in that do not nearly fill a frame, so that little memory is empty.
 	pieceSize = 16 << 10
+	// keepDropped is how many buffers of a stream that is given up go back to their pools.
+	keepDropped = 4
 	// crumbs is how many bytes have come in small pieces when memory is taken in large ones.
 	crumbs = 4 << 10
 )
@@ -97,12 +99,17 @@ func (q *queue) pop() chunk {
 	return c
 }
 
-// drop empties the queue and returns how many bytes were in it.
+// drop empties the queue and returns how many bytes were in it. Most of the memory is left to the collector: what
+// stands in pools counts as in use at the next two collections, and what a stalled stream held is seldom needed soon.
 func (q *queue) drop() (n int) {
-	for !q.empty() {
+	for kept := 0; !q.empty(); kept++ {
 		c := q.pop()
 		n += c.len()
-		c.buf.release()
+		if kept < keepDropped {
+			c.buf.release()
+		} else {
+			c.buf.refs.Add(-1)
+		}
 	}
 	q.list = nil
 	return n

@@ -295,10 +295,23 @@ func (z *fuzzer) may(fs *fuzzStream) int {
 	z.s.mu.Lock()
 	defer z.s.mu.Unlock()
 	st := fs.st
-	if st.gone || st.closed || st.sendClosed || z.s.err != nil {
+	if st.gone || st.closed || st.sendClosed || z.s.err != nil || st.queued > 0 {
 		return 0
 	}
-	return max(0, min(maxQueued, int(z.s.allowed(st)))-st.queued)
+	return max(0, min(maxQueued, int(z.s.allowed(st))))
+}
+
+// ahead queues bytes that there is no credit for, as when others took it meanwhile.
+func (z *fuzzer) ahead(fs *fuzzStream, n int) {
+	z.s.mu.Lock()
+	defer z.s.mu.Unlock()
+	st := fs.st
+	if n = min(n, maxQueued-st.queued); n <= 0 || st.gone || st.closed || st.sendClosed || z.s.err != nil {
+		return
+	}
+	st.out.fill(noisy(fs.written, n), wire.HeaderSize, st.queued)
+	st.enqueued(n)
+	fs.written += n
 }
 
 // fromSocket has a stream send what a socket has.
@@ -445,7 +458,10 @@ func (z *fuzzer) run(t *testing.T, input []byte) {
 			}
 		case 8: // writing
 			fs, n := pick(), word()*4+1
-			if n = min(n, z.may(fs)); n > 0 {
+			if op/12%2 == 1 {
+				z.done += n
+				z.ahead(fs, n)
+			} else if n = min(n, z.may(fs)); n > 0 {
 				z.done += n
 				b := noisy(fs.written, n)
 				fs.written += n
@@ -523,6 +539,7 @@ func fuzz(f *testing.F, client bool) {
 		f.Add(append([]byte{cfg}, anything(frame(wire.ResponseHead, own, `{"status":200,"headers":[["a","b"]],"final":true}`), wire.AppendWindow(nil, own, 5), frame(wire.Data, own, "x"))...))
 		f.Add(append([]byte{cfg}, anything(frame(wire.GoAway, 0, `{"code":0}`), open(peer), wire.AppendWindow(nil, 0, 3))...))
 		// Two streams; DATA to sockets, more than they take at once; reading the rest; sending from sockets; credit; ends.
+		f.Add([]byte{cfg, 20, 0, 0x7f, 0xff, 4, 0, 20, 1, 0x7f, 0xff, 5, 0, 2, 20, 1, 0x7f, 0xff, 5, 1, 0, 5, 0, 3, 5, 1, 2, 5, 0, 2, 10, 0, 2, 5, 0, 2, 5, 1, 2})
 		f.Add([]byte{cfg, 4, 0, 4, 1, 1, 1, 0xff, 0xff, 1, 1, 0x80, 0, 7, 1, 0xff, 0xff, 7, 1, 0xff, 0xff, 3, 1, 9, 2, 9, 8, 0, 0x40, 0, 9, 1, 0x80, 0, 5, 1, 2, 9, 2, 0xff, 0xff, 10, 1, 2, 6, 1, 0, 10, 0, 1, 6, 2, 1})
 	}
 	z := &fuzzer{client: client, byID: map[uint32]*fuzzStream{}, sent: map[uint32][]byte{}, scratch: make([]byte, 0, scratchSize), message: make([]byte, 0, wire.MaxMessage), out: make([]byte, 0, 2*wire.MaxMessage)}
