@@ -208,16 +208,16 @@ func (s *Store) OpenTechSession(ctx context.Context, in tech.Session, rows ...te
 			err = t.appendTech(add)
 		}
 		if err == nil {
-			err = t.pruneTechSessions()
+			err = t.pruneTechSessions(maxTechSessions)
 		}
 		return err
 	})
 }
 
-// pruneTechSessions removes the oldest closed sessions beyond the bound.
-func (t *txn) pruneTechSessions() error {
+// pruneTechSessions removes some of the oldest closed sessions when there are more than most.
+func (t *txn) pruneTechSessions(most int) error {
 	order := t.tx.Bucket(bucketTechOrder)
-	if order.Stats().KeyN <= maxTechSessions {
+	if order.Stats().KeyN <= most {
 		return nil
 	}
 	var gone [][]byte

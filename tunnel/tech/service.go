@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -93,9 +94,7 @@ func (s *Service) Start(ctx context.Context) error {
 			break
 		}
 	}
-	s.wg.Add(1)
-	go func() { // ends with Stop
-		defer s.wg.Done()
+	s.wg.Go(func() { // ends with Stop
 		t := time.NewTicker(sweepTime)
 		defer t.Stop()
 		for {
@@ -106,7 +105,7 @@ func (s *Service) Start(ctx context.Context) error {
 				s.Sweep()
 			}
 		}
-	}()
+	})
 	return nil
 }
 
@@ -212,7 +211,7 @@ func (s *Service) Open(ctx context.Context, c identity.Caller, in OpenIn) (Sessi
 	go h.follow()
 	// What let the caller in may have ended meanwhile.
 	if err := s.c.Standing(c); err != nil {
-		h.end(Revoked, "hanzod")
+		_ = h.end(Revoked, "hanzod") // it is logged
 		return Session{}, err
 	}
 	s.c.Log.Info("a technician session was opened", "session", r.ID, "node", n.ID, "owner", r.Owner, "emulated", r.Emulated, "readOnly", r.ReadOnly)
@@ -550,11 +549,7 @@ func (s *Service) soon(do func()) {
 	if s.closed { // everything ends
 		return
 	}
-	s.wg.Add(1)
-	go func() {
-		defer s.wg.Done()
-		do()
-	}()
+	s.wg.Go(do)
 }
 
 // NodeRemoved ends the session of a node that is removed, and forgets those that were; their audit stays. It does not
@@ -651,10 +646,7 @@ type Stats struct {
 // Stats counts what there is.
 func (s *Service) Stats() Stats {
 	s.mu.Lock()
-	out := Stats{Sessions: len(s.live), Commands: s.ran, Refused: make(map[string]int64, len(s.refused))}
-	for k, v := range s.refused {
-		out.Refused[k] = v
-	}
+	out := Stats{Sessions: len(s.live), Commands: s.ran, Refused: maps.Clone(s.refused)}
 	s.mu.Unlock()
 	for _, h := range s.all() {
 		r := h.shown()

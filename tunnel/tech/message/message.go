@@ -299,15 +299,15 @@ type framed struct {
 func (f *framed) Send(_ context.Context, m Message) error {
 	h, err := json.Marshal(head{m.Type, m.Payload})
 	if err != nil {
-		return fmt.Errorf("%w: %v", ErrSyntax, err)
+		return fmt.Errorf("%w: %w", ErrSyntax, err)
 	}
 	if len(h) > MaxPayload || len(m.Data) > MaxData {
 		return ErrTooLarge
 	}
 	f.out.Lock()
 	defer f.out.Unlock()
-	f.buf = binary.BigEndian.AppendUint32(f.buf[:0], uint32(len(h)))  //nolint:gosec // bounded above
-	f.buf = binary.BigEndian.AppendUint32(f.buf, uint32(len(m.Data))) //nolint:gosec // bounded above
+	f.buf = binary.BigEndian.AppendUint32(f.buf[:0], uint32(len(h)))
+	f.buf = binary.BigEndian.AppendUint32(f.buf, uint32(len(m.Data)))
 	f.buf = append(append(f.buf, h...), m.Data...)
 	for rest := f.buf; len(rest) > 0; {
 		n, err := f.pipe.Write(rest[:min(len(rest), MaxData)])
