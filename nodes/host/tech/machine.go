@@ -131,7 +131,7 @@ type held struct {
 	channels map[string]*served
 	ending   bool
 	wg       sync.WaitGroup // of the channels
-	keep     keeper
+	keep     *keeper
 }
 
 // Open puts this machine into tunnel mode until EndSession, or link is closed (nil is never). It fails with ErrHeld, leaving the
@@ -140,7 +140,7 @@ func (m *Module) Open(ctx context.Context, s Session, a Admission, link <-chan s
 	if err := check(&s); err != nil {
 		return err
 	}
-	h := &held{Session: s, Admission: a, m: m, link: link, channels: map[string]*served{}, gone: make(chan struct{})}
+	h := &held{Session: s, Admission: a, m: m, link: link, channels: map[string]*served{}, gone: make(chan struct{}), keep: keep(m.c.Log)}
 	if err := h.narrow(); err != nil {
 		return err
 	}
@@ -155,7 +155,6 @@ func (m *Module) Open(ctx context.Context, s Session, a Admission, link <-chan s
 		h.cancel(nil)
 		return err
 	}
-	h.keep = keep(m.c.Log)
 	m.c.Log.Info("a technician session holds this machine", "session", s.ID, "owner", s.Owner, "read_only", s.ReadOnly)
 	if m.c.Mode != nil {
 		m.c.Mode(s.ID)

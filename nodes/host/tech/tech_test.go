@@ -567,7 +567,7 @@ func victim(dir string) {
 		panic(err)
 	}
 	for id, msg := range map[string]message.Message{
-		"a": message.Of(message.TypeCommand, message.Command{Command: "sleep 600 & echo $$ $! >one; wait"}, nil),
+		"a": message.Of(message.TypeCommand, message.Command{Command: "sleep 600 & a=$!; setsid sleep 600 & echo $$ $a $! >one; wait"}, nil),
 		"b": message.Of(message.TypeOpen, message.TerminalOpen{Argv: []string{"/bin/sh", "-c", "trap '' HUP; set -m; sleep 600 & echo $$ $! >two; wait"}}, nil),
 		"c": message.Of(message.TypeCommand, message.Command{Command: "true"}, nil),
 	} {
@@ -598,7 +598,7 @@ func TestKilledNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer cmd.Process.Kill() //nolint:errcheck // it was
-	pids := append(w.pids("one", 2), w.pids("two", 2)...)
+	pids := append(w.pids("one", 3), w.pids("two", 2)...)
 	for _, pid := range pids {
 		if !alive(pid) {
 			t.Fatalf("%d does not run", pid)
@@ -725,68 +725,69 @@ func TestDirectories(t *testing.T) {
 	}
 }
 
-// Somebody exchanges the directory of the session, and one below it, for links that lead out, again and again.
+// Somebody exchanges the directory of the session, or one below it, for a link that leads out, again and again.
 func TestExchangedDirectories(t *testing.T) {
-	w := newWorld(t, policy.SecurityFull)
-	in, out := filepath.Join(w.dir, "in"), filepath.Join(w.dir, "out")
-	for _, d := range []string{in + "/sub", out + "/sub"} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, d := range []string{in, in + "/sub", out, out + "/sub"} {
-		if err := os.WriteFile(d+"/file", []byte(map[bool]string{true: "in", false: "out"}[strings.HasPrefix(d, in)]), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	w.open(map[string]any{"directories": []string{in}})
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
-	swap := func(dir, target string) {
-		for {
-			select {
-			case <-stop:
-				return
-			default:
+	for _, what := range []string{"in", "in/sub"} {
+		t.Run(what, func(t *testing.T) {
+			w := newWorld(t, policy.SecurityFull)
+			in, out := filepath.Join(w.dir, "in"), filepath.Join(w.dir, "out")
+			for _, d := range []string{in, in + "/sub", out, out + "/sub"} {
+				err := os.Mkdir(d, 0o700)
+				if err == nil {
+					err = os.WriteFile(d+"/file", []byte(map[bool]string{true: "in", false: "out"}[strings.HasPrefix(d, in)]), 0o600)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
 			}
-			if os.Rename(dir, dir+".away") == nil {
-				_ = os.Symlink(target, dir)
-				_ = os.Remove(dir)
-				_ = os.Rename(dir+".away", dir)
+			w.open(map[string]any{"directories": []string{in}})
+			stop := make(chan struct{})
+			var wg sync.WaitGroup
+			dir := filepath.Join(w.dir, what)
+			target := strings.Replace(dir, in, out, 1)
+			wg.Go(func() {
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					if err := errors.Join(os.Rename(dir, dir+".away"), os.Symlink(target, dir), os.Remove(dir), os.Rename(dir+".away", dir)); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+			c := w.channel(message.File)
+			read := func(path string) string {
+				c.say(message.TypeRead, message.FileRead{Path: path})
+				m, err := c.Receive(context.Background())
+				if err != nil {
+					t.Fatal(err)
+				}
+				return string(m.Data)
 			}
-		}
-	}
-	wg.Go(func() { swap(in, out) })
-	wg.Go(func() { swap(in+"/sub", out+"/sub") })
-	c := w.channel(message.File)
-	read := 0
-	for i := range 300 {
-		path := []string{"file", "sub/file", in + "/file", in + "/sub/file"}[i%4]
-		c.say(message.TypeRead, message.FileRead{Path: path})
-		m, err := c.Receive(context.Background())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if m.Type == message.TypeFileChunk {
-			read++
-			if string(m.Data) != "in" {
-				t.Fatalf("%q was read of %s", m.Data, path)
+			for i := range 300 {
+				path := []string{"file", "sub/file", in + "/file", in + "/sub/file"}[i%4]
+				if got := read(path); got != "in" && got != "" {
+					t.Fatalf("%q was read of %s", got, path)
+				}
+				c.say(message.TypeWrite, message.FileWrite{Path: path + ".new", Truncate: true, EOF: true}, 'x')
+				if _, err := c.Receive(context.Background()); err != nil {
+					t.Fatal(err)
+				}
 			}
-		}
-		c.say(message.TypeWrite, message.FileWrite{Path: path + ".new", Truncate: true, EOF: true}, 'x')
-		if _, err := c.Receive(context.Background()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	close(stop)
-	wg.Wait()
-	if read == 0 {
-		t.Error("nothing was read")
-	}
-	for _, name := range []string{out + "/file.new", out + "/sub/file.new"} {
-		if _, err := os.Lstat(name); err == nil {
-			t.Errorf("%s was written outside", name)
-		}
+			close(stop)
+			wg.Wait()
+			if got := read("sub/file"); got != "in" {
+				t.Errorf("%q was read when all was done", got)
+			}
+			for _, name := range []string{out + "/file.new", out + "/sub/file.new"} {
+				if _, err := os.Lstat(name); err == nil {
+					t.Errorf("%s was written outside", name)
+				}
+			}
+		})
 	}
 }
 

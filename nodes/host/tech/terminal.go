@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -162,21 +163,23 @@ func (t *console) command(ctx context.Context, p message.Command) error {
 	env, _ := t.m.c.Policy.Environment(t.m.c.Env(), nil, inline)
 	ctx, stop := context.WithCancel(ctx)
 	stdout, stderr := &pieces{t: t, ctx: ctx}, &pieces{t: t, ctx: ctx, stderr: true}
+	kept := t.h.keep.begin()
 	child, err := host.Start(t.m.c.Policy, host.Order{
-		Argv: argv, Text: text, Dir: dir, Env: env, AgentID: t.h.AgentID, Approved: t.h.Approved, Timeout: limit, Stdout: stdout, Stderr: stderr,
+		Argv: argv, Text: text, Dir: dir, Env: append(slices.Clip(env), kept.variable()), AgentID: t.h.AgentID, Approved: t.h.Approved, Timeout: limit, Stdout: stdout, Stderr: stderr,
 	})
 	if err != nil {
 		stop()
+		kept.ended()
 		return startFailed(err)
 	}
-	t.h.keep.add(child.PID)
+	kept.started(child.PID)
 	t.mu.Lock()
 	t.stop = stop
 	t.mu.Unlock()
 	t.wg.Go(func() {
 		defer stop()
 		ended := child.Wait(ctx)
-		t.h.keep.remove(child.PID)
+		kept.ended()
 		stdout.flush()
 		stderr.flush()
 		code := ended.Code
@@ -318,25 +321,28 @@ func (t *console) open(ctx context.Context, p message.TerminalOpen) error {
 	if len(dropped) > 0 {
 		t.m.c.Log.Info("environment overrides of a terminal were left out", "names", dropped)
 	}
-	env = terminal.Environ(env, p.Cols, p.Rows)
+	kept := t.h.keep.begin()
+	env = append(slices.Clip(terminal.Environ(env, p.Cols, p.Rows)), kept.variable())
 	program, err := host.Admit(t.m.c.Policy, host.Order{Argv: argv, Text: text, Dir: dir, Env: env, AgentID: t.h.AgentID, Approved: t.h.Approved})
 	if err != nil {
+		kept.ended()
 		return startFailed(err)
 	}
 	term, err := t.m.terminals.Open(terminal.Spec{
 		Path: program.Path, Argv: program.Argv, Env: env, Dir: program.Dir, Cols: p.Cols, Rows: p.Rows, Files: program.Files, Began: program.Began, Name: argv[0],
 	})
 	if err != nil {
+		kept.ended()
 		program.Close()
 		return err
 	}
 	end := func() { // nobody may be left when the channel has ended
 		term.Close()
 		<-term.Feed().Done()
-		t.h.keep.remove(term.Info().PID)
+		kept.ended()
 		program.Close()
 	}
-	t.h.keep.add(term.Info().PID)
+	kept.started(term.Info().PID)
 	viewer, err := term.Feed().Attach(terminal.FromStart, 0)
 	if err == nil {
 		err = t.send(ctx, message.TypeOpened, message.TerminalReady{PID: int64(term.Info().PID), Argv: argv}, nil)
