@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -69,7 +70,7 @@ func (c *served) service(ctx context.Context) error {
 		defer cancel()
 		answer, err := serve(ctx, manager, p)
 		if err != nil {
-			if ctx.Err() == context.DeadlineExceeded { //nolint:errorlint // Err returns it as it is
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 				return errs.New(errs.Deadline, fmt.Sprintf("the service has not answered within %v; ask for its status", jobTime))
 			}
 			return err

@@ -249,7 +249,7 @@ func (m *Module) channel(ctx context.Context, r host.Request, p params) *host.Er
 	}
 	go func() { // ends with the channel, and with the session
 		defer h.finish(c)
-		c.serve(context.WithoutCancel(ctx), message.Over(ch))
+		_ = c.serve(context.WithoutCancel(ctx), message.Over(ch)) // the gateway was told why
 	}()
 	return nil
 }

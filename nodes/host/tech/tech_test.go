@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -112,9 +113,7 @@ func (w *world) do(command string, params map[string]any) string {
 func (w *world) open(more map[string]any) {
 	w.Helper()
 	p := map[string]any{"session_id": one, "owner": "ada"}
-	for k, v := range more {
-		p[k] = v
-	}
+	maps.Copy(p, more)
 	if got := w.do("tech.open", p); got != "ok" {
 		w.Fatal("tech.open: ", got)
 	}
@@ -352,9 +351,7 @@ func TestWhatOpensASession(t *testing.T) {
 	} {
 		w := newWorld(t, tc.security)
 		p := map[string]any{"session_id": one}
-		for k, v := range tc.params {
-			p[k] = v
-		}
+		maps.Copy(p, tc.params)
 		if got := w.do("tech.open", p); !strings.HasPrefix(got, tc.want) {
 			t.Errorf("%s %v: %s, not %s", tc.security, tc.params, got, tc.want)
 		}
@@ -496,7 +493,7 @@ func (w *world) pids(name string, n int) (out []int) {
 	until(w, "process numbers", func() bool {
 		b, _ := os.ReadFile(filepath.Join(w.dir, name))
 		out = nil
-		for _, f := range strings.Fields(string(b)) {
+		for f := range strings.FieldsSeq(string(b)) {
 			pid, err := strconv.Atoi(f)
 			if err != nil {
 				return false
@@ -597,7 +594,7 @@ func TestKilledNode(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer cmd.Process.Kill() //nolint:errcheck // it was
+	defer func() { _ = cmd.Process.Kill() }() // it was
 	pids := append(w.pids("one", 3), w.pids("two", 2)...)
 	for _, pid := range pids {
 		if !alive(pid) {
