@@ -59,7 +59,8 @@ func (d *Daemon) makeLinks() error {
 			}
 			return d.tunnels.Grant(ctx, c, tunnels.GrantIn{NodeID: b.NodeID, Host: host, Port: n})
 		},
-		Own: d.ownPort, Authenticate: d.visitor, Proved: peer.Proved, Trusted: d.peers.Trusts, Log: d.subsystem("bindings"),
+		Standing: d.identity.Standing,
+		Own:      d.ownPort, Authenticate: d.visitor, Proved: peer.Proved, Trusted: d.peers.Trusts, Log: d.subsystem("bindings"),
 	})
 	d.makeTunnels(memory)
 	d.makeCarriers()

@@ -36,6 +36,7 @@ func (d *Daemon) makeTunnels(memory *links.Memory) {
 	d.bus.Sink(func(e events.Event) {
 		switch p := e.Payload.(type) {
 		case identity.Ended:
+			d.bindings.Revoke(p.Covers)
 			d.tunnels.Revoke(p.Covers)
 		case nodes.Changed:
 			switch e.Name {

@@ -33,6 +33,11 @@ type terminalWorld struct {
 
 func newTerminalWorld(t *testing.T) *terminalWorld {
 	t.Helper()
+	return terminalWorldOf(t, hanzodtest.Options{})
+}
+
+func terminalWorldOf(t *testing.T, o hanzodtest.Options) *terminalWorld {
+	t.Helper()
 	if runtime.GOOS == "windows" {
 		t.Skip("the programs of this test are those of Unix")
 	}
@@ -44,7 +49,8 @@ func newTerminalWorld(t *testing.T) *terminalWorld {
 	if err := os.WriteFile(filepath.Join(dir, "exec-approvals.json"), []byte(`{"version":1,"defaults":{"security":"full","ask":"off"}}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	w := &terminalWorld{t: t, d: hanzodtest.Start(t, hanzodtest.Options{StateDir: dir, Node: true})}
+	o.StateDir, o.Node = dir, true
+	w := &terminalWorld{t: t, d: hanzodtest.Start(t, o)}
 	if w.c, err = client.Dial(t.Context(), client.Options{Socket: w.d.Socket()}); err != nil {
 		t.Fatal(err)
 	}

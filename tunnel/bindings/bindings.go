@@ -117,6 +117,8 @@ type Config struct {
 	// Admit asks a node, in the name of an operator, to serve what a binding names, and returns where its visitors
 	// go. It is called before the binding is made; without it operators make none.
 	Admit func(ctx context.Context, c identity.Caller, b Binding) (Upstream, error)
+	// Standing returns nil as long as what let a caller in still does; nil takes all to stand.
+	Standing func(c identity.Caller) error
 	// Settings are in force when they are needed; the zero value is the default.
 	Settings func() Settings
 	// Own reports whether a port is the daemon's.
@@ -253,6 +255,12 @@ func (s *Service) Create(ctx context.Context, c identity.Caller, in CreateIn) (C
 		b.closeUpstream()
 		return CreateOut{}, err
 	}
+	if b.operators && s.cfg.Standing != nil {
+		if err := s.cfg.Standing(c); err != nil { // it may have ended before Revoke could find the binding
+			s.take([]*bound{b}, wire.CodeAuth)
+			return CreateOut{}, err
+		}
+	}
 	return CreateOut{Binding: b.seen(), Secret: token}, nil
 }
 
@@ -289,7 +297,7 @@ func (s *Service) wanted(c identity.Caller, in *CreateIn) (*bound, error) {
 	owner := ""
 	if b.operators {
 		b.key, owner = "\x00"+in.Name, c.Subject()
-		b.admin = c.Has(identity.ScopeAdmin)
+		b.admin, b.caller = c.Has(identity.ScopeAdmin), c
 	}
 	b.Binding = Binding{
 		ID: id(node, b.key), NodeID: node, Tenant: c.Tenant, Name: in.Name, Protocol: in.Protocol, LocalAddr: in.LocalAddr,
@@ -727,6 +735,45 @@ func (s *Service) Delete(_ context.Context, c identity.Caller, in DeleteIn) (Del
 		b.revoked("deleted")
 	}
 	return out, nil
+}
+
+// Revoke ends the bindings that operators made who have lost their credential: for whom gone is true. Those of
+// tunnels end with their tunnel. It does not block.
+func (s *Service) Revoke(gone func(identity.Caller) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []*bound
+	for _, some := range s.byNode {
+		for _, b := range some {
+			if b.operators && gone(b.caller) {
+				all = append(all, b)
+			}
+		}
+	}
+	if s.closed || len(all) == 0 {
+		return
+	}
+	s.wg.Go(func() {
+		for _, b := range s.take(all, wire.CodeAuth) {
+			s.log.Info("a binding has ended with the credential of who made it", "binding", b.ID, "node", b.NodeID, "owner", b.Owner)
+		}
+	})
+}
+
+// take ends bindings of nodes as far as they are still there, and returns those.
+func (s *Service) take(all []*bound, code wire.Code) []*bound {
+	s.mu.Lock()
+	defer s.unlock()
+	var taken []*bound
+	for _, b := range all {
+		if s.byNode[b.NodeID][b.key] != b {
+			continue // it has ended, or another one took its place
+		}
+		s.drop(b, code)
+		s.changed(b.NodeID)
+		taken = append(taken, b)
+	}
+	return taken
 }
 
 // byID finds a binding. The caller holds mu.

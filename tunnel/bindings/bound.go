@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hanzoai/hanzod/errs"
+	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/tunnel/wire"
 )
 
@@ -25,8 +26,9 @@ var done = func() chan struct{} { c := make(chan struct{}); close(c); return c }
 type bound struct {
 	Binding
 	s         *Service
-	operators bool // of an operator, for a node
-	admin     bool // of one with operator.admin
+	operators bool            // of an operator, for a node
+	caller    identity.Caller // who made it, for operators
+	admin     bool            // of one with operator.admin
 	key       string
 	place     string
 	sub       string

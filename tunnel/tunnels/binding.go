@@ -373,6 +373,7 @@ type stream struct {
 	att  *attachment
 	kind string
 	b    *binding // nil for ways to nodes
+	g    *Grant   // of ways to nodes
 	once sync.Once
 }
 
@@ -425,6 +426,11 @@ func (c *stream) over(err error) {
 			n.streams[c.kind]--
 			n.ended[StreamResult{c.kind, result}]++
 		})
+		if c.g != nil {
+			c.g.mu.Lock()
+			delete(c.g.streams, c)
+			c.g.mu.Unlock()
+		}
 		if c.b == nil {
 			return
 		}

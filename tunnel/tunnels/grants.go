@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"iter"
+	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -45,9 +46,14 @@ type Grant struct {
 	Host   string
 	Port   int
 
-	s    *Service
-	own  bool // the node exposes it by itself
-	once sync.Once
+	s      *Service
+	own    bool            // the node exposes it by itself
+	caller identity.Caller // who was let have it, unless own
+	once   sync.Once
+
+	mu      sync.Mutex
+	cut     bool // what let the caller have it has ended
+	streams map[*stream]struct{}
 }
 
 // params are those of tunnel.open. again says that the daemon asks by itself for what a caller was let have.
@@ -87,7 +93,7 @@ func (s *Service) Grant(ctx context.Context, c identity.Caller, in GrantIn) (*Gr
 	case !linked:
 		return nil, ErrNoNode
 	}
-	g, err := s.reserveGrant(id, to, false)
+	g, err := s.reserveGrant(c, id, to, false)
 	if err != nil {
 		return nil, err
 	}
@@ -95,10 +101,15 @@ func (s *Service) Grant(ctx context.Context, c identity.Caller, in GrantIn) (*Gr
 		s.forget(g)
 		return nil, err
 	}
+	if err := s.cfg.Standing(c); err != nil { // it has ended while the node was asked
+		s.forget(g)
+		g.tell()
+		return nil, err
+	}
 	return g, nil
 }
 
-func (s *Service) reserveGrant(node string, to target, own bool) (*Grant, error) {
+func (s *Service) reserveGrant(c identity.Caller, node string, to target, own bool) (*Grant, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := 0
@@ -113,7 +124,7 @@ func (s *Service) reserveGrant(node string, to target, own bool) (*Grant, error)
 	case len(s.grants) >= maxGrants || n >= maxGrantsPerNode:
 		return nil, ErrGrants
 	}
-	g := &Grant{NodeID: node, Host: to.host, Port: to.port, s: s, own: own}
+	g := &Grant{NodeID: node, Host: to.host, Port: to.port, s: s, own: own, caller: c, streams: map[*stream]struct{}{}}
 	for g.ID == 0 || s.grants[g.ID] != nil {
 		g.ID = randomID()
 	}
@@ -190,7 +201,12 @@ func (g *Grant) try(ctx context.Context, in bindings.OpenIn) (*stream, string, e
 			_ = st.Reset(wire.CodeCancel, "nobody waits any more") // it may have ended
 			return nil, "", err
 		}
-		return att.follow(st, kindDial, nil), peer, nil
+		c := att.follow(st, kindDial, nil)
+		if !g.remember(c) {
+			_ = c.Reset(wire.CodeAuth, textEnded) // it may have ended
+			return nil, "", bindings.ErrNoCarrier
+		}
+		return c, peer, nil
 	}
 }
 
@@ -264,6 +280,30 @@ func (g *Grant) Close() error {
 		g.tell()
 	})
 	return nil
+}
+
+// remember notes an open stream unless the way was revoked.
+func (g *Grant) remember(c *stream) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.cut {
+		return false
+	}
+	c.g = g
+	g.streams[c] = struct{}{}
+	return true
+}
+
+// revoke takes the way back with all its streams.
+func (g *Grant) revoke() {
+	g.mu.Lock()
+	g.cut = true
+	all := slices.Collect(maps.Keys(g.streams))
+	g.mu.Unlock()
+	_ = g.Close() // it cannot fail
+	for _, c := range all {
+		_ = c.Reset(wire.CodeAuth, textEnded) // it may have ended
+	}
 }
 
 // let does something at a node, in a goroutine of its own.
@@ -393,7 +433,7 @@ func (s *Service) ownGrant(ctx context.Context, node string, to target) (*Grant,
 		}
 	}
 	s.mu.Unlock()
-	g, err := s.reserveGrant(node, to, true)
+	g, err := s.reserveGrant(identity.Caller{}, node, to, true)
 	if err != nil {
 		return nil, err
 	}

@@ -335,7 +335,8 @@ func (s *Service) Stats() Stats {
 	return out
 }
 
-// Revoke ends the carriers of callers that have lost their credential: for whom gone is true. It does not block.
+// Revoke ends the carriers of callers that have lost their credential, and the ways to nodes that they were let
+// have: for whom gone is true. It does not block.
 func (s *Service) Revoke(gone func(identity.Caller) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -345,8 +346,13 @@ func (s *Service) Revoke(gone func(identity.Caller) bool) {
 	for _, t := range s.tunnels {
 		if gone(t.caller) {
 			s.wg.Go(func() {
-				s.end(t, ending{code: wire.CodeAuth, text: "the credential has ended", close: closePolicy, reason: "credential ended"})
+				s.end(t, ending{code: wire.CodeAuth, text: textEnded, close: closePolicy, reason: "credential ended"})
 			})
+		}
+	}
+	for _, g := range s.grants {
+		if !g.own && gone(g.caller) {
+			s.wg.Go(g.revoke)
 		}
 	}
 }

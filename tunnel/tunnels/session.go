@@ -48,6 +48,7 @@ const (
 	textIdle         = "session idle timeout"
 	textKill         = "admin kill"
 	textStopping     = "the daemon stops"
+	textEnded        = "the credential has ended"
 )
 
 // owner is whose a tunnel is: what resumes it has to be the same.
