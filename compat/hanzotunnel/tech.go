@@ -46,6 +46,32 @@ type techChannel struct {
 	kind techmsg.Kind
 }
 
+// Send implements techmsg.Conn.
+func (t *techChannel) Send(ctx context.Context, m techmsg.Message) error {
+	return techFault(t.Muxed.Send(ctx, m))
+}
+
+// Receive implements techmsg.Conn.
+func (t *techChannel) Receive(ctx context.Context) (techmsg.Message, error) {
+	m, err := t.Muxed.Receive(ctx)
+	return m, techFault(err)
+}
+
+// techFault gives a class to why a channel has ended.
+func techFault(err error) error {
+	if _, known := errs.As(err); known || err == nil {
+		return err
+	}
+	var closed *techmsg.CloseError
+	switch {
+	case errors.Is(err, techmsg.ErrBehind):
+		return errs.New(errs.Exhausted, techmsg.ErrBehind.Error())
+	case errors.As(err, &closed):
+		return errs.New(errs.Unavailable, "the node has ended the channel: "+closed.Text)
+	}
+	return err
+}
+
 // Hold takes the link of a node for a session, before anything is sent. Own says that the node is one of ours, which is put into
 // tunnel mode by a command; others are by Ask. It fails with ErrNotLinked and ErrTechHeld.
 func (d *Door) Hold(node, session string, own bool) (*Held, error) {

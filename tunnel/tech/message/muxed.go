@@ -44,6 +44,11 @@ const (
 // ErrBehind ends a channel whose other side sent more than fits.
 var ErrBehind = errors.New("the channel was ended: more came than was read; open another one, and read it faster")
 
+// CloseError is why the other side ended a channel.
+type CloseError struct{ Text string }
+
+func (e *CloseError) Error() string { return e.Text }
+
 func size(m Message) int { return len(m.Payload) + len(m.Data) + overhead }
 
 // Muxed is a Conn on a link that carries other channels and more in envelopes. The reader of the link hands messages to Take
@@ -109,7 +114,7 @@ func (x *Muxed) Put(m Message) {
 		var p ChannelClose
 		_ = m.Into(&p) // an end without a reason is one
 		if p.Error != "" {
-			x.finish(errors.New(p.Error), false)
+			x.finish(&CloseError{p.Error}, false)
 			return
 		}
 		x.finish(nil, false)
