@@ -30,6 +30,9 @@ const (
 // maybeTime is how long a node that runs commands, and may know of sessions, has to answer tunnel_open.
 const maybeTime = 2 * time.Second
 
+// undoTime bounds how long a node that did not answer in time is told that nobody waits any more.
+const undoTime = 5 * time.Second
+
 const (
 	// maxRunTime bounds the limit that a command of a technician is given, and runGrace is how much later than that its
 	// answer may come (tunnel.md §5.2).
@@ -124,8 +127,17 @@ func (l *techLane) command(ctx context.Context, c identity.Caller, open nodes.In
 		}
 	}
 	_, err := l.t.d.nodes.Invoke(ctx, c, open)
-	if err != nil && l.held != nil {
+	if err == nil {
+		return nil
+	}
+	if l.held != nil {
 		l.held.Close()
+	}
+	if ctx.Err() != nil || errs.ClassOf(err) == errs.Deadline {
+		// It may have been heard all the same: nobody would use that session.
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
+		defer cancel()
+		_, _ = l.t.d.nodes.InvokeInternal(undo, l.node, techClose, []byte(`{"session_id":"`+l.session+`","reason":"closed"}`)) // the error below says it
 	}
 	return err
 }
