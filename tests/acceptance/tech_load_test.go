@@ -737,6 +737,9 @@ func TestT12OneAtTheNode(t *testing.T) {
 		t.Helper()
 		return c.hear(techPatience, typ, func(f map[string]any) bool {
 			p, _ := f["payload"].(map[string]any)
+			if f["type"] == "tunnel_error" && typ != "tunnel_error" {
+				t.Fatalf("%v came for %s", p, typ)
+			}
 			return f["type"] == typ && ok(p)
 		})["payload"].(map[string]any)
 	}
