@@ -39,8 +39,10 @@ type Frames struct {
 	says  chan func()
 
 	mu      sync.Mutex
-	opening bool
-	session string // "" without one
+	opening string        // the session that is being opened, "" without one
+	dropped bool          // the one that is being opened was closed meanwhile
+	closing chan struct{} // closed when the last one has ended; nil before the first
+	session string        // "" without one
 	conns   map[string]*frameConn
 	turn    int64
 	owned   map[string]*message.Muxed // channels of a server of ours
@@ -90,8 +92,10 @@ func (f *Frames) Open(session, owner string) {
 		return
 	}
 	f.mu.Lock()
-	busy := f.opening
-	f.opening = true
+	busy, before := f.opening != "", f.closing
+	if !busy {
+		f.opening, f.dropped = session, false
+	}
 	f.mu.Unlock()
 	if busy {
 		f.refuse(session, ErrHeld)
@@ -100,14 +104,25 @@ func (f *Frames) Open(session, owner string) {
 	f.m.wg.Go(func() {
 		ctx, cancel := f.linkContext()
 		defer cancel()
+		if before != nil { // messages count in the order in which they came
+			select {
+			case <-before:
+			case <-ctx.Done():
+			}
+		}
 		err := f.m.Open(ctx, Session{ID: session, Owner: owner}, Admission{Foreign: true}, f.ended)
 		f.mu.Lock()
-		f.opening = false
+		f.opening = ""
+		dropped := f.dropped
 		if err == nil {
 			f.session = session
 			f.conns = map[string]*frameConn{}
 		}
 		f.mu.Unlock()
+		if err == nil && dropped {
+			f.CloseSession(session)
+			return
+		}
 		if err != nil {
 			_ = f.to.Error(session, failureOf(err).Error) // the link ends when it fails
 			return
@@ -120,14 +135,18 @@ func (f *Frames) Open(session, owner string) {
 func (f *Frames) CloseSession(session string) {
 	f.mu.Lock()
 	mine := f.session == session && session != ""
+	ended := make(chan struct{})
 	if mine {
-		f.session = ""
+		f.session, f.closing = "", ended
+	} else if f.opening == session && session != "" {
+		f.dropped = true
 	}
 	f.mu.Unlock()
 	if !mine {
 		return // as for a session that was closed
 	}
 	f.m.wg.Go(func() {
+		defer close(ended)
 		ctx, cancel := f.linkContext()
 		defer cancel()
 		if err := f.m.EndSession(ctx, session, "closed by the server", f.ended); err != nil {
