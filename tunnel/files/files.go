@@ -250,7 +250,7 @@ func (p place) open() (*os.Root, error) {
 		_ = r.Close() // nothing was done in it
 		return nil, outside(p.full)
 	}
-	for _, name := range strings.Split(filepath.ToSlash(rel), "/") {
+	for name := range strings.SplitSeq(filepath.ToSlash(rel), "/") {
 		next, err := step(r, name)
 		_ = r.Close() // what is below is open
 		if err != nil {
