@@ -67,7 +67,7 @@ var (
 	errAgentID   = errs.Define(errs.Invalid, "compat.tech.agent_id", textAgentID)
 	errSessionID = errs.Define(errs.Invalid, "compat.tech.session_id", textSessionID)
 	errBody      = errs.Define(errs.Invalid, "compat.tech.body", "the body is one JSON object")
-	errCommand   = errs.Define(errs.Invalid, "compat.tech.command", "command is a string that is not empty")
+	errCommand   = errs.Define(errs.Invalid, "compat.tech.command", "command is a string")
 	errUTF8      = errs.Define(errs.Invalid, "compat.tech.utf8", "the body is not UTF-8")
 )
 
@@ -293,7 +293,7 @@ func (e *Endpoints) command(w http.ResponseWriter, r *http.Request, c identity.C
 		return nil, err
 	}
 	line, ok := text(in.Command)
-	if !ok || strings.TrimSpace(line) == "" {
+	if !ok {
 		return nil, errCommand
 	}
 	out := ran{SessionID: strings.ToLower(id)}
