@@ -56,7 +56,9 @@ type techHouse struct {
 
 func newTechHouse(t *testing.T) *techHouse {
 	t.Helper()
-	h := &techHouse{t: t, Daemon: proc.Start(t, proc.Options{}), state: proc.Dir(t), root: proc.Dir(t), mark: fmt.Sprint(100_000_000+os.Getpid()) + "."}
+	h := &techHouse{t: t, Daemon: proc.Start(t, proc.Options{Config: map[string]any{
+		"tunnel": map[string]any{"tech": map[string]any{"commandsPerMinute": 10_000}},
+	}}), state: proc.Dir(t), root: proc.Dir(t), mark: fmt.Sprint(100_000_000+os.Getpid()) + "."}
 	conn, err := grpc.NewClient("unix:"+h.Socket(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
