@@ -9,7 +9,7 @@ CC_FOUND := $(shell command -v $${CC:-cc} 2>/dev/null || command -v gcc 2>/dev/n
 T       ?= 30s
 MUTATIONS ?= 1000000
 
-.PHONY: all help build run test check-format vet gen check-gen lint contract parity bench bench-tunnel novnc fuzz robust acceptance tailnet interop examples cross dist dist-check clean
+.PHONY: all help build run test check-format vet gen check-gen lint contract parity bench bench-tunnel novnc fuzz fuzz-tunnel robust acceptance tailnet interop examples cross dist dist-check clean
 
 all: check-format vet check-gen test cross
 
@@ -26,6 +26,7 @@ help:
 	@echo 'make tailnet   what needs the build tag tailnet: daemons and clients on a tailnet of loopback'
 	@echo 'make interop   drive the daemon with a published client of the original, which npm installs once'
 	@echo 'make examples  try the clients in JavaScript and Python; npm and pip install their packages once'
+	@echo 'make fuzz-tunnel  ten million executions of each fuzz target of tunnels; half an hour'
 	@echo 'make fuzz      every fuzz target for T=30s each, and MUTATIONS=1000000 changed command lines'
 	@echo 'make gen       generate code from proto/; needs no network once modules are there'
 	@echo 'make lint      golangci-lint and buf lint'
@@ -109,7 +110,7 @@ tailnet:
 	CGO_ENABLED=0 $(GO) test -tags tailnet ./client/tailnet ./tests/tailnet -count=1 -timeout 10m -v
 
 interop:
-	INTEROP=1 $(GO) test ./tests/interop -count=1 -parallel 2 -timeout 30m -v
+	INTEROP=1 INTEROP_SHOTS=$(CURDIR)/.cache/interop $(GO) test ./tests/interop -count=1 -parallel 2 -timeout 30m -v
 
 # Their packages go into a directory of their own, which git ignores. Nothing is compiled or run on the way.
 EXAMPLES := $(CURDIR)/.cache/examples
@@ -127,6 +128,11 @@ fuzz:
 	    echo "$$pkg $$f"; $(GO) test $$pkg -run '^$$' -fuzz "^$$f\$$" -fuzztime $(T); done; done
 	@# Command lines without the guidance of coverage: 10 million of them take eight minutes.
 	SHELL_MUTATIONS=$(MUTATIONS) $(GO) test ./approvals/shell -run Mutations -count=1 -timeout 60m -v
+
+# Ten million programs of frames, reads, writes and sockets for each end of a tunnel, and as many frames and bodies: half an hour.
+fuzz-tunnel:
+	@set -e; for f in FuzzServer FuzzClient; do $(GO) test ./tunnel/mux -run '^$$' -fuzz "^$$f\$$" -fuzztime 10000000x; done
+	@set -e; for f in $$($(GO) test ./tunnel/wire -list '^Fuzz' | grep '^Fuzz'); do $(GO) test ./tunnel/wire -run '^$$' -fuzz "^$$f\$$" -fuzztime 10000000x; done
 
 cross:
 	@set -e; for os in linux darwin windows; do for arch in amd64 arm64; do \
