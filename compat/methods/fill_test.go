@@ -74,7 +74,7 @@ func listToLegacy(l filledList) any {
 // linked is what the original does not show of a linked instance (tunnel.md §2.2).
 func linked(prefix string) []string {
 	return prefixed(prefix, "Link", "Tenant", "InstanceID", "AppKind", "Cwd", "SessionURL", "Metadata", "Exposed[0].Name", "Exposed[0].URL",
-		"Exposed[0].TTL", "LastSeen")
+		"Exposed[0].TTL", "LastSeen", "Session")
 }
 
 // cronRows is what the original does not know of a row of the run log.
