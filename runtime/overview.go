@@ -46,7 +46,7 @@ func (d *Daemon) makeEndpoints(catalogue *ops.Catalogue, g *gate.Gate) *hoody.En
 func figures(s tunnels.Stats) metrics.Tunnels {
 	out := metrics.Tunnels{
 		Sessions: s.Sessions, Parked: s.Parked, Bindings: map[[2]string]int{}, PermitsUsed: s.Permits.Used, PermitsAvailable: max(0, s.Permits.Limit-s.Permits.Used),
-		Streams: s.Streams, StreamsTotal: map[[2]string]uint64{}, BytesIn: s.BytesIn, BytesOut: s.BytesOut, Stall: s.Stall, Resumes: s.Resumes,
+		States: metrics.StreamStates(s.States), Streams: s.Streams, StreamsTotal: map[[2]string]uint64{}, BytesIn: s.BytesIn, BytesOut: s.BytesOut, Stall: s.Stall, Resumes: s.Resumes,
 		Takeovers: s.Takeovers, Kills: s.Kills, Rejected: s.Rejected,
 	}
 	for k, n := range s.Bindings {
@@ -62,7 +62,7 @@ func figures(s tunnels.Stats) metrics.Tunnels {
 func eachTunnel(all []tunnels.Tunnel) []metrics.Tunnel {
 	out := make([]metrics.Tunnel, 0, len(all))
 	for _, t := range all {
-		m := metrics.Tunnel{ID: t.ID, Node: t.NodeID, Protocol: t.Version, State: "open", Streams: t.Streams, BytesIn: t.BytesIn, BytesOut: t.BytesOut}
+		m := metrics.Tunnel{ID: t.ID, Node: t.NodeID, Protocol: t.Version, State: "open", Streams: t.Streams, States: metrics.StreamStates(t.States), BytesIn: t.BytesIn, BytesOut: t.BytesOut}
 		switch {
 		case t.Closing:
 			m.State = "closing"

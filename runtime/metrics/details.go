@@ -22,6 +22,7 @@ type Tunnel struct {
 	State string
 	// Streams are open now.
 	Streams int
+	States  StreamStates
 	// BytesIn came from its client, BytesOut went to it.
 	BytesIn, BytesOut uint64
 	Bindings          []Binding
@@ -40,7 +41,7 @@ type Binding struct {
 type detailCollector struct {
 	read func() []Tunnel
 
-	state, streams, bytes, bindStreams, bindBytes *prometheus.Desc
+	state, streams, states, bytes, bindStreams, bindBytes *prometheus.Desc
 }
 
 func newDetailCollector(read func() []Tunnel) *detailCollector {
@@ -51,6 +52,7 @@ func newDetailCollector(read func() []Tunnel) *detailCollector {
 		read:        read,
 		state:       desc("state", "Always 1; the labels say whether the tunnel is open, parked or closing.", "tunnel", "node", "protocol", "state"),
 		streams:     desc("open_streams", "Open streams of a tunnel.", "tunnel", "node", "protocol"),
+		states:      desc("streams_by_state", "Streams of a tunnel by state, as far as there are any: "+statesHelp, "tunnel", "node", "protocol", "state"),
 		bytes:       desc("transferred_bytes_total", "Payload of a tunnel in bytes, in from its client and out to it.", "tunnel", "node", "protocol", "direction"),
 		bindStreams: desc("binding_open_streams", "Open streams of a binding.", "tunnel", "binding", "kind", "mode"),
 		bindBytes:   desc("binding_transferred_bytes_total", "Payload of a binding in bytes, in from its client and out to it.", "tunnel", "binding", "kind", "mode", "direction"),
@@ -59,7 +61,7 @@ func newDetailCollector(read func() []Tunnel) *detailCollector {
 
 // Describe implements prometheus.Collector.
 func (c *detailCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.state, c.streams, c.bytes, c.bindStreams, c.bindBytes} {
+	for _, d := range []*prometheus.Desc{c.state, c.streams, c.states, c.bytes, c.bindStreams, c.bindBytes} {
 		ch <- d
 	}
 }
@@ -76,6 +78,11 @@ func (c *detailCollector) Collect(ch chan<- prometheus.Metric) {
 	for _, t := range all[:min(len(all), maxTunnels)] {
 		put(c.state, prometheus.GaugeValue, 1, t.ID, t.Node, t.Protocol, t.State)
 		put(c.streams, prometheus.GaugeValue, float64(t.Streams), t.ID, t.Node, t.Protocol)
+		t.States.each(func(state string, n int) {
+			if n > 0 {
+				put(c.states, prometheus.GaugeValue, float64(n), t.ID, t.Node, t.Protocol, state)
+			}
+		})
 		put(c.bytes, prometheus.CounterValue, float64(t.BytesIn), t.ID, t.Node, t.Protocol, "in")
 		put(c.bytes, prometheus.CounterValue, float64(t.BytesOut), t.ID, t.Node, t.Protocol, "out")
 		for _, b := range t.Bindings[:min(len(t.Bindings), maxBindings)] {

@@ -20,6 +20,8 @@ type Tunnels struct {
 	Bindings map[[2]string]int
 	// PermitsUsed and PermitsAvailable are descriptors.
 	PermitsUsed, PermitsAvailable int
+	// States are the streams on carriers.
+	States StreamStates
 	// Streams are open now, by kind; StreamsTotal have ended, by kind and result.
 	Streams      map[string]int
 	StreamsTotal map[[2]string]uint64
@@ -32,12 +34,27 @@ type Tunnels struct {
 	Rejected         map[string]uint64
 }
 
+// StreamStates are the streams that are in each state.
+type StreamStates struct{ Opening, Open, HalfClosedLocal, HalfClosedRemote, Closing int }
+
+// each are the states as the pages name them.
+func (s StreamStates) each(put func(state string, n int)) {
+	put("opening", s.Opening)
+	put("open", s.Open)
+	put("half_closed_local", s.HalfClosedLocal)
+	put("half_closed_remote", s.HalfClosedRemote)
+	put("closing", s.Closing)
+}
+
+// statesHelp is for both pages.
+const statesHelp = "opening (the other end does not know of it yet), open, half_closed_local (this end has said all), half_closed_remote (the other end has), closing (ended, and not over on the wire)."
+
 // tunnelCollector reads the figures once for each page, so that all of them are of one moment (tunnel.md §4.11).
 type tunnelCollector struct {
 	read func() Tunnels
 
-	sessions, bindings, permitsUsed, permitsFree, orphans, streams  *prometheus.Desc
-	streamsTotal, bytes, stall, resumes, takeovers, kills, rejected *prometheus.Desc
+	sessions, bindings, permitsUsed, permitsFree, orphans, streams, states *prometheus.Desc
+	streamsTotal, bytes, stall, resumes, takeovers, kills, rejected        *prometheus.Desc
 }
 
 func newTunnelCollector(read func() Tunnels) *tunnelCollector {
@@ -52,6 +69,7 @@ func newTunnelCollector(read func() Tunnels) *tunnelCollector {
 		permitsFree:  desc("fd_permits_available", "Descriptors that tunnels may still use."),
 		orphans:      desc("orphans", "Tunnels that have lost their carrier and wait for it."),
 		streams:      desc("streams_active", "Open streams, by kind.", "kind"),
+		states:       desc("streams_by_state", "Streams on carriers by state: "+statesHelp, "state"),
 		streamsTotal: desc("streams_total", "Streams that ended, by kind and result.", "kind", "result"),
 		bytes:        desc("bytes_total", "Payload of streams in bytes, in from clients and out to them.", "direction"),
 		stall:        desc("window_stall_seconds_total", "Time that senders waited for credit, summed over streams."),
@@ -65,7 +83,7 @@ func newTunnelCollector(read func() Tunnels) *tunnelCollector {
 // Describe implements prometheus.Collector.
 func (t *tunnelCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		t.sessions, t.bindings, t.permitsUsed, t.permitsFree, t.orphans, t.streams, t.streamsTotal, t.bytes, t.stall, t.resumes, t.takeovers, t.kills, t.rejected,
+		t.sessions, t.bindings, t.permitsUsed, t.permitsFree, t.orphans, t.streams, t.states, t.streamsTotal, t.bytes, t.stall, t.resumes, t.takeovers, t.kills, t.rejected,
 	} {
 		ch <- d
 	}
@@ -93,6 +111,7 @@ func (t *tunnelCollector) Collect(ch chan<- prometheus.Metric) {
 	for _, k := range keysOf(streams, cmp.Compare[string]) {
 		gauge(t.streams, streams[k], k)
 	}
+	f.States.each(func(state string, n int) { gauge(t.states, n, state) })
 	total := withZero(f.StreamsTotal, [2]string{"http", "ok"}, [2]string{"tcp", "ok"})
 	for _, k := range keysOf(total, comparePairs) {
 		counter(t.streamsTotal, float64(total[k]), k[0], k[1])

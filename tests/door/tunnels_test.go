@@ -330,6 +330,12 @@ func TestTunnelMetrics(t *testing.T) {
 				t.Errorf("%s: %v bytes went %s", path, n, direction)
 			}
 		}
+		if open, all := m[`hoody_tunnel_streams_by_state{state="open"}`], sum("hoody_tunnel_streams_by_state"); open != 3 || all != 3 {
+			t.Errorf("%s: %v streams are open, of %v", path, open, all)
+		}
+		if n := sum("hanzod_tunnel_streams_by_state"); n != 3 || !strings.Contains(text, `,state="open",tunnel="`+w.s.ID()+`"} 3`+"\n") {
+			t.Errorf("%s: %v streams are in the states of the tunnels: %v", path, n, m)
+		}
 		// What is said of each tunnel and binding adds up to the figures of all.
 		if !strings.Contains(text, `,tunnel="`+w.s.ID()+`"} 3`+"\n") {
 			t.Errorf("%s does not say that the tunnel has three streams: %v", path, m)

@@ -53,6 +53,7 @@ type bound struct {
 	lines   []*line // those used last at the end
 	reaper  *time.Timer
 	streams map[*held]struct{}
+	takers  map[*taking]struct{} // visitors after 101
 	ended   bool
 }
 
@@ -115,6 +116,20 @@ func (b *bound) remember(h *held) bool {
 	return true
 }
 
+// took notes a visitor after 101. One that comes too late finds its stream reset.
+func (b *bound) took(t *taking) {
+	b.mu.Lock()
+	if b.takers == nil {
+		b.takers = map[*taking]struct{}{}
+	}
+	b.takers[t] = struct{}{}
+	ended := b.ended
+	b.mu.Unlock()
+	if ended {
+		t.hurry()
+	}
+}
+
 func (b *bound) forget(h *held) {
 	b.mu.Lock()
 	delete(b.streams, h)
@@ -149,6 +164,12 @@ func (b *bound) end(code wire.Code) {
 func (b *bound) reset(all []*held, code wire.Code) {
 	for _, h := range all {
 		_ = h.Reset(code, "") // it may have ended
+	}
+	b.mu.Lock()
+	takers := slices.Collect(maps.Keys(b.takers))
+	b.mu.Unlock()
+	for _, t := range takers {
+		t.hurry()
 	}
 	b.idle()
 }

@@ -1,6 +1,7 @@
 package bindings
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -87,7 +89,7 @@ func (b *bound) serve(w http.ResponseWriter, r *http.Request, prefix string) {
 	case !b.admitted(w, r, prefix):
 		return
 	}
-	v := &visit{ResponseWriter: w, control: http.NewResponseController(w), stall: b.s.stall}
+	v := &visit{ResponseWriter: w, control: http.NewResponseController(w), b: b, stall: b.s.stall}
 	if r.Body != nil && r.ContentLength != 0 && !upgrade {
 		r.Body = &incoming{ReadCloser: r.Body, control: v.control, stall: b.s.stall}
 		// Targets may answer while they read. Without it HTTP/1.1 drops what has not been read by then.
@@ -307,6 +309,7 @@ func problem(w http.ResponseWriter, status int, code, text string) {
 type visit struct {
 	http.ResponseWriter
 	control *http.ResponseController
+	b       *bound
 	stall   time.Duration
 	until   time.Time
 }
@@ -321,6 +324,61 @@ func (v *visit) Write(p []byte) (int, error) {
 	}
 	return v.ResponseWriter.Write(p)
 }
+
+// Hijack gives what follows 101 the same bound. Without it a visitor that takes nothing would hold its descriptors
+// and its stream for ever, even when the tunnel has ended: nobody reads the stream while its bytes are being written.
+func (v *visit) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	c, rw, err := v.control.Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	t := &taking{Conn: c, b: v.b, stall: v.stall}
+	v.b.took(t)
+	return t, rw, nil
+}
+
+// taking is the connection of a visitor after 101: one that takes nothing for as long as stall is let go, and soon
+// when the streams of its binding have ended.
+type taking struct {
+	net.Conn
+	b     *bound
+	stall time.Duration
+
+	mu    sync.Mutex
+	late  bool
+	until time.Time
+}
+
+func (t *taking) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	if now := time.Now(); !t.late && t.until.Sub(now) < t.stall*3/4 {
+		t.until = now.Add(t.stall)
+		_ = t.SetWriteDeadline(t.until) // the write says what is wrong
+	}
+	t.mu.Unlock()
+	return t.Conn.Write(p)
+}
+
+// hurry leaves it little time for what it has not taken yet.
+func (t *taking) hurry() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.late {
+		t.late = true
+		_ = t.SetWriteDeadline(time.Now().Add(min(farewell, t.stall))) // the write says what is wrong
+	}
+}
+
+// Close lets it go.
+func (t *taking) Close() error {
+	t.b.mu.Lock()
+	delete(t.b.takers, t)
+	t.b.mu.Unlock()
+	return t.Conn.Close()
+}
+
+// CloseWrite says that the target sends no more.
+func (t *taking) CloseWrite() error { return closeWrite(t.Conn) }
 
 func (v *visit) done() {
 	if !v.until.IsZero() {

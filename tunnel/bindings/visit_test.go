@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -761,6 +762,52 @@ func TestStalls(t *testing.T) {
 				return s.Stats().Total[StreamResult{KindTCP, "opened"}]+s.Stats().Total[StreamResult{KindHTTP, "opened"}] > before
 			})
 			eventually(t, "it is given up", func() bool { s.evict(s.share("S-1")); return s.Permits().Used == 1 })
+		}
+	}
+}
+
+// TestStalledUpgrades checks the same of visitors after 101, whose tunnel is well or has ended: their descriptors, their
+// permits and all goroutines are given back.
+func TestStalledUpgrades(t *testing.T) {
+	var at atomic.Int64
+	place := listens(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		c, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		at.Add(1)
+		defer at.Add(-1)
+		defer c.Close()
+		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: flood\r\n\r\n")
+		for {
+			if _, err := c.Write(make([]byte, 1<<16)); err != nil {
+				return
+			}
+		}
+	}))
+	for name, dies := range map[string]bool{"the tunnel is well": false, "the tunnel ends": true} {
+		for _, raw := range []bool{true, false} {
+			t.Run(name+", raw "+strconv.FormatBool(raw), func(t *testing.T) {
+				s := tunnels(t, nil)
+				if s.stall = 300 * time.Millisecond; dies {
+					s.stall = time.Hour // it is not what ends them
+				}
+				p := &peerOf{target: place, raw: raw}
+				out := bindHTTP(t, s, p, nil)
+				before := runtime.NumGoroutine()
+				c, err := net.Dial("tcp", "127.0.0.1:"+strconv.Itoa(out.Port))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: flood\r\n\r\n")
+				eventually(t, "a stream is open", func() bool { return p.open() == 1 && at.Load() == 1 && s.Permits().Used >= 3 })
+				if dies {
+					s.Park("S-1")
+				}
+				eventually(t, "the permits are back", func() bool { return s.Permits().Used == 1 && p.open() == 0 && at.Load() == 0 })
+				eventually(t, "the goroutines are gone", func() bool { return runtime.NumGoroutine() <= before+1 })
+			})
 		}
 	}
 }

@@ -45,19 +45,19 @@ func (s *Service) List(_ context.Context, c identity.Caller, in ListIn) (ListOut
 	if !c.Has(identity.ScopeRead) {
 		return ListOut{}, ErrRead
 	}
-	return ListOut{Tunnels: s.shown(c, in.NodeID), Permits: Permits(s.cfg.Bindings.Permits())}, nil
+	return ListOut{Tunnels: s.shown(c, in.NodeID, false), Permits: Permits(s.cfg.Bindings.Permits())}, nil
 }
 
 // All returns the tunnels of all tenants, for the figures of the daemon itself.
-func (s *Service) All() []Tunnel { return s.shown(identity.Caller{}, "") }
+func (s *Service) All() []Tunnel { return s.shown(identity.Caller{}, "", true) }
 
 // shown returns what a caller sees.
-func (s *Service) shown(c identity.Caller, node string) []Tunnel {
+func (s *Service) shown(c identity.Caller, node string, states bool) []Tunnel {
 	s.mu.Lock()
 	out := make([]Tunnel, 0, len(s.tunnels))
 	for _, t := range s.tunnels {
 		if t.sees(c) && (node == "" || node == t.caller.NodeID) {
-			out = append(out, t.facts())
+			out = append(out, t.facts(states))
 		}
 	}
 	s.mu.Unlock()
@@ -70,7 +70,7 @@ func (s *Service) shown(c identity.Caller, node string) []Tunnel {
 }
 
 // facts is the tunnel as it is told, without permits. The caller holds the service's mutex.
-func (t *tunnel) facts() Tunnel {
+func (t *tunnel) facts(states bool) Tunnel {
 	out := Tunnel{
 		ID: t.id, Tenant: t.owner.tenant, Subject: t.owner.subject, NodeID: t.caller.NodeID, Version: t.version, PeerAddr: t.peerAddr, CreatedAt: t.created,
 		Transport: t.transport, ParkedUntil: t.parkedUntil, Closing: t.closing, Granted: t.granted, MaxStreams: t.s.cfg.Settings().MaxStreams,
@@ -80,6 +80,9 @@ func (t *tunnel) facts() Tunnel {
 	if att := t.att.Load(); att != nil {
 		n.add(countsOf(att.sess.Stats()))
 		out.Streams, out.Carriers = att.sess.Streams(), att.sess.Carriers()
+		if states {
+			out.States = att.sess.States()
+		}
 	}
 	out.Parked = !out.ParkedUntil.IsZero()
 	out.BytesIn, out.BytesOut, out.StreamsTotal, out.Stalled = n.in, n.out, n.opened, n.stalled
@@ -105,7 +108,7 @@ func (s *Service) Get(_ context.Context, c identity.Caller, in GetIn) (Tunnel, e
 		s.mu.Unlock()
 		return Tunnel{}, ErrUnknown.With("tunnel", in.ID)
 	}
-	out := t.facts()
+	out := t.facts(false)
 	s.mu.Unlock()
 	share := s.cfg.Bindings.Share(out.ID)
 	out.Permits, out.PermitLimit = share.Used, share.Limit
@@ -218,7 +221,7 @@ func (s *Service) Watch(ctx context.Context, c identity.Caller, in WatchIn, send
 			return err
 		}
 		now := time.Now()
-		snap := Snapshot{At: s.cfg.Now(), Tunnels: s.shown(c, in.NodeID), Permits: Permits(s.cfg.Bindings.Permits())}
+		snap := Snapshot{At: s.cfg.Now(), Tunnels: s.shown(c, in.NodeID, false), Permits: Permits(s.cfg.Bindings.Permits())}
 		before = rates(snap.Tunnels, before, now.Sub(last).Seconds())
 		last = now
 		if err := send(snap); err != nil {
@@ -321,6 +324,7 @@ func (s *Service) Stats() Stats {
 		if att := t.att.Load(); att != nil {
 			out.Sessions++
 			n.add(countsOf(att.sess.Stats()))
+			out.States.Add(att.sess.States())
 		} else {
 			out.Parked++
 		}

@@ -190,6 +190,8 @@ type Tunnel struct {
 	// Streams are open now, StreamsTotal were since the beginning.
 	Streams, MaxStreams int
 	StreamsTotal        uint64
+	// States are those of Streams, where single tunnels are measured: with All.
+	States mux.States
 	// Permits are the descriptors it uses, of PermitLimit.
 	Permits, PermitLimit int
 	// BytesIn came from the client, BytesOut went to it; the rates are in bytes a second.
@@ -278,7 +280,9 @@ type Stats struct {
 	// Bindings are those there now, Streams those open now by kind.
 	Bindings map[BindKind]int
 	Streams  map[string]int
-	Permits  Permits
+	// States are of the streams on carriers, whoever has opened them.
+	States  mux.States
+	Permits Permits
 	// StreamsTotal are the streams that ended.
 	StreamsTotal map[StreamResult]uint64
 	// BytesIn came from clients, BytesOut went to them.
