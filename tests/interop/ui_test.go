@@ -38,6 +38,8 @@ func uiPage(tb testing.TB, base string) *browser.Page {
 	}
 	p := browser.Open(tb, path, 1400, 1000)
 	p.Go(base + "/overview#token=" + token)
+	// Connected, the page has the token of its device.
+	p.WaitFor(`/STATUS\s+OK/.test(document.body.innerText)`, "the Control UI to be connected")
 	return p
 }
 
@@ -67,7 +69,6 @@ func TestControlUITabs(t *testing.T) {
 	ctl(t, d, "sessions", "patch", "agent:main:main", "--label", "of interop")
 	ctl(t, d, "cron", "add", "--name", "interop job", "--every", "1h", "--event", "hello")
 	p := uiPage(t, d.URL())
-	p.WaitFor(`/STATUS\s+OK/.test(document.body.innerText)`, "the Control UI to be connected")
 	for _, tab := range uiTabs {
 		p.Go(d.URL() + "/" + tab.path)
 		p.WaitFor(`/Health\s+OK/.test(document.body.innerText)`, "the tab "+tab.path+" to be connected")
@@ -93,3 +94,37 @@ func TestControlUITabs(t *testing.T) {
 }
 
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `\'`) + "'" }
+
+// TestControlUIActs does by clicking what an operator does with the Control UI, and looks at what the daemon has then.
+func TestControlUIActs(t *testing.T) {
+	root := uiRoot(t)
+	d := proc.Start(t, proc.Options{Config: map[string]any{"gateway": map[string]any{
+		"auth": map[string]any{"mode": "token", "token": token}, "controlUi": map[string]any{"root": root},
+	}}})
+	ctl(t, d, "sessions", "patch", "agent:main:main", "--label", "old name")
+	ctl(t, d, "sessions", "patch", "agent:main:other", "--label", "to go")
+	p := uiPage(t, d.URL())
+	open := func(tab string) {
+		t.Helper()
+		p.Go(d.URL() + "/" + tab)
+		p.WaitFor(`/Health\s+OK/.test(document.body.innerText)`, "the tab "+tab+" to be connected")
+	}
+	t.Run("rename a session", func(t *testing.T) {
+		open("sessions")
+		p.Click("[...document.querySelectorAll('input')].find(i => i.value === 'old name')", "the label of the session")
+		p.Do("Input.dispatchKeyEvent", map[string]any{"type": "keyDown", "key": "a", "code": "KeyA", "windowsVirtualKeyCode": 65, "modifiers": 2, "commands": []string{"selectAll"}}, nil)
+		p.Type("new name")
+		p.Eval("document.activeElement.blur()")
+		until(t, "the new label", func() (bool, bool) { return true, strings.Contains(ctl(t, d, "sessions", "list"), "new name") })
+	})
+	t.Run("delete a session", func(t *testing.T) {
+		open("sessions")
+		p.Eval("window.confirm = () => true")
+		row := "[...document.querySelectorAll('*')].filter(e => e.innerText && e.innerText.includes('agent:main:other') && e.querySelector('button')).at(-1)"
+		p.Click("[..."+row+".querySelectorAll('button')].find(b => b.innerText.trim() === 'Delete')", "the button that deletes the session")
+		until(t, "the session to go", func() (bool, bool) { return true, !strings.Contains(ctl(t, d, "sessions", "list"), "agent:main:other") })
+	})
+	if faults := p.Faults(); len(faults) > 0 {
+		t.Errorf("the page has faults: %q", faults)
+	}
+}
