@@ -146,7 +146,14 @@ func sessionSQL(s *tunnelv1.TechSession) string {
 		sqlText(status), sqlText(s.GetOwner()), sqlText(s.GetOwnerName()), sqlText(s.GetNodeId()), sqlText(s.GetTenant()), sqlText(s.GetReason()), sqlText(s.GetClosedBy()),
 		fmt.Sprint(s.GetReadOnly()), fmt.Sprint(s.GetCommands()), fmt.Sprint(s.GetBytesIn()), fmt.Sprint(s.GetBytesOut()),
 	}
-	return "INSERT INTO tech_sessions (session_id, tech_id, agent_id, opened_at, last_activity, closed_at, status, owner, owner_name, node_id, tenant, reason, closed_by, read_only, commands, bytes_in, bytes_out) VALUES (" +
+	before := ""
+	if status == "active" {
+		// The row of the one that held the node at an earlier load is brought up to date elsewhere in the script, before or
+		// after this one: until then it must not hold the node too.
+		before = "UPDATE tech_sessions SET status = 'closed', closed_at = coalesce(closed_at, " + moment(s.GetOpenedAt().AsTime()) + ") WHERE agent_id = " + sqlText(asUUID(s.GetNodeId())) +
+			" AND status = 'active' AND session_id <> " + sqlText(s.GetSessionId()) + ";\n"
+	}
+	return before + "INSERT INTO tech_sessions (session_id, tech_id, agent_id, opened_at, last_activity, closed_at, status, owner, owner_name, node_id, tenant, reason, closed_by, read_only, commands, bytes_in, bytes_out) VALUES (" +
 		strings.Join(columns, ", ") + ") ON CONFLICT (session_id) DO UPDATE SET last_activity = EXCLUDED.last_activity, closed_at = EXCLUDED.closed_at, status = EXCLUDED.status, " +
 		"reason = EXCLUDED.reason, closed_by = EXCLUDED.closed_by, commands = EXCLUDED.commands, bytes_in = EXCLUDED.bytes_in, bytes_out = EXCLUDED.bytes_out;\n"
 }
