@@ -33,7 +33,7 @@ func TestTechKill(t *testing.T) {
 			r := rand.New(rand.NewSource(seed))
 			points := map[string]int{}
 			for round := range rounds(t, 100) {
-				points[h.round(round, side, time.Duration(r.Intn(600))*time.Millisecond)]++
+				points[h.round(round, side, time.Duration(r.Intn([]int{10, 100, 600, 2000}[r.Intn(4)]))*time.Millisecond)]++
 				if t.Failed() {
 					t.Fatalf("round %d", round)
 				}
@@ -221,7 +221,13 @@ func (h *techHouse) round(round int, side string, after time.Duration) string {
 	}
 	if side == "daemon" {
 		proc.Until(t, "the programs have ended without the daemon", func() bool { return len(h.running()) == 0 })
+		if round%5 != 0 { // one that stays comes back later and later
+			h.node.End(syscall.SIGTERM)
+		}
 		h.Start()
+		if round%5 != 0 {
+			h.offer()
+		}
 	}
 	cancel()
 	<-ended
