@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -514,6 +515,46 @@ func TestT17Files(t *testing.T) {
 		}
 		return has("file_write_end") && has("file_read_end")
 	})
+}
+
+// A technician at a shell: 200 MB both ways, gone on with after the client was killed, and a command's output and code.
+func TestT17Hanzoctl(t *testing.T) {
+	accept(t, "T17")
+	const size = 200_000_000
+	b := newTechBench(t)
+	session, here := b.open(b.root), proc.Dir(t)
+	from, back, to := filepath.Join(here, "from"), filepath.Join(here, "back"), filepath.Join(b.root, "to")
+	fill(t, from, size)
+	want := sumOf(t, from)
+	for _, way := range [][2]string{{from, session + ":" + to}, {session + ":" + to, back}} {
+		dir, target := b.root, to
+		if way[1] == back {
+			dir, target = here, back
+		}
+		c := b.Ctl("tech", "cp", way[0], way[1])
+		cut := arrived(t, dir, size/4, c)
+		c.End(syscall.SIGKILL)
+		if _, err := os.Stat(target); cut && err == nil {
+			t.Errorf("%s has its name before it is whole", target)
+		}
+		began := time.Now()
+		if c := b.Ctl("tech", "cp", way[0], way[1], "--json").Wait(t, filePatience); c.Code != 0 || !strings.Contains(c.Stdout.String(), want) {
+			t.Fatalf("%d %s %s", c.Code, c.Stdout, c.Stderr)
+		}
+		t.Logf("%s: the rest took %v, cut before: %v", filepath.Base(target), time.Since(began), cut)
+		if got := sumOf(t, target); got != want {
+			t.Errorf("%s is %s, not %s", target, got, want)
+		}
+		if parts, _ := filepath.Glob(filepath.Join(dir, ".hanzo-part-*")); len(parts) > 0 {
+			t.Errorf("%v are left", parts)
+		}
+	}
+	if c := b.Ctl("tech", "run", session, "--", "echo out; echo err >&2; exit 7").Wait(t, proc.Patience); c.Code != 7 || c.Stdout.String() != "out\n" || !strings.Contains(c.Stderr.String(), "err") {
+		t.Errorf("%d %q %q", c.Code, c.Stdout, c.Stderr)
+	}
+	if c := b.Ctl("tech", "close", session).Wait(t, proc.Patience); c.Code != 0 {
+		t.Error(c.Stderr)
+	}
 }
 
 // A watcher that never reads slows nobody, and is told what it missed.
