@@ -144,7 +144,7 @@ func (e *Endpoints) Serve(w http.ResponseWriter, r *http.Request, who func(*http
 	if op == opStatus {
 		method = http.MethodGet
 	}
-	if r.Method != method && !(method == http.MethodGet && r.Method == http.MethodHead) {
+	if r.Method != method && (method != http.MethodGet || r.Method != http.MethodHead) {
 		if method == http.MethodGet {
 			method += ", " + http.MethodHead
 		}

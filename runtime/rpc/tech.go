@@ -334,7 +334,7 @@ func (t *techServer) Watch(req *tunnelv1.TechSessionServiceWatchRequest, stream 
 func techEventToProto(e tech.Event) *tunnelv1.TechSessionServiceWatchResponse {
 	m := &tunnelv1.TechSessionServiceWatchResponse{
 		Seq: e.Seq, At: timeToProto(e.At), Type: e.Type, SessionId: e.SessionID, ChannelId: e.ChannelID, Kind: techKindToProto(e.Kind),
-		Subject: cleanText(e.Subject), Text: cleanText(e.Text), Stream: e.Stream, Data: e.Data, Skipped: uint64(max(e.Skipped, 0)), Watchers: uint32(max(e.Watchers, 0)), //nolint:gosec // at most MaxWatchers
+		Subject: cleanText(e.Subject), Text: cleanText(e.Text), Stream: e.Stream, Data: e.Data, Skipped: uint64(max(e.Skipped, 0)), Watchers: uint32(max(e.Watchers, 0)),
 	}
 	if e.ExitCode != nil {
 		code := clampInt32(*e.ExitCode)
@@ -429,7 +429,7 @@ func techToProto(r tech.Session) *tunnelv1.TechSession {
 		ReadOnly: r.ReadOnly, Directories: cleanTexts(r.Directories), Status: tunnelv1.TechStatus_TECH_STATUS_ACTIVE,
 		Reason: string(r.Reason), ClosedBy: cleanText(r.ClosedBy), Emulated: r.Emulated,
 		OpenedAt: timeToProto(r.OpenedAt), LastActivity: timeToProto(r.LastActivity), ClosedAt: timeToProto(r.ClosedAt),
-		Watchers: uint32(max(r.Watchers, 0)), //nolint:gosec // at most MaxWatchers
+		Watchers: uint32(max(r.Watchers, 0)),
 		Commands: uint64(max(r.Commands, 0)), BytesIn: uint64(max(r.BytesIn, 0)), BytesOut: uint64(max(r.BytesOut, 0)),
 	}
 	if r.Status == tech.Closed {
