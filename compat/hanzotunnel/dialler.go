@@ -3,12 +3,14 @@ package hanzotunnel
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -286,10 +288,38 @@ func (l *uplink) read() {
 			l.command(f)
 		case *TunnelOpen, *TunnelClose, *TunnelData:
 			l.technician(f)
+		case *Event:
+			l.told(f)
 		case nil:
 			l.d.o.Log.Debug("the server sent what is no frame for an instance; it is ignored", "err", err)
 		}
 	}
+}
+
+// told logs what became of what the instance exposes (tunnel.md §1.12). Other events are not for instances.
+func (l *uplink) told(f *Event) {
+	switch f.Event {
+	case "expose.assigned":
+		var a assigned
+		if json.Unmarshal(f.Data, &a) == nil {
+			l.d.o.Log.Info("a service is exposed", "event", f.Event, "name", short(a.Name), "url", short(a.URL), "protocol", short(a.Protocol))
+		}
+	case "expose.failed":
+		var x failed
+		if json.Unmarshal(f.Data, &x) == nil {
+			l.d.o.Log.Warn("the server does not expose a service", "event", f.Event, "name", short(x.Name), "code", short(x.Code), "reason", short(x.Message))
+		}
+	}
+}
+
+// maxTold bounds what a log has of one text of the server, in bytes.
+const maxTold = 500
+
+func short(text string) string {
+	if len(text) > maxTold {
+		text = strings.ToValidUTF8(text[:maxTold], "") + "…"
+	}
+	return text
 }
 
 // pong answers a ping beside the reader. While one is on its way, the next needs none of its own.

@@ -338,3 +338,46 @@ func TestRefused(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// notes is a log that is read while it is written.
+type notes struct {
+	mu  sync.Mutex
+	all strings.Builder
+}
+
+func (n *notes) Write(p []byte) (int, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.all.Write(p)
+}
+
+func (n *notes) String() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.all.String()
+}
+
+// TestExposuresAreLogged: an instance says what address its services got, and why they got none.
+func TestExposuresAreLogged(t *testing.T) {
+	open, accept := carriers["memory"](t)
+	log := &notes{}
+	serve(t, &module{release: make(chan struct{})}, dialler(t, hanzotunnel.DialOptions{Open: open, Log: slog.New(slog.NewTextHandler(log, nil))}), nil)
+	s := <-accept
+	s.hear()
+	s.say(`{"type":"registered","instance_id":"agent-a"}`)
+	s.say(`{"type":"event","event":"expose.assigned","data":{"name":"web","url":"http://gw/exposed/web/","ttl":0,"protocol":"http"}}`)
+	s.say(`{"type":"event","event":"expose.failed","data":{"name":"db","code":"subdomain_taken","message":"` + strings.Repeat("x", 4000) + `"}}`)
+	s.say(`{"type":"event","event":"another","data":{"name":"unheard"}}`)
+	s.say(`{"type":"ping"}`)
+	for s.hear() != `{"type":"pong"}` {
+	}
+	text := log.String()
+	for _, want := range []string{"event=expose.assigned name=web url=http://gw/exposed/web/ protocol=http", "level=WARN", "event=expose.failed name=db code=subdomain_taken reason=xxx"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the log lacks %q:\n%s", want, text)
+		}
+	}
+	if strings.Contains(text, "unheard") || len(text) > 3000 {
+		t.Errorf("the log has too much:\n%s", text)
+	}
+}

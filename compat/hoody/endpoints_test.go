@@ -386,3 +386,18 @@ func TestWho(t *testing.T) {
 		t.Error(res.Status, body)
 	}
 }
+
+// TestMetricsOfTenants: single tunnels and bindings are those of all tenants, and shown to callers without one alone.
+func TestMetricsOfTenants(t *testing.T) {
+	d := newDesk(t)
+	d.e.cfg.DetailedMetrics = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "each tunnel") })
+	for _, public := range []bool{false, true} {
+		d.e.cfg.MetricsPublic = func() bool { return public }
+		for tenant, want := range map[string]string{"": "each tunnel", "acme": "figures"} {
+			d.caller.Tenant = tenant
+			if res, got := d.ask(http.MethodGet, metricsPath, "Authorization", "Bearer x"); got != want || res.StatusCode != http.StatusOK {
+				t.Errorf("%q, public %v: %s %s", tenant, public, res.Status, got)
+			}
+		}
+	}
+}
