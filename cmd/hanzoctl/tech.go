@@ -458,9 +458,10 @@ func (a *app) techLsCmd() *cobra.Command {
 			}
 			return a.inTech(cmd, &f, word, func(ctx context.Context, c *client.Client, s *tunnelv1.TechSession) error {
 				var all []message.Entry
-				for after := ""; ; {
+				q := message.Path{Path: path, PathB64: techRaw(path)}
+				for {
 					more := false
-					err := a.ask(ctx, c, s, message.File, message.Of(message.TypeList, message.Path{Path: path, After: after}, nil), func(m message.Message) (bool, error) {
+					err := a.ask(ctx, c, s, message.File, message.Of(message.TypeList, q, nil), func(m message.Message) (bool, error) {
 						var e message.Entries
 						if err := m.Into(&e); err != nil {
 							return true, err
@@ -474,7 +475,7 @@ func (a *app) techLsCmd() *cobra.Command {
 					if !more {
 						break
 					}
-					after = all[len(all)-1].Name
+					q.After, q.AfterB64 = all[len(all)-1].Name, all[len(all)-1].NameB64
 				}
 				if a.output != "table" {
 					return a.printValue(message.Entries{Entries: all})
@@ -515,17 +516,21 @@ func (a *app) techServiceCmd() *cobra.Command {
 			}
 			return a.inTech(cmd, &f, args[0], func(ctx context.Context, c *client.Client, s *tunnelv1.TechSession) error {
 				var all []message.ServiceState
-				err := a.ask(ctx, c, s, message.Service, message.Of(message.TypeService, q, nil), func(m message.Message) (bool, error) {
-					var r struct {
-						Services []message.ServiceState
-						More     bool
+				for {
+					more := false
+					err := a.ask(ctx, c, s, message.Service, message.Of(message.TypeService, q, nil), func(m message.Message) (bool, error) {
+						var r message.ServiceResult
+						err := m.Into(&r)
+						all, more = append(all, r.Services...), r.More && len(r.Services) > 0
+						return true, err
+					})
+					if err != nil {
+						return err
 					}
-					err := m.Into(&r)
-					all = append(all, r.Services...)
-					return !r.More, err
-				})
-				if err != nil {
-					return err
+					if !more {
+						break
+					}
+					q.After = all[len(all)-1].Name
 				}
 				if a.output != "table" {
 					return a.printValue(message.ServiceResult{Services: all})

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -69,5 +71,27 @@ func TestRealTechShell(t *testing.T) {
 	p := start(t, d.Socket(), "tech", "shell", node, "-q")
 	if _, code := p.end(); code != exitUsage {
 		t.Errorf("-q: exit %d, %s", code, p.errOut.String())
+	}
+}
+
+// A name that is no text goes there and back, and is no other file's.
+func TestRealTechNames(t *testing.T) {
+	d, _, node := realDaemon(t, hanzodtest.Options{})
+	dir := t.TempDir()
+	from, to := filepath.Join(dir, "from"), filepath.Join(dir, "to")
+	if err := os.WriteFile(from, []byte("bytes"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{from, node + ":na\xffme"}, {node + ":na\xffme", to}} {
+		p := start(t, d.Socket(), append([]string{"tech", "cp"}, args...)...)
+		if _, code := p.end(); code != 0 {
+			t.Fatalf("%q: exit %d, %s", args, code, p.errOut.String())
+		}
+	}
+	if b, err := os.ReadFile(to); err != nil || string(b) != "bytes" {
+		t.Errorf("%q, %v", b, err)
+	}
+	if _, err := os.Stat(filepath.Join(d.StateDir, "workspace", "na\xffme")); err != nil {
+		t.Error(err)
 	}
 }

@@ -70,6 +70,12 @@ func techPath(word string) (techPlace, bool) {
 	return techPlace{node, rest}, true
 }
 
+// techRaw are the bytes of a path that is no text, which stand beside it.
+func techRaw(path string) []byte {
+	_, raw := rawPath(path)
+	return raw
+}
+
 // techResult is what cp prints as JSON.
 type techResult struct {
 	Bytes   int64   `json:"bytes"`
@@ -138,6 +144,9 @@ func (a *app) techGet(ctx context.Context, c *client.Client, s *tunnelv1.TechSes
 	defer bar.stop()
 	n, _, err := a.techRead(ctx, ch, from, resumed, 0, file, sum, bar)
 	if err != nil {
+		if resumed+n == 0 {
+			_ = os.Remove(part) // there is nothing in it to go on with
+		}
 		return err
 	}
 	whole := hex.EncodeToString(sum.Sum(nil))
@@ -163,7 +172,7 @@ func (a *app) techGet(ctx context.Context, c *client.Client, s *tunnelv1.TechSes
 
 // techRead writes a range of a file of a node.
 func (a *app) techRead(ctx context.Context, ch message.Conn, from string, offset, length int64, to io.Writer, sum hash.Hash, bar *copyBar) (n, whole int64, err error) {
-	if err := ch.Send(ctx, message.Of(message.TypeRead, message.FileRead{Path: from, Offset: offset, Length: length}, nil)); err != nil {
+	if err := ch.Send(ctx, message.Of(message.TypeRead, message.FileRead{Path: from, PathB64: techRaw(from), Offset: offset, Length: length}, nil)); err != nil {
 		return 0, 0, err
 	}
 	own, told := sha256.New(), false
@@ -206,7 +215,7 @@ func (a *app) techRead(ctx context.Context, ch message.Conn, from string, offset
 
 // techSum is the checksum of the begin of a file of a node; a length of 0 is the whole.
 func techSum(ctx context.Context, ch message.Conn, name string, length int64) (string, error) {
-	if err := ch.Send(ctx, message.Of(message.TypeSum, message.FileRead{Path: name, Length: length}, nil)); err != nil {
+	if err := ch.Send(ctx, message.Of(message.TypeSum, message.FileRead{Path: name, PathB64: techRaw(name), Length: length}, nil)); err != nil {
 		return "", err
 	}
 	m, err := ch.Receive(ctx)
@@ -249,7 +258,7 @@ func (a *app) techPut(ctx context.Context, c *client.Client, s *tunnelv1.TechSes
 	}
 	defer func() { _ = ch.Close(nil) }() // every piece was acknowledged
 	// The name of the upload is of what is sent: the same command goes on with it.
-	up := message.FileWrite{Path: to, Upload: sum[:32], Size: info.Size(), Parents: true, Mode: uint32(info.Mode().Perm())}
+	up := message.FileWrite{Path: to, PathB64: techRaw(to), Upload: sum[:32], Size: info.Size(), Parents: true, Mode: uint32(info.Mode().Perm())}
 	probe := up
 	probe.Probe = true
 	ack, err := techAck(ctx, ch, message.Of(message.TypeWrite, probe, nil))

@@ -133,7 +133,7 @@ func (a *app) techShell(ctx context.Context, c *client.Client, s *tunnelv1.TechS
 			}
 			e := &tunnelv1.TerminalExit{Signal: x.Signal}
 			if x.ExitCode != nil {
-				code := int32(*x.ExitCode) //nolint:gosec // of a program
+				code := int32(*x.ExitCode)
 				e.Code = &code
 			}
 			return exitOfTerminal(e)
