@@ -4,15 +4,11 @@ package acceptance
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/binary"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"image"
 	"image/color"
 	"image/jpeg"
-	"image/png"
 	"io"
 	"net"
 	"net/http"
@@ -28,6 +24,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/hanzoai/hanzod/tests/browser"
 	"github.com/hanzoai/hanzod/tests/robustness/proc"
 )
 
@@ -200,122 +197,14 @@ func bridge(t *testing.T, address string, header http.Header) string {
 	return l.Addr().String()
 }
 
-// page is a tab of a browser.
-type page struct {
-	t  *testing.T
-	ws *websocket.Conn
-	n  int
-}
-
 // browse starts a browser.
-func browse(t *testing.T) *page {
+func browse(t *testing.T) *browser.Page {
 	t.Helper()
-	bin, err := exec.LookPath("chromium")
-	if err != nil {
-		if bin, err = exec.LookPath("google-chrome"); err != nil {
-			notHere(t, "V1", "no chromium is installed (apt-get install chromium)")
-		}
+	path, ok := browser.Find()
+	if !ok {
+		notHere(t, "V1", "no chromium is installed (apt-get install chromium)")
 	}
-	dir := proc.Dir(t) // programs of the browser may still write while it ends
-	c := exec.CommandContext(t.Context(), bin, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking",
-		"--remote-debugging-port=0", "--window-size=900,700", "--user-data-dir="+dir, "about:blank")
-	c.Env = append(os.Environ(), "HOME="+dir)
-	run(t, c)
-	var port string
-	proc.UntilFor(t, time.Minute, "the browser", func() bool {
-		b, _ := os.ReadFile(filepath.Join(dir, "DevToolsActivePort"))
-		port, _, _ = strings.Cut(string(b), "\n")
-		return port != ""
-	})
-	res, err := http.Get("http://127.0.0.1:" + port + "/json/list")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer res.Body.Close()
-	var tabs []struct {
-		Type string
-		URL  string `json:"webSocketDebuggerUrl"`
-	}
-	if err := json.NewDecoder(res.Body).Decode(&tabs); err != nil {
-		t.Fatal(err)
-	}
-	for _, tab := range tabs {
-		if tab.Type != "page" {
-			continue
-		}
-		ws, _, err := websocket.Dial(t.Context(), tab.URL, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = ws.CloseNow() })
-		ws.SetReadLimit(64 << 20)
-		return &page{t: t, ws: ws}
-	}
-	t.Fatal("the browser has no page")
-	return nil
-}
-
-func (p *page) do(method string, params, out any) {
-	p.t.Helper()
-	if err := p.try(method, params, out); err != nil {
-		p.t.Fatal(method, err)
-	}
-}
-
-func (p *page) try(method string, params, out any) error {
-	ctx, cancel := context.WithTimeout(p.t.Context(), time.Minute)
-	defer cancel()
-	p.n++
-	b, err := json.Marshal(object{"id": p.n, "method": method, "params": params})
-	if err == nil {
-		err = p.ws.Write(ctx, websocket.MessageText, b)
-	}
-	for err == nil {
-		var answer struct {
-			ID     int
-			Result json.RawMessage
-			Error  json.RawMessage
-		}
-		if _, b, err = p.ws.Read(ctx); err != nil {
-			break
-		}
-		if err = json.Unmarshal(b, &answer); err != nil || answer.ID != p.n {
-			continue
-		}
-		if answer.Error != nil {
-			return errors.New(string(answer.Error))
-		}
-		if out != nil {
-			return json.Unmarshal(answer.Result, out)
-		}
-		return nil
-	}
-	return err
-}
-
-// eval returns the text that an expression is; "" while the page is changing.
-func (p *page) eval(text string) string {
-	p.t.Helper()
-	var out struct{ Result struct{ Value any } }
-	if p.try("Runtime.evaluate", object{"expression": text, "awaitPromise": true}, &out) != nil {
-		return ""
-	}
-	return fmt.Sprint(out.Result.Value)
-}
-
-func (p *page) shot() (image.Image, []byte) {
-	p.t.Helper()
-	var out struct{ Data string }
-	p.do("Page.captureScreenshot", object{"format": "png"}, &out)
-	b, err := base64.StdEncoding.DecodeString(out.Data)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	i, err := png.Decode(strings.NewReader(string(b)))
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	return i, b
+	return browser.Open(t, path, 900, 700)
 }
 
 // connectedBox waits for a node of a name, and returns its id.
@@ -385,15 +274,14 @@ func TestV1Screens(t *testing.T) {
 				t.Fatalf("%d %v", code, made)
 			}
 			p := browse(t)
-			p.do("Page.enable", object{}, nil)
 			address := d.URL() + made["viewerPath"].(string)
-			p.do("Page.navigate", object{"url": address + "#token=" + token}, nil)
-			connected := func() bool { return p.eval(`document.body && document.body.dataset.state`) == "connected" }
+			p.Do("Page.navigate", object{"url": address + "#token=" + token}, nil)
+			connected := func() bool { return p.Eval(`document.body && document.body.dataset.state`) == "connected" }
 			proc.UntilFor(t, time.Minute, "the viewer", connected)
 			var picture image.Image
 			var raw []byte
 			proc.UntilFor(t, 30*time.Second, "the picture", func() bool {
-				picture, raw = p.shot()
+				picture, raw = p.Shot()
 				return shows(picture, c.paint)
 			})
 			if dir := os.Getenv("SCREENS_KEEP"); dir != "" {
@@ -401,18 +289,18 @@ func TestV1Screens(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			if at := p.eval("location.href"); at != address {
+			if at := p.Eval("location.href"); at != address {
 				t.Errorf("the address of the page is %s", at)
 			}
 			// Reloaded, the page goes on: the browser was let in. Another one is not, with the same token.
-			p.do("Page.reload", object{}, nil)
+			p.Do("Page.reload", object{}, nil)
 			proc.UntilFor(t, time.Minute, "the viewer again", connected)
 			q := browse(t)
-			q.do("Page.navigate", object{"url": address + "#token=" + token}, nil)
+			q.Do("Page.navigate", object{"url": address + "#token=" + token}, nil)
 			proc.UntilFor(t, time.Minute, "the refusal", func() bool {
-				return strings.Contains(q.eval(`document.getElementById('said') && document.getElementById('said').textContent`), "token")
+				return strings.Contains(q.Eval(`document.getElementById('said') && document.getElementById('said').textContent`), "token")
 			})
-			if q.eval("!!document.getElementById('screen')") != "false" {
+			if q.Eval("!!document.getElementById('screen')") != "false" {
 				t.Error("the page of the screen was shown")
 			}
 			ws, res, err := websocket.Dial(t.Context(), d.WS()+"/vnc"+c.query, &websocket.DialOptions{Subprotocols: []string{"binary", "hanzo-screen." + token}})
