@@ -182,6 +182,9 @@ func tunnelEnviron(o *runtime.NodeOptions, flags func(name string) bool) error {
 		if t.Count > 1 {
 			return errors.New("--count is for instances; say which relay they are of with --tunnel or TUNNEL_URL")
 		}
+		if len(o.Expose) > 0 {
+			return errors.New("--expose is for instances (--tunnel or TUNNEL_URL); for other nodes an operator says: hanzoctl tunnel expose NODE PORT")
+		}
 		return nil
 	}
 	if gateway {

@@ -841,3 +841,44 @@ func TestV2Tenants(t *testing.T) {
 		t.Errorf("%d passed, %v\n%s", n, err, out)
 	}
 }
+
+// An instance that exposes a service by itself, and what visitors see while it is away.
+func TestH22InstanceExposes(t *testing.T) {
+	accept(t, "H22")
+	d := carrierDaemon(t, proc.Token, nil)
+	web, home := localSite(t, "web"), proc.Dir(t)
+	start := func() *proc.Command {
+		t.Helper()
+		args := []string{"node", "--state-dir", filepath.Join(home, "node"), "--display-name", "site", "--expose", fmt.Sprint("web=http:127.0.0.1:", web.port)}
+		env := []string{"TUNNEL_URL=" + withToken(d, "/v1/tunnel", proc.Token), "INSTANCE_ID=site"}
+		return proc.Run(t, home, proc.Build(t, "hanzod", proc.Tested), env, args...)
+	}
+	node := start()
+	var url string
+	proc.Until(t, "the binding", func() bool {
+		_, out := rest(t, d, "GET", "/v1/bindings", nil)
+		for _, b := range slicesOf(out["bindings"]) {
+			for _, name := range []string{"url", "publicUrl"} {
+				if u, ok := b.(object)[name].(string); ok && u != "" {
+					url = u
+				}
+			}
+		}
+		return url != ""
+	})
+	served := func() bool {
+		code, _, body, err := visitOnce(url + "x")
+		return err == nil && code == 200 && body == "web GET /x"
+	}
+	proc.Until(t, "visitors are served", served)
+	proc.Until(t, "the node to say where", func() bool { return strings.Contains(node.Stderr.String(), url) })
+	if err := syscall.Kill(node.PID(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	proc.Until(t, "visitors are told to wait", func() bool {
+		code, head, _, err := visitOnce(url)
+		return err == nil && code == 503 && head.Get("Retry-After") != ""
+	})
+	start()
+	proc.Until(t, "visitors are served again", served)
+}
