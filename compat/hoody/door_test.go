@@ -299,7 +299,9 @@ func TestSilence(t *testing.T) {
 		if over = errors.As(err, &closed); over && closed.Code != 1005 {
 			t.Errorf("the carrier over the limit was closed with %v", err)
 		}
-		c.Close(0, "")
+		if !over { // it may have taken the place of one of those above, which was judged later
+			silent = append(silent, c)
+		}
 	}
 	if !over {
 		t.Error("no carrier was over the limit")

@@ -83,10 +83,11 @@ func TestOutboundCarriesEveryField(t *testing.T) {
 			return checkpointRestoredToProto(r), nil
 		}),
 		// The words are few; TestBindingWords has them. What stands in another place too is told once.
-		out("tunnels.ListOut", listTunnelsToProto, "Tunnels[0].Bindings[0].TunnelID", "Tunnels[0].Bindings[0].Kind", "Tunnels[0].Bindings[0].Access",
+		// How many streams are in which state is for metrics.
+		out("tunnels.ListOut", listTunnelsToProto, "Tunnels[0].States.Opening", "Tunnels[0].States.Open", "Tunnels[0].States.HalfClosedLocal", "Tunnels[0].States.HalfClosedRemote", "Tunnels[0].States.Closing", "Tunnels[0].Bindings[0].TunnelID", "Tunnels[0].Bindings[0].Kind", "Tunnels[0].Bindings[0].Access",
 			"Tunnels[0].Bindings[0].NodeID"),
 		out("tunnels.Snapshot", func(s tunnels.Snapshot) (*tunnelv1.TunnelServiceWatchResponse, error) { return snapshotToProto(s), nil },
-			"Tunnels[0].Bindings[0].TunnelID", "Tunnels[0].Bindings[0].Kind", "Tunnels[0].Bindings[0].Access", "Tunnels[0].Bindings[0].NodeID"),
+			"Tunnels[0].States.Opening", "Tunnels[0].States.Open", "Tunnels[0].States.HalfClosedLocal", "Tunnels[0].States.HalfClosedRemote", "Tunnels[0].States.Closing", "Tunnels[0].Bindings[0].TunnelID", "Tunnels[0].Bindings[0].Kind", "Tunnels[0].Bindings[0].Access", "Tunnels[0].Bindings[0].NodeID"),
 		out("bindings.CreateOut", createBindingToProto, "Binding.Kind", "Binding.Protocol", "Binding.Label"),
 		out("tunnel.ListBindingsOut", listBindingsToProto, "Bindings[0].Binding.Kind", "Bindings[0].Binding.Protocol",
 			"Bindings[0].Binding.Label", "Bindings[0].Binding.LocalAddr"),
