@@ -72,6 +72,8 @@ import (
 )
 
 const (
+	// releaseTime bounds the end of what a daemon that did not run had begun.
+	releaseTime = 5 * time.Second
 	// drainTime is how long a stop waits for clients and calls. With the closing of the store it
 	// stays below the five seconds that a stop may take.
 	drainTime = 3 * time.Second
@@ -795,6 +797,11 @@ func (d *Daemon) release() {
 	}
 	if d.push != nil {
 		d.push.Close()
+	}
+	if d.tech != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), releaseTime)
+		d.tech.Stop(ctx) // stopped already after a run
+		cancel()
 	}
 	if d.store != nil {
 		var err error
