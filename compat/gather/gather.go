@@ -3,8 +3,11 @@
 package gather
 
 import (
+	"io"
 	"net"
 	"sync"
+
+	"github.com/hanzoai/hanzod/tunnel/eager"
 )
 
 // size is how much goes out at once.
@@ -76,8 +79,15 @@ func (g *Buffer) Flush(c net.Conn) error {
 // Conn is a connection with a Buffer, for what makes TLS over a connection it is given.
 type Conn struct {
 	net.Conn
+	r io.Reader
 	b Buffer
 }
+
+// New returns c with a Buffer. It is read eagerly.
+func New(c net.Conn) *Conn { return &Conn{Conn: c, r: eager.New(c)} }
+
+// Read implements net.Conn.
+func (c *Conn) Read(p []byte) (int, error) { return c.r.Read(p) }
 
 // Write implements net.Conn.
 func (c *Conn) Write(p []byte) (int, error) { return c.b.Write(c.Conn, p) }

@@ -28,7 +28,7 @@ func (s *sink) Write(p []byte) (int, error) {
 
 func TestGather(t *testing.T) {
 	s := &sink{}
-	c := &gather.Conn{Conn: s}
+	c := gather.New(s)
 	var want bytes.Buffer
 	write := func(n int) {
 		t.Helper()

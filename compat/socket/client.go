@@ -31,7 +31,7 @@ func Transport(base *tls.Config, fingerprint string) (*http.Transport, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &gather.Conn{Conn: c}, nil
+		return gather.New(c), nil
 	}
 	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	if base != nil {

@@ -47,7 +47,7 @@ func (l together) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &gather.Conn{Conn: c}, nil
+	return gather.New(c), nil
 }
 
 // pair is both ends of a WebSocket.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hanzoai/hanzod/compat/gather"
+	"github.com/hanzoai/hanzod/tunnel/eager"
 )
 
 // Limits of the port that speaks HTTP and the frozen protocol, for connections whose clients have not
@@ -134,7 +135,7 @@ func (g *Guard) room(ctx context.Context) error {
 // admit counts a connection, and closes another one where it is one too many. It returns nil when
 // that is the new one.
 func (g *Guard) admit(c net.Conn) *GuardedConn {
-	gc := &GuardedConn{Conn: c, guard: g, since: time.Now()}
+	gc := &GuardedConn{Conn: c, guard: g, eager: eager.New(c), since: time.Now()}
 	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
 		gc.addr = a.AddrPort().Addr().Unmap().WithZone("")
 	}
@@ -202,7 +203,8 @@ type GuardedConn struct {
 	net.Conn
 	guard *Guard
 	addr  netip.Addr
-	alone bool // one address is one client
+	alone bool      // one address is one client
+	eager io.Reader // of the connection
 	// together is of TLS above.
 	together gather.Buffer
 
@@ -253,6 +255,9 @@ func (gc *GuardedConn) SyscallConn() (syscall.RawConn, error) {
 	}
 	return nil, errors.ErrUnsupported
 }
+
+// Read implements net.Conn.
+func (gc *GuardedConn) Read(b []byte) (int, error) { return gc.eager.Read(b) }
 
 // Write implements net.Conn.
 func (gc *GuardedConn) Write(b []byte) (int, error) { return gc.together.Write(gc.Conn, b) }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/hanzoai/hanzod/tunnel/eager"
 	"github.com/hanzoai/hanzod/tunnel/wire"
 )
 
@@ -18,12 +19,7 @@ const canRead = true
 func readRaw(c syscall.RawConn, limit int, idle func()) (buf *buffer, n int, err error) {
 	waited := c.Read(func(fd uintptr) bool {
 		buf = newBuffer(wire.HeaderSize + limit)
-		for {
-			n, err = syscall.Read(int(fd), buf.b[wire.HeaderSize:wire.HeaderSize+limit])
-			if !errors.Is(err, syscall.EINTR) {
-				break
-			}
-		}
+		n, err = eager.Read(fd, buf.b[wire.HeaderSize:wire.HeaderSize+limit])
 		if errors.Is(err, syscall.EAGAIN) {
 			buf.release()
 			buf, n = nil, 0
