@@ -15,6 +15,8 @@ import (
 	"context"
 	"os"
 	"time"
+
+	"github.com/hanzoai/hanzod/config"
 )
 
 // Options say what is to be moved, and where.
@@ -79,10 +81,13 @@ type run struct {
 	store  Store
 	report Report
 	last   manifest
+
+	// config is that of the source, of the state directory where it is exported.
+	config *config.Config
 }
 
 // Store is what a migration reads and writes of the store.
-type Store interface{}
+type Store interface{ sessionStore }
 
 // manifest is what the last import wrote: the hash of each thing, by part and name.
 type manifest struct {

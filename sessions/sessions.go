@@ -137,6 +137,12 @@ type Store interface {
 	UpdateSession(ctx context.Context, r Ref, change func(e *Entry, exists bool) (Change, error)) (Entry, error)
 }
 
+// Stored is an entry with its name.
+type Stored struct {
+	Ref   Ref
+	Entry Entry
+}
+
 // Transcript is one that is open for reading, as long as it was when it was opened. It must be closed.
 type Transcript interface {
 	io.ReaderAt

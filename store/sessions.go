@@ -249,6 +249,60 @@ func (s *Store) Session(r sessions.Ref) (e sessions.Entry, ok bool, err error) {
 	return e, ok, err
 }
 
+// WholeSessions hands over every entry with its Rest, in the order of the keys. each must not call the store; its
+// error ends the walk and is returned.
+func (s *Store) WholeSessions(each func(sessions.Stored) error) error {
+	return s.view(func(tx *bolt.Tx) error {
+		return tx.Bucket(bucketSessions).ForEach(func(k, _ []byte) error {
+			agent, key, ok := bytes.Cut(k, []byte{0})
+			if !ok {
+				return recordError(bucketSessions, k, "its key names no agent")
+			}
+			e, _, err := wholeSession(tx, k)
+			if err == nil {
+				err = each(sessions.Stored{Ref: sessions.Ref{AgentID: string(agent), Key: string(key)}, Entry: e})
+			}
+			return err
+		})
+	})
+}
+
+// ReplaceSessions writes entries as they are and removes others, all in one transaction: what is moved in bulk while
+// no daemon runs. Transcripts are left alone.
+func (s *Store) ReplaceSessions(ctx context.Context, put []sessions.Stored, remove []sessions.Ref) error {
+	keys := make([][]byte, 0, len(put)+len(remove))
+	for _, p := range put {
+		key, err := sessionKey(p.Ref)
+		if err != nil {
+			return err
+		}
+		keys = append(keys, key)
+	}
+	for _, r := range remove {
+		key, err := sessionKey(r)
+		if err != nil {
+			return err
+		}
+		keys = append(keys, key)
+	}
+	if len(keys) == 0 {
+		return nil
+	}
+	return s.w.do(ctx, func(t *txn) error {
+		for i, p := range put {
+			if err := putSession(t, keys[i], p.Entry); err != nil {
+				return err
+			}
+		}
+		for _, key := range keys[len(put):] {
+			if err := errors.Join(t.delete(bucketSessions, key), t.delete(bucketSessionRest, key)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // UpdateSession implements sessions.Store.
 func (s *Store) UpdateSession(ctx context.Context, r sessions.Ref, change func(*sessions.Entry, bool) (sessions.Change, error)) (sessions.Entry, error) {
 	key, err := sessionKey(r)

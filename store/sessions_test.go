@@ -355,3 +355,50 @@ func TestMoveFails(t *testing.T) {
 	}
 	s.transcripts.root, _ = os.OpenRoot(dir)
 }
+
+// Entries that are moved in bulk are all there, or none of them.
+func TestReplaceSessions(t *testing.T) {
+	s := open(t, t.TempDir())
+	var whole sessions.Entry
+	n := int64(0)
+	filled(reflect.ValueOf(&whole).Elem(), &n)
+	all := func() map[sessions.Ref]sessions.Entry {
+		t.Helper()
+		out := map[sessions.Ref]sessions.Entry{}
+		if err := s.WholeSessions(func(it sessions.Stored) error {
+			out[it.Ref] = it.Entry
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	var put []sessions.Stored
+	want := map[sessions.Ref]sessions.Entry{}
+	for i := range 600 {
+		it := sessions.Stored{Ref: sessions.Ref{AgentID: fmt.Sprint("a", i%3), Key: fmt.Sprint("agent:x:", i)}, Entry: whole}
+		it.Entry.SessionID = fmt.Sprint(i)
+		put, want[it.Ref] = append(put, it), it.Entry
+	}
+	if err := s.ReplaceSessions(t.Context(), put, nil); err != nil || !reflect.DeepEqual(all(), want) {
+		t.Fatalf("%d of %d are there, %v", len(all()), len(want), err)
+	}
+	bad := sessions.Stored{Ref: sessions.Ref{AgentID: "a", Key: "new"}, Entry: sessions.Entry{SessionID: "x", Label: "\xff"}}
+	good := sessions.Stored{Ref: sessions.Ref{AgentID: "a", Key: "good"}, Entry: sessions.Entry{SessionID: "x"}}
+	if err := s.ReplaceSessions(t.Context(), []sessions.Stored{good, bad}, []sessions.Ref{put[0].Ref}); err == nil || !reflect.DeepEqual(all(), want) {
+		t.Errorf("a part of what was refused is there: %v", err)
+	}
+	put[1].Entry.Rest = nil
+	want[put[1].Ref] = put[1].Entry
+	delete(want, put[0].Ref)
+	if err := s.ReplaceSessions(t.Context(), put[1:2], []sessions.Ref{put[0].Ref, {AgentID: "a", Key: "none"}}); err != nil || !reflect.DeepEqual(all(), want) {
+		t.Errorf("%d of %d are there, %v", len(all()), len(want), err)
+	}
+	stop := errors.New("enough")
+	if err := s.WholeSessions(func(sessions.Stored) error { return stop }); !errors.Is(err, stop) {
+		t.Errorf("the walk went on: %v", err)
+	}
+	if err := s.ReplaceSessions(t.Context(), nil, []sessions.Ref{{Key: "k"}}); !errors.Is(err, ErrKey) {
+		t.Errorf("a name without an agent: %v", err)
+	}
+}
