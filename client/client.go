@@ -176,7 +176,8 @@ func Dial(_ context.Context, o Options) (*Client, error) {
 			}
 			c.socket = found.Socket
 		}
-		options = append(options, grpc.WithAuthority("hanzod"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+		options = append(options, grpc.WithAuthority("hanzod"), grpc.WithTransportCredentials(insecure.NewCredentials()),
+			grpc.WithInitialWindowSize(localWindow), grpc.WithInitialConnWindowSize(localWindow))
 	}
 	conn, err := grpc.NewClient("passthrough:///hanzod", options...)
 	if err != nil {

@@ -6,6 +6,9 @@ const (
 	// maxMessage bounds an answer: a node's answer may be 25 MiB (the frame limit of the legacy
 	// door), and arrives as text and as a value. A longer one fails the call.
 	maxMessage = 64 << 20
+	// localWindow is the flow control window of streams and connections at the local socket: that of the daemon. A
+	// fixed one spares a ping and its answer for every burst of data, which cost a typed key more than the key itself.
+	localWindow = 1 << 20
 	// dialTimeout bounds one attempt to connect, TLS included; a local socket answers at once or never.
 	dialTimeout = 5 * time.Second
 	// wayTimeout is the same for a Way, which may go through several machines.

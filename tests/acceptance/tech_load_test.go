@@ -23,7 +23,6 @@ import (
 
 	"github.com/godbus/dbus/v5"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
 	tunnelv1 "github.com/hanzoai/hanzod/gen/hanzo/tunnel/v1"
 	"github.com/hanzoai/hanzod/tests/robustness/proc"
@@ -62,14 +61,10 @@ func newTechBench(t *testing.T, env ...string) *techBench {
 // client is one with a connection of its own.
 func (b *techBench) client() tunnelv1.TechSessionServiceClient { return techClient(b.t, b.Daemon) }
 
+// techClient is one as hanzoctl has it.
 func techClient(t *testing.T, d *proc.Daemon) tunnelv1.TechSessionServiceClient {
 	t.Helper()
-	conn, err := grpc.NewClient("unix:"+d.Socket(), grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close() })
-	return tunnelv1.NewTechSessionServiceClient(conn)
+	return d.Client(t).Technicians
 }
 
 func (b *techBench) open(directories ...string) string {

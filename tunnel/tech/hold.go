@@ -15,6 +15,7 @@ type hold struct {
 	caller                  identity.Caller
 	lane                    Lane
 	hub                     *hub
+	pace                    pace
 	// ended is closed when it is over, and gone when its node was told.
 	ended, gone chan struct{}
 

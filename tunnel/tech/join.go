@@ -209,6 +209,12 @@ func (j *Joined) Send(ctx context.Context, m message.Message) error {
 	if err := j.expect(m.Type, row); err != nil {
 		return err
 	}
+	if err := j.pass(ctx, m); err != nil {
+		return err
+	}
+	if m.Type == message.TypeInput {
+		j.h.pace.key()
+	}
 	j.h.touch(len(m.Payload)+len(m.Data), 0)
 	if err := j.conn.Send(ctx, m); err != nil {
 		return j.cause(err)
@@ -479,6 +485,9 @@ func (j *Joined) Receive(ctx context.Context) (message.Message, error) {
 	m, err := j.conn.Receive(ctx)
 	if err != nil {
 		return message.Message{}, j.cause(err)
+	}
+	if err := j.pass(ctx, m); err != nil {
+		return message.Message{}, err
 	}
 	j.h.touch(0, len(m.Payload)+len(m.Data))
 	if err := j.tap(ctx, m); err != nil {

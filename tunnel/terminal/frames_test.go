@@ -262,7 +262,7 @@ func FuzzFrames(f *testing.F) {
 			_, _ = io.Copy(io.Discard, readerOf{far})
 		}()
 		if toNode {
-			term := &Terminal{feed: NewFeed(0), dev: noDevice{}, touched: make(chan struct{}, 1), m: NewManager(Config{})}
+			term := &Terminal{feed: NewFeed(0), dev: noDevice{}, m: NewManager(Config{})}
 			term.in.init()
 			_ = term.Serve(ctx, near, 0)
 			term.in.end()
@@ -283,6 +283,7 @@ func (r readerOf) Read(p []byte) (int, error) { return r.d.Read(p) }
 type noDevice struct{ device }
 
 func (noDevice) Resize(int, int) error { return nil }
+func (noDevice) TryWrite([]byte) int   { return 0 }
 
 func TestExitTravels(t *testing.T) {
 	code := -3

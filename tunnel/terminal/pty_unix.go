@@ -18,6 +18,7 @@ import (
 // session of the program's own.
 type ptyDevice struct {
 	f        *os.File
+	raw      syscall.RawConn // of f
 	cmd      *exec.Cmd
 	draining atomic.Bool
 	waited   atomic.Bool
@@ -33,7 +34,11 @@ func openDevice(s Spec) (device, int, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	d := &ptyDevice{f: f}
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return nil, 0, errors.Join(err, f.Close())
+	}
+	d := &ptyDevice{f: f, raw: raw}
 	if err := d.Resize(s.Cols, s.Rows); err != nil {
 		return nil, 0, errors.Join(err, f.Close())
 	}
@@ -68,6 +73,18 @@ func (d *ptyDevice) Read(p []byte) (int, error) {
 
 func (d *ptyDevice) Write(p []byte) (int, error) { return d.f.Write(p) }
 
+// TryWrite implements device.
+func (d *ptyDevice) TryWrite(p []byte) (n int) {
+	if len(p) == 0 {
+		return 0
+	}
+	_ = d.raw.Write(func(fd uintptr) bool { // what fails here fails in Write, too
+		n, _ = unix.Write(int(fd), p)
+		return true
+	})
+	return max(n, 0)
+}
+
 func (d *ptyDevice) Resize(cols, rows int) error {
 	return d.control(func(fd int) error {
 		return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Col: uint16(cols), Row: uint16(rows)}) // clamped
@@ -75,12 +92,8 @@ func (d *ptyDevice) Resize(cols, rows int) error {
 }
 
 func (d *ptyDevice) control(f func(fd int) error) error {
-	c, err := d.f.SyscallConn()
-	if err != nil {
-		return err
-	}
 	var inner error
-	if err := c.Control(func(fd uintptr) { inner = f(int(fd)) }); err != nil {
+	if err := d.raw.Control(func(fd uintptr) { inner = f(int(fd)) }); err != nil {
 		return err
 	}
 	return inner

@@ -78,6 +78,9 @@ func (d *consoleDevice) Read(p []byte) (int, error) {
 
 func (d *consoleDevice) Write(p []byte) (int, error) { return d.c.Write(p) }
 
+// TryWrite implements device: a console has no such write.
+func (d *consoleDevice) TryWrite([]byte) int { return 0 }
+
 func (d *consoleDevice) Resize(cols, rows int) error {
 	return d.c.Resize(min(cols, 32767), min(rows, 32767))
 }

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hanzoai/hanzod/errs"
@@ -187,7 +188,7 @@ func (m *Manager) start(s Spec) (*Terminal, error) {
 	}
 	t := &Terminal{
 		m: m, id: newID(), spec: s, dev: d, pid: pid, began: time.Now(), cols: s.Cols, rows: s.Rows,
-		feed: NewFeed(0), gone: make(chan struct{}), closing: make(chan struct{}), touched: make(chan struct{}, 1),
+		feed: NewFeed(0), gone: make(chan struct{}), closing: make(chan struct{}),
 	}
 	t.in.init()
 	return t, nil
@@ -279,7 +280,7 @@ type Terminal struct {
 	gone    chan struct{} // closed when the program itself has ended
 	closing chan struct{} // closed when it is to end
 	once    sync.Once
-	touched chan struct{} // holds one token when somebody did something
+	touched atomic.Int64 // when somebody last did something, in nanoseconds since began
 
 	mu         sync.Mutex
 	cols, rows int
@@ -293,6 +294,8 @@ type device interface {
 	// Wait.
 	Read(p []byte) (int, error)
 	Write(p []byte) (int, error)
+	// TryWrite writes what can be written without waiting, while there is no Write, and returns how much that was.
+	TryWrite(p []byte) int
 	Resize(cols, rows int) error
 	// Wait waits for the program, once, and from then on reads end; Reap then says how it ended. Between the two
 	// the number of the program belongs to it, where the system has such a state.
@@ -330,7 +333,7 @@ func (t *Terminal) Info() Info {
 // with ErrInput, having kept nothing, and with ErrEnded.
 func (t *Terminal) Input(ctx context.Context, p []byte) error {
 	t.touch()
-	return t.in.add(ctx, p)
+	return t.in.add(ctx, p, t.dev.TryWrite)
 }
 
 // Resize changes the window; the program learns of it. It fails with ErrEnded.
@@ -371,12 +374,8 @@ func (t *Terminal) ended() bool {
 	return ended
 }
 
-func (t *Terminal) touch() {
-	select {
-	case t.touched <- struct{}{}:
-	default:
-	}
-}
+// touch notes that somebody does something. It wakes nobody: that would cost each key a turn of another goroutine.
+func (t *Terminal) touch() { t.touched.Store(int64(time.Since(t.began))) }
 
 // run is the life of the terminal; it returns when the program is gone and its output is in the feed.
 func (t *Terminal) run() {
@@ -447,11 +446,13 @@ func (t *Terminal) end() {
 		case <-t.gone:
 			t.dev.Hangup() // for what it left behind, as the end of a session does
 			return
-		case <-t.touched:
-			orphan.Reset(t.m.c.Orphan)
 		case <-t.closing:
 			asked = true
 		case <-orphan.C:
+			if rest := time.Duration(t.touched.Load()) + t.m.c.Orphan - time.Since(t.began); rest > 0 {
+				orphan.Reset(rest)
+				break
+			}
 			t.mu.Lock()
 			held := t.links > 0
 			t.mu.Unlock()
@@ -504,7 +505,8 @@ func (q *input) init() {
 	q.turn, q.room, q.news, q.ending = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{})
 }
 
-func (q *input) add(ctx context.Context, p []byte) error {
+// add queues p, or what try does not take of it where nothing waits: a key is written at once, with no turn of serve.
+func (q *input) add(ctx context.Context, p []byte, try func([]byte) int) error {
 	if len(p) > MaxInput {
 		return errs.New(errs.Invalid, fmt.Sprintf("more than %d bytes of input at once; send it in pieces", MaxInput))
 	}
@@ -523,10 +525,15 @@ func (q *input) add(ctx context.Context, p []byte) error {
 			q.mu.Unlock()
 			return ErrEnded
 		case q.size == 0 || q.size+len(p) <= MaxInput:
-			if len(p) > 0 {
-				q.queue = append(q.queue, slices.Clone(p))
-				q.size += len(p)
+			if len(q.queue) == 0 {
+				p = p[try(p):]
 			}
+			if len(p) == 0 {
+				q.mu.Unlock()
+				return nil
+			}
+			q.queue = append(q.queue, slices.Clone(p))
+			q.size += len(p)
 			q.mu.Unlock()
 			select {
 			case q.news <- struct{}{}:
