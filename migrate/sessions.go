@@ -291,7 +291,7 @@ func (s *sessionImport) entry(p *sessionPlace, key string, raw json.RawMessage) 
 		return out, "it is not readable: " + err.Error()
 	}
 	if e.SessionID == "" {
-		if _, odd := e.Rest["sessionId"]; odd && len(e.Rest["sessionId"]) > len(`""`) && string(e.Rest["sessionId"]) != "null" {
+		if odd := string(e.Rest["sessionId"]); odd != "" && odd != `""` && odd != "null" {
 			return out, "its sessionId is no text"
 		}
 		delete(e.Rest, "sessionId")
