@@ -81,6 +81,63 @@ func (c *Config) locate(opts Options) error {
 	return nil
 }
 
+// Migration is where a migration finds both sides.
+type Migration struct {
+	StateDir, Path string // ours
+	// Legacy is the state directory of the original, "" when none is there; LegacyPath its configuration file when
+	// that is named to be elsewhere.
+	Legacy, LegacyPath string
+	Home               string
+}
+
+// LocateMigration says where a state directory of the original is and where ours, without reading either. The
+// legacy variables name that of the original here, and never ours (config.md §1). A directory that is given wins.
+func LocateMigration(opts Options, legacy string) (Migration, error) {
+	env := opts.Env
+	if env == nil {
+		env = os.Getenv
+	}
+	_, state := first(env, "HANZOD_STATE_DIR")
+	_, path := first(env, "HANZOD_CONFIG_PATH")
+	_, theirs := first(env, "OPENCLAW_STATE_DIR", "CLAWDBOT_STATE_DIR")
+	_, theirPath := first(env, "OPENCLAW_CONFIG_PATH", "CLAWDBOT_CONFIG_PATH")
+	_, profile := first(env, "OPENCLAW_PROFILE")
+	opts.Env = func(name string) string {
+		switch {
+		case name == "HANZOD_STATE_DIR":
+			return state
+		case name == "HANZOD_CONFIG_PATH":
+			return path
+		case strings.HasSuffix(name, "_STATE_DIR"), strings.HasSuffix(name, "_CONFIG_PATH"):
+			return ""
+		}
+		return env(name)
+	}
+	c := &Config{}
+	if err := c.locate(opts); err != nil {
+		return Migration{}, err
+	}
+	m := Migration{StateDir: c.StateDir, Path: c.Path, Home: c.Home}
+	switch {
+	case legacy != "":
+		theirPath = ""
+	case theirs != "":
+		legacy = theirs
+	case profile != "" && profile != "default":
+		legacy = filepath.Join(c.Home, ".openclaw-"+profile)
+	default:
+		legacy = c.LegacyDir
+	}
+	var err error
+	if legacy != "" {
+		m.Legacy, err = c.abs(legacy)
+	}
+	if theirPath != "" && err == nil {
+		m.LegacyPath, err = c.abs(theirPath)
+	}
+	return m, err
+}
+
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil

@@ -1,6 +1,10 @@
 package migrate
 
-import "maps"
+import (
+	"maps"
+	"sync"
+	"time"
+)
 
 // noted is the hash that the last run wrote of a thing, "" for none.
 func (r *run) noted(part, name string) string { return r.last.Parts[part][name] }
@@ -23,8 +27,38 @@ func (r *run) note(part, name, sum string) {
 	r.last.Parts[part][name] = sum
 }
 
+// pace is how far the part at hand is. It may be told by several goroutines.
+type pace struct {
+	mu          sync.Mutex
+	part        string
+	done, total int64
+	told        time.Time
+}
+
+// progressEvery bounds how often progress is told.
+const progressEvery = 100 * time.Millisecond
+
 // expect says how many bytes a part has to move.
-func (r *run) expect(part string, n int64) {}
+func (r *run) expect(part string, n int64) {
+	r.pace.mu.Lock()
+	defer r.pace.mu.Unlock()
+	r.pace.part, r.pace.done, r.pace.total = part, 0, n
+}
 
 // step says that so many more bytes of a part were looked at.
-func (r *run) step(part string, n int64) {}
+func (r *run) step(part string, n int64) {
+	if r.Progress == nil {
+		return
+	}
+	p := &r.pace
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.part != part {
+		p.part, p.done, p.total = part, 0, 0
+	}
+	p.done += n
+	if now := time.Now(); now.Sub(p.told) >= progressEvery {
+		p.told = now
+		r.Progress(Progress{part, p.done, max(p.done, p.total)})
+	}
+}

@@ -138,7 +138,7 @@ Talk to a running daemon with hanzoctl.`,
 		return usageError{fmt.Errorf("%w\nRun '%s --help' for the flags", err, c.CommandPath())}
 	})
 	root.AddCommand(runCmd(out, errOut), nodeCmd(out, errOut), tlsCmd(out, errOut), serviceCmd(out, errOut),
-		doctorCmd(out), backupCmd(out, errOut), restoreCmd(out, errOut), connectCmd(os.Stdin, out), versionCmd(out), environTopic())
+		doctorCmd(out), backupCmd(out, errOut), restoreCmd(out, errOut), migrateCmd(out, errOut), connectCmd(os.Stdin, out), versionCmd(out), environTopic())
 	return root
 }
 
@@ -230,6 +230,9 @@ hanzod's or of a newer version.`,
 				opts.GRPCPort = &grpc
 			}
 			if err := finishRestore(errOut, opts); err != nil {
+				return err
+			}
+			if err := finishedMigration(opts); err != nil {
 				return err
 			}
 			if companion == "" {
@@ -329,7 +332,7 @@ func welcome(w io.Writer, d *runtime.Daemon, cfg *config.Config, node bool) {
 		fmt.Fprintf(&b, "A token for other machines was made; see it with: %s token\n", ctl)
 	}
 	if cfg.LegacyDir != "" {
-		fmt.Fprintf(&b, "%s holds the state of an older gateway; it is left alone.\n", cfg.LegacyDir)
+		fmt.Fprintf(&b, "%s holds the state of an older gateway; it is left alone. Bring it over: hanzod migrate\n", cfg.LegacyDir)
 	}
 	b.WriteString("\nTry in another terminal:\n")
 	fmt.Fprintf(&b, "  %s nodes list\n", ctl)
