@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -57,11 +58,13 @@ type sessionPlace struct {
 	// agent has what no entry says another of.
 	agent string
 
+	// open is the index while it is read: twice, and the original may put another in its place meanwhile.
+	open  *os.File
 	files map[string]fs.FileInfo // by their names in dir
 	// claims are the agents that have a transcript, by its name, where an entry says so.
 	claims map[string][]string
-	// whole says that the index was read to its end.
-	whole bool
+	// whole says that the index was read to its end, broken that it could not be.
+	whole, broken bool
 }
 
 func (p *sessionPlace) claim(name, agent string) {
@@ -131,6 +134,9 @@ func importSessions(ctx context.Context, r *run) error {
 
 func (s *sessionImport) close() {
 	for _, p := range s.places {
+		if p.open != nil {
+			_ = p.open.Close() // it was only read
+		}
 		if p.own {
 			_ = p.root.Close()
 		}
@@ -146,6 +152,13 @@ func (s *sessionImport) find(ctx context.Context) error {
 			return err
 		}
 	}
+	// The oldest versions had one agent, whose sessions lay in the state directory itself. What lies elsewhere counts
+	// more.
+	defer func() {
+		if st, err := s.r.source.Stat(sessionsDir); err == nil && st.IsDir() {
+			s.place(&sessionPlace{root: s.r.source, dir: sessionsDir, title: sessionsDir, index: index, agent: s.cfg.DefaultAgentID()})
+		}
+	}()
 	st, err := s.r.source.Stat(agentsDir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -259,16 +272,20 @@ func (s *sessionImport) list(ctx context.Context, p *sessionPlace) error {
 
 // readEntries reads the index of a place.
 func (p *sessionPlace) readEntries(each func(at int, key string, raw json.RawMessage) error) error {
-	f, st, err := openRegular(p.root, path.Join(p.dir, p.index))
-	if err != nil {
+	if p.open == nil {
+		f, st, err := openRegular(p.root, path.Join(p.dir, p.index))
+		if err != nil {
+			return err
+		}
+		p.open = f
+		if st.Size() > maxIndex {
+			return fmt.Errorf("it has more than %d bytes", maxIndex)
+		}
+	} else if _, err := p.open.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	defer func() { _ = f.Close() }()
-	if st.Size() > maxIndex {
-		return fmt.Errorf("it has more than %d bytes", maxIndex)
-	}
 	at := 0
-	return readIndex(f, func(key string, raw json.RawMessage) error {
+	return readIndex(io.LimitReader(p.open, maxIndex), func(key string, raw json.RawMessage) error {
 		at++
 		return each(at, key, raw)
 	})
@@ -328,10 +345,10 @@ func (s *sessionImport) choose(i int, p *sessionPlace) error {
 		return nil
 	})
 	p.whole = err == nil
-	switch {
-	case err == nil, errors.Is(err, fs.ErrNotExist):
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	p.broken = true
 	s.tally.add(path.Join(p.title, p.index), "", Fault, reason(err)+"; what comes before was read, and all transcripts come along", 0)
 	return nil
 }
@@ -536,11 +553,14 @@ func (s *sessionImport) decide(it sessions.Stored, sum string) (Outcome, string,
 // removed follows the source where sessions of the last import are gone from it. A transcript goes only where the
 // source has put it aside, which was brought over as well.
 func (s *sessionImport) removed(ctx context.Context) error {
-	whole := map[string]bool{}
+	whole := map[string]bool{} // agents whose entries were read
+	shared, broken := false, false
 	files := map[string]bool{}
 	archived := map[string]bool{}
 	for _, p := range s.places {
-		whole[p.agent] = p.whole && (whole[p.agent] || p.index != "")
+		whole[p.agent] = whole[p.agent] || p.whole
+		shared = shared || p.whole && s.cfg.Session.Store != "" && !strings.Contains(s.cfg.Session.Store, "{agentId}")
+		broken = broken || p.broken
 		for name := range p.files {
 			base, rest, _ := strings.Cut(name, ".jsonl")
 			safe, _ := transcriptName(base + ".jsonl")
@@ -555,7 +575,11 @@ func (s *sessionImport) removed(ctx context.Context) error {
 	for name, sum := range s.r.allNoted(partSessions) {
 		agent, key, _ := strings.Cut(name, "/")
 		ref := sessions.Ref{AgentID: agent, Key: key}
-		if _, there := s.best[ref]; there || !whole[agent] || s.r.store == nil {
+		if _, there := s.best[ref]; there || s.r.store == nil {
+			continue
+		}
+		if broken || !whole[agent] && !shared {
+			s.tally.add(name, "sessions removed in the source", Kept, "whether it is gone from the source cannot be told: its sessions.json is not there or not whole", 0)
 			continue
 		}
 		ours, ok, err := s.r.store.Session(ref)

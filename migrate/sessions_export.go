@@ -20,6 +20,9 @@ import (
 func exportSessions(ctx context.Context, r *run) error {
 	var tally sessionTally
 	defer func() { tally.report(r) }()
+	if r.config.Session.Store != "" {
+		tally.add("session.store", "", Left, "sessions are written to their usual places; take session.store out of the configuration before the original starts, or it goes on with the file that is named there", 0)
+	}
 	files, err := exportedFiles(ctx, r, &tally)
 	if err != nil {
 		return err

@@ -182,6 +182,28 @@ func TestSessionsStore(t *testing.T) {
 	}
 }
 
+// The oldest versions kept the sessions of their one agent in the state directory itself.
+func TestSessionsOldest(t *testing.T) {
+	w := newWorld(t)
+	w.write(t, map[string]string{
+		"sessions/sessions.json":  `{"main":{"sessionId":"old","updatedAt":1},"x":{"sessionId":"x","updatedAt":1}}`,
+		"sessions/x.jsonl":        "old x\n",
+		"sessions/old.jsonl":      "old\n",
+		mainDir + "sessions.json": `{"agent:main:main":{"sessionId":"new","updatedAt":2}}`,
+		mainDir + "x.jsonl":       "new x\n",
+	})
+	rep := w.bring(t)
+	if got, want := entries(t, w.state), map[string]string{"agent:main:main": `{"sessionId":"new","updatedAt":2}`, "agent:main:x": `{"sessionId":"x","updatedAt":1}`}; !maps.Equal(got, want) {
+		t.Errorf("entries are %v", got)
+	}
+	if got, want := texts(t, w.state), map[string]string{mainDir + "x.jsonl": "new x\n", mainDir + "old.jsonl": "old\n"}; !maps.Equal(got, want) {
+		t.Errorf("files are %v", got)
+	}
+	if f := told(t, rep, mainDir+"x.jsonl"); f.Outcome != Left {
+		t.Errorf("%+v", f)
+	}
+}
+
 // An entry may name the transcript of another agent: it is brought over for it.
 func TestSessionsFileOfAnother(t *testing.T) {
 	w := newWorld(t)

@@ -366,6 +366,23 @@ func TestSessionsThereAndBack(t *testing.T) {
 		}
 	}
 
+	// A line that was cut off is there, and readers do not see it.
+	func() {
+		s, err := store.Open(t.Context(), w.state, store.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		f, err := s.Transcripts().Open(sessions.File{AgentID: "main", Name: "two-topic-7.jsonl"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if f.Size() != int64(len(oneTranscript)) {
+			t.Errorf("%d bytes are whole lines", f.Size())
+		}
+	}()
+
 	before := tree(t, filepath.Join(w.state, agentsDir))
 	rep = w.bring(t)
 	if n := outcomes(rep); n[Unchanged] != 6+8 || n[Imported] != 0 {
@@ -489,7 +506,10 @@ func TestSessionsAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := texts(t, w.state)
-	w.bring(t)
+	rep = w.bring(t)
+	if f := told(t, rep, "main/agent:main:c"); f.Outcome != Kept {
+		t.Errorf("of c it says %+v", f)
+	}
 	if len(entries(t, w.state)) != 2 || !maps.Equal(before, texts(t, w.state)) {
 		t.Errorf("of a cleared source is left %v", entries(t, w.state))
 	}
