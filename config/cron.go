@@ -79,7 +79,7 @@ func (l *loader) cron(o object, c *Cron) {
 	o.secret("webhookToken", &c.WebhookToken, func() bool { return c.Enabled })
 	if o.off("sessionRetention") {
 		c.SessionRetention = 0
-	} else {
+	} else if o.typed("sessionRetention", json5.String) != nil { // no number, which the original refuses
 		o.duration("sessionRetention", "h", century, &c.SessionRetention)
 	}
 

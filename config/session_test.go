@@ -12,7 +12,7 @@ func TestSessionAndCron(t *testing.T) {
 		resetByChannel:{x:{idleMinutes:5}},identityLinks:{ann:['telegram:1']},
 		sendPolicy:{default:'deny',rules:[{action:'allow',match:{channel:'x',chatType:'group'}}]},
 		maintenance:{mode:'enforce',pruneAfter:7,rotateBytes:'1.5mb',resetArchiveRetention:false,maxDiskBytes:'1gb'}},
-		cron:{enabled:false,store:'~/jobs.json',maxConcurrentRuns:4,retry:{maxAttempts:0,backoffMs:[5]},sessionRetention:2,
+		cron:{enabled:false,store:'~/jobs.json',maxConcurrentRuns:4,retry:{maxAttempts:0,backoffMs:[5]},sessionRetention:'2',
 		 runLog:{maxBytes:'1kb',keepLines:3},webhookToken:'w',failureAlert:{enabled:true,cooldownMs:1,mode:'webhook'}}}`)
 	s := c.Session
 	if d := cmp.Diff(SessionMaintenance{

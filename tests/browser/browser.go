@@ -132,6 +132,13 @@ func Open(tb testing.TB, path string, width, height int) *Page {
 	return nil
 }
 
+// For makes another test the one that fails where the page does not do as it should, until that one ends.
+func (p *Page) For(tb testing.TB) {
+	before := p.tb
+	p.tb = tb
+	tb.Cleanup(func() { p.tb = before })
+}
+
 // read takes what the browser says until it ends.
 func (p *Page) read(ctx context.Context) {
 	for {

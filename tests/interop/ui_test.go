@@ -95,36 +95,87 @@ func TestControlUITabs(t *testing.T) {
 
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `\'`) + "'" }
 
-// TestControlUIActs does by clicking what an operator does with the Control UI, and looks at what the daemon has then.
-func TestControlUIActs(t *testing.T) {
-	root := uiRoot(t)
-	d := proc.Start(t, proc.Options{Config: map[string]any{"gateway": map[string]any{
+// ui is a page of the Control UI. Elements are named by expressions of the page.
+type ui struct {
+	*browser.Page
+	tb   testing.TB
+	base string
+}
+
+// open opens a tab and waits until it is connected.
+func (u ui) open(tab string) {
+	u.tb.Helper()
+	u.Go(u.base + "/" + tab)
+	u.WaitFor(`/Health\s+OK/.test(document.body.innerText)`, "the tab "+tab+" to be connected")
+}
+
+// button is the first button with a text that may be pressed, inside of an element.
+func button(inside, text string) string {
+	return "[...(" + inside + " ?? document.createElement('i')).querySelectorAll('button')].find(b => b.innerText.trim() === " + quote(text) + " && !b.disabled)"
+}
+
+// whole is all of the page that a tab fills.
+const whole = "document.querySelector('main')"
+
+// row is the innermost element that holds a text and a button.
+func row(text string) string {
+	return "[...document.querySelectorAll('main *')].filter(e => e.innerText && e.innerText.includes(" + quote(text) + ") && e.querySelector('button')).at(-1)"
+}
+
+// press clicks on a button.
+func (u ui) press(inside, text string) {
+	u.tb.Helper()
+	u.Click(button(inside, text), "the button "+text)
+}
+
+// fill replaces what a field holds, as by the keyboard.
+func (u ui) fill(field, what, text string) {
+	u.tb.Helper()
+	u.Click(field, what)
+	u.Do("Input.dispatchKeyEvent", map[string]any{"type": "keyDown", "key": "a", "code": "KeyA", "windowsVirtualKeyCode": 65, "modifiers": 2, "commands": []string{"selectAll"}}, nil)
+	u.Type(text)
+}
+
+// choose chooses a value of a list. The list that the browser opens is none of the page, so it is not clicked.
+func (u ui) choose(list, what, value string) {
+	u.tb.Helper()
+	u.WaitFor("[...("+list+")?.options ?? []].some(o => o.value === "+quote(value)+")", value+" in "+what)
+	u.Eval("(() => { const e = " + list + "; e.value = " + quote(value) + "; e.dispatchEvent(new Event('input', {bubbles: true})); e.dispatchEvent(new Event('change', {bubbles: true})) })()")
+}
+
+// shows waits until the page shows a text.
+func (u ui) shows(text string) {
+	u.tb.Helper()
+	u.WaitFor("document.body.innerText.includes("+quote(text)+")", "the page to show "+text)
+}
+
+// hides waits until the page shows a text no more.
+func (u ui) hides(text string) {
+	u.tb.Helper()
+	u.WaitFor("!document.body.innerText.includes("+quote(text)+")", "the page to show no more "+text)
+}
+
+// clean fails the test where the console of the page has an error or a warning.
+func (u ui) clean() {
+	u.tb.Helper()
+	if faults := u.Faults(); len(faults) > 0 {
+		u.tb.Errorf("the page has faults: %q", faults)
+	}
+}
+
+// uiDaemon starts hanzod with the published Control UI and opens that.
+func uiDaemon(tb testing.TB) (*proc.Daemon, ui) {
+	tb.Helper()
+	root := uiRoot(tb)
+	d := proc.Start(tb, proc.Options{Config: map[string]any{"gateway": map[string]any{
 		"auth": map[string]any{"mode": "token", "token": token}, "controlUi": map[string]any{"root": root},
 	}}})
-	ctl(t, d, "sessions", "patch", "agent:main:main", "--label", "old name")
-	ctl(t, d, "sessions", "patch", "agent:main:other", "--label", "to go")
-	p := uiPage(t, d.URL())
-	open := func(tab string) {
-		t.Helper()
-		p.Go(d.URL() + "/" + tab)
-		p.WaitFor(`/Health\s+OK/.test(document.body.innerText)`, "the tab "+tab+" to be connected")
-	}
-	t.Run("rename a session", func(t *testing.T) {
-		open("sessions")
-		p.Click("[...document.querySelectorAll('input')].find(i => i.value === 'old name')", "the label of the session")
-		p.Do("Input.dispatchKeyEvent", map[string]any{"type": "keyDown", "key": "a", "code": "KeyA", "windowsVirtualKeyCode": 65, "modifiers": 2, "commands": []string{"selectAll"}}, nil)
-		p.Type("new name")
-		p.Eval("document.activeElement.blur()")
-		until(t, "the new label", func() (bool, bool) { return true, strings.Contains(ctl(t, d, "sessions", "list"), "new name") })
-	})
-	t.Run("delete a session", func(t *testing.T) {
-		open("sessions")
-		p.Eval("window.confirm = () => true")
-		row := "[...document.querySelectorAll('*')].filter(e => e.innerText && e.innerText.includes('agent:main:other') && e.querySelector('button')).at(-1)"
-		p.Click("[..."+row+".querySelectorAll('button')].find(b => b.innerText.trim() === 'Delete')", "the button that deletes the session")
-		until(t, "the session to go", func() (bool, bool) { return true, !strings.Contains(ctl(t, d, "sessions", "list"), "agent:main:other") })
-	})
-	if faults := p.Faults(); len(faults) > 0 {
-		t.Errorf("the page has faults: %q", faults)
-	}
+	return d, ui{uiPage(tb, d.URL()), tb, d.URL()}
+}
+
+// in is the same page for a test inside of the one that opened it.
+func (u ui) in(tb testing.TB) ui {
+	u.For(tb)
+	u.tb = tb
+	return u
 }
