@@ -61,9 +61,10 @@ func previewItem(l transcript.Line, chars int) (PreviewItem, bool) {
 		return PreviewItem{}, false
 	}
 	item := PreviewItem{Role: previewRole(m.Role), Text: m.Text()}
-	if item.Text == "" {
-		if item.Text = toolsCalled(m.Tools()); item.Text != "" {
-			item.Role = "tool"
+	if tools := m.Tools(); len(tools) > 0 {
+		item.Role = "tool" // also where it says something beside
+		if item.Text == "" {
+			item.Text = toolsCalled(tools)
 		}
 	}
 	if item.Text == "" {

@@ -101,9 +101,10 @@ func TestPreview(t *testing.T) {
 	text := line(`{"role":"user","content":"[2026-01-01 10:00] as stored"}`) +
 		line(`{"role":"assistant","content":[{"type":"toolCall","name":"a"},{"type":"toolCall","name":"b"},{"type":"toolCall","name":"c"}]}`) +
 		line(`{"role":"toolResult","content":[{"type":"text","text":"0123456789012345678901234"}]}`) +
+		line(`{"role":"assistant","content":[{"type":"text","text":"look"},{"type":"toolCall","name":"a"}]}`) +
 		line(`{"role":"assistant","content":[]}`) + line(`{"role":"custom","content":"note"}`)
 	got, err := previewOf(strings.NewReader(text), int64(len(text)), 10, 20)
-	want := "[{user [2026-01-01 10:00...} {tool call a, b +1} {tool 01234567890123456...} {other note}]"
+	want := "[{user [2026-01-01 10:00...} {tool call a, b +1} {tool 01234567890123456...} {tool look} {other note}]"
 	if err != nil || fmt.Sprint(got) != want {
 		t.Errorf("got %v %v\nwant %s", got, err, want)
 	}
