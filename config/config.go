@@ -132,6 +132,11 @@ func find(opts Options) (*loader, []byte, error) {
 	if err := c.locate(opts); err != nil {
 		return nil, nil, err
 	}
+	vars, err := dotenv(c.StateDir)
+	if err != nil {
+		return nil, nil, err
+	}
+	opts.Env = withDotenv(opts.Env, vars)
 	text, err := opts.read(c.Path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -154,6 +159,11 @@ func find(opts Options) (*loader, []byte, error) {
 			}
 		}
 		c.EnvVars = l.envVars(c.tree)
+		for name, v := range vars {
+			if !unsafeName(name) {
+				c.EnvVars[name] = NewSecret(v)
+			}
+		}
 		l.substitute(c.tree, "")
 	}
 	if len(l.issues) == 0 {

@@ -175,6 +175,15 @@ func (j *Job) check(mainAgent string) error {
 	return j.checkFailure()
 }
 
+// Check refuses a job that did not come through a door and could not be kept or would never be due.
+func (j *Job) Check() error {
+	if err := j.checkForm(); err != nil {
+		return err
+	}
+	_, err := j.clock()
+	return err
+}
+
 // checkForm refuses what no door should have let through, and what is too large.
 func (j *Job) checkForm() error {
 	s := j.Schedule

@@ -1,7 +1,9 @@
 package migrate
 
 import (
+	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/hanzoai/hanzod/config"
 )
@@ -21,12 +23,17 @@ func (r *run) load() *config.Config {
 	return &config.Config{StateDir: r.Source, Home: r.Home}
 }
 
-// env is what a configuration is read with: where home is, and nothing that this process was told about ours.
+// env is what a configuration is read with: the environment, without what it says of a daemon.
 func (r *run) env(name string) string {
-	if name == "HOME" {
+	if name == "HOME" && r.Home != "" {
 		return r.Home
 	}
-	return ""
+	for _, prefix := range []string{"HANZOD_", "OPENCLAW_", "CLAWDBOT_", "BOT_"} {
+		if strings.HasPrefix(name, prefix) {
+			return ""
+		}
+	}
+	return os.Getenv(name)
 }
 
 // legacyConfigs are the names of the configuration of the original, the newest first (config.md §1).

@@ -45,6 +45,8 @@ type Options struct {
 	// Config is the configuration file: of the original when it is not in its state directory, for Import; ours
 	// when it is not in the state directory, for Export.
 	Config string
+	// ConfigTo is our configuration file, for Import.
+	ConfigTo string
 	// Home is the home directory, where the original keeps a few files whatever its state directory is
 	// (config.md §1); "" looks for nothing there.
 	Home string
@@ -68,6 +70,9 @@ type Store interface {
 	Devices() ([]identity.Device, error)
 	ChangeDevices(context.Context, func(identity.Tx) error) error
 	Pairings() ([]nodes.PairingRequest, []nodes.Pairing, error)
+	ReplacePairings(ctx context.Context, put []nodes.Pairing, remove []string) error
+	Registrations() ([]nodes.Registration, error)
+	ReplaceRegistrations(ctx context.Context, put []nodes.Registration, remove []string) error
 	VoiceWake() ([]string, error)
 	SetVoiceWake(context.Context, []string) error
 	CronJobs() ([]cron.Job, error)
@@ -98,9 +103,18 @@ type part struct {
 	out  func(context.Context, *run) error
 }
 
-// parts are moved in this order: sessions are last because they are most of it.
+// parts are moved in this order: what lets clients in comes before what they work with, and the configuration last of
+// all but sessions, which are most of it.
 var parts = []part{
-	{"sessions", importSessions, exportSessions},
+	{partDevices, importDevices, exportDevices},
+	{partNodes, importNodes, exportNodes},
+	{partPush, importPush, exportPush},
+	{partVoiceWake, importVoiceWake, exportVoiceWake},
+	{partApprovals, importApprovals, exportApprovals},
+	{partCron, importCron, exportCron},
+	{partFiles, importFiles, exportFiles},
+	{partConfig, importConfig, exportConfig},
+	{partSessions, importSessions, exportSessions},
 }
 
 // Import brings a directory of the original into the state directory whose store is open. What single things

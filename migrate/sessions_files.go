@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -519,29 +520,35 @@ func (m *fileMover) syncDirs() error {
 func (m *fileMover) step(n int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.r.step(partSessions, n)
+	m.r.step(cmp.Or(m.tally.part, partSessions), n)
 }
 
 func (m *fileMover) noted(name string) string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.r.noted(partTranscripts, name)
+	return m.r.noted(cmp.Or(m.tally.part, partTranscripts), name)
 }
 
 func (m *fileMover) note(name, sum string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.r.note(partTranscripts, name, sum)
+	m.r.note(cmp.Or(m.tally.part, partTranscripts), name, sum)
 }
 
 func (m *fileMover) say(f sessionFile, o Outcome, why string, n int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.tally.add(f.to, path.Join(path.Dir(f.to), "*.jsonl"), o, why, n)
+	many := path.Join(path.Dir(f.to), "*.jsonl")
+	if m.tally.part != "" {
+		many, _, _ = strings.Cut(f.from, "/")
+	}
+	m.tally.add(f.to, many, o, why, n)
 }
 
 // cannot is an error of writing, worded for who reads it.
-func (m *fileMover) cannot(name string, err error) error {
+func (m *fileMover) cannot(name string, err error) error { return cannotWrite(name, err) }
+
+func cannotWrite(name string, err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}

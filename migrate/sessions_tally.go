@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 )
@@ -10,6 +11,7 @@ const maxTold = 100
 
 // sessionTally gathers what became of many things.
 type sessionTally struct {
+	part   string // of the findings; "" is that of sessions
 	told   []Finding
 	counts map[Finding]*Finding // by what they have in common
 }
@@ -17,7 +19,7 @@ type sessionTally struct {
 // add notes what became of a thing. What somebody should look at is told by its path, all else is counted below the
 // path that many share.
 func (t *sessionTally) add(one, many string, o Outcome, why string, bytes int64) {
-	f := Finding{Part: partSessions, Path: many, Outcome: o, Why: why}
+	f := Finding{Part: cmp.Or(t.part, partSessions), Path: many, Outcome: o, Why: why}
 	if many == "" || ((o == Kept || o == Fault || o == Left && why != "") && len(t.told) < maxTold) {
 		f.Path, f.Count, f.Bytes = one, 1, bytes
 		t.told = append(t.told, f)
@@ -31,7 +33,7 @@ func (t *sessionTally) add(one, many string, o Outcome, why string, bytes int64)
 // count notes that the same became of several things of a path.
 func (t *sessionTally) count(path string, o Outcome, n int) {
 	if n > 0 {
-		t.sum(Finding{Part: partSessions, Path: path, Outcome: o}).Count += n
+		t.sum(Finding{Part: cmp.Or(t.part, partSessions), Path: path, Outcome: o}).Count += n
 	}
 }
 

@@ -56,7 +56,7 @@ func Migrate(ctx context.Context, in MigrateIn) (out MigrateOut, err error) {
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
 	opts := migrate.Options{
-		Source: in.Legacy, Target: in.StateDir, Config: in.LegacyConfig, Home: in.Home, DryRun: in.DryRun, Now: time.Now,
+		Source: in.Legacy, Target: in.StateDir, Config: in.LegacyConfig, ConfigTo: in.Config, Home: in.Home, DryRun: in.DryRun, Now: time.Now,
 	}
 	if in.Progress != nil {
 		opts.Progress = func(p migrate.Progress) { in.Progress(p.Part, p.Done, p.Total) }

@@ -185,6 +185,24 @@ func (s *Store) UpdatePairings(ctx context.Context, change func(nodes.PairingTx)
 	return s.w.do(ctx, func(t *txn) error { return change(pairingTx{t}) })
 }
 
+// ReplacePairings writes pairings as they are and removes others, all in one transaction: what is moved in bulk while
+// no daemon runs.
+func (s *Store) ReplacePairings(ctx context.Context, put []nodes.Pairing, remove []string) error {
+	return s.w.do(ctx, func(t *txn) error {
+		for _, p := range put {
+			if err := (pairingTx{t}).PutPairing(p); err != nil {
+				return err
+			}
+		}
+		for _, id := range remove {
+			if err := t.delete(bucketNodePairings, []byte(id)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // pairingTx implements nodes.PairingTx.
 type pairingTx struct{ t *txn }
 
@@ -317,6 +335,37 @@ func (s *Store) Registration(nodeID string) (r nodes.Registration, ok bool, err 
 		return err
 	})
 	return r, ok, err
+}
+
+// Registrations are all of them, in the order of their nodes.
+func (s *Store) Registrations() ([]nodes.Registration, error) {
+	return every(s, bucketPushRegistrations, decodePush)
+}
+
+// ReplaceRegistrations writes registrations as they are and removes others, all in one transaction: what is moved in
+// bulk while no daemon runs.
+func (s *Store) ReplaceRegistrations(ctx context.Context, put []nodes.Registration, remove []string) error {
+	return s.w.do(ctx, func(t *txn) error {
+		for _, r := range put {
+			key, err := keyOf(r.NodeID)
+			if err != nil {
+				return err
+			}
+			value, err := encodePush(r)
+			if err != nil {
+				return err
+			}
+			if err := t.put(bucketPushRegistrations, key, value); err != nil {
+				return err
+			}
+		}
+		for _, id := range remove {
+			if err := t.delete(bucketPushRegistrations, []byte(id)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // PutRegistration implements nodes.Store.
