@@ -102,6 +102,17 @@ func (c *Channel) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// Piece returns what came in one piece, or what Read has left of it; it is the caller's. It ends as Read does.
+func (c *Channel) Piece() ([]byte, error) {
+	c.read.Lock()
+	defer c.read.Unlock()
+	if piece := c.rest; len(piece) > 0 {
+		c.rest = nil
+		return piece, nil
+	}
+	return c.next()
+}
+
 // WriteTo implements io.WriterTo: the pieces go on as they came.
 func (c *Channel) WriteTo(w io.Writer) (int64, error) {
 	c.read.Lock()

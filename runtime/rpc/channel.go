@@ -185,6 +185,17 @@ func (c *channel) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// Piece returns what came in one piece, or what Read has left of it; it is the caller's. It ends as Read does.
+func (c *channel) Piece() ([]byte, error) {
+	c.read.Lock()
+	defer c.read.Unlock()
+	if piece := c.rest; len(piece) > 0 {
+		c.rest = nil
+		return piece, nil
+	}
+	return c.next()
+}
+
 // WriteTo implements io.WriterTo: the pieces go on as they came.
 func (c *channel) WriteTo(w io.Writer) (int64, error) {
 	c.read.Lock()

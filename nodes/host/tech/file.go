@@ -22,6 +22,9 @@ const (
 	fileQueue = 8
 	// commitBytes is how much of an upload is written before the disk is waited for.
 	commitBytes = 16 << 20
+	// filePiece is how much of a file travels at once: it fits one piece of a channel with its head, and what terminals say
+	// goes in between. Smaller ones cost more than they spare.
+	filePiece = 128 << 10
 	// listBytes bounds the entries of one answer, so that they fit a payload.
 	listBytes = 48 << 10
 	// maxUploads is of how many uploads at once a channel remembers how far they are.
@@ -247,7 +250,7 @@ func (r *reading) Write(p []byte) (int, error) {
 		return len(p), nil
 	}
 	for rest := p; len(rest) > 0; {
-		n := min(len(rest), message.MaxData)
+		n := min(len(rest), filePiece)
 		if err := r.s.send(r.ctx, message.TypeFileChunk, message.FileChunk{Offset: r.at}, rest[:n]); err != nil {
 			return 0, err
 		}

@@ -280,6 +280,13 @@ type Pipe interface {
 	Close(err error) error
 }
 
+// Pieces is a Pipe that hands over what came piece by piece, without a copy: the piece is the caller's. It returns what Read
+// returns beside, and what Read has left of a piece first.
+type Pieces interface {
+	Pipe
+	Piece() ([]byte, error)
+}
+
 // head is a message on a pipe: the length of the head and of the data, big endian, then both.
 type head struct {
 	Type    string          `json:"type"`
@@ -294,6 +301,7 @@ type framed struct {
 	out  sync.Mutex
 	buf  []byte // what is sent, kept from message to message
 	in   sync.Mutex
+	rest []byte // of the last piece
 }
 
 func (f *framed) Send(_ context.Context, m Message) error {
@@ -322,16 +330,16 @@ func (f *framed) Send(_ context.Context, m Message) error {
 func (f *framed) Receive(context.Context) (Message, error) {
 	f.in.Lock()
 	defer f.in.Unlock()
-	var n [8]byte
-	if _, err := io.ReadFull(f.pipe, n[:]); err != nil {
+	n, err := f.take(8)
+	if err != nil {
 		return Message{}, err
 	}
 	hl, dl := binary.BigEndian.Uint32(n[:4]), binary.BigEndian.Uint32(n[4:])
 	if hl > MaxPayload || dl > MaxData {
 		return Message{}, ErrTooLarge
 	}
-	b := make([]byte, hl+dl)
-	if _, err := io.ReadFull(f.pipe, b); err != nil {
+	b, err := f.take(int(hl + dl))
+	if err != nil {
 		return Message{}, err
 	}
 	var h head
@@ -343,6 +351,39 @@ func (f *framed) Receive(context.Context) (Message, error) {
 		m.Data = b[hl:]
 	}
 	return m, nil
+}
+
+// take returns the next n bytes. What lies in one piece is not copied: each copy of a file costs the keys beside it. The
+// caller holds in.
+func (f *framed) take(n int) ([]byte, error) {
+	pipe, ok := f.pipe.(Pieces)
+	if !ok {
+		b := make([]byte, n)
+		_, err := io.ReadFull(f.pipe, b)
+		return b, err
+	}
+	var b []byte
+	for {
+		if len(b) == 0 && len(f.rest) >= n {
+			b, f.rest = f.rest[:n:n], f.rest[n:]
+			return b, nil
+		}
+		if b == nil && len(f.rest) > 0 {
+			b = make([]byte, 0, n)
+		}
+		k := min(n-len(b), len(f.rest))
+		b, f.rest = append(b, f.rest[:k]...), f.rest[k:]
+		if len(b) == n {
+			return b, nil
+		}
+		var err error
+		if f.rest, err = pipe.Piece(); err != nil {
+			if errors.Is(err, io.EOF) && len(b) > 0 {
+				err = io.ErrUnexpectedEOF
+			}
+			return nil, err
+		}
+	}
 }
 
 func (f *framed) Close(err error) error { return f.pipe.Close(err) }
