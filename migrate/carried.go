@@ -23,7 +23,7 @@ const (
 // elsewhere are files that other parts move, or that mean nothing anywhere else; a name that ends in a slash is a
 // directory with all that is in it.
 var elsewhere = []string{
-	pairedDevices, pendingDevices, pairedNodes, pendingNodes, registrations, voiceWakeFile, approvalsFile, cronJobs, cronLogs + "/", exportName,
+	pairedDevices, pendingDevices, pairedNodes, pendingNodes, registrations, voiceWakeFile, approvalsFile, cronJobs, cronLogs + "/", sessionsDir + "/", exportName,
 }
 
 // behind are what stays behind, and why.

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/hanzoai/hanzod/config"
+	"github.com/hanzoai/hanzod/config/json5"
 	"github.com/hanzoai/hanzod/sessions"
 )
 
@@ -241,6 +242,26 @@ func (s *sessionImport) findStores(store string) error {
 		s.place(&sessionPlace{root: root, own: true, dir: ".", title: filepath.ToSlash(dir), index: filepath.Base(file), agent: agent})
 	}
 	return nil
+}
+
+// usualSessions takes session.store out of a configuration: hanzod keeps sessions in their usual places, and so does
+// the original that runs on an export.
+func (r *run) usualSessions(text []byte) ([]byte, error) {
+	if r.config.Session.Store == "" {
+		return text, nil
+	}
+	n, err := json5.Parse(text)
+	if err != nil {
+		return nil, err
+	}
+	if n.Get("session").Get("store") != nil {
+		if out, err := json5.Delete(text, []string{"session", "store"}); err == nil {
+			r.found(Finding{Part: partConfig, Path: "session.store", Outcome: Imported, Why: "taken out: sessions are in their usual places from now on"})
+			return out, nil
+		}
+	}
+	r.found(Finding{Part: partConfig, Path: "session.store", Outcome: Left, Why: "it has no effect any more; take it out by hand where it stands"})
+	return text, nil
 }
 
 // list reads the names in a directory.

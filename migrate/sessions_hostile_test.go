@@ -182,6 +182,23 @@ func TestSessionsStore(t *testing.T) {
 	}
 }
 
+// session.store is taken out of the configuration, whatever stands beside it.
+func TestSessionStoreTakenOut(t *testing.T) {
+	r := &run{config: &config.Config{}}
+	const text = "{\n  // why\n  session: { store: \"~/x.json\", scope: \"global\" },\n}\n"
+	if got, err := r.usualSessions([]byte(text)); err != nil || string(got) != text {
+		t.Errorf("without one it is %s, %v", got, err)
+	}
+	r.config.Session.Store = "~/x.json"
+	got, err := r.usualSessions([]byte(text))
+	if err != nil || strings.Contains(string(got), "store") || !strings.Contains(string(got), "// why") || !strings.Contains(string(got), `scope: "global"`) {
+		t.Errorf("it is %s, %v", got, err)
+	}
+	if _, err := r.usualSessions([]byte(`{$include: "x.json"}`)); err != nil || outcomes(r.report)[Left] != 1 || outcomes(r.report)[Imported] != 1 {
+		t.Errorf("%v %+v", err, r.report.Findings)
+	}
+}
+
 // The oldest versions kept the sessions of their one agent in the state directory itself.
 func TestSessionsOldest(t *testing.T) {
 	w := newWorld(t)

@@ -61,6 +61,9 @@ func importConfig(_ context.Context, r *run) error {
 	if err == nil {
 		text, err = r.nameWorkspaces(text)
 	}
+	if err == nil {
+		text, err = r.usualSessions(text)
+	}
 	if err != nil {
 		r.found(Finding{Part: partConfig, Path: name, Outcome: Fault, Why: "it is not JSON5: " + reason(err)})
 		return nil
