@@ -37,7 +37,13 @@ type client struct {
 // newClient makes a user whose configuration is what is given, and whose environment is env.
 func newClient(tb testing.TB, config map[string]any, env ...string) *client {
 	tb.Helper()
-	c := &client{pkg: theClient(tb), home: proc.Dir(tb)}
+	return newClientIn(tb, proc.Dir(tb), config, env...)
+}
+
+// newClientIn is newClient with a home that is there.
+func newClientIn(tb testing.TB, home string, config map[string]any, env ...string) *client {
+	tb.Helper()
+	c := &client{pkg: theClient(tb), home: home}
 	state := filepath.Join(c.home, "state")
 	for _, d := range []string{state, filepath.Join(c.home, "tmp"), c.pkg.cache} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
