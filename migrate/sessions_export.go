@@ -38,7 +38,7 @@ func exportSessions(ctx context.Context, r *run) error {
 	if err != nil {
 		return err
 	}
-	x := &indexExport{r: r, m: m, tally: &tally, done: map[string]bool{}}
+	x := &indexExport{r: r, m: m, tally: &tally, done: map[string]bool{}, seen: map[string]bool{}}
 	err = r.store.WholeSessions(func(s sessions.Stored) error {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -50,6 +50,11 @@ func exportSessions(ctx context.Context, r *run) error {
 	}
 	if err := x.end(); err != nil {
 		return err
+	}
+	for name := range r.allNoted(partSessions) {
+		if !x.seen[name] && !r.DryRun {
+			r.note(partSessions, name, "")
+		}
 	}
 	if err := x.empty(); err != nil {
 		return err
@@ -104,6 +109,7 @@ type indexExport struct {
 	m     *fileMover
 	tally *sessionTally
 	done  map[string]bool
+	seen  map[string]bool // entries, by their names in the manifest
 
 	agent string
 	n     int
@@ -124,6 +130,11 @@ func (x *indexExport) add(s sessions.Stored) error {
 		}
 	}
 	x.n++
+	name := noteName(s.Ref)
+	x.seen[name] = true
+	if !x.r.DryRun {
+		x.r.note(partSessions, name, entryHash(&s.Entry)) // for an import of what the original makes of it
+	}
 	if err := x.out.add(s.Ref.Key, encodeEntry(&s.Entry)); err != nil {
 		return x.m.cannot(x.rel(), err)
 	}

@@ -1,7 +1,9 @@
 package migrate
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -179,6 +181,77 @@ func TestSessionsStore(t *testing.T) {
 	w.cfg.Session.Store = "relative/{agentId}.json"
 	if f := told(t, w.bring(t), "session.store"); f.Outcome != Fault {
 		t.Errorf("%+v", f)
+	}
+}
+
+// The original runs on an export, and what it wrote comes back over, also where hanzod had written before.
+func TestSessionsThereBackAndThere(t *testing.T) {
+	w := newWorld(t)
+	w.write(t, map[string]string{
+		mainDir + "sessions.json": `{"a":{"sessionId":"a","updatedAt":1},"b":{"sessionId":"b","updatedAt":1},"c":{"sessionId":"c","updatedAt":1}}`,
+		mainDir + "a.jsonl":       "\"a\"\n", mainDir + "b.jsonl": "\"b\"\n", mainDir + "c.jsonl": "\"c\"\n",
+	})
+	w.bring(t)
+	here := func(label string) func(*sessions.Entry) sessions.Change {
+		return func(e *sessions.Entry) sessions.Change {
+			e.SessionID, e.Label = cmp.Or(e.SessionID, "new"), label
+			return sessions.Change{}
+		}
+	}
+	for _, key := range []string{"agent:main:a", "agent:main:b", "agent:main:c", "agent:main:new"} {
+		w.change(t, key, here("here"))
+	}
+	w.line(t, "a.jsonl", `"here"`)
+	w.line(t, "new.jsonl", `"here"`)
+	out, noted := t.TempDir(), manifest{}
+	if _, err := move(t, w.state, out, &noted, w.cfg, false, exportSessions); err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(noted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// There a was shortened and labelled, b reset, new deleted; c went on here after the export.
+	w.write(t, map[string]string{
+		filepath.Join(out, exportName): string(text),
+		filepath.Join(out, mainDir+"sessions.json"): `{"agent:main:a":{"sessionId":"a","updatedAt":2,"label":"there"},"agent:main:b":{"sessionId":"b2","updatedAt":2},
+			"agent:main:c":{"sessionId":"c","updatedAt":2,"label":"there"}}`,
+		filepath.Join(out, mainDir+"a.jsonl"):             "\"short\"\n",
+		filepath.Join(out, mainDir+"b2.jsonl"):            "\"b2\"\n",
+		filepath.Join(out, mainDir+"b.jsonl.reset.1"):     "\"b\"\n",
+		filepath.Join(out, mainDir+"new.jsonl.deleted.1"): "\"here\"\n",
+	})
+	for _, name := range []string{"b.jsonl", "new.jsonl"} {
+		if err := os.Remove(filepath.Join(out, mainDir+name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.change(t, "agent:main:c", here("later"))
+	w.source = out
+	w.bring(t)
+	if got, want := entries(t, w.state), map[string]string{
+		"agent:main:a": `{"sessionId":"a","updatedAt":2,"label":"there"}`, "agent:main:b": `{"sessionId":"b2","updatedAt":2}`,
+		"agent:main:c": `{"sessionId":"c","updatedAt":1,"label":"later"}`,
+	}; !maps.Equal(got, want) {
+		t.Errorf("entries are %v", got)
+	}
+	if got, want := texts(t, w.state), map[string]string{
+		mainDir + "a.jsonl": "\"short\"\n", mainDir + "b2.jsonl": "\"b2\"\n", mainDir + "b.jsonl.reset.1": "\"b\"\n", mainDir + "c.jsonl": "\"c\"\n",
+		mainDir + "new.jsonl.deleted.1": "\"here\"\n",
+	}; !maps.Equal(got, want) {
+		t.Errorf("files are %v", got)
+	}
+}
+
+// An entry that would fill the memory ends the file; what comes before was handed over.
+func TestIndexEntryTooLarge(t *testing.T) {
+	n := 0
+	err := readIndex(strings.NewReader(`{"a":{"x":1},"b":"`+strings.Repeat("x", 1<<20)+`","c":{}}`), 600<<10, func(string, json.RawMessage) error {
+		n++
+		return nil
+	})
+	if !errors.Is(err, errEntrySize) || n != 1 {
+		t.Errorf("%d entries, %v", n, err)
 	}
 }
 

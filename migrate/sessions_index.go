@@ -12,10 +12,29 @@ import (
 // maxIndex bounds sessions.json, in bytes: the original writes it anew with each message and rotates it at 10 MB.
 const maxIndex = 1 << 30
 
+// boundedReader ends a value that takes more than what is left, so that none fills the memory.
+type boundedReader struct {
+	r    io.Reader
+	left int64
+}
+
+var errEntrySize = errors.New("an entry is too large")
+
+func (b *boundedReader) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, errEntrySize
+	}
+	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	return n, err
+}
+
 // readIndex reads a sessions.json one entry at a time and hands each over as it is written. Of a file that is cut off
-// or broken it hands over what comes before, and returns an error. An error of each ends it.
-func readIndex(r io.Reader, each func(key string, entry json.RawMessage) error) error {
-	d := json.NewDecoder(bufio.NewReaderSize(r, 256<<10))
+// or broken, or has an entry of more than so many bytes, it hands over what comes before, and returns an error. An
+// error of each ends it.
+func readIndex(r io.Reader, most int64, each func(key string, entry json.RawMessage) error) error {
+	b := &boundedReader{bufio.NewReaderSize(r, 256<<10), most}
+	d := json.NewDecoder(b)
 	t, err := d.Token()
 	if errors.Is(err, io.EOF) {
 		return errors.New("it is empty")
@@ -27,6 +46,7 @@ func readIndex(r io.Reader, each func(key string, entry json.RawMessage) error) 
 		return errNoObject
 	}
 	for d.More() {
+		b.left = most
 		t, err := d.Token()
 		if err != nil {
 			return notJSON(err)
