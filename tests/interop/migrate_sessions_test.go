@@ -164,20 +164,37 @@ func TestMigrateSessions(t *testing.T) {
 	back := filepath.Join(proc.Dir(t), "back")
 	t.Log(migrate(t, d.State, "--export", back, "--state-dir", d.State, "--config", filepath.Join(d.State, "config.json")))
 	u2 := u.with("OPENCLAW_STATE_DIR="+back, "OPENCLAW_CONFIG_PATH="+u.path("state/openclaw.json"))
-	startGateway(t, u2, port)
-	theirs = sessionAnswers(t, proc.Connect(t, theirOperator(port, proc.Device(t))))
-	// An exported entry names its transcript without a directory, so that the directory can be moved. The client's
-	// gateway reads it so everywhere but for the titles in the list of all agents, where it looks for <id>.jsonl alone.
-	for _, answers := range []map[string]any{ours, theirs} {
-		for _, answer := range answers {
-			rows, _ := get(answer, "sessions").([]any)
-			for _, row := range rows {
-				if key, _ := get(row, "key").(string); strings.Contains(key, ":topic:") || strings.Contains(key, ":thread:") {
-					delete(row.(map[string]any), "derivedTitle")
-					delete(row.(map[string]any), "lastMessagePreview")
-				}
+	gateway = startGateway(t, u2, port)
+	c = proc.Connect(t, theirOperator(port, proc.Device(t)))
+	theirs = sessionAnswers(t, c)
+	sameAnswers(t, untitled(ours), untitled(theirs))
+
+	// It goes on there again, and comes over again.
+	proc.Call(t, c, "chat.inject", map[string]any{"sessionKey": "agent:main:telegram:group:-100:topic:5", "message": "written there again"})
+	proc.Call(t, c, "sessions.patch", map[string]any{"key": "main", "label": "renamed again"})
+	proc.Call(t, c, "sessions.reset", map[string]any{"key": "agent:work:main"})
+	proc.Call(t, c, "sessions.delete", map[string]any{"key": "torn"})
+	theirs = sessionAnswers(t, c)
+	_ = c.Close()
+	gateway.End(syscall.SIGTERM)
+	t.Log(migrate(t, d.State, back, "--state-dir", d.State))
+	d.Start()
+	c = proc.Connect(t, theirOperator(d.Port, proc.Device(t)))
+	sameAnswers(t, untitled(theirs), untitled(sessionAnswers(t, c)))
+}
+
+// untitled takes out what an exported session of a thread has no more. Its entry names the transcript without a
+// directory, so that the directory can be moved. The client's gateway reads it so everywhere but for the titles in the
+// list of all agents, where it looks for <id>.jsonl alone.
+func untitled(answers map[string]any) map[string]any {
+	for _, answer := range answers {
+		rows, _ := get(answer, "sessions").([]any)
+		for _, row := range rows {
+			if key, _ := get(row, "key").(string); strings.Contains(key, ":topic:") || strings.Contains(key, ":thread:") {
+				delete(row.(map[string]any), "derivedTitle")
+				delete(row.(map[string]any), "lastMessagePreview")
 			}
 		}
 	}
-	sameAnswers(t, ours, theirs)
+	return answers
 }
