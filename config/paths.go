@@ -88,6 +88,8 @@ type Migration struct {
 	// that is named to be elsewhere.
 	Legacy, LegacyPath string
 	Home               string
+	// Profile is the one of the original that is in use, "" for none.
+	Profile string
 }
 
 // LocateMigration says where a state directory of the original is and where ours, without reading either. The
@@ -118,12 +120,15 @@ func LocateMigration(opts Options, legacy string) (Migration, error) {
 		return Migration{}, err
 	}
 	m := Migration{StateDir: c.StateDir, Path: c.Path, Home: c.Home}
+	if profile != "default" {
+		m.Profile = profile
+	}
 	switch {
 	case legacy != "":
 		theirPath = ""
 	case theirs != "":
 		legacy = theirs
-	case profile != "" && profile != "default":
+	case m.Profile != "":
 		legacy = filepath.Join(c.Home, ".openclaw-"+profile)
 	default:
 		legacy = c.LegacyDir

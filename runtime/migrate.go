@@ -1,14 +1,18 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/hanzoai/hanzod/errs"
+	"github.com/hanzoai/hanzod/identity"
 	"github.com/hanzoai/hanzod/migrate"
 	"github.com/hanzoai/hanzod/store"
 )
@@ -27,7 +31,58 @@ type MigrateIn struct {
 }
 
 // MigrateOut is what a migration did, for people and as JSON.
-type MigrateOut = migrate.Report
+type MigrateOut struct {
+	migrate.Report
+	// Clients are those that were paired, and whether hanzod lets them in. A dry run and an export have none.
+	Clients []MigratedClient `json:"clients,omitzero"`
+}
+
+// MigratedClient is a device in one of its roles.
+type MigratedClient struct {
+	DeviceID string    `json:"deviceId"`
+	Name     string    `json:"name"`
+	Role     string    `json:"role"`
+	LastSeen time.Time `json:"lastSeen,omitzero"`
+	// Connects is that its token lets it in; Why says why not.
+	Connects bool   `json:"connects"`
+	Why      string `json:"why,omitzero"`
+}
+
+// migratedClients asks the same code that decides about connections whether the token of each paired device lets it in.
+func migratedClients(ctx context.Context, st *store.Store) ([]MigratedClient, error) {
+	svc, err := identity.New(st, identity.Auth{Mode: identity.AuthToken}, nil, time.Now)
+	if err != nil {
+		return nil, err
+	}
+	devices, err := st.Devices()
+	if err != nil {
+		return nil, err
+	}
+	out := []MigratedClient{}
+	for _, d := range devices {
+		roles := slices.Sorted(maps.Keys(d.Tokens))
+		if len(roles) == 0 {
+			out = append(out, MigratedClient{DeviceID: d.ID, Name: cmp.Or(d.DisplayName, d.ClientID), Role: string(d.Role), Why: "it has no token: it connects with the shared one, or is paired again"})
+		}
+		for _, role := range roles {
+			t := d.Tokens[role]
+			c := MigratedClient{DeviceID: d.ID, Name: cmp.Or(d.DisplayName, d.ClientID), Role: string(role), LastSeen: t.LastUsedAt}
+			who, err := svc.Bearer(ctx, t.Token, identity.Peer{})
+			switch {
+			case !t.RevokedAt.IsZero():
+				c.Why = "its token was revoked"
+			case err != nil:
+				c.Why = err.Error()
+			case who.DeviceID != d.ID || who.Role != role:
+				c.Why = "its token is that of another device"
+			default:
+				c.Connects = true
+			}
+			out = append(out, c)
+		}
+	}
+	return out, nil
+}
 
 // Migrate imports a directory of the original into a state directory that no daemon uses, or exports it. The store
 // of a dry run is a copy in a temporary directory.
@@ -63,9 +118,14 @@ func Migrate(ctx context.Context, in MigrateIn) (out MigrateOut, err error) {
 	}
 	if in.Export {
 		opts.Source, opts.Target, opts.Config = in.StateDir, in.Legacy, in.Config
-		return migrate.Export(ctx, st, opts)
+		out.Report, err = migrate.Export(ctx, st, opts)
+		return out, err
 	}
-	return migrate.Import(ctx, st, opts)
+	if out.Report, err = migrate.Import(ctx, st, opts); err != nil || in.DryRun {
+		return out, err
+	}
+	out.Clients, err = migratedClients(ctx, st)
+	return out, err
 }
 
 // storeCopy copies the database of a state directory, where there is one, to a temporary directory.

@@ -22,6 +22,7 @@ import (
 type migrateFlags struct {
 	stateDir, config, export string
 	dry, yes, json, abandon  bool
+	stop, start              bool
 	legacy                   string // the directory of the original
 }
 
@@ -34,8 +35,10 @@ its older names) into that of hanzod: configuration, paired devices and nodes wi
 approvals, sessions with their transcripts, cron jobs with their runs, wake words, push
 registrations, and the files beside them. Clients that were paired connect as before.
 
-The directory of the original is only ever read. Stop its gateway before the last import: what it writes
-meanwhile may be missed. The import can be repeated: what was not changed here since follows the source,
+The directory of the original is only ever read. Its service is named, and stopped and kept from starting
+when you say so (--stop); while its gateway runs, an import is a first copy, to be repeated behind its end.
+With --start hanzod becomes a service behind the import. Each paired client is looked at: would its token
+let it in? At the end stands how to go back. The import can be repeated: what was not changed here since follows the source,
 what was changed here stays and is said. When it is cut off, run it again; hanzod does not start on half
 of it.
 
@@ -45,6 +48,7 @@ or one that an earlier export made, for the original to run on.
 With --dry-run nothing is written at all.`,
 		Example: `  hanzod migrate --dry-run
   hanzod migrate
+  hanzod migrate --stop --start
   hanzod migrate /backup/openclaw --state-dir /tmp/try
   hanzod migrate --export ~/openclaw-back`,
 		Args: func(c *cobra.Command, args []string) error {
@@ -66,6 +70,8 @@ With --dry-run nothing is written at all.`,
 	c.Flags().BoolVar(&f.dry, "dry-run", false, "say what would be done and write nothing")
 	c.Flags().BoolVar(&f.yes, "yes", false, "do not ask")
 	c.Flags().BoolVar(&f.json, "json", false, "print the report as JSON")
+	c.Flags().BoolVar(&f.stop, "stop", false, "stop the service of the original first, and keep it from starting by itself")
+	c.Flags().BoolVar(&f.start, "start", false, "install hanzod as a service behind the import, and start it")
 	c.Flags().BoolVar(&f.abandon, "abandon", false, "end an import that was cut off with what it brought so far")
 	return c
 }
@@ -85,6 +91,8 @@ func migrateRun(cmd *cobra.Command, out, errOut io.Writer, f migrateFlags) error
 			return usageError{errors.New("--abandon goes with --state-dir alone")}
 		}
 		return runtime.AbandonMigration(at.StateDir)
+	case (f.stop || f.start) && (f.export != "" || f.dry):
+		return usageError{errors.New("--stop and --start go with an import that is carried out")}
 	case f.export != "" && f.legacy != "":
 		return usageError{fmt.Errorf("--export writes to its own directory; leave out %q", f.legacy)}
 	case f.export == "" && at.Legacy == "":
@@ -106,6 +114,13 @@ func migrateRun(cmd *cobra.Command, out, errOut io.Writer, f migrateFlags) error
 			return err
 		}
 	}
+	var sw *switching
+	if !in.Export {
+		sw = newSwitching(cmd, errOut, f, in, at.Profile)
+		if err := sw.before(cmd.Context()); err != nil {
+			return err
+		}
+	}
 	p := newMigrateProgress(errOut)
 	in.Progress = p.tell
 	got, err := runtime.Migrate(cmd.Context(), in)
@@ -116,10 +131,19 @@ func migrateRun(cmd *cobra.Command, out, errOut io.Writer, f migrateFlags) error
 		}
 		return err
 	}
+	tell := out
 	if f.json {
-		return printJSON(out, got)
+		if err := printJSON(out, got); err != nil {
+			return err
+		}
+		tell = errOut
+	} else if err := printMigrated(out, in, got); err != nil {
+		return err
 	}
-	return printMigrated(out, in, got)
+	if sw == nil {
+		return nil
+	}
+	return sw.after(cmd, tell, got)
 }
 
 // confirmMigrate asks where there is somebody to ask and something to lose: an import into a state that is there

@@ -115,42 +115,7 @@ What the daemon is to do belongs in its configuration file; the flags here are t
 		Example: `  hanzod service install --node
   sudo hanzod service install --system --run-as alice
   hanzod service install --force --bind lan     (change how it is run)`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			spec, err := f.spec(cmd)
-			if err != nil {
-				return err
-			}
-			if err := rival(spec); err != nil && !f.force {
-				return err
-			}
-			s, err := service.New(spec)
-			if err != nil {
-				return err
-			}
-			if err := makeState(spec); err != nil {
-				return err
-			}
-			if err := s.Install(f.force); err != nil {
-				return err
-			}
-			if err := spec.Save(); err != nil {
-				return err
-			}
-			if path := s.Path(); path != "" {
-				fmt.Fprintln(out, "installed "+path)
-			} else {
-				fmt.Fprintln(out, "installed the service "+service.Name)
-			}
-			if !f.noStart {
-				if err := control(cmd.Context(), out, s, spec, "start", "started"); err != nil {
-					return err
-				}
-			}
-			if lingers, known := s.Lingers(); known && !lingers {
-				fmt.Fprintln(out, "It ends when you log out. To keep it: loginctl enable-linger")
-			}
-			return nil
-		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return install(cmd, out, f) },
 	}
 	systemFlag(c, &f.system)
 	fl := c.Flags()
@@ -164,6 +129,44 @@ What the daemon is to do belongs in its configuration file; the flags here are t
 	fl.BoolVar(&f.force, "force", false, "replace a service that is installed")
 	fl.BoolVar(&f.noStart, "no-start", false, "install it, and do not start it now")
 	return c
+}
+
+// install installs the service and starts it.
+func install(cmd *cobra.Command, out io.Writer, f installFlags) error {
+	spec, err := f.spec(cmd)
+	if err != nil {
+		return err
+	}
+	if err := rival(spec); err != nil && !f.force {
+		return err
+	}
+	s, err := service.New(spec)
+	if err != nil {
+		return err
+	}
+	if err := makeState(spec); err != nil {
+		return err
+	}
+	if err := s.Install(f.force); err != nil {
+		return err
+	}
+	if err := spec.Save(); err != nil {
+		return err
+	}
+	if path := s.Path(); path != "" {
+		fmt.Fprintln(out, "installed "+path)
+	} else {
+		fmt.Fprintln(out, "installed the service "+service.Name)
+	}
+	if !f.noStart {
+		if err := control(cmd.Context(), out, s, spec, "start", "started"); err != nil {
+			return err
+		}
+	}
+	if lingers, known := s.Lingers(); known && !lingers {
+		fmt.Fprintln(out, "It ends when you log out. To keep it: loginctl enable-linger")
+	}
+	return nil
 }
 
 // spec makes the definition from the flags.

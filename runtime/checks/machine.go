@@ -209,10 +209,10 @@ func port(ctx context.Context, p Place) []doctor.Finding {
 		return ok("port", address+" is the daemon's")
 	}
 	who := "another program"
-	if isGateway(ctx, address) {
+	if IsGateway(ctx, address) {
 		who = "another gateway (the older one, or a hanzod of another state directory)"
 	}
-	if pid, name := listener(number); pid != 0 {
+	if pid, name := Listener(number); pid != 0 {
 		who += fmt.Sprintf(", process %d (%s),", pid, name)
 	}
 	return one("port", doctor.Error, fmt.Sprintf("%s listens on port %d", who, number), "stop it, or choose another port with gateway.port or --port")
@@ -248,8 +248,8 @@ func remote(ctx context.Context, p Place) []doctor.Finding {
 	return ok("remote", fmt.Sprintf("hanzod://%s, sha256:%s", d.GRPCAddress, d.TLSFingerprint))
 }
 
-// isGateway reports whether something answers as gateways do.
-func isGateway(ctx context.Context, address string) bool {
+// IsGateway reports whether something answers as gateways do.
+func IsGateway(ctx context.Context, address string) bool {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/health", nil)
 	if err != nil {
 		return false

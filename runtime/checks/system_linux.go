@@ -20,8 +20,8 @@ func synchronized() (synced, known bool) {
 	return state != timeError, err == nil
 }
 
-// listener is the process that listens on a TCP port, as far as this user may know; 0 for none.
-func listener(port int) (pid int, name string) {
+// Listener is the process that listens on a TCP port, as far as this user may know; 0 for none.
+func Listener(port int) (pid int, name string) {
 	inodes := map[string]bool{}
 	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
 		f, err := os.Open(table)

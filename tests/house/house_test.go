@@ -115,7 +115,7 @@ var rules = []rule{
 	{"client/tailnet", []string{"client", "identity/tailnet"}, "the client of the tailnet's own service is the daemon's"},
 	{"client/...", []string{"errs", "identity", "gen/...", "client/...", "tunnel/wire", "tunnel/mux", "tunnel/driver", "tunnel/tech/message"}, "the client links nothing of the daemon"},
 	{"cmd/hanzoctl", []string{"approvals/audit", "client/...", "tunnel/driver", "tunnel/tech/message", "gen/...", "compat/companion", "config/json5", "system/doctor"}, "the command line asks a daemon; it holds none, and checks an exported log without one. It may be the companion app; the JSON5 reader is for files that people hand it"},
-	{"cmd/hanzod", []string{"runtime", "runtime/backup", "runtime/checks", "runtime/service", "system/doctor", "client", "config", "store", "errs"}, "flags and wiring; it carries a client of another machine to the socket"},
+	{"cmd/hanzod", []string{"runtime", "runtime/backup", "runtime/checks", "runtime/original", "runtime/service", "system/doctor", "client", "config", "store", "errs"}, "flags and wiring; it carries a client of another machine to the socket"},
 	{"cmd/docs/...", []string{"cmd/docs"}, "man pages and completions of any command line; the programs link it in builds for packages alone"},
 	{"migrate", append(slices.Clone(leaves), "approvals", "approvals/policy", "nodes", "nodes/push", "sessions", "sessions/transcript", "cron", "agents", "heartbeat", "talk", "system", "compat/wire", "compat/methods"), "a state directory of the original in, and back out: leaves, domains, and the JSON of the original"},
 	{"gen/...", []string{"gen/..."}, "generated"},
