@@ -18,6 +18,8 @@ const (
 	carriedDir = "carried"
 	// maxDepth bounds how deep directories are followed.
 	maxDepth = 64
+	// maxCarried bounds one file: a sparse file would fill the disk, and what is that large is better moved by hand.
+	maxCarried = 4 << 30
 )
 
 // elsewhere are files that other parts move, or that mean nothing anywhere else; a name that ends in a slash is a
@@ -189,6 +191,10 @@ func (r *run) walk(ctx context.Context, tally *sessionTally, place func(name str
 		st, err := d.Info()
 		if err != nil {
 			tally.add(name, first, Fault, "it cannot be read: "+reason(err), 0)
+			return nil
+		}
+		if st.Size() > maxCarried {
+			tally.add(name, first, Left, "it is larger than "+sizeText(maxCarried)+"; copy it by hand where it is needed", 0)
 			return nil
 		}
 		if len(out) >= maxSessionFiles {

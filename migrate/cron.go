@@ -135,18 +135,31 @@ func importRuns(ctx context.Context, r *run, dir string, jobs map[string]cron.Jo
 			continue
 		}
 		noted, _ := strconv.ParseInt(r.noted(partRuns, id), 10, 64)
-		if noted == 0 {
-			if _, n, err := r.store.CronRuns(cron.Find{JobID: id}); err != nil {
-				return err
-			} else if n > 0 {
-				r.found(Finding{Part: partCron, Path: name, Outcome: Kept, Why: "there is a run log of this job here already"})
-				continue
-			}
-		}
-		rows, bad := readRuns(text, id, noted)
+		rows, bad := readRuns(text, id, 0)
 		if bad > 0 {
 			r.found(Finding{Part: partCron, Path: name, Outcome: Fault, Count: bad, Why: "lines that are no rows of a run log"})
 		}
+		// What a cut import brought has no note yet: rows are known by what they say.
+		here, _, err := r.store.CronRuns(cron.Find{JobID: id, Ascend: true, Limit: maxRunRows})
+		if err != nil {
+			return err
+		}
+		there := make(map[string]bool, len(rows))
+		for _, e := range rows {
+			there[sumOfRun(e)] = true
+		}
+		have := make(map[string]bool, len(here))
+		foreign := false
+		for i := range here {
+			sum := sumOfRun(&here[i])
+			have[sum] = true
+			foreign = foreign || !there[sum]
+		}
+		if noted == 0 && foreign {
+			r.found(Finding{Part: partCron, Path: name, Outcome: Kept, Why: "there is a run log of this job here already"})
+			continue
+		}
+		rows = slices.DeleteFunc(rows, func(e *cron.Entry) bool { return e.AtMs <= noted || have[sumOfRun(e)] })
 		if len(rows) == 0 {
 			continue
 		}
@@ -166,6 +179,11 @@ func importRuns(ctx context.Context, r *run, dir string, jobs map[string]cron.Jo
 		}
 	}
 	return nil
+}
+
+// sumOfRun is what a row of a run log says, as a hash.
+func sumOfRun(e *cron.Entry) string {
+	return sumOf([]any{e.AtMs, e.RunAtMs, e.Status, e.Error, e.Summary, e.SessionID, e.NextRunMs})
 }
 
 // readRuns reads rows of a job that are younger than a time, and counts the lines that are none.

@@ -71,7 +71,11 @@ func importConfig(_ context.Context, r *run) error {
 	o := r.configOptions()
 	o.Source = &config.Source{Exists: true, Text: text, Includes: r.includes()}
 	var invalid *config.Invalid
-	if _, err := config.Load(o); errors.As(err, &invalid) {
+	_, err = config.Load(o)
+	if errors.As(err, &invalid) && r.unset(name, invalid, &o) {
+		_, err = config.Load(o)
+	}
+	if errors.As(err, &invalid) {
 		for _, is := range invalid.Issues[:min(len(invalid.Issues), maxIssues)] {
 			r.found(Finding{Part: partConfig, Path: name, Outcome: Fault, Why: is.Path + ": " + is.Message})
 		}
@@ -81,9 +85,6 @@ func importConfig(_ context.Context, r *run) error {
 		r.found(Finding{Part: partConfig, Path: name, Outcome: Fault, Why: reason(err)})
 		return nil
 	}
-	for _, note := range notes {
-		r.found(Finding{Part: partConfig, Path: name, Outcome: Imported, Why: note})
-	}
 	if r.ConfigTo != "" && filepath.Dir(r.ConfigTo) != r.Target {
 		r.found(Finding{Part: partConfig, Path: name, Outcome: Left, Why: "hanzod reads " + r.ConfigTo + "; copy it there by hand"})
 		return nil
@@ -92,7 +93,35 @@ func importConfig(_ context.Context, r *run) error {
 	if r.ConfigTo != "" {
 		to = filepath.Base(r.ConfigTo)
 	}
-	return r.bringFile(partConfig, name, to, text)
+	before := r.report.Count(Imported)
+	if err := r.bringFile(partConfig, name, to, text); err != nil || r.report.Count(Imported) == before {
+		return err
+	}
+	for _, note := range notes {
+		r.found(Finding{Part: partConfig, Path: name, Outcome: Left, Why: note})
+	}
+	return nil
+}
+
+// unset looks for variables that the configuration names and that are not set here: a service of the original may have
+// them, and hanzod then needs them as well. They count as set for the check of the rest.
+func (r *run) unset(file string, invalid *config.Invalid, o *config.Options) bool {
+	names := map[string]bool{}
+	for _, is := range invalid.Issues {
+		name, ok := strings.CutPrefix(is.Message, "Missing env var \"")
+		if name, _, ok = strings.Cut(name, "\""); ok && !names[name] {
+			names[name] = true
+			r.found(Finding{Part: partConfig, Path: file, Outcome: Left, Why: "the variable " + name + " is not set here: hanzod does not start without it, so set it for its service or in .env of its state directory"})
+		}
+	}
+	env := o.Env
+	o.Env = func(name string) string {
+		if names[name] {
+			return "unset"
+		}
+		return env(name)
+	}
+	return len(names) > 0
 }
 
 // includes are the texts of the files that the configuration includes.
@@ -148,7 +177,7 @@ func (r *run) nameWorkspaces(text []byte) ([]byte, error) {
 			continue
 		}
 		text = out
-		r.found(Finding{Part: partConfig, Path: dir, Outcome: Imported, Why: "stays where it is, and the configuration names it: " + strings.Join(path, ".")})
+		r.found(Finding{Part: partConfig, Path: dir, Outcome: Left, Why: "stays where it is, and the configuration names it: " + strings.Join(path, ".")})
 	}
 	return text, nil
 }
