@@ -229,7 +229,7 @@ func foreign(_ context.Context, p Place) []doctor.Finding {
 	if p.Config == nil || p.Config.LegacyDir == "" {
 		return nil
 	}
-	return one("state.foreign", doctor.Note, p.Config.LegacyDir+" holds the state of an older gateway; hanzod leaves it alone", "")
+	return one("state.foreign", doctor.Note, p.Config.LegacyDir+" holds the state of an older gateway; hanzod leaves it alone", "bring it over: hanzod migrate")
 }
 
 func database(ctx context.Context, p Place) []doctor.Finding {

@@ -217,6 +217,16 @@ func idOf(name string) string {
 // connectDevice connects a paired device with its token alone.
 func connectDevice(t *testing.T, url string, k kind) *legacy {
 	t.Helper()
+	c, hello := helloDevice(t, url, k)
+	if hello["ok"] != true {
+		t.Fatalf("%v", hello)
+	}
+	return c
+}
+
+// helloDevice does the same and returns the answer.
+func helloDevice(t *testing.T, url string, k kind) (*legacy, object) {
+	t.Helper()
 	nonce := make(chan string, 1)
 	c := dialLegacy(t, nil, url, func(name string, payload object) {
 		if name == "connect.challenge" {
@@ -240,10 +250,7 @@ func connectDevice(t *testing.T, url string, k kind) *legacy {
 			"signature": base64.RawURLEncoding.EncodeToString(ed25519.Sign(key, []byte(text))),
 		},
 	}))
-	if hello["ok"] != true {
-		t.Fatalf("%v", hello)
-	}
-	return c
+	return c, hello
 }
 
 // asks leaves a request of a device that is elsewhere.
