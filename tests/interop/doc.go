@@ -5,6 +5,10 @@
 // thousands of ways and demands the same answers; where they may differ, and why, stands in its
 // table.
 //
+// The TestControlUI tests open the web page of that package in a headless Chromium: every tab beside its
+// own gateway's, what an operator does by clicking, what must be refused, and the time to the first live
+// data. INTEROP_SHOTS names the directory that keeps pictures; INTEROP_TIME=1 demands the bars of times.
+//
 // `make interop` runs it, and needs npm and, the first time, its registry. What npm installs is kept
 // in the user's cache directory (os.UserCacheDir, below hanzod/interop); removing that folder
 // is all it takes to start over. In a plain `go test` everything here is skipped.

@@ -104,3 +104,23 @@ func TestControlUIRefused(t *testing.T) {
 		u.WaitFor(`/STATUS\s+OK/.test(document.body.innerText)`, "the page to be let in by itself")
 	})
 }
+
+// TestControlUIRestart stops, kills and starts hanzod under an open page: it says that it is offline, comes back by itself,
+// and goes on being told what happens.
+func TestControlUIRestart(t *testing.T) {
+	d, u := uiDaemon(t)
+	u.open("cron")
+	for i, end := range []func(){func() { d.Stop() }, d.Kill} {
+		end()
+		u.WaitFor(`/Health\s+Offline/.test(document.body.innerText)`, "the page to be offline")
+		d.Start()
+		u.WaitFor(`/Health\s+OK/.test(document.body.innerText)`, "the page to be back")
+		name := "after start " + strconv.Itoa(i)
+		ctl(t, d, "cron", "add", "--name", name, "--every", "1h", "--event", "hello")
+		u.shows(name)
+	}
+	text := u.Eval("document.body.innerText")
+	if strings.Contains(text, "event gap") || strings.Contains(text, "disconnected (") {
+		t.Errorf("the page shows a fault of the connections before:\n%.2000s", text)
+	}
+}
