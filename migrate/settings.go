@@ -192,5 +192,13 @@ func exportConfig(_ context.Context, r *run) error {
 		r.found(Finding{Part: partConfig, Path: name, Outcome: Fault, Why: reason(err)})
 		return nil
 	}
-	return r.writeFile(partConfig, legacyConfigs[0], text, 1)
+	theirs, gone, err := config.WithoutOwn(text)
+	if err != nil {
+		r.found(Finding{Part: partConfig, Path: name, Outcome: Fault, Why: "it is not JSON5: " + reason(err)})
+		return nil
+	}
+	for _, key := range gone {
+		r.found(Finding{Part: partConfig, Path: name, Outcome: Left, Why: key + " is hanzod's own: the original would not start with it"})
+	}
+	return r.writeFile(partConfig, legacyConfigs[0], theirs, 1)
 }
