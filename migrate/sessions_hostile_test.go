@@ -338,7 +338,11 @@ func TestImportChild(t *testing.T) {
 	if os.Getenv("MIGRATE_CHILD") == "" {
 		t.Skip("it is started by TestSessionsKilled")
 	}
-	rep, err := move(t, os.Getenv("MIGRATE_FROM"), os.Getenv("MIGRATE_TO"), &manifest{}, &config.Config{}, false, importSessions)
+	way := importSessions
+	if os.Getenv("MIGRATE_CHILD") == "export" {
+		way = exportSessions
+	}
+	rep, err := move(t, os.Getenv("MIGRATE_FROM"), os.Getenv("MIGRATE_TO"), &manifest{}, &config.Config{}, false, way)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -347,7 +351,7 @@ func TestImportChild(t *testing.T) {
 	}
 }
 
-// An import that is killed at any moment is completed by the next, to what one that nobody killed gives.
+// An import or export that is killed at any moment is completed by the next, to what one that nobody killed gives.
 func TestSessionsKilled(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes seconds")
@@ -355,39 +359,49 @@ func TestSessionsKilled(t *testing.T) {
 	w := newWorld(t)
 	w.many(t, 2, 400, 100)
 	w.bring(t)
-	wantFiles, wantEntries := texts(t, w.state), entries(t, w.state)
-
-	state, killed := t.TempDir(), 0
-	for delay := 40 * time.Millisecond; ; delay += delay / 2 {
-		if delay > time.Minute {
-			t.Fatal("it does not end")
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), delay)
-		c := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestImportChild$")
-		c.Env = append(os.Environ(), "MIGRATE_CHILD=1", "MIGRATE_FROM="+w.source, "MIGRATE_TO="+state)
-		out, err := c.CombinedOutput()
-		late := ctx.Err() != nil
-		cancel()
-		if err == nil {
-			break
-		}
-		if !late {
-			t.Fatalf("%v\n%s", err, out)
-		}
-		killed++
-		for name, text := range texts(t, state) {
-			if !strings.Contains(name, tempPrefix) && text != wantFiles[name] {
-				t.Fatalf("%s is there in part, after %v", name, delay)
+	kill := func(way, from string, want map[string]string) (to string) {
+		to, killed := t.TempDir(), 0
+		for delay := 40 * time.Millisecond; ; delay += delay / 2 {
+			if delay > time.Minute {
+				t.Fatal("it does not end")
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), delay)
+			c := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestImportChild$")
+			c.Env = append(os.Environ(), "MIGRATE_CHILD="+way, "MIGRATE_FROM="+from, "MIGRATE_TO="+to)
+			out, err := c.CombinedOutput()
+			late := ctx.Err() != nil
+			cancel()
+			if err == nil {
+				break
+			}
+			if !late {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			killed++
+			for name, text := range texts(t, to) {
+				if !strings.Contains(name, tempPrefix) && text != want[name] {
+					t.Fatalf("%s is there in part, after %v", name, delay)
+				}
 			}
 		}
+		if killed == 0 {
+			t.Fatalf("no %s was killed", way)
+		}
+		if !maps.Equal(want, texts(t, to)) {
+			t.Errorf("after %d kills it is not as without", killed)
+		}
+		t.Logf("%s: killed %d times", way, killed)
+		return to
 	}
-	if killed == 0 {
-		t.Fatal("nothing was killed")
+	state := kill("import", w.source, texts(t, w.state))
+	if !maps.Equal(entries(t, w.state), entries(t, state)) {
+		t.Error("the entries are not as without kills")
 	}
-	if !maps.Equal(wantFiles, texts(t, state)) || !maps.Equal(wantEntries, entries(t, state)) {
-		t.Errorf("after %d kills it is not as without", killed)
+	out := t.TempDir()
+	if _, err := move(t, w.state, out, &manifest{}, w.cfg, false, exportSessions); err != nil {
+		t.Fatal(err)
 	}
-	t.Logf("killed %d times", killed)
+	kill("export", w.state, texts(t, out))
 }
 
 // Where no space is left it says so, and goes on when there is some.
