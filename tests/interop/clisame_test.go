@@ -307,7 +307,9 @@ var marks = []struct {
 	{regexp.MustCompile(`\b(app|version) [\d.]+\b`), "$1 <version>"},
 	{regexp.MustCompile(`pid \d+ .*`), "<process>"},
 	{regexp.MustCompile(`[0-9a-f]{64}`), "<hash>"},
+	{regexp.MustCompile(`\b[0-9a-f]{27}\b|\b[0-9a-f]{10} │`), "<hash> │"}, // one that a narrow column breaks
 	{regexp.MustCompile(`"[\w-]{43}"`), `"<token>"`},
+	{regexp.MustCompile(`~/(\.openclaw|state|house)/exec-approvals`), "<state>/exec-approvals"}, // theirs keeps it there always
 	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`), "<uuid>"},
 	{regexp.MustCompile(`\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\.\d+)?(Z|[+-]\d\d:\d\d)?`), "<date>"},
 	{regexp.MustCompile(`\b1[0-9]{12}\b`), "<time>"},

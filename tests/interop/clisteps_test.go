@@ -15,7 +15,7 @@ var ourLog = map[string]string{
 
 // ourSessions are what the client reads of sessions.json itself.
 var ourSessions = map[string]string{
-	`\.sessions\[\]\..*`: "hanzod writes no sessions.json, see sessions-in-the-database",
+	`\.sessions\[\]\..*|Sessions listed: \d|No sessions found\.|Kind Key Age .*|direct agent:main:main .*`: "hanzod writes no sessions.json, see sessions-in-the-database",
 }
 
 var families = []family{
@@ -182,7 +182,7 @@ var families = []family{
 		{line: "approvals get --gateway --json"},
 		{line: "approvals get --gateway"},
 		{line: "approvals allowlist remove --gateway --agent main /usr/bin/uname --json"},
-		{line: "approvals get --json"},
+		{line: "approvals get --json", but: map[string]string{`\.file\.socket\..*`: "the file in the client's home, which its gateway has written and hanzod leaves alone"}},
 	}},
 	{"channels", []step{
 		{line: "channels status"},
@@ -193,7 +193,10 @@ var families = []family{
 		{line: "channels logout --channel nowhere"},
 	}},
 	{"doctor", []step{
-		{line: "doctor --non-interactive"},
+		{line: "doctor --non-interactive", but: map[string]string{
+			`│ (Multiple state directories .*|~/\.openclaw|Active state dir: .*) │`: "the client's gateway has written its exec approvals beside its state directory",
+			`│ [^│]*(agent|auth|provider|json|API key|unavailable)[^│]* │`:          "the client's gateway names every place where it looked for a key",
+		}},
 		{line: "secrets reload --json"},
 	}},
 	// The last one: what is revoked here is the client's own device.
