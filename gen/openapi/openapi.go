@@ -3,9 +3,28 @@
 // Package openapi holds the OpenAPI document of the REST door.
 package openapi
 
-import _ "embed"
+import (
+	"bytes"
+	"compress/gzip"
+	_ "embed"
+	"io"
+	"sync"
+)
 
-// Document is the document as JSON text.
+// Compressed is the document as JSON text, in gzip.
 //
-//go:embed openapi.json
-var Document []byte
+//go:embed openapi.json.gz
+var Compressed []byte
+
+// Document is the document as JSON text. Nobody may change it.
+var Document = sync.OnceValue(func() []byte {
+	r, err := gzip.NewReader(bytes.NewReader(Compressed))
+	if err != nil {
+		panic(err) // it was written with this file
+	}
+	text, err := io.ReadAll(r)
+	if err != nil {
+		panic(err) // as above
+	}
+	return text
+})

@@ -145,7 +145,7 @@ func New(d Deps) (http.Handler, error) {
 	for _, h := range d.Hosts {
 		s.hosts[strings.ToLower(h)] = true
 	}
-	sum := sha256.Sum256(openapi.Document)
+	sum := sha256.Sum256(openapi.Compressed)
 	s.etag = `"` + hex.EncodeToString(sum[:8]) + `"`
 	var err error
 	if s.mux, err = s.gateway(); err != nil {
@@ -327,7 +327,7 @@ func (s *server) document(w http.ResponseWriter, r *http.Request) {
 	h["Content-Type"] = jsonType
 	h.Set("ETag", s.etag)
 	h.Set("Cache-Control", "no-cache")
-	http.ServeContent(w, r, "openapi.json", time.Time{}, bytes.NewReader(openapi.Document))
+	http.ServeContent(w, r, "openapi.json", time.Time{}, bytes.NewReader(openapi.Document()))
 }
 
 // metricsOperation is the facts of reading the metrics page, which is no RPC.

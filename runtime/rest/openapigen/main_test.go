@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"compress/gzip"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,6 +24,20 @@ func TestRun(t *testing.T) {
 		}
 		doc, err := os.ReadFile(filepath.Join(dir, "openapi.json"))
 		if err != nil {
+			t.Fatal(err)
+		}
+		small, err := os.Open(filepath.Join(dir, "openapi.json.gz"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := gzip.NewReader(small)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text, err := io.ReadAll(r); err != nil || !bytes.Equal(text, doc) {
+			t.Fatalf("what is compressed differs: %v", err)
+		}
+		if err := small.Close(); err != nil {
 			t.Fatal(err)
 		}
 		if first != nil && !bytes.Equal(first, doc) {
