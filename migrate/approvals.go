@@ -44,7 +44,21 @@ func importApprovals(_ context.Context, r *run) error {
 		r.found(Finding{Part: partApprovals, Path: name, Outcome: Fault, Why: reason(err) + "; hanzod asks about every command without it"})
 		return nil
 	}
-	return r.bringFile(partApprovals, name, approvalsFile, text)
+	return r.bringFile(partApprovals, name, approvalsFile, text, emptyApprovals)
+}
+
+// emptyApprovals tells whether a file of exec approvals says nothing: a daemon makes such a one for its socket.
+func emptyApprovals(text []byte) bool {
+	n, err := json5.Parse(text)
+	if err != nil {
+		return false
+	}
+	for _, key := range []string{"defaults", "agents"} {
+		if v := n.Get(key); v != nil && len(v.Members) > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // exportApprovals writes the file into the exported directory.

@@ -181,7 +181,7 @@ func (r *run) open() (err error) {
 			return errors.Join(ErrTarget.WithText(fmt.Sprintf("%s cannot be made", r.Target)).Wrap(err), r.source.Close())
 		}
 	}
-	if r.target, err = os.OpenRoot(r.Target); err != nil && !(r.DryRun && errors.Is(err, fs.ErrNotExist)) {
+	if r.target, err = os.OpenRoot(r.Target); err != nil && (!r.DryRun || !errors.Is(err, fs.ErrNotExist)) {
 		return errors.Join(ErrTarget.WithText(fmt.Sprintf("%s cannot be opened", r.Target)).Wrap(err), r.source.Close())
 	} else if err != nil {
 		r.target = nil

@@ -69,8 +69,8 @@ func decodeRecord[T any](r *run, part, file, name string, raw json.RawMessage) (
 		return out, false
 	}
 	known := reflect.TypeOf(out)
-	for i := range known.NumField() {
-		key, _, _ := strings.Cut(known.Field(i).Tag.Get("json"), ",")
+	for f := range known.Fields() {
+		key, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		delete(all, key)
 	}
 	var rest json.RawMessage
@@ -138,16 +138,18 @@ func (r *run) writeFile(part, name string, text []byte, count int) error {
 	return nil
 }
 
-// bringFile writes a small file to the state directory: one that was changed here since the last time stays.
-func (r *run) bringFile(part, from, to string, text []byte) error {
+// bringFile writes a small file to the state directory: one that was changed here since the last time stays, and one
+// that was here before the first import, unless own says that nobody but hanzod itself wrote it.
+func (r *run) bringFile(part, from, to string, text []byte, own func([]byte) bool) error {
 	here := map[string]string{}
 	if r.target != nil {
-		have, err := r.sumThere(to)
-		if err != nil {
-			return err
-		}
-		if have != "" {
-			here[to] = have
+		have, err := readFile(r.target, to, maxRecords)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			return cannotWrite(to, err)
+		case r.noted(part, to) != "" || r.last.Pending[part][to] != "" || !own(have):
+			here[to] = sumOf(have)
 		}
 	}
 	want := map[string]string{to: sumOf(text)}

@@ -88,8 +88,7 @@ func passing(name string) bool {
 
 // reason is an error without the paths of it, which are said beside it.
 func reason(err error) string {
-	var p *fs.PathError
-	if errors.As(err, &p) {
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
 		return p.Err.Error()
 	}
 	return err.Error()

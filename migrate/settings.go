@@ -94,7 +94,7 @@ func importConfig(_ context.Context, r *run) error {
 		to = filepath.Base(r.ConfigTo)
 	}
 	before := r.report.Count(Imported)
-	if err := r.bringFile(partConfig, name, to, text); err != nil || r.report.Count(Imported) == before {
+	if err := r.bringFile(partConfig, name, to, text, generatedConfig); err != nil || r.report.Count(Imported) == before {
 		return err
 	}
 	for _, note := range notes {
@@ -109,7 +109,8 @@ func (r *run) unset(file string, invalid *config.Invalid, o *config.Options) boo
 	names := map[string]bool{}
 	for _, is := range invalid.Issues {
 		name, ok := strings.CutPrefix(is.Message, "Missing env var \"")
-		if name, _, ok = strings.Cut(name, "\""); ok && !names[name] {
+		name, _, whole := strings.Cut(name, "\"")
+		if ok && whole && !names[name] {
 			names[name] = true
 			r.found(Finding{Part: partConfig, Path: file, Outcome: Left, Why: "the variable " + name + " is not set here: hanzod does not start without it, so set it for its service or in .env of its state directory"})
 		}
@@ -180,6 +181,18 @@ func (r *run) nameWorkspaces(text []byte) ([]byte, error) {
 		r.found(Finding{Part: partConfig, Path: dir, Outcome: Left, Why: "stays where it is, and the configuration names it: " + strings.Join(path, ".")})
 	}
 	return text, nil
+}
+
+// generatedConfig tells whether a configuration says nothing but the token that a first start made.
+func generatedConfig(text []byte) bool {
+	n, err := json5.Parse(text)
+	if err != nil {
+		return false
+	}
+	only := func(n *json5.Node, keys ...string) bool {
+		return n == nil || !slices.ContainsFunc(n.Members, func(m json5.Member) bool { return !slices.Contains(keys, m.Key) })
+	}
+	return only(n, "gateway", "meta") && only(n.Get("gateway"), "auth") && only(n.Get("gateway").Get("auth"), "mode", "token")
 }
 
 // exportConfig writes the configuration under the name of the original.

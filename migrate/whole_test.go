@@ -469,3 +469,36 @@ func TestNoSpace(t *testing.T) {
 		t.Error(from, err)
 	}
 }
+
+// TestTriedBefore has a daemon tried before the first import: what it made by itself gives way, what somebody wrote
+// stays.
+func TestTriedBefore(t *testing.T) {
+	home, src, _ := legacyWorld(t)
+	target := filepath.Join(home, "hanzod")
+	put(t, target, "config.json", "{\n  gateway: { auth: { mode: 'token', token: 'made' } },\n}\n")
+	put(t, target, "exec-approvals.json", `{"version":1,"socket":{"path":"/x","token":"made"},"defaults":{},"agents":{}}`)
+	if _, err := migration(t.Context(), home, src, target, false, Import); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"config.json": "secret-gateway", "exec-approvals.json": "/bin/ls"} {
+		if b, err := os.ReadFile(filepath.Join(target, name)); err != nil || !strings.Contains(string(b), want) {
+			t.Errorf("%s was not brought over: %s %v", name, b, err)
+		}
+	}
+
+	target = filepath.Join(home, "other")
+	put(t, target, "config.json", "{ gateway: { auth: { mode: 'token', token: 'made' }, port: 1234 } }")
+	put(t, target, "exec-approvals.json", `{"version":1,"agents":{"main":{"allowlist":[{"pattern":"/bin/mine"}]}}}`)
+	rep, err := migration(t.Context(), home, src, target, false, Import)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"config.json": "1234", "exec-approvals.json": "/bin/mine"} {
+		if b, err := os.ReadFile(filepath.Join(target, name)); err != nil || !strings.Contains(string(b), want) {
+			t.Errorf("%s of somebody was replaced: %s %v", name, b, err)
+		}
+	}
+	if rep.Count(Kept) != 2 {
+		t.Errorf("two files are kept, and the report says %d: %+v", rep.Count(Kept), rep.Findings)
+	}
+}

@@ -205,7 +205,8 @@ func (s *switching) back(out io.Writer) {
 	fmt.Fprintf(out, "\nTo go back: %s is as it was.\n", plain(s.at.Legacy))
 	fmt.Fprintln(out, "  hanzod service stop")
 	fmt.Fprintln(out, "  hanzod migrate --export NEWDIR     when something that came since is to be kept: then the original")
-	fmt.Fprintln(out, "                                     runs on it with OPENCLAW_STATE_DIR=NEWDIR")
+	fmt.Fprintln(out, "                                     runs on it with OPENCLAW_STATE_DIR=NEWDIR, and reads")
+	fmt.Fprintln(out, "                                     exec-approvals.json in ~/.openclaw only: copy it there")
 	brought := false
 	for _, v := range s.found.Services {
 		if v.Node {

@@ -232,7 +232,7 @@ func Free(ctx context.Context, port int, wait time.Duration) error {
 		switch {
 		case err == nil:
 			_ = c.Close() // it said enough
-		case ctx.Err() == nil && !(errors.As(err, &slow) && slow.Timeout()):
+		case ctx.Err() == nil && (!errors.As(err, &slow) || !slow.Timeout()):
 			return nil
 		}
 		select {
