@@ -98,6 +98,12 @@ func Migrate(ctx context.Context, in MigrateIn) (out MigrateOut, err error) {
 	if _, err := os.Stat(filepath.Join(dir, store.FileName)); errors.Is(err, os.ErrNotExist) && in.Export {
 		return out, fmt.Errorf("there is no state of hanzod in %s; name its directory with --state-dir", dir)
 	}
+	if !in.Export {
+		// Looked at before anything is made.
+		if info, err := os.Stat(in.Legacy); err != nil || !info.IsDir() {
+			return out, migrate.ErrSource.WithText(in.Legacy + " is no directory that can be read; name the state directory: hanzod migrate DIR").Wrap(err)
+		}
+	}
 	if in.DryRun {
 		var drop func() error
 		if dir, drop, err = storeCopy(ctx, in.StateDir); err != nil {
