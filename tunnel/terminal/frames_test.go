@@ -203,8 +203,8 @@ func TestRemotePasteAndFlood(t *testing.T) {
 	t.Parallel()
 	term := open(t, manager(t, Config{}), "sh", "-c", "stty raw -echo; echo ready; seq 1 100000; head -c 1500000 | cksum")
 	f := NewFeed(0)
+	s := &screen{t: t, v: attach(t, f, FromStart, 0)} // before anything can have gone by
 	r, wait := serve(t, term, f, 16<<10)
-	s := &screen{t: t, v: attach(t, f, FromStart, 0)}
 	s.until("ready")
 	paste := run(0, 1_500_000)
 	done := make(chan error, 1)
