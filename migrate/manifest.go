@@ -84,10 +84,10 @@ func (r *run) saveNotes() error {
 // Unfinished is the source of an import into a state directory that was begun and has not ended, "" when there
 // is none. A daemon must not start on half of one.
 func Unfinished(stateDir string) (source string, err error) {
-	root, err := os.OpenRoot(stateDir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
+	if st, err := os.Stat(stateDir); err != nil || !st.IsDir() {
+		return "", nil //nolint:nilerr // who opens it says what is wrong with it
 	}
+	root, err := os.OpenRoot(stateDir)
 	if err != nil {
 		return "", err
 	}

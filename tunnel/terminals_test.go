@@ -131,8 +131,9 @@ func soon(t *testing.T, ok func() bool) {
 func TestSlowViewer(t *testing.T) {
 	over(t, func(t *testing.T, w *world) {
 		const n = 300_000 // 2 MB
-		v := w.attach(w.open("/usr/bin/seq", "1", fmt.Sprint(n)).ID)
-		time.Sleep(100 * time.Millisecond) // the program is stopped meanwhile
+		// It begins when somebody watches: what nobody does goes by.
+		v := w.attach(w.open("/bin/sh", "-c", fmt.Sprint("sleep 0.5; exec seq 1 ", n)).ID)
+		time.Sleep(600 * time.Millisecond) // the program is stopped meanwhile
 		var got bytes.Buffer
 		if missed := rest(t, v, &got); missed != 0 || !bytes.Equal(got.Bytes(), sequence(n)) {
 			t.Errorf("%d bytes missed, %d came", missed, got.Len())

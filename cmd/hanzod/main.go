@@ -89,7 +89,7 @@ func exitCode(err error) int {
 	case errors.As(err, &bad), errors.As(err, &refused), errors.As(err, &unread):
 		return exitConfig
 	case errors.Is(err, store.ErrLocked), errors.Is(err, store.ErrCorrupt), errors.Is(err, store.ErrForeign),
-		errors.Is(err, store.ErrNewer), errors.Is(err, backup.ErrUnfinished):
+		errors.Is(err, store.ErrNewer), errors.Is(err, backup.ErrUnfinished), errors.Is(err, runtime.ErrMigrating):
 		return exitConfig
 	default:
 		return exitFailure
