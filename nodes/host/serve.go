@@ -185,7 +185,7 @@ func pause(ctx context.Context, d time.Duration) {
 // serveOnce connects, serves until the link is gone, and returns how long it stood.
 func serveOnce(ctx context.Context, o ServeOptions) (stood time.Duration, err error) {
 	ctx, cancel := context.WithCancel(ctx) // ends the commands when the link goes
-	s := &session{ctx: ctx, host: o.Host, log: o.Log, slots: make(chan struct{}, MaxInvokes)}
+	s := &session{ctx: ctx, host: o.Host, log: o.Log, slots: make(chan struct{}, MaxInvokes), linked: make(chan struct{})}
 	defer s.wg.Wait()
 	defer cancel()
 	offer := Offer{Caps: o.Host.Caps(), Commands: o.Host.Commands(), PathEnv: o.Host.PathEnv()}
@@ -199,6 +199,7 @@ func serveOnce(ctx context.Context, o ServeOptions) (stood time.Duration, err er
 	o.Log.Info("connected to the gateway", "gateway", i.Gateway, "via", i.Via, "version", i.Version, "conn", i.ConnID)
 	o.OnState(State{Phase: Connected, Link: i})
 	o.Host.linked(l.Emit, l.Done())
+	close(s.linked)
 	select {
 	case <-l.Done():
 		return o.Now().Sub(began), l.Err()
@@ -214,6 +215,9 @@ type session struct {
 	log   *slog.Logger
 	slots chan struct{}
 	wg    sync.WaitGroup
+	// linked is closed when the modules know the link: a gateway may ask before Connect has returned, and what
+	// a command emits has to have where to go.
+	linked chan struct{}
 
 	mu   sync.Mutex
 	rows map[string]chan struct{} // the last request of each row, closed when it has been served
@@ -274,6 +278,10 @@ func (s *session) invoke(l Link, r Request) {
 	s.wg.Go(func() {
 		defer func() { <-s.slots }()
 		defer done()
+		select {
+		case <-s.linked:
+		case <-s.ctx.Done():
+		}
 		wait()
 		s.answer(l, r, s.host.Handle(s.ctx, r))
 	})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -42,4 +43,55 @@ func TestPauses(t *testing.T) {
 		}
 		cancel()
 	}
+}
+
+// early is a gateway that asks before Connect has returned.
+type early struct {
+	done    chan struct{}
+	results chan host.Result
+}
+
+func (e early) Connect(_ context.Context, _ host.Offer, invoke func(host.Link, host.Request)) (host.Link, error) {
+	invoke(e, host.Request{ID: "1", Command: "early"})
+	time.Sleep(20 * time.Millisecond) // a reader that had served it by then would be too quick
+	return e, nil
+}
+func (early) Explain(*slog.Logger, error) {}
+func (early) Absent(error) bool           { return false }
+func (e early) Answer(_ host.Request, r host.Result) error {
+	e.results <- r
+	return nil
+}
+func (early) Emit(string, string) error { return nil }
+func (early) Info() host.Info           { return host.Info{} }
+func (e early) Done() <-chan struct{}   { return e.done }
+func (early) Err() error                { return nil }
+func (early) Close() error              { return nil }
+
+// follower serves a command that needs the link.
+type follower struct{ linked atomic.Bool }
+
+func (*follower) Commands() []string                                          { return []string{"early"} }
+func (*follower) Caps() []string                                              { return nil }
+func (f *follower) Linked(func(event, payload string) error, <-chan struct{}) { f.linked.Store(true) }
+func (f *follower) Handle(context.Context, host.Request) host.Result {
+	return host.Result{OK: f.linked.Load()}
+}
+
+// TestModulesKnowTheLinkFirst: no command is served before the modules know where its events go.
+func TestModulesKnowTheLinkFirst(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	e := early{make(chan struct{}), make(chan host.Result, 1)}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = host.Serve(ctx, host.ServeOptions{Connector: e, Host: host.New(host.Config{
+			Policy: policy.Open(filepath.Join(t.TempDir(), "p.json"), policy.Options{}), Modules: []host.Module{&follower{}},
+		})})
+	}()
+	if r := <-e.results; !r.OK {
+		t.Error("a command was served before the module knew the link")
+	}
+	cancel()
+	<-ended
 }
