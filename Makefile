@@ -6,6 +6,9 @@ LDFLAGS := -s -w
 BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 # The race detector needs a C compiler; where there is none, the tests run without it and say so.
 CC_FOUND := $(shell command -v $${CC:-cc} 2>/dev/null || command -v gcc 2>/dev/null || command -v clang 2>/dev/null)
+# Vet looks at what the tests compile, so that nothing is compiled twice.
+VET     := $(if $(CC_FOUND),CGO_ENABLED=1 $(GO) vet -race,CGO_ENABLED=0 $(GO) vet)
+SYSTEMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 T       ?= 30s
 MUTATIONS ?= 1000000
 
@@ -30,7 +33,7 @@ help:
 	@echo 'make fuzz      every fuzz target for T=30s each, and MUTATIONS=1000000 changed command lines'
 	@echo 'make gen       generate code from proto/; needs no network once modules are there'
 	@echo 'make lint      golangci-lint and buf lint'
-	@echo 'make cross     build for linux, darwin and windows on amd64 and arm64'
+	@echo 'make cross     build for linux, darwin and windows on amd64 and arm64 (SYSTEMS="linux/arm64" for less)'
 	@echo 'make dist      what is handed out: archives, deb and rpm, checksums (DIST="-only linux/amd64" for less)'
 	@echo 'make dist-check  install, upgrade and remove the packages; build twice and compare'
 	@echo 'make           format, vet, generated code, tests and cross builds: what a push must pass'
@@ -55,9 +58,9 @@ check-format:
 	@out=$$(gofmt -l $$(git ls-files '*.go' | grep -v '^gen/')); test -z "$$out" || { echo "not formatted:"; echo "$$out"; exit 1; }
 
 vet:
-	$(GO) vet ./...
-	$(GO) vet -tags docs ./cmd/hanzod ./cmd/hanzoctl
-	$(GO) vet -tags tailnet ./client/tailnet ./cmd/hanzod ./cmd/hanzoctl ./runtime ./tests/tailnet
+	$(VET) ./...
+	$(VET) -tags docs ./cmd/hanzod ./cmd/hanzoctl
+	$(VET) -tags tailnet ./client/tailnet ./cmd/hanzod ./cmd/hanzoctl ./runtime ./tests/tailnet
 
 gen:
 	$(TOOL) buf format -w proto
@@ -135,9 +138,8 @@ fuzz-tunnel:
 	@set -e; for f in $$($(GO) test ./tunnel/wire -list '^Fuzz' | grep '^Fuzz'); do $(GO) test ./tunnel/wire -run '^$$' -fuzz "^$$f\$$" -fuzztime 10000000x; done
 
 cross:
-	@set -e; for os in linux darwin windows; do for arch in amd64 arm64; do \
-	  echo "$$os/$$arch"; GOOS=$$os GOARCH=$$arch CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/hanzod; \
-	  GOOS=$$os GOARCH=$$arch CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/hanzoctl; done; done
+	@set -e; for s in $(SYSTEMS); do echo "$$s"; for p in hanzod hanzoctl; do \
+	  GOOS=$${s%/*} GOARCH=$${s#*/} $(BUILD) -o /dev/null ./cmd/$$p; done; done
 
 # A module of its own, so that the daemon's tree holds nothing of it.
 dist:

@@ -58,7 +58,7 @@ func buildDaemon(t testing.TB) string {
 		if runtime.GOOS == "windows" {
 			binary.path += ".exe"
 		}
-		args := []string{"build", "-o", binary.path}
+		args := []string{"build", "-ldflags", "-s -w", "-o", binary.path}
 		if raceBuilt {
 			args = append(args, "-race")
 		}

@@ -142,6 +142,7 @@ var others = map[string]string{
 	"status":                                "hanzod has no model to name yet",
 	"connect":                               "the answer is to the first request",
 	"update.run":                            "it would start",
+	"screen.vnc":                            "hanzod has screens, see screen-vnc-served",
 	`agent.wait {"runId":"x"}`:              "it waits for the run",
 	"config.schema":                         "each describes the keys that it has",
 	"doctor.memory.status":                  "theirs names every place where it looked for a key",

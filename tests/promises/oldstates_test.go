@@ -185,11 +185,7 @@ func TestR12TokensOutliveSchemas(t *testing.T) {
 		t.Fatalf("%d states: %v", len(dbs), err)
 	}
 	next := filepath.Join(proc.Dir(t), "next")
-	build := exec.Command("go", "build", "-tags", "hanzod_nextschema", "-o", next, "./cmd/hanzod")
-	build.Dir, build.Env = proc.Root(t), append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	proc.Variant(t, next, "-tags", "hanzod_nextschema")
 	slices.Sort(dbs)
 	for _, db := range dbs {
 		t.Run(strings.TrimSuffix(filepath.Base(db), ".db"), func(t *testing.T) {

@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -79,11 +78,7 @@ func TestUpdate(t *testing.T) {
 	}
 
 	next := filepath.Join(t.TempDir(), "hanzod")
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-ldflags", "-s -w -X github.com/hanzoai/hanzod/runtime.Version=9.9.9", "-o", next, "./cmd/hanzod")
-	cmd.Dir = proc.Root(t)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	proc.Variant(t, next, "-ldflags", "-s -w -X github.com/hanzoai/hanzod/runtime.Version=9.9.9")
 	newer, err := os.ReadFile(next)
 	if err != nil {
 		t.Fatal(err)

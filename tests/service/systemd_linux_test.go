@@ -55,11 +55,7 @@ func TestUnderSystemd(t *testing.T) {
 		link(t, proc.Build(t, name, proc.Tested), filepath.Join(dir, name))
 	}
 	// The next program has a migration more, which only adds.
-	build := exec.Command("go", "build", "-tags", "hanzod_nextschema", "-ldflags", "-X github.com/hanzoai/hanzod/runtime.Version=9.9.9", "-o", filepath.Join(dir, "next"), "./cmd/hanzod")
-	build.Dir, build.Env = proc.Root(t), append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	proc.Variant(t, filepath.Join(dir, "next"), "-tags", "hanzod_nextschema", "-ldflags", "-s -w -X github.com/hanzoai/hanzod/runtime.Version=9.9.9")
 	ctx, cancel := context.WithTimeout(t.Context(), outerTime)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc",

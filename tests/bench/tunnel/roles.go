@@ -97,18 +97,7 @@ func target([]string) error {
 			}
 		}
 	})
-	p.Echo, errs[2] = listen(func(c net.Conn) {
-		b := make([]byte, 4<<10)
-		for {
-			n, err := c.Read(b)
-			if err != nil {
-				return
-			}
-			if _, err := c.Write(b[:n]); err != nil {
-				return
-			}
-		}
-	})
+	p.Echo, errs[2] = listen(echo)
 	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -122,6 +111,20 @@ func target([]string) error {
 		return err
 	}
 	return say(p)
+}
+
+// echo sends back what it gets.
+func echo(c net.Conn) {
+	b := make([]byte, 4<<10)
+	for {
+		n, err := c.Read(b)
+		if err != nil {
+			return
+		}
+		if _, err := c.Write(b[:n]); err != nil {
+			return
+		}
+	}
 }
 
 // exposer is the client of a tunnel.

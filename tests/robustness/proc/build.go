@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
@@ -103,17 +104,41 @@ func Build(tb testing.TB, name string, form Form) string {
 	return b.path
 }
 
+// Variant builds hanzod as it is shipped, with more arguments of go build, into a file.
+func Variant(tb testing.TB, out string, args ...string) {
+	tb.Helper()
+	r, err := root()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	args = append([]string{"build", "-trimpath", "-o", out}, args...)
+	if err := goBuild(r, append(args, "./cmd/hanzod"), append(os.Environ(), "CGO_ENABLED=0")); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+func goBuild(root string, args, env []string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), buildTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir, cmd.Env, cmd.WaitDelay = root, env, buildWait
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, text)
+	}
+	return nil
+}
+
 func build(name string, race bool) (string, error) {
 	dirOnce.Do(func() { dir, dirErr = os.MkdirTemp("", "hanzod-proc-") })
 	if dirErr != nil {
 		return "", dirErr
 	}
 	out := filepath.Join(dir, strconv.FormatBool(race), name)
-	target, args, env := "./cmd/"+name, []string{"build", "-o", out}, append(os.Environ(), "CGO_ENABLED=0")
+	target, args, env := "./cmd/"+name, []string{"build", "-ldflags", "-s -w", "-o", out}, append(os.Environ(), "CGO_ENABLED=0")
 	if race {
 		args, env = append(args, "-race"), append(os.Environ(), "CGO_ENABLED=1")
 	} else {
-		args = append(args, "-trimpath", "-ldflags", "-s -w")
+		args = append(args, "-trimpath")
 	}
 	root, err := root()
 	if err != nil {
@@ -125,14 +150,7 @@ func build(name string, race bool) (string, error) {
 			return "", err
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), buildTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "go", append(args, target)...)
-	cmd.Dir, cmd.Env, cmd.WaitDelay = root, env, buildWait
-	if text, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build %s: %w\n%s", target, err, text)
-	}
-	return out, nil
+	return out, goBuild(root, append(args, target), env)
 }
 
 // root is the directory of the module.
