@@ -113,7 +113,7 @@ tailnet:
 	CGO_ENABLED=0 $(GO) test -tags tailnet ./client/tailnet ./tests/tailnet -count=1 -timeout 10m -v
 
 interop:
-	INTEROP=1 INTEROP_SHOTS=$(CURDIR)/.cache/interop $(GO) test ./tests/interop -count=1 -parallel 2 -timeout 60m -v
+	INTEROP=1 INTEROP_SHOTS=$(CURDIR)/.cache/interop $(GO) test ./tests/interop -count=1 -parallel 2 -timeout 90m -v
 
 # Their packages go into a directory of their own, which git ignores. Nothing is compiled or run on the way.
 EXAMPLES := $(CURDIR)/.cache/examples

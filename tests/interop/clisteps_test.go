@@ -195,7 +195,8 @@ var families = []family{
 	{"doctor", []step{
 		{line: "doctor --non-interactive", but: map[string]string{
 			`│ (Multiple state directories .*|~/\.openclaw|Active state dir: .*) │`: "the client's gateway has written its exec approvals beside its state directory",
-			`│ [^│]*(agent|auth|provider|json|API key|unavailable)[^│]* │`:          "the client's gateway names every place where it looked for a key",
+			`│ (\d+/\d+ recent sessions are missing .*|Verify sessions in store.*|Preview cleanup impact.*|dry-run|Prune missing entries.*|enforce fix-missing|Main session transcript missing|History will appear to reset\.) │`: "the client reads its own state directory, where its gateway has noted a session that nobody has written to",
+			`│ [^│]*(agent|auth|provider|json|API key|unavailable)[^│]* │`: "the client's gateway names every place where it looked for a key",
 		}},
 		{line: "secrets reload --json"},
 	}},
