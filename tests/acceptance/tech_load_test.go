@@ -313,7 +313,9 @@ func (p *pad) echo() (time.Duration, error) {
 	return time.Since(began), err
 }
 
-// echoes types until it is told to stop, at least so often, in all terminals at once.
+// echoes types until it is told to stop, at least so often, in all terminals at once: in the first one key after key, as
+// P22 is measured, in the others as quickly as somebody may. A processor that sleeps between the keys of all of them
+// would be measured with them.
 func echoes(t *testing.T, pads []*pad, least int, stop func() bool) (p50, p99 time.Duration, n int) {
 	t.Helper()
 	all := make([][]time.Duration, len(pads))
@@ -327,7 +329,9 @@ func echoes(t *testing.T, pads []*pad, least int, stop func() bool) (p50, p99 ti
 					return
 				}
 				all[i] = append(all[i], d)
-				time.Sleep(2 * time.Millisecond) // as nobody types faster
+				if i > 0 {
+					time.Sleep(2 * time.Millisecond) // as nobody types faster
+				}
 			}
 		})
 	}
