@@ -179,8 +179,8 @@ func WhoHolds(dir string) (Holder, error) {
 	if err != nil {
 		return Holder{}, err
 	}
-	defer f.Close() // which frees it again
-	switch err := tryLock(f); {
+	defer f.Close()                   // which frees it again
+	switch err := tryLock(f, true); { // shared: two who look do not take each other for a daemon
 	case err == nil:
 		return Holder{}, nil
 	case !errors.Is(err, errHeld):

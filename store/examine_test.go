@@ -92,6 +92,26 @@ func TestExamine(t *testing.T) {
 
 // TestSnapshot: a copy is a whole database, of a store in use and of one that is closed, and its size is told
 // before.
+// TestWhoHoldsBesideOthers: those who look at a free lock do not take each other for a daemon.
+func TestWhoHoldsBesideOthers(t *testing.T) {
+	dir := t.TempDir()
+	if err := storetest.OpenDir(t, dir).Close(); err != nil {
+		t.Fatal(err)
+	}
+	var looking sync.WaitGroup
+	for range 4 {
+		looking.Go(func() {
+			for range 1000 {
+				if h, err := store.WhoHolds(dir); err != nil || h.Held {
+					t.Errorf("%+v, %v", h, err)
+					return
+				}
+			}
+		})
+	}
+	looking.Wait()
+}
+
 func TestSnapshot(t *testing.T) {
 	dir := t.TempDir()
 	s := storetest.OpenDir(t, dir)

@@ -16,7 +16,7 @@ const (
 	// lockTextSize is the fixed length of the lock file's text, so that one write replaces all of
 	// an older one.
 	lockTextSize = 128
-	// lockTries and lockWait let Holder, which takes a free lock for a moment, not keep a daemon from
+	// lockTries and lockWait let WhoHolds, which shares a free lock for a moment, not keep a daemon from
 	// starting. A second start must be over in 200 ms.
 	lockTries = 3
 	lockWait  = 15 * time.Millisecond
@@ -36,13 +36,13 @@ func lockDir(dir string, now time.Time) (*dirLock, error) {
 	if err != nil {
 		return nil, cannotOpen(path, err)
 	}
-	err = tryLock(f)
+	err = tryLock(f, false)
 	for range lockTries - 1 {
 		if !errors.Is(err, errHeld) {
 			break
 		}
 		<-time.After(lockWait)
-		err = tryLock(f)
+		err = tryLock(f, false)
 	}
 	if err != nil {
 		defer f.Close()

@@ -14,10 +14,14 @@ import (
 )
 
 // tryLock locks the open file for this process. Files are opened close-on-exec, so no child of the
-// daemon inherits the lock.
-func tryLock(f *os.File) error {
+// daemon inherits the lock. Several can share a lock, and nobody has it alone meanwhile.
+func tryLock(f *os.File, shared bool) error {
+	how := unix.LOCK_EX
+	if shared {
+		how = unix.LOCK_SH
+	}
 	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
 		switch {
 		case err == nil:
 			return nil

@@ -214,6 +214,7 @@ func TestChannelReasons(t *testing.T) {
 	g.attach(t, "n1", func(l *client.NodeLink, name string) (string, error) {
 		ch, err := l.Channel(context.Background(), name)
 		if err != nil {
+			ends <- err // the daemon can have closed it before it was open
 			return "", err
 		}
 		_, err = io.ReadAll(ch)
