@@ -8,6 +8,8 @@ BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 CC_FOUND := $(shell command -v $${CC:-cc} 2>/dev/null || command -v gcc 2>/dev/null || command -v clang 2>/dev/null)
 # Vet looks at what the tests compile, so that nothing is compiled twice.
 VET     := $(if $(CC_FOUND),CGO_ENABLED=1 $(GO) vet -race,CGO_ENABLED=0 $(GO) vet)
+# Symbols for a debugger make linking the tests longer by a third; vet is a target of its own.
+TESTFLAGS := -ldflags='$(LDFLAGS)' -vet=off
 SYSTEMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 T       ?= 30s
 MUTATIONS ?= 1000000
@@ -48,10 +50,10 @@ test:
 ifneq ($(CC_FOUND),)
 	@echo 'testing with the race detector ($(CC_FOUND))'
 	@# A program with the race detector waits for a second when it ends, and tests start hundreds.
-	GORACE=atexit_sleep_ms=10 CGO_ENABLED=1 $(GO) test -race ./...
+	GORACE=atexit_sleep_ms=10 CGO_ENABLED=1 $(GO) test -race $(TESTFLAGS) ./...
 else
 	@echo 'testing without the race detector: it needs a C compiler, and there is none'
-	CGO_ENABLED=0 $(GO) test ./...
+	CGO_ENABLED=0 $(GO) test $(TESTFLAGS) ./...
 endif
 
 check-format:

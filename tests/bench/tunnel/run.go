@@ -223,7 +223,7 @@ func latencies(f figures, ways []*way) error {
 	return nil
 }
 
-// The bars in microseconds were written for a machine on which a round trip on loopback, within a process, takes
+// The bars in microseconds and in requests a second were written for a machine on which a round trip on loopback, within a process, takes
 // referenceTrip; on a slower one the ratio to that of the same run counts (performance.md).
 const (
 	inProcess     = "trip in a process µs"
@@ -322,7 +322,7 @@ func bars(f figures) error {
 		fmt.Printf("%-58s %10.4g %s %-10.4g %s\n", what, have, sign, want, verdict)
 	}
 	slow := max(1, f["direct"][inProcess]/referenceTrip)
-	fmt.Printf("\na round trip within a process takes %.3g µs here, and %.3g µs where the bars in µs come from: those are for %.2f times as long\n", f["direct"][inProcess], referenceTrip, slow)
+	fmt.Printf("\na round trip within a process takes %.3g µs here, and %.3g µs where the bars in µs and requests a second come from: %.2f times as long, and so are those\n", f["direct"][inProcess], referenceTrip, slow)
 	better := func(row string, of ...string) (best float64, ok bool) {
 		for _, n := range of {
 			if v, there := f[n][row]; there {
@@ -357,7 +357,7 @@ func bars(f figures) error {
 			}
 		}
 		bar(pair[0]+" http errors (P21)", own["http errors"], 0, false)
-		bar(pair[0]+" http requests a second (P21)", own["http 64 in flight /s"], 10_000, true)
+		bar(pair[0]+" http requests a second (P21)", own["http 64 in flight /s"], 10_000/slow, true)
 		bar(pair[0]+" 100 streams: least share of the mean", own["least share"], 0.8, true)
 		bar(pair[0]+" 100 streams: most share of the mean", own["most share"], 1.2, false)
 		bar(pair[0]+" beside a stalled stream, of without", own["beside a stalled MB/s"]/own["100 streams MB/s"], 0.8, true)
