@@ -136,7 +136,7 @@ func TestWakeAndRun(t *testing.T) {
 	for _, c := range []struct {
 		after  time.Duration
 		pushes int
-	}{{0, 1}, {time.Second, 1}, {3*time.Second - 1, 1}, {4 * time.Second, 2}, {15*time.Second - 1, 2}} {
+	}{{1, 1}, {time.Second, 1}, {3*time.Second - 1, 1}, {4 * time.Second, 2}, {15*time.Second - 1, 2}} {
 		synctest.Test(t, func(t *testing.T) {
 			s, _, p := asleep(t)
 			l := &link{answer: says(`"shown"`)}

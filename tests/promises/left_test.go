@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -31,11 +32,12 @@ import (
 const (
 	// The promise R1 in its small form: what comings of each kind leave behind when all have gone. The
 	// first warm-ups of them fill what is made once and kept.
-	comings  = 2000
-	warmUps  = 300
-	atOnce   = 16
-	maxLeft  = 512 << 10
-	oneVisit = 20 * time.Second
+	comings     = 400
+	manyComings = 2000 // with ROBUST=1
+	warmUps     = 300
+	atOnce      = 16
+	maxLeft     = 512 << 10
+	oneVisit    = 20 * time.Second
 )
 
 // visit is one coming and going of a client of some kind.
@@ -252,7 +254,7 @@ func heap() uint64 {
 	return m.HeapAlloc
 }
 
-// TestR1NothingIsLeft: after 2,000 connects and disconnects of each kind there are as many goroutines
+// TestR1NothingIsLeft: after many connects and disconnects of each kind (2,000 with ROBUST=1) there are as many goroutines
 // as before, the daemon counts nobody, and the heap is what it was.
 func TestR1NothingIsLeft(t *testing.T) {
 	d := hanzodtest.Start(t, hanzodtest.Options{Config: map[string]any{"logging": map[string]any{"consoleLevel": "error"}}})
@@ -266,6 +268,10 @@ func TestR1NothingIsLeft(t *testing.T) {
 		return err == nil && st.GetConnections() == 0 && st.GetNodesConnected() == 0 && st.GetApprovalsPending() == 0 && runtime.NumGoroutine() <= want
 	}
 	all := visits(t, d)
+	n := comings
+	if os.Getenv("ROBUST") != "" {
+		n = manyComings
+	}
 	for _, v := range all {
 		v.come(t, warmUps)
 	}
@@ -279,14 +285,14 @@ func TestR1NothingIsLeft(t *testing.T) {
 	})
 	for _, v := range all {
 		before := heap()
-		v.come(t, comings)
+		v.come(t, n)
 		proc.Until(t, fmt.Sprintf("all are gone after %s; %d goroutines, %d before", v.name, runtime.NumGoroutine(), goroutines), func() bool {
 			return settled(goroutines)
 		})
 		after := heap()
-		t.Logf("%-46s leaves %+.1f bytes a visit", v.name, float64(int64(after)-int64(before))/comings)
+		t.Logf("%-46s leaves %+.1f bytes a visit", v.name, float64(int64(after)-int64(before))/float64(n))
 		if after > before+maxLeft {
-			t.Errorf("%d visits of %s leave %d bytes", comings, v.name, after-before)
+			t.Errorf("%d visits of %s leave %d bytes", n, v.name, after-before)
 		}
 	}
 }

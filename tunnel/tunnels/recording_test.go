@@ -66,6 +66,7 @@ type replay struct {
 	// visitor is the other end of the newest stream.
 	visitor  net.Conn
 	answered *bufio.Reader
+	http     bool
 	upgrade  bool
 	played   int
 }
@@ -182,7 +183,9 @@ func (r *replay) in(line recorded) {
 				r.t.Errorf("DATA %q on %d", got.Payload, got.Stream)
 			}
 		case wire.EOF:
-			_ = r.visitor.(*net.TCPConn).CloseWrite() // that of http ends with its request
+			if !r.http { // that of http ends with its request
+				_ = r.visitor.(*net.TCPConn).CloseWrite()
+			}
 			if got := r.p.want(wire.EOF, nil); got.Stream != r.streams[f.Stream] {
 				r.t.Errorf("EOF on %d", got.Stream)
 			}
@@ -248,7 +251,8 @@ func (r *replay) visit(open map[string]any) {
 	_ = c.SetDeadline(time.Now().Add(bound))
 	r.t.Cleanup(func() { _ = c.Close() })
 	r.visitor, r.answered = c, bufio.NewReader(c)
-	if r.upgrade = open["isUpgrade"] == true; open["kind"] != "http" {
+	r.http, r.upgrade = open["kind"] == "http", open["isUpgrade"] == true
+	if !r.http {
 		return
 	}
 	var b strings.Builder

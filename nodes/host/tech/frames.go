@@ -138,6 +138,9 @@ func (f *Frames) CloseSession(session string) {
 	ended := make(chan struct{})
 	if mine {
 		f.session, f.closing = "", ended
+		for _, c := range f.conns { // the server hears no more of them, not even how their programs ended
+			_ = c.Close(nil)
+		}
 	} else if f.opening == session && session != "" {
 		f.dropped = true
 	}
