@@ -39,11 +39,20 @@ const attackTime = 20 * time.Second
 type attacked struct {
 	*hanzodtest.Daemon
 	t testing.TB
+	// tr keeps connections, as clients do: what a caller may do is decided for each request.
+	tr *http.Transport
 }
 
 func attack(t testing.TB, config map[string]any) *attacked {
 	t.Helper()
-	return &attacked{hanzodtest.Start(t, hanzodtest.Options{GRPC: true, Config: config}), t}
+	return attackWith(t, hanzodtest.Options{GRPC: true, Config: config})
+}
+
+func attackWith(t testing.TB, o hanzodtest.Options) *attacked {
+	t.Helper()
+	a := &attacked{hanzodtest.Start(t, o), t, &http.Transport{}}
+	t.Cleanup(a.tr.CloseIdleConnections)
+	return a
 }
 
 func (a *attacked) ctx() context.Context {
@@ -146,9 +155,7 @@ func (a *attacked) ask(method, path string, header http.Header, body string) (in
 		}
 		req.Header[k] = v
 	}
-	tr := &http.Transport{DisableKeepAlives: true}
-	defer tr.CloseIdleConnections()
-	res, err := tr.RoundTrip(req)
+	res, err := a.tr.RoundTrip(req)
 	if err != nil {
 		a.t.Fatalf("%s %s: %v", method, path, err)
 	}

@@ -81,6 +81,7 @@ func route(t testing.TB, op *ops.Operation) (method, path string) {
 // TestR23NothingAnswersBeforeAuth: every operation, by every door, with nothing and with what is worth
 // nothing. Only connect is judged, and only probes answer.
 func TestR23NothingAnswersBeforeAuth(t *testing.T) {
+	t.Parallel() // it waits for the disk most of the time
 	a := attack(t, map[string]any{"hooks": map[string]any{"enabled": true, "token": "hook-token-4f1e9b"}})
 	all, legacy := operations(t)
 	if len(all) < 40 || len(legacy) < 120 {

@@ -35,7 +35,7 @@ func TestR24GrantsStayWithin(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "policy.json"), []byte(rules), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	a := &attacked{hanzodtest.Start(t, hanzodtest.Options{GRPC: true, StateDir: dir}), t}
+	a := attackWith(t, hanzodtest.Options{GRPC: true, StateDir: dir})
 	// A node that tells whether a run came as an approved one.
 	nodeDevice := newDevice(t)
 	o := a.options(nodeDevice)

@@ -287,7 +287,7 @@ func TestR7RequesterGone(t *testing.T) {
 // nobody waits for longer. One that was allowed and whose node is away ends as well, and clearly.
 func TestR11RunsEnd(t *testing.T) {
 	t.Parallel()
-	const timeout = 2 * time.Second
+	const timeout = 8 * time.Second
 	d := proc.Start(t, proc.Options{Form: proc.Tested, Args: []string{"--node"}})
 	node := onlyNode(t, d)
 	c := d.Client(t)
@@ -303,7 +303,7 @@ func TestR11RunsEnd(t *testing.T) {
 	line := d.Ctl("nodes", "run", node, "--approval-timeout", timeout.String(), "--", "/bin/echo")
 	proc.Until(t, "all questions stand", func() bool {
 		list, err := c.Runs.ListRuns(t.Context(), &runsv1.ListRunsRequest{States: []runsv1.State{runsv1.State_STATE_WAITING}})
-		return err == nil && len(list.GetRuns()) == len(ids)+1 || time.Since(begin) > timeout
+		return err == nil && len(list.GetRuns()) == len(ids)+1
 	})
 	restart(t, d, syscall.SIGKILL)
 	c = d.Client(t)

@@ -95,7 +95,7 @@ func TestR12TokensOutliveUpdates(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		a = &attacked{hanzodtest.Start(t, hanzodtest.Options{GRPC: true, StateDir: state}), t}
+		a = attackWith(t, hanzodtest.Options{GRPC: true, StateDir: state})
 		state = a.StateDir
 	}
 	restart()
