@@ -318,3 +318,19 @@ func TestV1Screens(t *testing.T) {
 		})
 	}
 }
+
+// The page says why a screen cannot be shown.
+func TestV1NoScreenYet(t *testing.T) {
+	accept(t, "V1")
+	port := proc.FreePort(t)
+	d := proc.Start(t, proc.Options{Env: []string{"BOT_VNC_PORT=" + strconv.Itoa(port)}})
+	code, made := rest(t, d, "POST", "/v1/screen/tokens", object{})
+	if code != 200 {
+		t.Fatalf("%d %v", code, made)
+	}
+	p := browse(t)
+	p.Do("Page.navigate", object{"url": d.URL() + made["viewerPath"].(string) + "#token=" + made["token"].(string)}, nil)
+	proc.UntilFor(t, time.Minute, "the reason", func() bool {
+		return strings.Contains(p.Eval(`document.getElementById('said') && document.getElementById('said').textContent`), "Cannot connect to VNC server at 127.0.0.1:"+strconv.Itoa(port))
+	})
+}

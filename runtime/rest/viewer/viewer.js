@@ -50,7 +50,10 @@ async function connect() {
   const url = new URL('vnc', location.href);
   url.protocol = location.protocol === 'https:' ? 'wss:' : 'ws:';
   url.search = nodeId ? '?nodeId=' + encodeURIComponent(nodeId) : '';
-  rfb = new RFB(el('screen'), url.href, {wsProtocols: ['binary', 'hanzo-screen.' + once], shared: true});
+  const ws = new WebSocket(url, ['binary', 'hanzo-screen.' + once]);
+  let why = '';
+  ws.addEventListener('close', (e) => { why = e.reason; });
+  rfb = new RFB(el('screen'), ws, {shared: true});
   rfb.scaleViewport = true;
   refused = false;
   rfb.addEventListener('connect', () => {
@@ -62,7 +65,7 @@ async function connect() {
     rfb = null;
     el('screen').replaceChildren();
     if (refused) say('refused', 'The VNC server refused the password. Reload the page to try another one.');
-    else again('The screen is not connected.');
+    else again(why ? 'The screen is not connected: ' + why + '.' : 'The screen is not connected.');
   });
   rfb.addEventListener('securityfailure', () => { refused = true; });
   rfb.addEventListener('credentialsrequired', (e) => {
