@@ -38,6 +38,7 @@ const (
 	owner  = "owner-token"
 	reader = "reader-token"
 	node   = "node-token"
+	tenant = "tenant-token" // of somebody who is known by an issuer, in the tenant acme
 )
 
 func bearer(_ context.Context, token string, from identity.Peer) (identity.Caller, error) {
@@ -49,6 +50,8 @@ func bearer(_ context.Context, token string, from identity.Peer) (identity.Calle
 		c.Scopes = identity.AllOperatorScopes
 	case reader:
 		c.Scopes = []identity.Scope{identity.ScopeRead}
+	case tenant:
+		c.Principal, c.Tenant, c.Scopes = "iam:somebody", "acme", []identity.Scope{identity.ScopeRead}
 	case node:
 		c = identity.Caller{Role: identity.RoleNode, NodeID: "n1", DeviceID: "n1"}
 	case "locked":

@@ -342,6 +342,18 @@ func TestErrorStatuses(t *testing.T) {
 	}
 }
 
+// Single tunnels, which name their tenants' machines, are in the metrics of callers of none only.
+func TestMetricsOfTenants(t *testing.T) {
+	h := start(t, func(d *rest.Deps) {
+		d.DetailedMetrics = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "a_tunnel{} 1\n") })
+	})
+	for token, want := range map[string]string{reader: "a_tunnel{} 1\n", tenant: "a_metric 1\n"} {
+		if a := h.ask(t, "GET", "/metrics", "", as(token)); a.status != 200 || a.body != want {
+			t.Errorf("%s: %d %q", token, a.status, a.body)
+		}
+	}
+}
+
 func TestPanicInADoorHandler(t *testing.T) {
 	h := start(t, func(d *rest.Deps) {
 		d.Metrics = http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("s3cret") })
