@@ -102,18 +102,21 @@ func (b *bound) successor() *bound {
 	return b.slot.cur.Load()
 }
 
-// remember notes an open stream unless the binding has ended.
-func (b *bound) remember(h *held) bool {
+// remember notes an open stream, unless the binding has ended or parked while it was opened: nobody else would end it.
+func (b *bound) remember(h *held) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.ended {
-		return false
+	switch {
+	case b.ended:
+		return ErrRefused
+	case b.parked.Load():
+		return ErrParked
 	}
 	if b.streams == nil {
 		b.streams = map[*held]struct{}{}
 	}
 	b.streams[h] = struct{}{}
-	return true
+	return nil
 }
 
 // took notes a visitor after 101. One that comes too late finds its stream reset.
@@ -123,9 +126,9 @@ func (b *bound) took(t *taking) {
 		b.takers = map[*taking]struct{}{}
 	}
 	b.takers[t] = struct{}{}
-	ended := b.ended
+	over := b.ended || b.parked.Load()
 	b.mu.Unlock()
-	if ended {
+	if over {
 		t.hurry()
 	}
 }

@@ -198,10 +198,10 @@ func (b *bound) permitted(ctx context.Context, in OpenIn) (*held, error) {
 	}
 	h := &held{Stream: st, b: b, raw: up.Raw(), kind: in.Kind}
 	b.s.opened(in.Kind, nil)
-	if !b.remember(h) {
+	if err := b.remember(h); err != nil {
 		_ = st.Reset(wire.CodeBind, "the binding has ended")
 		_ = h.Close() // it is over
-		return nil, ErrRefused
+		return nil, err
 	}
 	return h, nil
 }

@@ -265,6 +265,9 @@ func (b *bound) failed(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, errTooLarge):
 		status, code, text = http.StatusRequestHeaderFieldsTooLarge, "too_large", errTooLarge.Error()
 	}
+	if status == http.StatusBadGateway && b.parked.Load() { // its stream ended with the carrier
+		status, code, text, after = http.StatusServiceUnavailable, "parked", ErrParked.Text, RetryAfter
+	}
 	if status == http.StatusBadGateway {
 		b.s.log.Debug("a visitor did not get through", "binding", b.ID, "node", b.NodeID, "tunnel", b.TunnelID, "error", err)
 	}

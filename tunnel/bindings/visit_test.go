@@ -766,6 +766,58 @@ func TestStalls(t *testing.T) {
 	}
 }
 
+// parkedAs parks a tunnel as soon as it has opened a stream, or when the stream is asked something.
+type parkedAs struct {
+	*peerOf
+	opens bool
+	park  func()
+}
+
+func (p parkedAs) Open(ctx context.Context, in OpenIn) (Stream, error) {
+	st, err := p.peerOf.Open(ctx, in)
+	if p.opens {
+		p.park()
+	} else {
+		time.AfterFunc(100*time.Millisecond, p.park)
+	}
+	return st, err
+}
+
+// TestParkedMeanwhile checks that a visitor whose tunnel loses its carrier while a stream is opened for it, or before there
+// is a response, is told when to come again, and leaves nothing.
+func TestParkedMeanwhile(t *testing.T) {
+	place := listens(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		<-r.Context().Done() // there is no response
+	}))
+	for _, raw := range []bool{true, false} {
+		for _, opens := range []bool{true, false} {
+			for _, upgrade := range []string{"", "Connection: Upgrade\r\nUpgrade: flood\r\n"} {
+				t.Run(fmt.Sprintf("raw %t, opens %t, upgrade %t", raw, opens, upgrade != ""), func(t *testing.T) {
+					s := tunnels(t, nil)
+					p := &peerOf{target: place, raw: raw}
+					out := bindHTTP(t, s, p, func(in *BindIn) { in.Upstream = parkedAs{p, opens, func() { s.Park("S-1") }} })
+					c, err := net.Dial("tcp", "127.0.0.1:"+strconv.Itoa(out.Port))
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer c.Close()
+					_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+					_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n"+upgrade+"\r\n")
+					res, err := http.ReadResponse(bufio.NewReader(c), nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if got := body(t, res, err); res.StatusCode != 503 || res.Header.Get("Retry-After") != "5" || !strings.Contains(got, `"code":"parked"`) {
+						t.Errorf("%d %s", res.StatusCode, got)
+					}
+					_ = c.Close()
+					eventually(t, "the permits are back", func() bool { return s.Permits().Used == 1 && p.open() == 0 })
+				})
+			}
+		}
+	}
+}
+
 // TestStalledUpgrades checks the same of visitors after 101, whose tunnel is well or has ended: their descriptors, their
 // permits and all goroutines are given back.
 func TestStalledUpgrades(t *testing.T) {
@@ -801,6 +853,9 @@ func TestStalledUpgrades(t *testing.T) {
 				}
 				defer c.Close()
 				_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: flood\r\n\r\n")
+				if head, err := bufio.NewReaderSize(c, 16).ReadString('\n'); !strings.Contains(head, "101") { // and no more
+					t.Fatalf("%q, %v", head, err)
+				}
 				eventually(t, "a stream is open", func() bool { return p.open() == 1 && at.Load() == 1 && s.Permits().Used >= 3 })
 				if dies {
 					s.Park("S-1")
