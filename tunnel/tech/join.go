@@ -701,14 +701,19 @@ func (s *Service) Run(ctx context.Context, c identity.Caller, in RunIn, each fun
 	if err != nil {
 		return err
 	}
-	defer func() { _ = j.Close(nil) }() // it has ended
-	stop := context.AfterFunc(ctx, func() {
+	hangUp := sync.OnceFunc(func() {
 		hang, cancel := context.WithTimeout(context.WithoutCancel(ctx), hangUpTime)
 		defer cancel()
 		_ = j.conn.Send(hang, message.Message{Type: message.TypeClose}) // the end of the channel says it as well
 		_ = j.Close(context.Cause(ctx))                                 // Receive below returns
 	})
-	defer stop()
+	stop := context.AfterFunc(ctx, hangUp)
+	defer func() {
+		if stop(); ctx.Err() != nil {
+			hangUp()
+		}
+		_ = j.Close(nil) // it has ended
+	}()
 	if err := j.Send(ctx, message.Of(message.TypeCommand, in.Command, nil)); err != nil {
 		return err
 	}

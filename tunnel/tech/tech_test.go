@@ -1238,8 +1238,13 @@ func TestRun(t *testing.T) {
 		c := w.waitConn("hung")
 		<-c.in
 		cancel()
-		hung <- (<-c.in).Type
 		<-c.closed
+		select { // what was sent before
+		case m := <-c.in:
+			hung <- m.Type
+		default:
+			hung <- "nothing"
+		}
 		hung <- "closed"
 	}()
 	err = w.s.Run(ctx, alice, tech.RunIn{SessionID: r.ID, ChannelID: "hung", Command: message.Command{Command: "sleep 1000"}}, none)
