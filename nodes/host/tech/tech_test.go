@@ -17,6 +17,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -665,7 +666,7 @@ func TestTerminal(t *testing.T) {
 	c.hear(message.TypeOpened)
 	c.say(message.TypeClose, struct{}{})
 	c.into(c.hear(message.TypeExit), &exit)
-	if exit.Signal != "SIGHUP" {
+	if want := map[bool]string{false: "SIGHUP", true: "SIGTERM"}[signal.Ignored(syscall.SIGHUP)]; exit.Signal != want { // with nohup it is
 		t.Error("exit: ", exit)
 	}
 	c.say(message.TypeOpen, message.TerminalOpen{Argv: []string{"no-such-program-at-all"}})
