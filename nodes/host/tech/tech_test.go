@@ -633,25 +633,38 @@ func TestTerminal(t *testing.T) {
 	c.say(message.TypeInput, struct{}{}, []byte("stty size\n")...)
 	expect("40 100")
 	c.say(message.TypeResize, message.TerminalSize{Cols: -1, Rows: 40})
-	if f := c.refused(); f.Code != "invalid" {
+	refused := func() (f message.Failure) { // amid what the shell says
+		t.Helper()
+		for {
+			m, err := c.Receive(context.Background())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m.Type == message.TypeError {
+				c.into(m, &f)
+				return f
+			}
+		}
+	}
+	if f := refused(); f.Code != "invalid" {
 		t.Error("a window of no size: ", f)
 	}
 	c.say(message.TypeCommand, message.Command{Command: "true"})
+	refused()
+	c.say(message.TypeInput, struct{}{}, []byte("exit 7\n")...)
+	for range 100 { // nobody reads it, and that is no error before the exit is told
+		c.say(message.TypeInput, struct{}{}, []byte("x")...)
+	}
+	var exit message.Exit
 	for {
 		m, err := c.Receive(context.Background())
 		if err != nil {
 			t.Fatal(err)
 		}
 		if m.Type == message.TypeError {
-			break
-		}
-	}
-	c.say(message.TypeInput, struct{}{}, []byte("exit 7\n")...)
-	var exit message.Exit
-	for {
-		m, err := c.Receive(context.Background())
-		if err != nil {
-			t.Fatal(err)
+			var f message.Failure
+			c.into(m, &f)
+			t.Error(f)
 		}
 		if m.Type == message.TypeExit {
 			c.into(m, &exit)
@@ -663,7 +676,18 @@ func TestTerminal(t *testing.T) {
 	}
 	// The channel goes on, and a terminal that is closed says how it ended.
 	c.say(message.TypeOpen, message.TerminalOpen{Argv: []string{"sleep", "600"}})
-	c.hear(message.TypeOpened)
+	for { // after the exit it is one
+		m, err := c.Receive(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.Type == message.TypeOpened {
+			break
+		}
+		if m.Type != message.TypeError {
+			t.Fatal(m.Type)
+		}
+	}
 	c.say(message.TypeClose, struct{}{})
 	c.into(c.hear(message.TypeExit), &exit)
 	if want := map[bool]string{false: "SIGHUP", true: "SIGTERM"}[signal.Ignored(syscall.SIGHUP)]; exit.Signal != want { // with nohup it is

@@ -77,7 +77,7 @@ func (t *console) handle(ctx context.Context, m message.Message) error {
 		}
 		ctx, cancel := context.WithTimeout(ctx, inputWait)
 		defer cancel()
-		return term.Input(ctx, m.Data)
+		return unlessEnded(term.Input(ctx, m.Data))
 	case message.TypeResize:
 		var p message.TerminalSize
 		if err := m.Into(&p); err != nil {
@@ -90,7 +90,7 @@ func (t *console) handle(ctx context.Context, m message.Message) error {
 		if err != nil {
 			return err
 		}
-		return term.Resize(p.Cols, p.Rows)
+		return unlessEnded(term.Resize(p.Cols, p.Rows))
 	case message.TypeClose:
 		t.mu.Lock()
 		defer t.mu.Unlock()
@@ -103,6 +103,14 @@ func (t *console) handle(ctx context.Context, m message.Message) error {
 		return nil
 	}
 	return ErrMessage
+}
+
+// unlessEnded leaves out that a terminal has ended: its exit, which is being told, says so.
+func unlessEnded(err error) error {
+	if errors.Is(err, terminal.ErrEnded) {
+		return nil
+	}
+	return err
 }
 
 // claim starts what runs on the channel.
