@@ -14,19 +14,13 @@ const (
 	looks = 4
 	// patience is how long others may take to run. A processor that is not busy comes back in some ten microseconds.
 	patience = 100 * time.Microsecond
-	// minRest and maxRest are how long it waits at once after that, twice as long each time.
-	minRest = 100 * time.Millisecond
-	maxRest = 10 * time.Second
-	// calm is how many answers in a row end the doubling.
-	calm = 1000
+	// restFactor is how many times as long as they took it waits at once after that: what it loses is one part in
+	// as many.
+	restFactor = 50
 )
 
-// pace is whether the processors have time. It is of the process.
-var pace struct {
-	resting atomic.Int64 // until then it waits at once, in nanoseconds since began
-	rest    atomic.Int64 // how long the last rest was, in nanoseconds
-	answers atomic.Int64 // in a row
-}
+// resting is until when reads of the process wait at once, as the processors are busy: in nanoseconds since began.
+var resting atomic.Int64
 
 var began = time.Now()
 
@@ -37,7 +31,7 @@ func Read(fd uintptr, p []byte) (int, error) {
 		return n, err
 	}
 	now := time.Since(began)
-	if int64(now) < pace.resting.Load() {
+	if int64(now) < resting.Load() {
 		return n, err
 	}
 	for range looks {
@@ -46,14 +40,11 @@ func Read(fd uintptr, p []byte) (int, error) {
 		before := now
 		now = time.Since(began)
 		n, err = read(fd, p)
-		switch {
-		case now-before > patience:
-			tired(now)
+		if took := now - before; took > patience {
+			resting.Store(int64(now + restFactor*took))
 			return n, err
-		case !errors.Is(err, syscall.EAGAIN):
-			if pace.answers.Add(1) == calm {
-				pace.rest.Store(0)
-			}
+		}
+		if !errors.Is(err, syscall.EAGAIN) {
 			return n, err
 		}
 	}
@@ -67,12 +58,4 @@ func read(fd uintptr, p []byte) (int, error) {
 			return max(n, 0), err
 		}
 	}
-}
-
-// tired begins a rest.
-func tired(now time.Duration) {
-	rest := min(max(2*time.Duration(pace.rest.Load()), minRest), maxRest)
-	pace.rest.Store(int64(rest))
-	pace.resting.Store(int64(now + rest))
-	pace.answers.Store(0)
 }

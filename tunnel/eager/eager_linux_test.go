@@ -10,8 +10,7 @@ import (
 
 // TestBusy has every processor kept busy: letting others run would take long then, so it is not done again and again.
 func TestBusy(t *testing.T) {
-	pace.rest.Store(0)
-	pace.resting.Store(0)
+	resting.Store(0)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -47,25 +46,10 @@ func TestBusy(t *testing.T) {
 			}
 		}()
 	}
-	tired(time.Since(began))
-	rested := pace.rest.Load()
-	if rested != int64(minRest) {
-		t.Fatalf("the first rest is %v", time.Duration(rested))
-	}
-	tired(time.Since(began))
-	if got := pace.rest.Load(); got != 2*rested {
-		t.Fatalf("the second rest is %v", time.Duration(got))
-	}
-	for range 10 {
-		tired(time.Since(began))
-	}
-	if got := pace.rest.Load(); got != int64(maxRest) {
-		t.Fatalf("the longest rest is %v", time.Duration(got))
-	}
-	// While it rests, a byte still comes.
+	// Bytes come all the same, and sooner or later one finds that others take long.
 	p := make([]byte, 1)
 	_ = a.SetDeadline(time.Now().Add(20 * time.Second))
-	for range 20 {
+	for i := 0; i < 20 || resting.Load() == 0; i++ {
 		if _, err := a.Write(p); err != nil {
 			t.Fatal(err)
 		}
