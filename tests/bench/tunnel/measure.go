@@ -103,7 +103,7 @@ func roundTrip(w *way) (time.Duration, error) {
 	defer c.Close()
 	b := make([]byte, 1)
 	var took []time.Duration
-	for i := range 2500 {
+	for i := range 1200 {
 		began := time.Now()
 		if _, err := c.Write(b); err != nil {
 			return 0, err
@@ -111,7 +111,7 @@ func roundTrip(w *way) (time.Duration, error) {
 		if _, err := io.ReadFull(c, b); err != nil {
 			return 0, err
 		}
-		if i >= 500 {
+		if i >= 200 {
 			took = append(took, time.Since(began))
 		}
 	}
@@ -122,7 +122,7 @@ func roundTrip(w *way) (time.Duration, error) {
 func firstByte(w *way) (time.Duration, error) {
 	var took []time.Duration
 	b := make([]byte, 1)
-	for range 150 {
+	for range 50 {
 		began := time.Now()
 		c, err := dial(w.Echo)
 		if err != nil {

@@ -138,10 +138,11 @@ func run(ctx context.Context, o options) error {
 }
 
 // streamTurns and turns are how often each way has its turn with streams and with latencies. A machine's mood
-// changes within a run: all ways are measured one after the other, several times, and the median counts.
+// changes within a run: all ways are measured one after the other, several times, and the median counts. Round trips
+// of one connection differ by a tenth, and those of two by half, so that many connections are asked for a few each.
 const (
 	streamTurns = 3
-	turns       = 7
+	turns       = 25
 )
 
 // streams takes how much one and eight streams move.
