@@ -237,6 +237,7 @@ func TestP5SlowReaders(t *testing.T) {
 		t.Errorf("%d clients are left; want %d", got, crowd-lazyClients+1)
 	}
 	proc.UntilFor(t, cutAfter, "the memory comes back", func() bool { return proc.Private(t, d.PID())-memory < maxGrowth/2 })
+	d.Kill() // a close of each in turn would be told to all others, which takes longer than the test
 }
 
 // TestAnswersNobodyReads: an operator that invokes and does not read the answers does not keep the
