@@ -260,8 +260,8 @@ func (d *Door) Connections() int {
 	return len(d.conns)
 }
 
-// Run asks silent nodes whether they are there, and everybody after a jump of the clock, until ctx
-// ends.
+// Run asks silent nodes whether they are there, and everybody after a jump of the clock, and ends connections whose
+// token has expired, until ctx ends.
 func (d *Door) Run(ctx context.Context) {
 	tick := time.NewTicker(pingEvery)
 	defer tick.Stop()
@@ -273,8 +273,20 @@ func (d *Door) Run(ctx context.Context) {
 		case <-tick.C:
 		}
 		now := d.cfg.Now().Round(0)
+		d.expire(now)
 		d.ask(now.Sub(wall) > clockJump)
 		wall = now
+	}
+}
+
+// expire ends the connections of those whom nothing lets in any more but a token that has expired.
+func (d *Door) expire(now time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for c := range d.conns {
+		if t := c.caller.Expires; !t.IsZero() && !now.Before(t) && !c.expelled.Load() {
+			c.expel("the token has expired; sign in again", false)
+		}
 	}
 }
 

@@ -193,7 +193,7 @@ func (c *conn) admitted(id string, p connectParams, role identity.Role, adm iden
 	d := c.door
 	instance := c.dialect.InstanceID(strings.TrimSpace(p.Client.InstanceID.Or("")))
 	c.caller = identity.Caller{
-		Door: identity.DoorLegacy, Role: role, DeviceID: adm.DeviceID, Paired: adm.Paired, TokenID: adm.TokenID, ConnID: c.id, Tenant: adm.Tenant,
+		Door: identity.DoorLegacy, Role: role, DeviceID: adm.DeviceID, Paired: adm.Paired, TokenID: adm.TokenID, ConnID: c.id, Tenant: adm.Tenant, Expires: adm.Expires,
 		Principal: cmp.Or(adm.Principal, "conn:"+c.id), ClientID: c.dialect.ClientID, ClientMode: p.Client.Mode,
 		DisplayName: p.Client.DisplayName.Or(""), Local: c.peer.Local, RemoteIP: c.peer.reported,
 	}

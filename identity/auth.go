@@ -404,7 +404,7 @@ func (s *Service) makeLimits() {
 // admitWithoutDevice is protocol.md §4.6.
 func (s *Service) admitWithoutDevice(a Attempt, sh shared, c credentials) (Admission, error) {
 	deviceFree := a.ControlUI && s.auth.DeviceFreeUI
-	in := Admission{Scopes: sh.bounds(a.Scopes), Platform: a.Platform, DeviceFamily: a.DeviceFamily, Principal: sh.principal, Tenant: sh.tenant()}
+	in := Admission{Scopes: sh.bounds(a.Scopes), Platform: a.Platform, DeviceFamily: a.DeviceFamily, Principal: sh.principal, Tenant: sh.tenant(), Expires: sh.person.Expires}
 	switch {
 	case a.ControlUI && a.Role == RoleOperator && sh.ok && sh.method == AuthTrustedProxy:
 		return in, nil

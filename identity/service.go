@@ -228,6 +228,9 @@ type Admission struct {
 	// Tenant is the organisation of the device, or of the person whom an identity service vouches for; empty
 	// for others.
 	Tenant string
+	// Expires is when the token ends that alone let the client in; zero for devices that are paired, and for
+	// credentials without an end.
+	Expires time.Time
 	// seen is what had ended when the client was looked at.
 	seen uint64
 }
@@ -318,7 +321,11 @@ func (s *Service) admit(ctx context.Context, a Attempt) (Admission, error) {
 		return Admission{}, err
 	}
 	if s.skipsPairing(a, sh) && !dev.revoked(a.Role) {
-		return s.admitDevice(ctx, a, dev, paired && slices.Contains(dev.Roles, a.Role), byToken)
+		adm, err := s.admitDevice(ctx, a, dev, paired && slices.Contains(dev.Roles, a.Role), byToken)
+		if !adm.Paired {
+			adm.Expires = sh.person.Expires
+		}
+		return adm, err
 	}
 	if reason := pairingReason(a, dev, paired); reason != "" {
 		if !sh.pairsSilently(a) {

@@ -144,7 +144,7 @@ func (l *link) register(ctx context.Context, c identity.Caller, r *nodesv1.NodeR
 	ip := a.Peer.ReportedIP()
 	l.caller = identity.Caller{
 		Door: identity.DoorGRPC, Role: identity.RoleNode, DeviceID: adm.DeviceID, Paired: adm.Paired, TokenID: adm.TokenID,
-		ConnID: l.id, NodeID: id, Tenant: adm.Tenant, Principal: "conn:" + l.id, ClientID: r.GetClientId(), ClientMode: r.GetClientMode(),
+		ConnID: l.id, NodeID: id, Tenant: adm.Tenant, Expires: adm.Expires, Principal: "conn:" + l.id, ClientID: r.GetClientId(), ClientMode: r.GetClientMode(),
 		DisplayName: r.GetDisplayName(), Local: c.Local, RemoteIP: ip,
 	}
 	if m := a.Peer.Member; m != nil {

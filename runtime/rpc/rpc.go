@@ -337,6 +337,7 @@ var (
 	errMethod   = errs.Define(errs.Denied, "rpc.method", "there is no such operation")
 	errStopping = errs.Define(errs.Unavailable, "rpc.stopping", "the daemon is stopping")
 	errRevoked  = errs.Define(errs.Unauthenticated, "rpc.revoked", "the credentials of this stream were revoked")
+	errExpired  = errs.Define(errs.Unauthenticated, "rpc.expired", "the token of this stream has expired; sign in again")
 	errStreams  = errs.Define(errs.Exhausted, "rpc.too_many_streams", "too many watches are open; try again later")
 	errSlow     = errs.Define(errs.Exhausted, "rpc.slow_reader", "the reader was too slow and changes were lost; watch again")
 	errTime     = errs.Define(errs.Invalid, "rpc.time", "a time is out of range")

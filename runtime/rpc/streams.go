@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
@@ -34,6 +35,17 @@ type liveStream struct {
 	caller identity.Caller
 	owner  string // the device that it counts for, "" for callers without one
 	kind   streamKind
+	expiry *time.Timer // nil for callers whose credential has no end
+}
+
+// expires ends the stream with the token of its caller. What carries tunnels and channels looks at it itself.
+func (l *liveStream) expires() {
+	if l.expiry != nil {
+		l.expiry.Stop()
+	}
+	if at := l.caller.Expires; !at.IsZero() && l.kind != aCarrier && l.kind != aChannel {
+		l.expiry = time.AfterFunc(time.Until(at), func() { l.cancel(errExpired) })
+	}
 }
 
 // streamKind says what stands among the streams.
@@ -82,6 +94,7 @@ func (s *streams) add(ctx context.Context, c identity.Caller, kind streamKind) (
 	}
 	l.ctx, l.cancel = context.WithCancelCause(context.WithValue(ctx, liveKey{}, l))
 	s.live[l] = struct{}{}
+	l.expires()
 	return l, nil
 }
 
@@ -113,12 +126,12 @@ func (s *streams) devices() map[string]int {
 }
 
 // lasting runs a unary call that may last for as long as its caller's credential does: what was asked by
-// a device that was revoked since is not done later. Who has no device has none to be revoked.
+// a device that was revoked since, or with a token that expired, is not done later.
 func lasting[In, Out any](
 	s *Server, do func(context.Context, identity.Caller, In) (Out, error),
 ) func(context.Context, identity.Caller, In) (Out, error) {
 	return func(ctx context.Context, c identity.Caller, in In) (Out, error) {
-		if c.DeviceID == "" {
+		if c.DeviceID == "" && c.Expires.IsZero() {
 			return do(ctx, c, in)
 		}
 		live, err := s.live(ctx, c, aCall)
@@ -156,6 +169,9 @@ func (s *streams) remove(l *liveStream) {
 		}
 	}
 	delete(s.live, l)
+	if l.expiry != nil {
+		l.expiry.Stop()
+	}
 	l.cancel(nil)
 }
 
@@ -164,6 +180,7 @@ func (s *streams) become(l *liveStream, c identity.Caller) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l.caller = c
+	l.expires()
 }
 
 type liveKey struct{}

@@ -1,18 +1,22 @@
 package auth
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/json"
+	"errors"
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/hanzoai/hanzod/hanzodtest"
@@ -143,6 +147,56 @@ func TestIAM(t *testing.T) {
 	}
 	if resp, _ := ask(t, d, "PUT", "/v1/policy", `{}`, bearer(ann), "Content-Type: application/json"); resp.StatusCode != http.StatusForbidden {
 		t.Errorf("ann sets the policy: %d", resp.StatusCode)
+	}
+}
+
+// What only a token let in ends with it: connections, nodes that are not paired, and streams. A device that was paired with
+// it has a credential of its own by then.
+func TestIAMExpires(t *testing.T) {
+	s := newService(t)
+	rs := s.key("r", jose.RS256)
+	d := start(t, map[string]any{"auth": map[string]any{
+		"mode": "iam", "token": hanzodtest.Token, "iam": map[string]any{"serverUrl": s.URL, "clientId": "gw", "superAdmins": []string{"root"}},
+	}})
+	part := []string{"operator.read", "operator.write"}
+	end := time.Now().Add(5 * time.Second).Truncate(time.Second)
+	ann, root := s.token(rs, "ann", map[string]any{"exp": end.Unix()}), s.token(rs, "root", map[string]any{"exp": end.Unix()})
+	owner, paired := (hello{scopes: allScopes, token: d.Token}).connect(t, d), (hello{device: "anna", scopes: part, token: ann}).connect(t, d)
+	var ending sync.WaitGroup
+	for name, h := range map[string]hello{"ann": {scopes: part, token: ann}, "a node of root": {role: "node", id: "node-host", mode: "node", token: root}} {
+		c := h.connect(t, d)
+		if c.refused != "" {
+			t.Fatalf("%s: %s", name, c.refused)
+		}
+		ending.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			var err error
+			for err == nil {
+				_, _, err = c.ws.Read(ctx)
+			}
+			var closed websocket.CloseError
+			if !errors.As(err, &closed) || closed.Code != websocket.StatusPolicyViolation || !strings.Contains(closed.Reason, "expired") {
+				t.Errorf("%s: %v", name, err)
+			}
+			if now := time.Now(); now.Before(end) || now.After(end.Add(patience/2)) {
+				t.Errorf("%s: ended at %v, the token at %v", name, now, end)
+			}
+		})
+	}
+	ending.Go(func() {
+		if resp, text, err := request(d, "GET", "/v1/events", "", bearer(ann)); err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(text, `"code":"rpc.expired"`) {
+			t.Errorf("%v, %s", err, text)
+		}
+		if now := time.Now(); now.Before(end) {
+			t.Errorf("the stream ended at %v, the token at %v", now, end)
+		}
+	})
+	ending.Wait()
+	for name, c := range map[string]*conn{"the owner": owner, "the paired device": paired} {
+		if _, failed := c.call(t, "health", struct{}{}); failed != "" {
+			t.Errorf("%s: %s", name, failed)
+		}
 	}
 }
 
