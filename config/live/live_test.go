@@ -385,3 +385,27 @@ func TestPlan(t *testing.T) {
 		}
 	}
 }
+
+// TestFaultOfTheStart: what a start said of a bad file, and of what runs instead, stays until something else is wrong.
+func TestFaultOfTheStart(t *testing.T) {
+	w := open(t)
+	write(t, w.path, "{gateway: {prot: 1}}")
+	_, err := config.Load(w.load)
+	why, issues := Reason(err)
+	told := Fault{What: why + "; the daemon runs with the last configuration that worked", Issues: issues, At: w.now}
+	w.fault = told
+	w.reload(t.Context())
+	if got := w.Fault(); got.What != told.What || len(got.Issues) != 1 {
+		t.Errorf("%+v", got)
+	}
+	write(t, w.path, "{gateway: {prort: 1}}")
+	w.reload(t.Context())
+	if got := w.Fault(); !strings.Contains(got.What, "prort") || !strings.Contains(got.What, "the configuration before stays in force") {
+		t.Errorf("%+v", got)
+	}
+	write(t, w.path, text)
+	w.reload(t.Context())
+	if got := w.Fault(); got.What != "" {
+		t.Errorf("%+v", got)
+	}
+}

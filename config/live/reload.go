@@ -121,15 +121,16 @@ func (s *Service) tellSubscribers(old, next *config.Config, changed []string) {
 // refuse notes that the file cannot be in force.
 func (s *Service) refuse(err error) {
 	what, issues := Reason(err)
-	what += "; the configuration before stays in force"
 	s.seenMu.Lock()
-	before := s.fault.What
-	s.fault = Fault{What: what, Issues: issues, At: s.cfg.Now()}
 	s.waits = nil
-	s.seenMu.Unlock()
-	if before == what {
-		return
+	if strings.HasPrefix(s.fault.What, what+";") {
+		s.fault.Issues = issues
+		s.seenMu.Unlock()
+		return // it has been told, and what is in force instead
 	}
+	what += "; the configuration before stays in force"
+	s.fault = Fault{What: what, Issues: issues, At: s.cfg.Now()}
+	s.seenMu.Unlock()
 	s.cfg.Log.Warn("the changed configuration is not used", "path", s.load.Path, "why", what)
 	s.publish(nil, EffectNone)
 }

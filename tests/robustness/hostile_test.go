@@ -171,10 +171,11 @@ func TestP5SlowReaders(t *testing.T) {
 	n := 0
 	question := func() {
 		n++
+		id := fmt.Sprint("flow", n)
 		accepted := make(chan struct{})
 		go func() {
 			_, _ = source.CallTwoPhase(context.Background(), "exec.approval.request", map[string]any{
-				"id": fmt.Sprint("flow", n), "command": text, "timeoutMs": 500, "twoPhase": true,
+				"id": id, "command": text, "timeoutMs": 500, "twoPhase": true,
 			}, func(json.RawMessage) { close(accepted) })
 		}()
 		select {
