@@ -12,7 +12,7 @@ const able = true
 const (
 	// looks is how often it lets others run and looks again: a few microseconds in all.
 	looks = 4
-	// patience is how long others may take to run. A processor that is not busy comes back in some ten microseconds.
+	// patience is how long others may take to run, in all looks. A processor that is not busy comes back in some ten microseconds.
 	patience = 100 * time.Microsecond
 	// restFactor is how many times as long as they took it waits at once after that: what it loses is one part in
 	// as many.
@@ -30,17 +30,16 @@ func Read(fd uintptr, p []byte) (int, error) {
 	if !errors.Is(err, syscall.EAGAIN) {
 		return n, err
 	}
-	now := time.Since(began)
-	if int64(now) < resting.Load() {
+	start := time.Since(began)
+	if int64(start) < resting.Load() {
 		return n, err
 	}
 	for range looks {
 		// The runtime is told of the call, for it may take long. It does not fail.
 		_, _, _ = syscall.Syscall(syscall.SYS_SCHED_YIELD, 0, 0, 0)
-		before := now
-		now = time.Since(began)
+		now := time.Since(began)
 		n, err = read(fd, p)
-		if took := now - before; took > patience {
+		if took := now - start; took > patience {
 			resting.Store(int64(now + restFactor*took))
 			return n, err
 		}
