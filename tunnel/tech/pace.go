@@ -10,9 +10,9 @@ import (
 
 const (
 	// besideKeys is how many bytes a second the files of a session move while somebody types in it, all of them together:
-	// half of what a wire of 1 Gbit/s carries. Without a bound one file takes all processors of gateway and node, and a key
+	// less than half of what a wire of 1 Gbit/s carries. Without a bound one file takes all processors of gateway and node, and a key
 	// waits for them.
-	besideKeys = 64_000_000
+	besideKeys = 48_000_000
 	// keysFor is how long after a key somebody counts as typing.
 	keysFor = 2 * time.Second
 	// maxLag is how much a file that was held up may make good at once.
