@@ -128,7 +128,7 @@ func run(ctx context.Context, o options) error {
 		err = errors.Join(err, streams(f, ways, o.seconds))
 	}
 	if o.some.MatchString("latency") {
-		err = errors.Join(err, latencies(f, ways))
+		err = errors.Join(err, latencies(ctx, f, ways, o.seconds/turns))
 	}
 	table(names, f)
 	if o.figures != "" {
@@ -185,10 +185,10 @@ func streams(f figures, ways []*way, d time.Duration) error {
 	return nil
 }
 
-// latencies takes round trips and first bytes.
-func latencies(f figures, ways []*way) error {
+// latencies takes round trips, first bytes and single requests, which are made for d each time.
+func latencies(ctx context.Context, f figures, ways []*way, d time.Duration) error {
 	fmt.Fprintln(os.Stderr, "measuring latencies in turn")
-	trips, firsts := map[string][]time.Duration{}, map[string][]time.Duration{}
+	trips, firsts, singles := map[string][]time.Duration{}, map[string][]time.Duration{}, map[string][]time.Duration{}
 	port, err := listen(echo)
 	if err != nil {
 		return err
@@ -213,13 +213,18 @@ func latencies(f figures, ways []*way) error {
 			if err != nil {
 				return fmt.Errorf("%s: %w", w.name, err)
 			}
-			trips[w.name], firsts[w.name] = append(trips[w.name], trip), append(firsts[w.name], first)
+			_, _, single, err := requests(ctx, w, 1, d)
+			if err != nil {
+				return fmt.Errorf("%s: %w", w.name, err)
+			}
+			trips[w.name], firsts[w.name], singles[w.name] = append(trips[w.name], trip), append(firsts[w.name], first), append(singles[w.name], single)
 		}
 	}
 	f.set("direct", inProcess, micros(median(floors)))
 	for name := range trips {
 		f.set(name, "round trip µs", micros(median(trips[name])))
 		f.set(name, "first byte µs", micros(median(firsts[name])))
+		f.set(name, "http one p50 µs", micros(median(singles[name])))
 	}
 	return nil
 }
@@ -253,11 +258,6 @@ func measure(ctx context.Context, o options, f figures, w *way) error {
 		}
 		set("http 64 in flight /s", rate)
 		set("http errors", float64(failed))
-		_, _, one, err := requests(ctx, w, 1, o.seconds/2)
-		if err != nil {
-			return err
-		}
-		set("http one p50 µs", micros(one))
 	}
 	if !strings.HasPrefix(w.name, "hanzod") {
 		return nil
